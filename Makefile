@@ -1,0 +1,29 @@
+# `make demo`: everything from Geant4 showers to the report. `make test`: all checks. Both set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= $(shell nproc)
+
+.PHONY: demo test benchmark clean
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "caloedge needs Python 3.11 or newer; call make PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hls4ml,geant4,dev]'
+	touch $@
+
+demo: $(VENV)/.ready
+	test -f runs/demo/showers.h5 || $(BIN)/caloedge simulate runs/demo/showers.h5 --showers 400 --seed 2026
+	$(BIN)/caloedge run models/seed_finder/demo.yaml --output runs/demo --independent runs/demo/showers.h5
+
+test: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+benchmark: $(VENV)/.ready
+	$(BIN)/python benchmarks/throughput.py
+
+clean:
+	rm -rf runs build $(VENV)

@@ -1,0 +1,5 @@
+"""`python -m caloedge` is the same as `caloedge`."""
+
+from caloedge.cli import main
+
+main()

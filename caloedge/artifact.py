@@ -1,0 +1,143 @@
+"""The artifact: all that hardware needs, in one folder. Above it torch is allowed, below it never.
+
+`model.qonnx`, `golden.npz` (input and output codes of the quantised twin), weights in safetensors, `recipe.yaml`, and
+`manifest.json`, which names the files with their digests, the data, the versions and the working points.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.numpy import load_file, save_file
+
+from caloedge.errors import BadData
+from caloedge.files import sha256
+from caloedge.recipe import Recipe, read_recipe
+
+MODEL = "model.qonnx"
+GOLDEN = "golden.npz"
+RECIPE = "recipe.yaml"
+MANIFEST = "manifest.json"
+MAX_WEIGHTS_BYTES = 11_500_000  # larger sets of weights are cut into several files
+
+
+class Stage(BaseModel):
+    """How one network was trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parameters: int
+    epochs: int
+    windows_seen: int
+    seconds: float
+    train_loss: float
+    valid_loss: float
+    curve: tuple[dict[str, float], ...]
+
+
+class Manifest(BaseModel):
+    """Where an artifact comes from and what it holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    created: str
+    versions: dict[str, str]
+    hardware: str
+    library: dict[str, str]
+    """The shower library: name, sha256, showers and its provenance."""
+    stages: dict[str, Stage]
+    working_points: dict[str, float]
+    """Thresholds on the scores of each method, set on the validation split."""
+    files: dict[str, str]
+    """SHA-256 by file name."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Reference vectors as integer codes, made by the quantised twin in float64."""
+
+    inputs: NDArray[Any]
+    """(N, *input_shape) int64."""
+    outputs: dict[str, NDArray[Any]]
+    """By output name, (N, *output_shape) int64."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact on disk whose files match their digests."""
+
+    folder: Path
+    manifest: Manifest
+    recipe: Recipe
+
+    @property
+    def model(self) -> Path:
+        """Path of the QONNX file."""
+        return self.folder / MODEL
+
+    def golden(self) -> Golden:
+        """Read the golden vectors."""
+        with np.load(self.folder / GOLDEN) as file:
+            outputs = {key.removeprefix("output_"): file[key] for key in file.files if key.startswith("output_")}
+            return Golden(file["inputs"].astype(np.int64), {k: v.astype(np.int64) for k, v in outputs.items()})
+
+    def weights(self, stage: str) -> dict[str, NDArray[Any]]:
+        """Read the weights of one stage: `published`, `edge` or `quantised`."""
+        found: dict[str, NDArray[Any]] = {}
+        for path in sorted(self.folder.glob(f"{stage}.*.safetensors")):
+            found |= load_file(path)
+        if not found:
+            raise BadData(f"{self.folder}: no weights of the {stage} network; export the artifact again")
+        return found
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """Open an artifact; missing or altered files are named."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BadData(f"{folder}: no {MANIFEST} there; an artifact is made by: caloedge export RECIPE")
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as problem:
+        detail = problem.errors()[0]["msg"] if isinstance(problem, ValidationError) else "not text"
+        raise BadData(f"{path}: not a manifest ({detail}); export the artifact again") from None
+    for name, digest in manifest.files.items():
+        if not (folder / name).is_file():
+            raise BadData(f"{folder / name}: missing; the manifest lists it, export the artifact again")
+        if sha256(folder / name) != digest:
+            raise BadData(f"{folder / name}: altered since the manifest was written (SHA-256 differs); export the artifact again")
+    return Artifact(folder, manifest, read_recipe(folder / RECIPE))
+
+
+def write_golden(folder: Path, golden: Golden) -> None:
+    """Write golden vectors as the narrowest integers that hold them."""
+    arrays = {"inputs": golden.inputs} | {f"output_{name}": codes for name, codes in golden.outputs.items()}
+    with (folder / GOLDEN).open("wb") as stream:
+        np.savez_compressed(stream, **{key: _narrow(codes) for key, codes in arrays.items()})
+
+
+def write_weights(folder: Path, stage: str, weights: dict[str, NDArray[Any]]) -> None:
+    """Write weights as `<stage>.<k>.safetensors`, each below the size limit."""
+    pieces: list[dict[str, NDArray[Any]]] = [{}]
+    for name, values in weights.items():
+        if pieces[-1] and sum(v.nbytes for v in pieces[-1].values()) + values.nbytes > MAX_WEIGHTS_BYTES:
+            pieces.append({})
+        pieces[-1][name] = np.ascontiguousarray(values)
+    for number, piece in enumerate(pieces):
+        save_file(piece, folder / f"{stage}.{number}.safetensors")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest with the digests of all files that are in the folder now."""
+    files = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.name != MANIFEST}
+    complete = manifest.model_copy(update={"files": files})
+    (folder / MANIFEST).write_text(json.dumps(complete.model_dump(), indent=1) + "\n", encoding="utf-8")
+
+
+def _narrow(codes: NDArray[Any]) -> NDArray[Any]:
+    return codes.astype(np.result_type(np.min_scalar_type(codes.min()), np.min_scalar_type(codes.max())))

@@ -1,0 +1,1 @@
+"""One file per backend; the file name is the public name."""

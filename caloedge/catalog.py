@@ -1,0 +1,158 @@
+"""The plug-in types, and how a name finds its file: the folder is the registry, nothing is imported until it is named.
+
+A plug-in file defines one constant (`TASK`, `NETWORK`, `BACKEND`, `TARGET`). A name with a dot is a module path, so a
+file outside this package works the same way: `find(Task, "mylab.tasks.preshower")`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from caloedge.errors import UnknownName
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from caloedge.compiler.graph import Graph
+    from caloedge.detector.library import ShowerLibrary
+    from caloedge.results import Claim, Number, Section
+
+# The methods every task compares on the same events, in display order.
+REFERENCE = "float published"
+FLOAT = "float edge"
+INTEGER = "integer edge"
+BASELINE = "classical baseline"
+
+Truth = TypeVar("Truth")
+
+
+@dataclass(frozen=True)
+class Sample(Generic[Truth]):
+    """Network inputs with targets, and the truth that metrics need."""
+
+    inputs: NDArray[Any]
+    """(N, *input_shape) float32 in the task's unit."""
+    targets: NDArray[Any]
+    """(N, outputs) float32."""
+    truth: Truth
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a task says about methods compared on one sample."""
+
+    sections: tuple[Section, ...]
+    headline: tuple[tuple[str, Number], ...]
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data, target and physics metrics of one reconstruction problem."""
+
+    description: str
+    input_shape: tuple[int, ...]
+    """Of one input, channels first."""
+    input_unit: str
+    loss: str
+    """Key of `training.fit.LOSSES`."""
+    sample: Callable[[ShowerLibrary, str, int, int], Sample[Any]]
+    """(library, split, events, seed): splits are `train`, `valid`, `test`, and `all` for a library that was not trained on."""
+    baseline: Callable[[Sample[Any]], NDArray[Any]]
+    """Scores (N,) of the classical, non-ML method."""
+    working_points: Callable[[Sample[Any], Mapping[str, NDArray[Any]]], dict[str, float]]
+    """(validation sample, scores by method): the threshold of each method."""
+    assess: Callable[[Sample[Any], Mapping[str, NDArray[Any]], Mapping[str, float]], Assessment]
+    """(test sample, scores by method, working points)."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """One architecture, written once: `build` receives the arithmetic, float or quantised, and one of the sizes."""
+
+    description: str
+    sizes: Mapping[str, Any]
+    """`published` is the float reference; `edge` is the one that goes to firmware."""
+    build: Callable[[Any, Any], Any]
+    """(arithmetic, size): a torch module; parameters have the same names in every arithmetic."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device and the clock asked of it."""
+
+    description: str
+    part: str
+    """The vendor's full part number."""
+    clock_mhz: float
+    """Requested, not achieved."""
+    resources: Mapping[str, int]
+    """What the device has: LUT, FF, DSP, BRAM_18K, URAM."""
+    source: str
+    """Where the resource figures are published."""
+
+    @property
+    def period_ns(self) -> float:
+        """Clock period in nanoseconds (requested)."""
+        return 1e3 / self.clock_mhz
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Turns an integer network into a project folder and simulates it bit for bit."""
+
+    description: str
+    variants: tuple[str, ...]
+    """The ways it can build one graph, e.g. `("io_parallel", "io_stream")`."""
+    check: Callable[[Graph], None]
+    """Raise `Unsupported`, naming the first layer that this backend cannot take; write nothing."""
+    build: Callable[[Graph, Target, str, Path], None]
+    """(graph, target, variant, folder): write the project and compile its simulation; the folder appears whole or not at all."""
+    emulate: Callable[[Path, NDArray[Any]], dict[str, NDArray[Any]]]
+    """(folder, input codes (N, *shape) int64): simulate and return {output name: codes (N, *shape) int64}."""
+
+
+class Plugin(Protocol):
+    """Anything with a sentence that says what it is."""
+
+    @property
+    def description(self) -> str:
+        """One line for `caloedge list`."""
+
+
+P = TypeVar("P")
+
+FOLDERS = {"task": "tasks", "network": "networks", "backend": "backends", "target": "targets"}
+
+
+def names(kind: str) -> list[str]:
+    """List the public names of one kind (`task`, `network`, `backend`, `target`) without importing any."""
+    folder = Path(__file__).parent / FOLDERS[kind]
+    found = [p.stem for p in folder.glob("*.py")] + [p.parent.name for p in folder.glob("*/__init__.py")]
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def find(plugin_type: type[P], name: str) -> P:
+    """Return the plug-in called `name`, importing only its file.
+
+    >>> find(Target, "xcvu13p").period_ns
+    5.0
+    """
+    kind = plugin_type.__name__.lower()
+    module_name = name if "." in name else f"caloedge.{FOLDERS[kind]}.{name}"
+    try:
+        missing = importlib.util.find_spec(module_name) is None
+    except (ModuleNotFoundError, ValueError):
+        missing = True
+    if missing:
+        raise UnknownName(f"no {kind} {name!r}; there are: {', '.join(names(kind))} (or give a module path with a dot)")
+    module = importlib.import_module(module_name)
+    plugin = getattr(module, kind.upper(), None)
+    if not isinstance(plugin, plugin_type):
+        raise UnknownName(f"{module_name}: a {kind} file defines the constant {kind.upper()} of type {plugin_type.__name__}")
+    return plugin

@@ -1,0 +1,30 @@
+"""Accuracy of all methods of an artifact on the same events of a shower library."""
+
+from pathlib import Path
+
+from caloedge.artifact import Artifact
+from caloedge.catalog import Assessment, Task, find
+from caloedge.detector.library import ShowerLibrary, open_library
+
+EVALUATION_SEED = 97
+"""Composition of the test events; no training or tuning uses it."""
+
+
+def library_of(artifact: Artifact) -> ShowerLibrary:
+    """Open the shower library that the artifact was trained on."""
+    source = Path(artifact.recipe.library)
+    return open_library(artifact.folder / source if source.suffix else artifact.recipe.library)
+
+
+def compare(artifact: Artifact, library: ShowerLibrary, n_events: int | None = None) -> Assessment:
+    """Compare float published, float edge, integer edge and the baseline on test events of `library`.
+
+    Of the library that the artifact was trained on only the test showers are used; of any other, all. Working points are
+    those of the artifact, set on its validation events.
+    """
+    from caloedge.training.export import scores
+
+    task = find(Task, artifact.recipe.task)
+    split = "test" if library.digest == artifact.manifest.library["sha256"] else "all"
+    sample = task.sample(library, split, n_events or artifact.recipe.evaluation.events, EVALUATION_SEED)
+    return task.assess(sample, scores(artifact, task, sample), artifact.manifest.working_points)

@@ -1,0 +1,1 @@
+"""From QONNX to the exact integer network."""

@@ -1,0 +1,226 @@
+"""Make a shower library: many showers in parallel, each a function of (seed, index) alone, so that work can stop and go on.
+
+Workers write finished ranges into `<file>.parts/`; the parts become the library when all are there. Ctrl-C keeps what is
+finished, and the same call again continues. The result does not depend on the number of workers or on interruptions.
+"""
+
+import json
+import multiprocessing
+import os
+import queue
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caloedge.detector import geant4, geant4_tables, parametrised
+from caloedge.detector.geometry import describe, geometry
+from caloedge.detector.library import write_library
+from caloedge.errors import UserError
+from caloedge.files import replacing, write_text
+from caloedge.progress import progress
+
+SHOWERS_PER_PART = 64
+GENERATORS = {"geant4": geant4.open_geant4, "parametrised": parametrised.open_parametrised}
+
+
+@dataclass(frozen=True)
+class Production:
+    """What to simulate; two equal values give the same library, shower by shower."""
+
+    geometry: str = "pbwo4"
+    generator: Literal["geant4", "parametrised"] = "geant4"
+    particle: str = "gamma"
+    showers: int = 10_000
+    min_energy_gev: float = 1.0
+    max_energy_gev: float = 100.0
+    seed: int = 1
+    zero_below_mev: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be simulated."""
+        geometry(self.geometry)
+        if self.generator not in GENERATORS:
+            raise UserError(f"no generator {self.generator!r}; there are: {', '.join(GENERATORS)}")
+        if self.showers < 1:
+            raise UserError(f"showers = {self.showers}: ask for at least 1")
+        if not 0 < self.min_energy_gev <= self.max_energy_gev < float("inf"):
+            raise UserError(f"energy range {self.min_energy_gev} to {self.max_energy_gev} GeV: give 0 < lowest <= highest")
+        if self.seed < 0:
+            raise UserError(f"seed = {self.seed}: seeds are 0 or larger")
+
+    def incident(self, index: int) -> tuple[float, tuple[float, float], int]:
+        """Return energy in MeV (log-uniform), impact point in mm (uniform over the central cell) and seed of one shower."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(index,)))
+        low, high = np.log(self.min_energy_gev * 1e3), np.log(self.max_energy_gev * 1e3)
+        half_mm = geometry(self.geometry).impact_half_width_mm
+        # Stored as float32, so simulated as float32.
+        energy_mev = float(np.float32(np.exp(rng.uniform(low, high))))
+        x_mm, y_mm = (float(np.float32(v)) for v in rng.uniform(-half_mm, half_mm, 2))
+        return energy_mev, (x_mm, y_mm), int(rng.integers(1, 2**31))
+
+
+def simulate(production: Production, path: Path, workers: int) -> None:
+    """Simulate into the HDF5 file `path`; an interrupted call leaves its finished showers for the next one."""
+    if path.exists():
+        raise UserError(f"{path}: exists already; remove it or give another name")
+    if production.generator == "geant4":
+        geant4_tables.prepare()  # here, once: the workers find the tables ready
+    parts = path.with_name(path.name + ".parts")
+    _open_parts(parts, production)
+    missing = list(_missing(parts, production.showers))
+    ready = production.showers - sum(stop - start for start, stop in missing)
+    with progress(f"simulating {path.name}", production.showers, ready) as advance:
+        _run_workers(production, parts, missing, min(workers, len(missing)), advance)
+    _merge(production, parts, path)
+
+
+def _open_parts(parts: Path, production: Production) -> None:
+    plan = parts / "plan.json"
+    wanted = json.dumps(asdict(production), indent=1)
+    if plan.exists() and plan.read_text() != wanted:
+        raise UserError(f"{parts}: holds an unfinished run with other settings; remove the folder or repeat its call ({plan})")
+    parts.mkdir(parents=True, exist_ok=True)
+    write_text(plan, wanted)
+
+
+def _finished(parts: Path) -> list[tuple[int, int]]:
+    ranges = (path.stem.split("-") for path in parts.glob("[0-9]*-[0-9]*.npz"))
+    return sorted((int(start), int(stop)) for start, stop in ranges)
+
+
+def _missing(parts: Path, showers: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges still to do, cut into parts."""
+    edge = 0
+    for start, stop in [*_finished(parts), (showers, showers)]:
+        for first in range(edge, start, SHOWERS_PER_PART):
+            yield first, min(first + SHOWERS_PER_PART, start)
+        edge = stop
+
+
+def _run_workers(production: Production, parts: Path, ranges: list[tuple[int, int]], workers: int, advance: Any) -> None:
+    context = multiprocessing.get_context("spawn")
+    todo, done, stop = context.Queue(), context.Queue(), context.Event()
+    for item in [*ranges, *[None] * workers]:
+        todo.put(item)
+    crew = [context.Process(target=_work, args=(production, parts, todo, done, stop), daemon=True) for _ in range(workers)]
+    with _sigterm_as_interrupt():
+        try:
+            for process in crew:
+                process.start()
+            for _ in range(sum(stop_at - start for start, stop_at in ranges)):
+                _wait_for_one(crew, done)
+                advance(1)
+        except BaseException:
+            stop.set()  # each worker finishes its shower and writes what it has
+            raise
+        finally:
+            todo.cancel_join_thread()
+            for process in crew:
+                process.join()
+
+
+def _wait_for_one(crew: list[Any], done: Any) -> None:
+    while True:
+        try:
+            problem = done.get(timeout=1.0)
+        except queue.Empty:
+            dead = [process for process in crew if process.exitcode not in (None, 0)]
+            if dead:
+                raise UserError(
+                    f"a simulation worker died (exit code {dead[0].exitcode}); finished showers are kept, run again"
+                ) from None
+            continue
+        if problem:
+            raise UserError(problem)
+        return
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Batch systems end a job with SIGTERM: treat it like Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if multiprocessing.parent_process() or not _in_main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _in_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+def _work(production: Production, parts: Path, todo: Any, done: Any, stop: Event) -> None:
+    """Simulate ranges until there are none; report each shower as None, or one line of complaint."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
+    parent = os.getppid()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Geant4's banner is not our output
+    try:
+        shoot, provenance = GENERATORS[production.generator](geometry(production.geometry), production.particle)
+        while (item := todo.get()) is not None and not stop.is_set():
+            first, last = item
+            showers = []
+            for index in range(first, last):
+                if stop.is_set() or os.getppid() != parent:
+                    break
+                energy_mev, impact_mm, seed = production.incident(index)
+                showers.append((energy_mev, impact_mm, shoot(energy_mev, impact_mm, seed)))
+                done.put(None)
+            if showers:
+                _write_part(parts, first, showers, provenance)
+    except UserError as problem:
+        done.put(str(problem))
+
+
+def _write_part(parts: Path, first: int, showers: list[Any], provenance: dict[str, str]) -> None:
+    energies, impacts, cells = zip(*showers, strict=True)
+    with replacing(parts / f"{first:07d}-{first + len(showers):07d}.npz") as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            energies_mev=np.array(energies),
+            impact_mm=np.array(impacts),
+            cells_mev=np.array(cells, np.float32),
+            provenance=json.dumps(provenance),
+        )
+
+
+def _merge(production: Production, parts: Path, path: Path) -> None:
+    arrays: dict[str, list[NDArray[Any]]] = {"energies_mev": [], "impact_mm": [], "cells_mev": []}
+    provenance: dict[str, str] = {}
+    for start, stop in _finished(parts):
+        with np.load(parts / f"{start:07d}-{stop:07d}.npz") as part:
+            provenance = json.loads(str(part["provenance"]))
+            for key, pieces in arrays.items():
+                pieces.append(part[key])
+    joined = {key: np.concatenate(pieces) for key, pieces in arrays.items()}
+    # The geometry's description replaces its name.
+    settings = asdict(production) | {"geometry": describe(geometry(production.geometry))}
+    made = {"made_by": f"caloedge {version('caloedge')}", "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    settings.pop("zero_below_mev")
+    write_library(
+        path,
+        joined["energies_mev"],
+        joined["impact_mm"],
+        joined["cells_mev"],
+        {**settings, **provenance, **made},
+        zero_below_mev=production.zero_below_mev,
+    )
+    shutil.rmtree(parts)

@@ -1,0 +1,134 @@
+"""The whole story of one recipe, in order: read this first."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from caloedge.artifact import Artifact, read_artifact
+from caloedge.catalog import Assessment
+from caloedge.comparison import compare, library_of
+from caloedge.compiler.reader import read
+from caloedge.detector.library import ShowerLibrary, open_library
+from caloedge.recipe import Recipe, find_recipe, read_recipe
+from caloedge.reports import sections, store
+from caloedge.results import Report, Section
+from caloedge.training.export import export
+from caloedge.training.fit import Hardware
+from caloedge.training.stages import Trained, train
+from caloedge.verification import verify
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run puts things."""
+
+    work: Path
+    """Checkpoints and firmware projects: can be made again."""
+    artifact: Path
+    report: Path
+
+
+def places(recipe: Recipe, output: Path | None) -> Places:
+    """Return the folders of a run: all below `output`, or ./runs, ./models and ./reports."""
+    if output:
+        return Places(output / "work", output / "artifact", output / "report")
+    return Places(Path("runs") / recipe.name, Path("models") / recipe.name, Path("reports") / recipe.name)
+
+
+def run(name: str, output: Path | None, hardware: Hardware, independent: Path | None = None) -> Report:
+    """Train, export, compile, build, emulate, compare and report; what is already there is not done again."""
+    other = open_library(independent) if independent else None
+    artifact = make_artifact(name, output, hardware)
+    return make_report(artifact, places(artifact.recipe, output), other)
+
+
+def read_named_recipe(name: str) -> tuple[Path, Recipe]:
+    """Find and read a recipe."""
+    path = find_recipe(name)
+    return path, read_recipe(path)
+
+
+def train_recipe(name: str, output: Path | None, hardware: Hardware) -> dict[str, Trained]:
+    """Train what is not trained yet."""
+    path, recipe = read_named_recipe(name)
+    library = open_library(_beside(path, recipe.library))
+    return train(recipe, library, places(recipe, output).work / "training", hardware, path.parent)
+
+
+def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifact:
+    """Train what is not trained yet and export the artifact."""
+    path, recipe = read_named_recipe(name)
+    trained = train_recipe(name, output, hardware)
+    library = open_library(_beside(path, recipe.library))
+    return export(recipe, path, library, trained, places(recipe, output).artifact)
+
+
+def make_report(artifact: Artifact, to: Places, independent: ShowerLibrary | None = None) -> Report:
+    """Verify the chain, compare the accuracies, write report.json and report.html."""
+    graph = read(artifact.model)
+    projects = to.work / "projects"
+    checks = verify(artifact, artifact.recipe.builds, projects)
+    on_test = compare(artifact, library_of(artifact))
+    report = Report(
+        title=f"{artifact.recipe.name}: float against fixed point",
+        summary=_summary(artifact),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        headline=on_test.headline,
+        sections=(
+            Section(title="Claims", blocks=(*on_test.claims, sections.exactness_claim(checks))),
+            *on_test.sections,
+            *(_independent(artifact, independent) if independent else ()),
+            sections.exactness(checks),
+            sections.integer_network(graph, artifact.manifest),
+            sections.firmware(projects, artifact.recipe.builds, checks),
+            sections.training(artifact.manifest),
+            sections.what_was_run(artifact),
+        ),
+    )
+    store.save(report, to.report)
+    store.write_index(to.report.parent)
+    return report
+
+
+def _independent(artifact: Artifact, library: ShowerLibrary) -> tuple[Section, ...]:
+    """Repeat the comparison on showers that no training, tuning or working point has seen."""
+    found: Assessment = compare(artifact, library)
+    made = ", ".join(library.provenance[key] for key in ("version", "physics_list") if key in library.provenance)
+    seed = library.provenance.get("seed", "unknown")
+    text = f"{len(library):,} showers of another seed ({seed}; {made}): none was seen in training or in setting thresholds. "
+    return tuple(
+        Section(title="The same on independent showers", text=text + section.text, blocks=(*found.claims, *section.blocks))
+        for section in found.sections
+    )
+
+
+def comparison_report(artifact: Artifact, library: ShowerLibrary, assessment: Assessment, folder: Path) -> None:
+    """Write a report of one comparison only."""
+    report = Report(
+        title=f"{artifact.recipe.name} on {library.path.name}",
+        summary=f"{len(library):,} showers; working points as set on the artifact's own validation events.",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        headline=assessment.headline,
+        sections=(Section(title="Claims", blocks=assessment.claims), *assessment.sections),
+    )
+    store.save(report, folder)
+
+
+def _summary(artifact: Artifact) -> str:
+    stages = artifact.manifest.stages
+    q = artifact.recipe.quantisation
+    return (
+        f"The published float network ({stages['published'].parameters:,} parameters) against a network for trigger firmware "
+        f"({stages['edge'].parameters:,} parameters, {q.weight_bits}-bit weights, {q.activation_bits}-bit activations): accuracy "
+        "on the same events, and proof that the firmware computes what was trained."
+    )
+
+
+def _beside(recipe_path: Path, library: str) -> str | Path:
+    return recipe_path.parent / library if Path(library).suffix else library
+
+
+def open_model(name: str) -> Artifact:
+    """Open an artifact by folder, or by the name of a folder in ./models."""
+    folder = Path(name)
+    return read_artifact(folder if folder.exists() or "/" in name else Path("models") / name)

@@ -1,0 +1,99 @@
+"""A recipe: everything that decides an artifact, in one YAML file."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from caloedge.errors import BadData, UnknownName
+
+
+class Value(BaseModel):
+    """A misspelt key is an error, not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Schedule(Value):
+    """How long and how fast to train; the rate rises linearly, then falls as a cosine to zero."""
+
+    epochs: int = Field(gt=0)
+    events_per_epoch: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warm_up: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps."""
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class Training(Value):
+    """One schedule per stage; the quantised twin starts from the float edge network."""
+
+    published: Schedule
+    edge: Schedule
+    quantised: Schedule
+
+
+class Quantisation(Value):
+    """Bit widths of the edge network; scales are powers of two per tensor."""
+
+    weight_bits: int = Field(ge=2, le=8)
+    activation_bits: int = Field(ge=2, le=8)
+    input_bits: int = Field(ge=2, le=16)
+    """Of the digitised input, unsigned."""
+    input_fraction: int
+    """The input's LSB is 2**-input_fraction of the task's unit."""
+
+
+class Evaluation(Value):
+    """How many composed events the figures rest on."""
+
+    events: int = Field(gt=0)
+    """Test events."""
+    valid_events: int = Field(gt=0)
+    """Validation events, on which working points are set."""
+
+
+class Recipe(Value):
+    """Task, network, data, training, quantisation and the firmware projects to build."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    task: str
+    network: str
+    library: str
+    """Name of a shipped shower library, or a path relative to the recipe."""
+    seed: int = Field(ge=0)
+    training: Training
+    reference_from: str | None = None
+    """Folder of an artifact, relative to the recipe, whose published network is taken instead of training one."""
+    quantisation: Quantisation
+    golden_vectors: int = Field(default=1024, ge=1000)
+    evaluation: Evaluation
+    target: str = "xcvu13p"
+    builds: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Variants to build, by backend."""
+
+
+def find_recipe(name: str | Path) -> Path:
+    """Return the recipe's path from a path, a model folder, or the name of a folder in ./models."""
+    for path in (Path(name), Path(name) / "recipe.yaml", Path("models") / name / "recipe.yaml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(p.parent.name for p in Path("models").glob("*/recipe.yaml"))) or "none"
+    raise UnknownName(f"no recipe {str(name)!r}; give a YAML file, a folder with recipe.yaml, or a model in ./models: {known}")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe; complaints name the file and the field."""
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Recipe.model_validate(data)
+    except OSError as problem:
+        raise BadData(f"{path}: cannot be read ({problem.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise BadData(f"{path}: not YAML ({' '.join(str(problem).split())})") from None
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BadData(f"{path}: {field}: {first['msg']}; see the fields in caloedge/recipe.py") from None

@@ -1,0 +1,187 @@
+"""The parts of a report that every task shares: what was run, exactness, the integer network, firmware, training."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from caloedge.artifact import Artifact, Manifest
+from caloedge.compiler.graph import Graph
+from caloedge.results import Claim, Facts, Number, Plot, Section, Series, Table
+from caloedge.verification import Check, build_record
+
+
+def what_was_run(artifact: Artifact) -> Section:
+    """Say which recipe, data and software made the artifact."""
+    manifest, recipe = artifact.manifest, artifact.recipe
+    library = {key: value for key, value in manifest.library.items() if key not in ("name", "showers")}
+    showers = (("shower library", f"{manifest.library['name']}, {int(manifest.library['showers']):,} showers"), *library.items())
+    return Section(
+        title="What was run",
+        blocks=(
+            Facts(
+                title="Artifact",
+                items=(
+                    ("task", recipe.task),
+                    ("network", recipe.network),
+                    ("made", manifest.created),
+                    ("computer", manifest.hardware),
+                    ("seed", str(recipe.seed)),
+                    *((f"version of {name}", value) for name, value in manifest.versions.items()),
+                ),
+            ),
+            Facts(title="Showers", items=tuple((key.replace("_", " "), str(value)) for key, value in showers)),
+        ),
+    )
+
+
+def exactness(checks: list[Check]) -> Section:
+    """Show the chain of executors against the golden vectors."""
+    rows = tuple(
+        (
+            check.executor,
+            "not run: " + check.missing if check.missing else ("exact" if check.exact else "DIFFERS"),
+            Number(value=check.vectors, origin="computed"),
+            Number(value=check.outputs, origin="computed"),
+            Number(value=check.differing, origin="computed"),
+            Number(value=check.largest_lsb, unit="LSB", origin="computed"),
+            Number(value=check.seconds, unit="s", origin="measured"),
+        )
+        for check in checks
+    )
+    return Section(
+        title="Bit-exactness along the chain",
+        text="Each executor runs the golden vectors, and every output code is compared with == to that of the quantised torch "
+        "twin in float64. The QONNX executor works node by node on the exported file; the integer graph is what this package "
+        "compiles; the firmware rows are C-simulations of the hls4ml projects compiled by g++. The first row repeats the "
+        "twin from the stored weights.",
+        blocks=(
+            Table(
+                title="Executors against the golden vectors",
+                columns=("executor", "result", "vectors", "output codes", "differing", "largest difference", "time"),
+                rows=rows,
+            ),
+        ),
+    )
+
+
+def exactness_claim(checks: list[Check]) -> Claim:
+    """State the chain's result as a claim."""
+    ran = [check for check in checks if not check.missing]
+    wrong = [check.executor for check in ran if not check.exact]
+    vectors = min((check.vectors for check in ran), default=0)
+    skipped = [check.executor for check in checks if check.missing]
+    found = f"{len(ran)} executors, {vectors:,} vectors: " + (f"differs in {', '.join(wrong)}" if wrong else "0 LSB everywhere")
+    return Claim(
+        statement="Quantised twin, QONNX executor, integer graph and firmware C-simulation give the same output codes.",
+        holds=False if wrong else (True if not skipped else None),
+        found=found + (f"; not run: {', '.join(skipped)}" if skipped else ""),
+    )
+
+
+def integer_network(graph: Graph, manifest: Manifest) -> Section:
+    """List the layers with formats and proven ranges, and what they cost."""
+    layers = graph.layers()
+
+    def estimated(value: int, unit: str = "") -> Number:
+        return Number(value=value, unit=unit, origin="estimated")
+
+    rows = tuple(
+        (
+            layer.name,
+            layer.kind,
+            " × ".join(map(str, layer.shape)),
+            str(layer.weight_format or "–"),
+            str(layer.format),
+            f"{layer.low:,} … {layer.high:,}",
+            estimated(layer.multiply_adds),
+            estimated(layer.weight_bits),
+            estimated(layer.ebops),
+        )
+        for layer in layers
+    )
+    totals = (
+        ("multiply–adds per window", estimated(sum(layer.multiply_adds for layer in layers))),
+        ("weight memory", estimated(sum(layer.weight_bits for layer in layers), "bit")),
+        ("effective bit operations (EBOPs)", estimated(sum(layer.ebops for layer in layers))),
+        *((f"parameters, {name} network", estimated(stage.parameters)) for name, stage in manifest.stages.items()),
+    )
+    return Section(
+        title="The integer network",
+        text="Formats are written as in HLS: total bits, integer bits. Ranges are proven from the weights for every input code, "
+        "so no accumulator can overflow. Costs are counted from the layers, not synthesised; EBOPs sum weight bits times input "
+        "bits over all products.",
+        blocks=(
+            Table(
+                title="Layers, formats and proven ranges",
+                columns=("layer", "operation", "shape", "weights", "result", "range of codes", "multiply–adds", "weight bits",
+                         "EBOPs"),
+                rows=rows,
+            ),
+            Facts(title="Estimated cost", items=totals),
+        ),
+    )  # fmt: skip
+
+
+def firmware(projects: Path, builds: Mapping[str, tuple[str, ...]], checks: list[Check]) -> Section:
+    """List the firmware projects with their size and what building and simulating them took."""
+    by_name = {check.executor: check for check in checks}
+    rows = []
+    for name, folder in ((f"{b} {v}", projects / f"{b}_{v}") for b, variants in builds.items() for v in variants):
+        check = by_name[name]
+        if check.missing:
+            continue
+        sources = sum(p.stat().st_size for p in folder.rglob("*") if p.suffix in (".cpp", ".h", ".txt", ".tcl"))
+        rows.append(
+            (
+                name,
+                Number(value=build_record(folder)["compile_seconds"], unit="s", origin="measured"),
+                Number(value=round(sources / 1024), unit="KiB", origin="measured"),
+                Number(value=check.vectors / max(check.seconds, 1e-9), unit="windows/s", origin="measured"),
+            )
+        )
+    return Section(
+        title="Firmware projects",
+        text="Stock hls4ml projects (Vitis writer) with every type computed from the proven ranges. No vendor tool was run: "
+        "latency and resources are not stated here.",
+        blocks=(
+            Table(
+                title="Projects",
+                columns=("project", "compile time (g++ -O3)", "sources", "C-simulation speed"),
+                rows=tuple(rows),
+                caption="Times on the computer named below, which ran other work too; C-simulation includes loading.",
+            ),
+        ),
+    )
+
+
+def training(manifest: Manifest) -> Section:
+    """Show how the networks were trained."""
+    columns = ("network", "parameters", "epochs", "windows seen", "wall time", "training loss", "validation loss")
+    rows = tuple(
+        (
+            name,
+            Number(value=stage.parameters, origin="computed"),
+            Number(value=stage.epochs, origin="requested"),
+            Number(value=stage.windows_seen, origin="computed"),
+            Number(value=stage.seconds, unit="s", origin="measured"),
+            Number(value=stage.train_loss, origin="computed"),
+            Number(value=stage.valid_loss, origin="computed"),
+        )
+        for name, stage in manifest.stages.items()
+    )
+    series = tuple(
+        Series(
+            name=f"{name}, validation",
+            x=tuple(point["epoch"] for point in stage.curve),
+            y=tuple(point["valid_loss"] for point in stage.curve),
+            style="line",
+        )
+        for name, stage in manifest.stages.items()
+    )
+    return Section(
+        title="Training",
+        text="Events are composed anew in every epoch from the training showers; validation showers are others.",
+        blocks=(
+            Table(title="Trainings", columns=columns, rows=rows),
+            Plot(title="Learning curves", x_label="epoch", y_label="binary cross entropy", y_scale="log", series=series),
+        ),
+    )

@@ -1,0 +1,83 @@
+"""Reports on disk: the results as report.json, the page drawn from them, and an index of many."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from caloedge.errors import BadData, UserError
+from caloedge.files import write_text
+from caloedge.reports.page import card, environment, render
+from caloedge.results import Number, Report
+
+JSON_NAME = "report.json"
+PAGE_NAME = "report.html"
+INDEX_NAME = "index.html"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One report in the index."""
+
+    title: str
+    summary: str
+    created: str
+    link: str
+    """Relative address of the page, empty if only the JSON is there."""
+    folder: str
+    headline: tuple[tuple[str, tuple[str, str, str], Number], ...]
+    """Name, the three texts of `page.card`, and the number itself."""
+
+
+def save(report: Report, folder: Path) -> None:
+    """Write `report.json` and the page drawn from it, `report.html`, into a folder; each appears whole or not at all."""
+    page = render(report)
+    write_text(folder / JSON_NAME, report.model_dump_json(indent=2) + "\n")
+    write_text(folder / PAGE_NAME, page)
+
+
+def load(folder: Path) -> Report:
+    """Read the `report.json` of a folder.
+
+    Raises `UserError` if there is none and `BadData` if it is not a report, both in one line with the cure.
+    """
+    path = folder / JSON_NAME
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; make it with `caloedge report`") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; make it readable or make it again with `caloedge report`") from None
+    except ValidationError as error:
+        raise BadData(f"{path}: {_first(error)}; make it again with `caloedge report`") from None
+
+
+def write_index(folder: Path) -> Path:
+    """Write `index.html`, which lists the reports in the folders directly below `folder`, and return its path.
+
+    Raises `BadData` for a report that cannot be read: an index that leaves one out would mislead.
+    """
+    entries = [_entry(path.parent, load(path.parent)) for path in sorted(folder.glob(f"*/{JSON_NAME}"))]
+    index = folder / INDEX_NAME
+    write_text(index, environment().get_template("index.html.j2").render(entries=entries))
+    return index
+
+
+def _entry(folder: Path, report: Report) -> Entry:
+    return Entry(
+        title=report.title,
+        summary=report.summary.split("\n\n")[0],
+        created=report.created,
+        link=f"{folder.name}/{PAGE_NAME}" if (folder / PAGE_NAME).exists() else "",
+        folder=folder.name,
+        headline=tuple((name, card(number), number) for name, number in report.headline),
+    )
+
+
+def _first(error: ValidationError) -> str:
+    """Return the first problem on one line: `sections[0].blocks[2].series: Field required (and 3 more)`."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problems[0]["loc"]).lstrip(".")
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    message = " ".join(problems[0]["msg"].split())
+    return f"{place}: {message}{more}" if place else f"{message}{more}"

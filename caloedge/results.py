@@ -1,0 +1,169 @@
+"""What a result is: numbers that carry unit, origin and uncertainty, and the tables and plots made of them.
+
+Tasks, compiler and backends produce these values; `reports/` only draws them. They are stored as they are in report.json.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Origin = Literal[
+    "computed",  # software on test data
+    "simulated",  # cycle-accurate or C-simulation of the hardware description
+    "synthesised",  # yosys netlist
+    "routed",  # place and route closed timing
+    "estimated",  # a model, not a tool's result
+    "measured",  # a clock on the wall of the computer that ran it
+    "vendor",  # parsed from a vendor's report
+    "requested",  # an input, such as the clock
+    "published",  # from a paper, with its reference in `note`
+]
+
+
+class Value(BaseModel):
+    """Base of all stored results: frozen, and strict about misspelt fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Number(Value):
+    """One figure with unit and origin; an accuracy also carries its statistical uncertainty and sample size."""
+
+    kind: Literal["number"] = "number"
+    value: float | int
+    unit: str = ""
+    """`""` for a pure number, `"%"`, `"cycles"`, `"GeV"`, ..."""
+    origin: Origin
+    uncertainty: float | None = None
+    """Half width of the central 68 % interval, in `unit`."""
+    sample: str = ""
+    """What it was taken on, e.g. `"3,012 seeds"`."""
+    note: str = ""
+
+
+Cell = Annotated[Number | str, Field(union_mode="left_to_right")]
+
+
+class Table(Value):
+    """Rows of numbers and words under named columns."""
+
+    kind: Literal["table"] = "table"
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+
+    @model_validator(mode="after")
+    def _rows_fill_the_columns(self) -> Self:
+        for i, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(f"table {self.title!r}: row {i} has {len(row)} cells for {len(self.columns)} columns")
+        return self
+
+
+class Series(Value):
+    """One curve or set of points; errors are absolute lengths, not positions."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    x_error: tuple[float, ...] = ()
+    """Half bin widths; empty for a curve."""
+    y_error_low: tuple[float, ...] = ()
+    y_error_high: tuple[float, ...] = ()
+    style: Literal["points", "line", "steps"] = "points"
+    """Steps are a histogram: x are bin centres, x_error half bin widths."""
+
+    @model_validator(mode="after")
+    def _same_lengths(self) -> Self:
+        for name in ("y", "x_error", "y_error_low", "y_error_high"):
+            length = len(getattr(self, name))
+            if length != len(self.x) and (length or name == "y"):
+                raise ValueError(f"series {self.name!r}: {name} has {length} entries for {len(self.x)} x")
+        return self
+
+
+class Plot(Value):
+    """One figure: axes with units in the labels, series, and optionally a panel of ratios to one of them."""
+
+    kind: Literal["plot"] = "plot"
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    x_scale: Literal["linear", "log"] = "linear"
+    y_scale: Literal["linear", "log"] = "linear"
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
+    ratio_to: str = ""
+    """Name of the series that the others are divided by in a lower panel; empty for none."""
+    caption: str = ""
+
+    @model_validator(mode="after")
+    def _ratio_to_one_of_the_series(self) -> Self:
+        names = [series.name for series in self.series]
+        if self.ratio_to and self.ratio_to not in names:
+            raise ValueError(f"plot {self.title!r}: ratio_to {self.ratio_to!r} is none of its series: {', '.join(names)}")
+        return self
+
+
+class Image(Value):
+    """A map of cell energies or other values on a grid, shown as a heat map."""
+
+    kind: Literal["image"] = "image"
+    title: str
+    values: tuple[tuple[float, ...], ...]
+    """Row-major (x, y); x is drawn to the right, y upwards."""
+    unit: str
+    marks: tuple[tuple[float, float, str], ...] = ()
+    """Points (x, y, legend label) in cell coordinates, cell centres at half-integers."""
+    caption: str = ""
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Self:
+        if len({len(column) for column in self.values}) > 1:
+            raise ValueError(f"image {self.title!r}: values are not a rectangle")
+        return self
+
+
+class Claim(Value):
+    """A statement that was tested, with what was found; a claim that failed stays in the report as failed."""
+
+    kind: Literal["claim"] = "claim"
+    statement: str
+    holds: bool | None
+    """None when it could not be tested here."""
+    found: str
+
+
+class Facts(Value):
+    """Name-value pairs: what was run, or a design's figures."""
+
+    kind: Literal["facts"] = "facts"
+    title: str
+    items: tuple[tuple[str, Cell], ...]
+
+
+Block = Annotated[Table | Plot | Image | Claim | Facts, Field(discriminator="kind")]
+
+
+class Section(Value):
+    """A heading, a sentence or two, and its blocks in reading order."""
+
+    title: str
+    text: str = ""
+    blocks: tuple[Block, ...]
+
+
+class Report(Value):
+    """All results of one artifact on one data set."""
+
+    title: str
+    summary: str
+    created: str
+    """ISO 8601, UTC."""
+    headline: tuple[tuple[str, Number], ...]
+    """The few figures a reader wants first."""
+    sections: tuple[Section, ...]
+    data_label: str = ""
+    """What the data are, written above every figure, e.g. `"Geant4 simulation"`."""

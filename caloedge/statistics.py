@@ -1,0 +1,112 @@
+"""Efficiencies, rates and ROC curves with bootstrap uncertainties; the resampled unit is the event.
+
+Windows of one event share noise and showers, so resampling windows would make errors too small.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+REPLICAS = 200
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Passed over total in bins, with the central 68 % interval of its bootstrap distribution as lengths."""
+
+    value: NDArray[Any]
+    low: NDArray[Any]
+    high: NDArray[Any]
+    total: NDArray[Any]
+    """Unweighted denominators."""
+    replicas: NDArray[Any]
+    """(R, bins): the bootstrap replicas, for paired differences."""
+
+    @property
+    def uncertainty(self) -> NDArray[Any]:
+        """Half the 68 % interval."""
+        return np.asarray((self.low + self.high) / 2)
+
+
+def bootstrap_weights(n_events: int, seed: int) -> NDArray[Any]:
+    """Return (R, E) Poisson(1) weights; use one set for all methods so that their differences are paired."""
+    return np.random.default_rng(seed).poisson(1.0, (REPLICAS, n_events)).astype(np.float32)
+
+
+def ratio(passed_EB: NDArray[Any], total_EB: NDArray[Any], weights_RE: NDArray[Any], *, binomial: bool = True) -> Ratio:
+    """Return sum(passed) / sum(total) per bin B; `binomial` says that passed counts a subset of total.
+
+    Where every or no trial passed the bootstrap has no spread; the 68 % Wilson interval stands in for it.
+    """
+    passed, total = passed_EB.sum(axis=0, dtype=float), total_EB.sum(axis=0, dtype=float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = passed / total
+        replicas = (weights_RE @ passed_EB.astype(np.float32)) / (weights_RE @ total_EB.astype(np.float32))
+    replicas = np.where(np.isfinite(replicas), replicas, value)
+    low, high = (np.abs(np.quantile(replicas, q, axis=0) - value) for q in (0.16, 0.84))
+    if binomial:
+        certain = (passed == 0) | (passed == total)
+        centre, half = wilson(passed, total)
+        low = np.where(certain, np.maximum(value - centre + half, 0), low)
+        high = np.where(certain, np.maximum(centre + half - value, 0), high)
+    return Ratio(value, low, high, total, replicas)
+
+
+def wilson(passed: NDArray[Any], total: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return centre and half width of the 68 % Wilson interval (Wilson, JASA 22 (1927) 209).
+
+    >>> centre, half = wilson(np.array([0.0]), np.array([100.0]))
+    >>> float((centre + half).round(4)[0])
+    0.0099
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = passed / total
+        scale = 1 / (1 + 1 / total)
+        half = scale * np.sqrt(p * (1 - p) / total + 1 / (4 * total**2))
+        return scale * (p + 1 / (2 * total)), half
+
+
+def threshold_at_rate(scores_of_false: NDArray[Any], n_events: int, rate: float) -> float:
+    """Return the lowest threshold t such that at most `rate` false windows per event have score >= t.
+
+    >>> threshold_at_rate(np.array([1.0, 5.0, 3.0, 3.0]), n_events=2, rate=0.5)
+    5.0
+    """
+    allowed = int(np.floor(rate * n_events + 1e-9))
+    ordered = np.sort(scores_of_false)[::-1]
+    if allowed >= len(ordered):
+        return float(ordered[-1]) if len(ordered) else -np.inf
+    first_refused = ordered[allowed]
+    accepted = ordered[ordered > first_refused]
+    return float(accepted[-1]) if len(accepted) else float(np.nextafter(first_refused, np.inf))
+
+
+def auc(scores: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Return the probability that a true window scores higher than a false one, ties counted half.
+
+    >>> auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
+    0.75
+    """
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    true = labels.astype(bool)
+    n_true, n_false = int(true.sum()), int((~true).sum())
+    return float((ranks[true].sum() - n_true * (n_true + 1) / 2) / (n_true * n_false))
+
+
+def auc_uncertainty(scores: NDArray[Any], labels: NDArray[Any], event: NDArray[Any], seed: int, replicas: int = 50) -> float:
+    """Return the bootstrap standard deviation of `auc`, resampling events."""
+    rng = np.random.default_rng(seed)
+    order = np.argsort(scores, kind="stable")
+    ties = np.concatenate([[True], np.diff(scores[order]) != 0])
+    group = np.cumsum(ties) - 1
+    values = []
+    for _ in range(replicas):
+        weight = rng.poisson(1.0, int(event.max()) + 1)[event][order]
+        true = np.bincount(group, weight * labels[order])
+        false = np.bincount(group, weight * (1 - labels[order]))
+        below = np.cumsum(false) - false
+        values.append((true * (below + false / 2)).sum() / (true.sum() * false.sum()))
+    return float(np.std(values))

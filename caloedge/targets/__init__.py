@@ -1,0 +1,1 @@
+"""One file per device; the file name is the public name."""

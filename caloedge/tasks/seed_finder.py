@@ -1,0 +1,412 @@
+"""Find the crystals that photons hit: the first step of DeepCluster (arXiv 2311.17914).
+
+A 7 × 7 window around every crystal above 0.5 GeV is a seed if a photon's impact point lies in its central crystal.
+Photons without a window count as lost for every method alike. Axes: E event, P photon, W window, B bin, R replica.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caloedge import statistics
+from caloedge.catalog import BASELINE, INTEGER, REFERENCE, Assessment, Sample, Task
+from caloedge.detector.events import GRID, MARGIN, WINDOW, CrystalEvents, check_matrix, compose, windows
+from caloedge.detector.library import ShowerLibrary
+from caloedge.results import Claim, Image, Number, Plot, Section, Series, Table
+
+EVENTS_PER_BLOCK = 250
+SPLITS = {"train": (0.0, 0.7), "valid": (0.7, 0.85), "test": (0.85, 1.0), "all": (0.0, 1.0)}
+SPLIT_SEED = 20231117
+PUBLISHED_THRESHOLD = float(np.log(0.3 / 0.7))
+"""The paper's seed threshold, probability 0.3, as a logit."""
+CLOSE = 3.0
+"""Two photons closer than this (in crystals) are what a local maximum cannot separate."""
+
+ENERGY_BINS_GEV = np.geomspace(1, 100, 11)
+DISTANCE_BINS = np.array([1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 6, 10, 20, 45])
+WINDOW_BINS_GEV = np.geomspace(0.5, 80, 12)
+
+
+@dataclass(frozen=True)
+class SeedTruth:
+    """What the metrics need to know about a sample's windows and photons."""
+
+    event_W: NDArray[Any]
+    crystal_W2: NDArray[Any]
+    window_EP: NDArray[Any]
+    """(E, 2) number of each photon's window, −1 for none."""
+    energy_EP: NDArray[Any]
+    """(E, 2) GeV, NaN for an absent photon."""
+    distance_E: NDArray[Any]
+    """(E,) distance of the two impact points in crystals, NaN for one photon."""
+    shown: CrystalEvents
+    """The first block's events, for displays."""
+
+    @property
+    def n_events(self) -> int:
+        """Number of events."""
+        return len(self.distance_E)
+
+
+def split_rows(n_showers: int, split: str) -> NDArray[Any]:
+    """Return the library rows of one split: 70 % train, 15 % valid, 15 % test of the *showers*; `all` for other libraries."""
+    low, high = SPLITS[split]
+    order = np.random.default_rng(SPLIT_SEED).permutation(n_showers)
+    return order[round(low * n_showers) : round(high * n_showers)]
+
+
+def sample(library: ShowerLibrary, split: str, n_events: int, seed: int) -> Sample[SeedTruth]:
+    """Compose events from one split and cut their windows; the same arguments give the same arrays."""
+    check_matrix(library)
+    rows = split_rows(len(library), split)
+    blocks = []
+    for block, first in enumerate(range(0, n_events, EVENTS_PER_BLOCK)):
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(list(SPLITS).index(split), block)))
+        blocks.append(_block(compose(library, rows, min(EVENTS_PER_BLOCK, n_events - first), rng)))
+    inputs, labels, truths = zip(*blocks, strict=True)
+    return Sample(np.concatenate(inputs)[:, None], np.concatenate(labels)[:, None], _join(truths))
+
+
+def _block(events: CrystalEvents) -> tuple[NDArray[Any], NDArray[Any], SeedTruth]:
+    cut = windows(events)
+    n_events = len(events.cells_EXY)
+    number_EXY = np.full((n_events, GRID, GRID), -1, np.int64)
+    number_EXY[cut.event_W, cut.crystal_W2[:, 0], cut.crystal_W2[:, 1]] = np.arange(len(cut.event_W))
+    present_EP = np.isfinite(events.energy_EP)
+    seed_EP2 = np.nan_to_num(np.floor(events.impact_EP2)).astype(np.int64)
+    event_EP = np.arange(n_events)[:, None]
+    window_EP = np.where(present_EP, number_EXY[event_EP, seed_EP2[..., 0], seed_EP2[..., 1]], -1)
+    labels = np.zeros(len(cut.event_W), np.float32)
+    labels[window_EP[window_EP >= 0]] = 1
+    distance_E = np.hypot(*(events.impact_EP2[:, 0] - events.impact_EP2[:, 1]).T)
+    return cut.cells_WXY, labels, SeedTruth(cut.event_W, cut.crystal_W2, window_EP, events.energy_EP, distance_E, events)
+
+
+def _join(truths: tuple[SeedTruth, ...]) -> SeedTruth:
+    first_event = np.cumsum([0, *(t.n_events for t in truths)])
+    first_window = np.cumsum([0, *(len(t.event_W) for t in truths)])
+    return SeedTruth(
+        event_W=np.concatenate([t.event_W + e for t, e in zip(truths, first_event, strict=False)]),
+        crystal_W2=np.concatenate([t.crystal_W2 for t in truths]),
+        window_EP=np.concatenate(
+            [np.where(t.window_EP >= 0, t.window_EP + w, -1) for t, w in zip(truths, first_window, strict=False)]
+        ),
+        energy_EP=np.concatenate([t.energy_EP for t in truths]),
+        distance_E=np.concatenate([t.distance_E for t in truths]),
+        shown=truths[0].shown,
+    )
+
+
+def local_maximum(sample: Sample[SeedTruth]) -> NDArray[Any]:
+    """Score the classical seed finder: the central energy in GeV where no neighbour of the eight is higher, else 0."""
+    cells_WXY = sample.inputs[:, 0]
+    core_WXY = cells_WXY[:, MARGIN - 1 : MARGIN + 2, MARGIN - 1 : MARGIN + 2]
+    centre_W = cells_WXY[:, MARGIN, MARGIN]
+    return np.where(centre_W >= core_WXY.max(axis=(1, 2)), centre_W, 0).astype(np.float64)
+
+
+def working_points(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Return each method's threshold on the validation sample: the paper's for the reference, equal fake rate for the rest."""
+    false_W = sample.targets[:, 0] == 0
+    n_events = sample.truth.n_events
+    rate = float((scores[REFERENCE][false_W] >= PUBLISHED_THRESHOLD).sum() / n_events)
+    points = {name: statistics.threshold_at_rate(values[false_W], n_events, rate) for name, values in scores.items()}
+    return points | {REFERENCE: PUBLISHED_THRESHOLD}
+
+
+def assess(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], thresholds: Mapping[str, float]) -> Assessment:
+    """Compare the methods on one sample, each at its own working point."""
+    truth = sample.truth
+    weights_RE = statistics.bootstrap_weights(truth.n_events, seed=1)
+    selected = {name: values >= thresholds[name] for name, values in scores.items()}
+    kinds = {name: _photons(truth, found, _kind(truth), 3, weights_RE) for name, found in selected.items()}
+    summary = {name: _summary(sample, scores[name], selected[name], weights_RE) for name in scores}
+    photons = int(np.isfinite(truth.energy_EP).sum())
+    size = f"{truth.n_events:,} events, {photons:,} photons, {len(truth.event_W):,} windows"
+    return Assessment(
+        sections=(
+            Section(
+                title="Accuracy on the same test events",
+                text="Working points were set on the validation events: the paper's threshold (probability 0.3) for the "
+                "published network, and for every other method the threshold that gives the same number of fake seeds per "
+                "event there. A photon whose crystal has no window above 0.5 GeV counts as lost. Errors are 68 % bootstrap "
+                "intervals over events.",
+                blocks=(
+                    _summary_table(summary, thresholds, size),
+                    *_efficiency_plots(truth, selected, weights_RE),
+                    _roc_plot(sample, scores, selected),
+                    *_fake_plots(sample, selected, weights_RE),
+                    *_displays(sample, selected),
+                ),
+            ),
+        ),
+        headline=tuple((f"Seed efficiency, {name}", values["seed efficiency"]) for name, values in summary.items()),
+        claims=_claims(kinds),
+    )
+
+
+def _found(truth: SeedTruth, selected_W: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray((truth.window_EP >= 0) & selected_W[np.maximum(truth.window_EP, 0)])
+
+
+def _kind(truth: SeedTruth) -> NDArray[Any]:
+    """Return 0 for a single photon, 1 for a close pair, 2 for a distant pair."""
+    kind_E = np.where(np.isnan(truth.distance_E), 0, np.where(truth.distance_E < CLOSE, 1, 2))
+    return np.stack([kind_E, kind_E], axis=1)
+
+
+def _tally(event_N: NDArray[Any], bin_N: NDArray[Any], use_N: NDArray[Any], n_events: int, n_bins: int) -> NDArray[Any]:
+    """Count objects per event and bin, (E, B); bins outside 0 … B − 1 are dropped."""
+    use_N = use_N & (bin_N >= 0) & (bin_N < n_bins)
+    return np.bincount(event_N[use_N] * n_bins + bin_N[use_N], minlength=n_events * n_bins).reshape(n_events, n_bins)
+
+
+def _photons(
+    truth: SeedTruth, selected_W: NDArray[Any], bin_EP: NDArray[Any], n_bins: int, weights_RE: NDArray[Any]
+) -> statistics.Ratio:
+    """Return the share of photons found, per bin."""
+    event_N = np.repeat(np.arange(truth.n_events), 2)
+    present_N = np.isfinite(truth.energy_EP).ravel()
+    found_N = _found(truth, selected_W).ravel()
+    total, passed = (_tally(event_N, bin_EP.ravel(), use, truth.n_events, n_bins) for use in (present_N, present_N & found_N))
+    return statistics.ratio(passed, total, weights_RE)
+
+
+def _fakes(
+    sample: Sample[SeedTruth], selected_W: NDArray[Any], bin_W: NDArray[Any], bin_E: NDArray[Any], weights_RE: NDArray[Any]
+) -> statistics.Ratio:
+    """Return fake seeds per event and bin of the window; `bin_E` (E, B) says which events count in each bin."""
+    truth = sample.truth
+    fake_W = selected_W & (sample.targets[:, 0] == 0)
+    passed = _tally(truth.event_W, bin_W, fake_W, truth.n_events, bin_E.shape[1])
+    return statistics.ratio(passed, bin_E, weights_RE, binomial=False)
+
+
+def _percent(ratio: statistics.Ratio, bin_: int, what: str) -> Number:
+    return Number(
+        value=100 * float(ratio.value[bin_]),
+        unit="%",
+        origin="computed",
+        uncertainty=100 * float(ratio.uncertainty[bin_]),
+        sample=f"{int(ratio.total[bin_]):,} {what}",
+    )
+
+
+def _summary(
+    sample: Sample[SeedTruth], scores_W: NDArray[Any], selected_W: NDArray[Any], weights_RE: NDArray[Any]
+) -> dict[str, Number]:
+    truth = sample.truth
+    everything = _photons(truth, selected_W, np.zeros_like(truth.window_EP), 1, weights_RE)
+    kinds = _photons(truth, selected_W, _kind(truth), 3, weights_RE)
+    ones = np.ones((truth.n_events, 1))
+    fakes = _fakes(sample, selected_W, np.zeros_like(truth.event_W), ones, weights_RE)
+    labels_W = sample.targets[:, 0]
+    return {
+        "seed efficiency": _percent(everything, 0, "photons"),
+        "one photon": _percent(kinds, 0, "photons"),
+        f"two photons, < {CLOSE:g} crystals": _percent(kinds, 1, "photons"),
+        f"two photons, ≥ {CLOSE:g} crystals": _percent(kinds, 2, "photons"),
+        "fakes per 100 events": Number(
+            value=100 * float(fakes.value[0]),
+            origin="computed",
+            uncertainty=100 * float(fakes.uncertainty[0]),
+            sample=f"{truth.n_events:,} events",
+        ),
+        "ROC AUC": Number(
+            value=statistics.auc(scores_W, labels_W),
+            origin="computed",
+            uncertainty=statistics.auc_uncertainty(scores_W, labels_W, truth.event_W, seed=2),
+            sample=f"{len(labels_W):,} windows",
+        ),
+    }
+
+
+def _summary_table(summary: Mapping[str, Mapping[str, Number]], thresholds: Mapping[str, float], size: str) -> Table:
+    columns = next(iter(summary.values()))
+    return Table(
+        title="Seed finding at equal fake rate",
+        columns=("method", *columns, "threshold"),
+        rows=tuple((name, *values.values(), f"{thresholds[name]:.4g}") for name, values in summary.items()),
+        caption=f"{size}. Thresholds: logits, for the integer network its output code, for the local maximum GeV. The AUC "
+        "is that of windows; a local maximum's includes the ties of all windows that are none.",
+    )
+
+
+def _binned(name: str, edges: NDArray[Any], ratio: statistics.Ratio, scale: float = 1.0) -> Series:
+    """Turn a ratio into points at bin centres; empty bins are left out."""
+    full = ratio.total > 0
+    centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    return Series(
+        name=name,
+        x=tuple(centre[full].tolist()),
+        x_error=tuple(half[full].tolist()),
+        y=tuple((scale * ratio.value[full]).tolist()),
+        y_error_low=tuple((scale * ratio.low[full]).tolist()),
+        y_error_high=tuple((scale * ratio.high[full]).tolist()),
+    )
+
+
+def _efficiency_plots(truth: SeedTruth, selected: Mapping[str, NDArray[Any]], weights_RE: NDArray[Any]) -> tuple[Plot, Plot]:
+    energy_bin_EP = np.digitize(truth.energy_EP, ENERGY_BINS_GEV) - 1
+    distance_bin_EP = np.repeat(np.digitize(truth.distance_E, DISTANCE_BINS)[:, None] - 1, 2, axis=1)
+    pairs = int(np.isfinite(truth.distance_E).sum())
+    return tuple(  # type: ignore[return-value]
+        Plot(
+            title=title,
+            x_label=x_label,
+            y_label="seed efficiency [%]",
+            x_scale="log",
+            series=tuple(
+                _binned(name, edges, _photons(truth, found, bin_EP, len(edges) - 1, weights_RE), 100)
+                for name, found in selected.items()
+            ),
+            ratio_to=REFERENCE,
+            caption=caption,
+        )
+        for title, x_label, edges, bin_EP, caption in (
+            (
+                "Seed efficiency against photon energy",
+                "true photon energy [GeV]",
+                ENERGY_BINS_GEV,
+                energy_bin_EP,
+                "All photons. Below 2 GeV many photons leave less than 0.5 GeV in the crystal they hit.",
+            ),
+            (
+                "Seed efficiency against the distance of two photons",
+                "distance of the impact points [crystals]",
+                DISTANCE_BINS,
+                distance_bin_EP,
+                f"Both photons of {pairs:,} two-photon events.",
+            ),
+        )
+    )
+
+
+def _fake_plots(
+    sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]], weights_RE: NDArray[Any]
+) -> tuple[Plot, Plot]:
+    truth = sample.truth
+    window_bin_W = np.digitize(sample.inputs[:, 0, MARGIN, MARGIN], WINDOW_BINS_GEV) - 1
+    every_E = np.ones((truth.n_events, len(WINDOW_BINS_GEV) - 1))
+    distance_bin_E = np.digitize(truth.distance_E, DISTANCE_BINS) - 1  # NaN falls beyond the last bin
+    in_bin_E = distance_bin_E[:, None] == np.arange(len(DISTANCE_BINS) - 1)
+    against_energy = {n: _fakes(sample, s, window_bin_W, every_E, weights_RE) for n, s in selected.items()}
+    against_distance = {
+        n: _fakes(sample, s, distance_bin_E[truth.event_W], in_bin_E, weights_RE) for n, s in selected.items()
+    }
+    return (
+        Plot(
+            title="Fake seeds against the energy of the crystal",
+            x_label="energy of the window's central crystal [GeV]",
+            y_label="fake seeds per 100 events and bin",
+            x_scale="log",
+            series=tuple(_binned(n, WINDOW_BINS_GEV, r, 100) for n, r in against_energy.items()),
+            caption=f"{truth.n_events:,} events with one or two photons.",
+        ),
+        Plot(
+            title="Fake seeds against the distance of two photons",
+            x_label="distance of the impact points [crystals]",
+            y_label="fake seeds per 100 events",
+            x_scale="log",
+            series=tuple(_binned(n, DISTANCE_BINS, r, 100) for n, r in against_distance.items()),
+            caption=f"{int(np.isfinite(truth.distance_E).sum()):,} two-photon events.",
+        ),
+    )
+
+
+def _roc_plot(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], selected: Mapping[str, NDArray[Any]]) -> Plot:
+    truth = sample.truth
+    false_W = sample.targets[:, 0] == 0
+    photons = np.isfinite(truth.energy_EP).sum()
+    has_window = truth.window_EP >= 0
+    curves, points = [], []
+    for name, scores_W in scores.items():
+        fakes = np.sort(scores_W[false_W])
+        seeds = np.sort(scores_W[truth.window_EP[has_window]])
+        rates = np.geomspace(3e-3, 3, 60)
+        cuts = [statistics.threshold_at_rate(fakes, truth.n_events, rate) for rate in rates]
+        x = [100 * float(len(fakes) - np.searchsorted(fakes, cut)) / truth.n_events for cut in cuts]
+        y = [100 * float(len(seeds) - np.searchsorted(seeds, cut)) / float(photons) for cut in cuts]
+        curves.append(Series(name=name, x=tuple(x), y=tuple(y), style="line"))
+        at = (selected[name] & false_W).sum(), _found(truth, selected[name]).sum()
+        points.append(Series(name=name, x=(100 * float(at[0]) / truth.n_events,), y=(100 * float(at[1]) / float(photons),)))
+    return Plot(
+        title="Seed efficiency against fake seeds",
+        x_label="fake seeds per 100 events",
+        y_label="seed efficiency [%]",
+        x_scale="log",
+        series=(*curves, *points),
+        caption="Curves: every threshold. Markers: the working points.",
+    )
+
+
+def _displays(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]]) -> tuple[Image, ...]:
+    """Show the closest pair of the first block in which the photons differ least in energy, cut to its neighbourhood."""
+    truth, shown = sample.truth, sample.truth.shown
+    distance_E = truth.distance_E[: len(shown.cells_EXY)]
+    close = np.flatnonzero(distance_E < CLOSE)
+    if not len(close):
+        return ()
+    asymmetry = np.abs(np.log(shown.energy_EP[close, 0] / shown.energy_EP[close, 1]))
+    event = int(close[np.argmin(asymmetry)])
+    centre = np.clip(shown.impact_EP2[event].mean(axis=0).astype(int) - 7, 0, GRID - 15)
+    x0, y0 = (int(c) for c in centre)
+    cells = shown.cells_EXY[event, x0 : x0 + 15, y0 : y0 + 15]
+    marks = [(float(x - x0), float(y - y0), "true impact") for x, y in shown.impact_EP2[event]]
+    for name, selected_W in selected.items():
+        for x, y in truth.crystal_W2[selected_W & (truth.event_W == event)]:
+            if 0 <= x - x0 < 15 and 0 <= y - y0 < 15:
+                marks.append((float(x - x0 + 0.5), float(y - y0 + 0.5), name))
+    first, second = shown.energy_EP[event]
+    return (
+        Image(
+            title="Two photons as the network sees them",
+            values=tuple(tuple(row) for row in cells.astype(float).round(3).tolist()),
+            unit="GeV",
+            marks=tuple(marks),
+            caption=f"{first:.1f} GeV and {second:.1f} GeV, {distance_E[event]:.2f} crystals apart; energies after noise and "
+            "read-out threshold. The closest pair of similar energies among the first test events.",
+        ),
+    )
+
+
+def _claims(kinds: Mapping[str, statistics.Ratio]) -> tuple[Claim, ...]:
+    """Test what the design promised: integer against published overall, and against the baseline for close pairs."""
+
+    def overall(name: str) -> tuple[float, NDArray[Any]]:
+        share = kinds[name].total / kinds[name].total.sum()
+        return float(kinds[name].value @ share), kinds[name].replicas @ share
+
+    (found, found_R), (wanted, wanted_R) = overall(INTEGER), overall(REFERENCE)
+    loss, loss_error = 100 * (wanted - found), 100 * float(np.std(wanted_R - found_R))
+    close, base = kinds[INTEGER], kinds[BASELINE]
+    gain = 100 * float(close.value[1] - base.value[1])
+    gain_error = 100 * float(np.std(close.replicas[:, 1] - base.replicas[:, 1]))
+    return (
+        Claim(
+            statement="The integer network is within 0.5 % (absolute) of the published float network's seed efficiency at "
+            "equal fake rate.",
+            holds=loss <= 0.5,
+            found=f"{found:.2%} against {wanted:.2%}: {loss:+.2f} ± {loss_error:.2f} % lost (paired bootstrap)",
+        ),
+        Claim(
+            statement=f"The integer network is clearly above the local maximum for two photons closer than {CLOSE:g} crystals.",
+            holds=gain > 3 * gain_error,
+            found=f"{close.value[1]:.2%} against {base.value[1]:.2%}: {gain:+.2f} ± {gain_error:.2f} % (paired bootstrap)",
+        ),
+    )
+
+
+TASK = Task(
+    description="find the crystals that photons hit, in 7×7 windows of a 51×51 PbWO4 matrix (DeepCluster's first step)",
+    input_shape=(1, WINDOW, WINDOW),
+    input_unit="GeV",
+    loss="binary cross entropy",
+    sample=sample,
+    baseline=local_maximum,
+    working_points=working_points,
+    assess=assess,
+)

@@ -1,0 +1,161 @@
+"""From trained networks to an artifact: QONNX, golden vectors, weights, working points, manifest, card."""
+
+import os
+import platform
+import shutil
+import warnings
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from caloedge import artifact as store
+from caloedge.artifact import Artifact, Golden, Manifest, read_artifact
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Sample, Task, find
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.reader import read
+from caloedge.detector.library import ShowerLibrary
+from caloedge.files import replacing_folder
+from caloedge.recipe import Recipe
+from caloedge.training.fit import predict
+from caloedge.training.stages import Trained, build_network, weights_of
+
+IR_VERSION = 10  # onnx 1.23 writes 14, onnxruntime 1.31 reads up to 13
+OPSET = 14
+PACKAGES = ("caloedge", "torch", "brevitas", "qonnx", "onnx", "numpy", "lightning")
+
+
+def export(recipe: Recipe, recipe_path: Path, library: ShowerLibrary, trained: Mapping[str, Trained], folder: Path) -> Artifact:
+    """Write the artifact whole, and return it as read back."""
+    task = find(Task, recipe.task)
+    with replacing_folder(folder) as new:
+        shutil.copyfile(recipe_path, new / store.RECIPE)
+        for stage, one in trained.items():
+            weights = weights_of(one.network)
+            if stage == "published":  # halves a large file; all figures are taken with the weights as stored
+                weights = {name: values.astype(np.float16) for name, values in weights.items()}
+            store.write_weights(new, stage, weights)
+        twin = trained["quantised"].network
+        write_qonnx(twin, task.input_shape, new / store.MODEL)
+        graph = read(new / store.MODEL)
+        sample = task.sample(library, "test", _events_for(recipe.golden_vectors), recipe.seed)
+        codes = graph.quantise_input(sample.inputs[: recipe.golden_vectors])
+        store.write_golden(new, golden_vectors(twin, codes, graph))
+        manifest = Manifest(
+            name=recipe.name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=_versions(),
+            hardware=f"{os.cpu_count()} × {platform.machine()} cores",
+            library=_library_record(recipe, library),
+            stages={stage: one.record for stage, one in trained.items()},
+            working_points={},
+            files={},
+        )
+        store.write_manifest(new, manifest)
+        draft = read_artifact(new)
+        valid = task.sample(library, "valid", recipe.evaluation.valid_events, recipe.seed)
+        points = task.working_points(valid, scores(draft, task, valid))
+        (new / "README.md").write_text(_card(recipe, manifest, points), encoding="utf-8")
+        store.write_manifest(new, manifest.model_copy(update={"working_points": points}))
+    return read_artifact(folder)
+
+
+def write_qonnx(network: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
+    """Export a Brevitas network as QONNX with a symbolic batch dimension."""
+    from brevitas.export import export_qonnx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations and tracer remarks
+        export_qonnx(network.eval(), torch.zeros(1, *input_shape), str(path), dynamo=False, opset_version=OPSET)
+    model = onnx.load(str(path))
+    model.ir_version = IR_VERSION
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]  # shapes with the tracer's batch of one
+    onnx.save(model, str(path))
+
+
+def golden_vectors(twin: nn.Module, codes: NDArray[Any], graph: Graph) -> Golden:
+    """Run the twin in float64 on input codes and return exact output codes."""
+    outputs = run_twin(twin, codes * graph.input.format.lsb)
+    name = graph.outputs[0].name
+    exact = outputs / graph.tensors[name].format.lsb
+    assert np.array_equal(exact, np.rint(exact)), "the twin's outputs are not multiples of the output's LSB"
+    return Golden(codes, {name: exact.astype(np.int64)})
+
+
+def run_twin(twin: nn.Module, inputs: NDArray[Any]) -> NDArray[Any]:
+    """Evaluate a quantised network in float64; float32 is not exact for wide products."""
+    double = twin.double().eval()
+    try:
+        return predict(double, torch.from_numpy(inputs.astype(np.float64))).numpy()
+    finally:
+        twin.float()
+
+
+def scores(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDArray[Any]]:
+    """Return each method's scores (N,) on a sample: logits for float networks, output codes for the integer network."""
+    graph = read(artifact.model)
+    found: dict[str, NDArray[Any]] = {}
+    for method, stage in ((REFERENCE, "published"), (FLOAT, "edge")):
+        network = build_network(artifact.recipe, stage, artifact.weights(stage))
+        found[method] = predict(network, torch.from_numpy(sample.inputs)).numpy()[:, 0].astype(np.float64)
+    codes = graph.run(graph.quantise_input(sample.inputs))[graph.outputs[0].name]
+    return found | {INTEGER: codes[:, 0].astype(np.float64), BASELINE: task.baseline(sample)}
+
+
+def _events_for(vectors: int) -> int:
+    return max(250, vectors)  # every event has at least one window on average, by far
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _library_record(recipe: Recipe, library: ShowerLibrary) -> dict[str, str]:
+    return {"name": recipe.library, "sha256": library.digest, "showers": str(len(library)), **library.provenance}
+
+
+def _card(recipe: Recipe, manifest: Manifest, points: Mapping[str, float]) -> str:
+    q = recipe.quantisation
+    stages = "\n".join(
+        f"| {name} | {s.parameters:,} | {s.epochs} | {s.windows_seen:,} | {s.seconds:,.0f} | {s.valid_loss:.4f} |"
+        for name, s in manifest.stages.items()
+    )
+    thresholds = "\n".join(f"| {name} | {value:.6g} |" for name, value in points.items())
+    return f"""# {recipe.name}
+
+Made by `caloedge run {recipe.name}` from `recipe.yaml`; nothing here is edited by hand.
+
+- Task `{recipe.task}`, network `{recipe.network}`; weights {q.weight_bits} bit, activations {q.activation_bits} bit,
+  input unsigned {q.input_bits} bit with 2^-{q.input_fraction} GeV as LSB, power-of-two scales, 16-bit biases.
+- Showers: {manifest.library["name"]}, {manifest.library["showers"]} {manifest.library.get("particle", "")}
+  ({manifest.library.get("version", "unknown origin")}, {manifest.library.get("physics_list", "")}).
+- `model.qonnx` is the network, `golden.npz` {recipe.golden_vectors} input and output codes of the quantised twin in float64.
+- The published network's weights are stored in half precision; all figures are taken with them as stored.
+
+| network | parameters | epochs | windows seen | seconds | validation loss |
+|---|---:|---:|---:|---:|---:|
+{stages}
+
+Working points, set on validation events at equal fake rate:
+
+| method | threshold |
+|---|---:|
+{thresholds}
+
+Check it with `caloedge verify models/{recipe.name}`; accuracy and exactness are in `reports/{recipe.name}/`.
+"""

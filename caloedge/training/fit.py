@@ -1,0 +1,244 @@
+"""Train a network on events composed on the fly; a run that was stopped goes on to the same result.
+
+An epoch is a fixed number of events whose composition, order and random numbers depend only on (seed, epoch, rank), and
+the state is saved whole after every epoch. So nothing but the last checkpoint is needed to continue exactly.
+"""
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset
+
+from caloedge.catalog import Task
+from caloedge.detector.library import ShowerLibrary
+from caloedge.errors import UserError
+from caloedge.files import write_text
+from caloedge.progress import progress
+from caloedge.recipe import Schedule
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Lightning and its dependencies warn about each other at import
+    import lightning
+    from lightning.pytorch.callbacks import Callback
+
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+LOSSES = {
+    "binary cross entropy": functional.binary_cross_entropy_with_logits,
+    "mean squared error": functional.mse_loss,
+}
+
+
+def learning_rate_factor(schedule: Schedule, done: float) -> float:
+    """Return the factor on the learning rate when the share `done` of the training is over.
+
+    >>> learning_rate_factor(Schedule(epochs=1, events_per_epoch=1, batch_size=1, learning_rate=1, warm_up=0.5), 0.25)
+    0.5
+    """
+    if done < schedule.warm_up:
+        return done / schedule.warm_up
+    return 0.5 * (1 + float(np.cos(np.pi * min(1.0, (done - schedule.warm_up) / (1 - schedule.warm_up)))))
+
+
+class Hardware(BaseModel):
+    """Where to train: the options of Lightning's Trainer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    accelerator: str = "auto"
+    devices: int = Field(default=1, gt=0)
+    precision: str = "32-true"
+
+
+class EpochEvents(IterableDataset[Any]):
+    """The batches of one epoch on one rank, made when they are asked for."""
+
+    def __init__(
+        self, task: Task, library: ShowerLibrary, schedule: Schedule, key: tuple[int, int], shard: tuple[int, int]
+    ) -> None:
+        self.task, self.library, self.schedule = task, library, schedule
+        self.key = key  # (seed, epoch)
+        self.rank, self.world = shard
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (inputs, targets); the last incomplete batch is dropped."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.key[0], spawn_key=(self.key[1], self.rank)))
+        events = self.schedule.events_per_epoch // self.world
+        sample = self.task.sample(self.library, "train", events, int(rng.integers(2**62)))
+        order = rng.permutation(len(sample.inputs))
+        size = self.schedule.batch_size // self.world
+        # Every rank must take the same number of steps, and the number of windows differs from epoch to epoch.
+        for first in range(0, self.steps * size, size):
+            rows = np.take(order, range(first, first + size), mode="wrap")
+            yield torch.from_numpy(sample.inputs[rows]), torch.from_numpy(sample.targets[rows])
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch: what the training split's mean number of windows per event gives."""
+        return steps_per_epoch(self.task, self.library, self.schedule)
+
+
+def steps_per_epoch(task: Task, library: ShowerLibrary, schedule: Schedule) -> int:
+    """Return the number of batches in an epoch, the same for every epoch and rank."""
+    probe = task.sample(library, "train", 250, 0)
+    return max(1, int(len(probe.inputs) / 250 * schedule.events_per_epoch / schedule.batch_size))
+
+
+class _Learner(lightning.LightningModule):
+    def __init__(self, network: nn.Module, task: Task, schedule: Schedule, steps: int) -> None:
+        super().__init__()
+        self.network, self.loss, self.schedule, self.total_steps = network, LOSSES[task.loss], schedule, steps * schedule.epochs
+        self.losses: list[Tensor] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        inputs, targets = batch
+        if not len(inputs):
+            raise UserError("training: an empty batch; the library's training split gives no windows, use more events")
+        loss = self.loss(self.network(inputs), targets)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"training: loss is {loss.item()} in epoch {self.current_epoch}; the last good checkpoint is kept, lower the"
+                " learning rate and run again"
+            )
+        self.losses.append(loss.detach())
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay
+        )
+        rate = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: learning_rate_factor(self.schedule, (step + 1) / self.total_steps)
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+
+class _Keeper(Callback):
+    """Seeds each epoch, saves after each epoch, writes the learning curve, shows progress."""
+
+    def __init__(self, folder: Path, seed: int, validate: Any, advance: Any) -> None:
+        self.folder, self.seed, self.validate, self.advance = folder, seed, validate, advance
+        self.curve: list[dict[str, float]] = []
+        self.start = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        torch.manual_seed(hash((self.seed, trainer.current_epoch, trainer.global_rank)) % 2**63)
+        self.start = time.monotonic()
+        module.losses.clear()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.advance(1)
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        self.curve.append(
+            {
+                "epoch": trainer.current_epoch + 1,
+                "train_loss": float(torch.stack(module.losses).mean()),
+                "valid_loss": self.validate(module),
+                "seconds": time.monotonic() - self.start,
+            }
+        )
+        temporary = self.folder / f".last.{trainer.current_epoch}.ckpt"
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            temporary.replace(self.folder / "last.ckpt")
+            write_text(self.folder / "curve.json", json.dumps(self.curve, indent=1))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curve": self.curve}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.curve = list(state_dict["curve"])
+
+
+def fit(
+    network: nn.Module,
+    task: Task,
+    library: ShowerLibrary,
+    schedule: Schedule,
+    folder: Path,
+    *,
+    seed: int,
+    hardware: Hardware,
+    label: str = "training",
+) -> list[dict[str, float]]:
+    """Train `network` in place and return the learning curve; checkpoints go to `folder` and a second call resumes there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = steps_per_epoch(task, library, schedule)
+    last = folder / "last.ckpt"
+    done = 0
+    if last.exists():
+        done = int(_read_checkpoint(last)["epoch"])
+    valid = task.sample(library, "valid", 1000, seed)
+    valid_inputs, valid_targets = torch.from_numpy(valid.inputs), torch.from_numpy(valid.targets)
+
+    def validate(module: _Learner) -> float:
+        module.eval()
+        outputs = predict(module.network, valid_inputs)
+        module.train()
+        return float(module.loss(outputs.float(), valid_targets))
+
+    with progress(label, steps * schedule.epochs, steps * done) as advance:
+        keeper = _Keeper(folder, seed, validate, advance)
+        trainer = _trainer(hardware, schedule, keeper)
+        learner = _Learner(network, task, schedule, steps)
+        data = _Epochs(task, library, schedule, seed)
+        with warnings.catch_warnings():
+            # One process makes the data faster than one device learns from it; IterableDatasets need no sampler.
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+            warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+            trainer.fit(learner, datamodule=data, ckpt_path=last if done else None, weights_only=False)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return keeper.curve
+
+
+class _Epochs(lightning.LightningDataModule):
+    def __init__(self, task: Task, library: ShowerLibrary, schedule: Schedule, seed: int) -> None:
+        super().__init__()
+        self.arguments, self.seed = (task, library, schedule), seed
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        shard = (self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(EpochEvents(*self.arguments, (self.seed, self.trainer.current_epoch), shard), batch_size=None)
+
+
+def _trainer(hardware: Hardware, schedule: Schedule, keeper: _Keeper) -> lightning.Trainer:
+    return lightning.Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        strategy="ddp" if hardware.devices > 1 else "auto",
+        precision=hardware.precision,  # type: ignore[arg-type]
+        max_epochs=schedule.epochs,
+        reload_dataloaders_every_n_epochs=1,
+        callbacks=[keeper],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        return dict(torch.load(path, weights_only=False, map_location="cpu"))
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as problem:
+        raise UserError(f"{path}: unreadable checkpoint ({problem}); remove it to start again") from None
+
+
+@torch.no_grad()
+def predict(network: nn.Module, inputs: Tensor, batch: int = 4096) -> Tensor:
+    """Return the network's outputs for (N, ...) inputs, in batches, on the network's own device."""
+    device = next(network.parameters()).device
+    return torch.cat([network(part.to(device)).cpu() for part in inputs.split(batch)])

@@ -1,0 +1,137 @@
+"""The three trainings of a recipe: the published float network, the float edge network, and its quantised twin.
+
+The twin starts from the float edge network's weights, its activation ranges from that network on training events.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from caloedge.arithmetic import FloatArithmetic, QuantisedArithmetic
+from caloedge.artifact import Stage, read_artifact
+from caloedge.catalog import Network, Task, find
+from caloedge.detector.library import ShowerLibrary
+from caloedge.files import replacing, write_text
+from caloedge.recipe import Recipe, Schedule
+from caloedge.training.fit import Hardware, fit, predict, steps_per_epoch
+
+STAGES = ("published", "edge", "quantised")
+CALIBRATION_EVENTS = 2000
+CALIBRATION_QUANTILE = 0.9999  # the rare larger values saturate; the step is halved for all others
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network with the record of its training."""
+
+    network: nn.Module
+    record: Stage
+
+
+def weights_of(network: nn.Module) -> dict[str, NDArray[Any]]:
+    """Return parameters and quantiser scales as arrays."""
+    return {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
+
+
+def build_network(recipe: Recipe, stage: str, weights: dict[str, NDArray[Any]] | None = None) -> nn.Module:
+    """Build the network of one stage, with weights loaded if they are given (all of them, by name)."""
+    definition = find(Network, recipe.network)
+    size = definition.sizes["published" if stage == "published" else "edge"]
+    arithmetic = _quantised(recipe, {}) if stage == "quantised" else FloatArithmetic()
+    network: nn.Module = definition.build(arithmetic, size)
+    if weights is not None:
+        network.load_state_dict({name: torch.from_numpy(values.astype(np.float32)) for name, values in weights.items()})
+    return network.eval()
+
+
+def train(recipe: Recipe, library: ShowerLibrary, folder: Path, hardware: Hardware, base: Path) -> dict[str, Trained]:
+    """Run the stages that are not finished yet and return all three; `base` is the folder of the recipe."""
+    trained: dict[str, Trained] = {}
+    for stage in STAGES:
+        if stage == "published" and recipe.reference_from:
+            artifact = read_artifact(base / recipe.reference_from)
+            network = build_network(recipe, stage, artifact.weights(stage))
+            trained[stage] = Trained(network, artifact.manifest.stages[stage])
+        else:
+            trained[stage] = _train_stage(recipe, stage, library, folder, hardware, trained.get("edge"))
+    return trained
+
+
+def _quantised(recipe: Recipe, activation_max: dict[str, float]) -> QuantisedArithmetic:
+    q = recipe.quantisation
+    return QuantisedArithmetic(q.weight_bits, q.activation_bits, q.input_bits, q.input_fraction, activation_max)
+
+
+def _train_stage(
+    recipe: Recipe, stage: str, library: ShowerLibrary, folder: Path, hardware: Hardware, edge: Trained | None
+) -> Trained:
+    task = find(Task, recipe.task)
+    schedule: Schedule = getattr(recipe.training, stage)
+    torch.manual_seed(recipe.seed)
+    network = build_network(recipe, stage)
+    key: dict[str, Any] = {"schedule": schedule.model_dump(), "library": library.digest, "seed": recipe.seed}
+    key |= {"network": recipe.network, "shape": str(network)}
+    if stage == "quantised":
+        assert edge is not None
+        network = _twin(recipe, task, library, edge.network)
+        key |= {"quantisation": recipe.quantisation.model_dump(), "from": _digest(weights_of(edge.network))}
+    # Other settings get another folder, so that a changed recipe never continues the wrong run.
+    place = folder / f"{stage}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]}"
+    record = place / "stage.json"
+    if record.exists():
+        network.load_state_dict(torch.load(place / "weights.pt", weights_only=True))
+        return Trained(network.eval(), Stage.model_validate_json(record.read_text()))
+    curve = fit(network, task, library, schedule, place, seed=recipe.seed, hardware=hardware, label=f"training {stage}")
+    finished = Stage(
+        parameters=sum(p.numel() for name, p in network.named_parameters() if "scaling_impl" not in name),
+        epochs=schedule.epochs,
+        windows_seen=steps_per_epoch(task, library, schedule) * schedule.batch_size * schedule.epochs,
+        seconds=sum(point["seconds"] for point in curve),
+        train_loss=curve[-1]["train_loss"],
+        valid_loss=curve[-1]["valid_loss"],
+        curve=tuple(curve),
+    )
+    with replacing(place / "weights.pt") as temporary:
+        torch.save(network.state_dict(), temporary)
+    write_text(record, finished.model_dump_json(indent=1))
+    return Trained(network.eval(), finished)
+
+
+def _twin(recipe: Recipe, task: Task, library: ShowerLibrary, edge: nn.Module) -> nn.Module:
+    """Build the quantised network with the float edge network's weights and activation ranges."""
+    definition = find(Network, recipe.network)
+    ranges = _activation_max(task, library, edge, recipe.seed)
+    twin: nn.Module = definition.build(_quantised(recipe, ranges), definition.sizes["edge"])
+    missing, unexpected = twin.load_state_dict(edge.state_dict(), strict=False)
+    assert not unexpected, unexpected
+    assert all("scaling_impl" in name for name in missing), missing
+    return twin
+
+
+def _activation_max(task: Task, library: ShowerLibrary, edge: nn.Module, seed: int) -> dict[str, float]:
+    """Return the largest useful value of each activation of the float network on training events."""
+    found: dict[str, float] = {}
+
+    def note(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            found[name] = max(float(np.quantile(output.numpy(), CALIBRATION_QUANTILE)), 1e-3)
+
+        return hook
+
+    hooks = [m.register_forward_hook(note(n)) for n, m in edge.named_modules() if isinstance(m, nn.ReLU)]
+    inputs = torch.from_numpy(task.sample(library, "train", CALIBRATION_EVENTS, seed).inputs)
+    predict(edge, inputs, batch=len(inputs))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _digest(weights: dict[str, NDArray[Any]]) -> str:
+    return hashlib.sha256(b"".join(values.tobytes() for values in weights.values())).hexdigest()

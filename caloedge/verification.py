@@ -1,0 +1,152 @@
+"""The chain of exactness: every executor that is present runs the golden vectors, and every output code must be equal.
+
+Torch twin in float64 → QONNX executor → integer graph → each built firmware simulation. Nothing is compared with a
+tolerance: a check counts output codes that differ and says by how many least significant bits.
+"""
+
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caloedge.artifact import Artifact, Golden
+from caloedge.catalog import Backend, Target, find
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.reader import read
+from caloedge.errors import MissingTool, UserError
+
+BUILD_RECORD = "caloedge.json"
+Codes = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One executor against the golden vectors."""
+
+    executor: str
+    vectors: int
+    outputs: int
+    """Output codes compared."""
+    differing: int
+    largest_lsb: int
+    """Largest difference, in units of the output's least significant bit."""
+    first_event: int | None
+    """First event with a difference."""
+    seconds: float
+    missing: str = ""
+    """Why the executor could not run; empty when it ran."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether it ran and no code differed."""
+        return not self.missing and self.differing == 0 and self.outputs > 0
+
+
+def compare_codes(executor: str, golden: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]], seconds: float) -> Check:
+    """Compare output codes element by element with `==`; a missing output or another shape counts as wholly different."""
+    vectors = len(next(iter(golden.values())))
+    total = differing = largest = 0
+    first: int | None = None
+    for name, wanted in golden.items():
+        total += wanted.size
+        codes = found.get(name)
+        if codes is None or codes.shape != wanted.shape:
+            return Check(executor, vectors, wanted.size, wanted.size, 0, 0, seconds)
+        difference = np.abs(codes.astype(np.int64) - wanted)
+        events = np.flatnonzero(difference.reshape(vectors, -1).any(axis=1))
+        differing += int(np.count_nonzero(difference))
+        largest = max(largest, int(difference.max(initial=0)))
+        if len(events):
+            first = int(events[0]) if first is None else min(first, int(events[0]))
+    return Check(executor, vectors, total, differing, largest, first, seconds)
+
+
+def run_check(executor: str, golden: Golden, run: Callable[[NDArray[Any]], Codes]) -> Check:
+    """Run one executor on the golden inputs; a missing program or package makes a check that says so."""
+    start = time.perf_counter()
+    try:
+        found = run(golden.inputs)
+    except MissingTool as problem:
+        return Check(executor, 0, 0, 0, 0, None, 0.0, missing=str(problem))
+    return compare_codes(executor, golden.outputs, found, time.perf_counter() - start)
+
+
+def verify(artifact: Artifact, builds: Mapping[str, tuple[str, ...]], folder: Path) -> list[Check]:
+    """Run the chain; `builds` names the firmware variants by backend, built in `folder` where they are not there yet."""
+    golden, graph = artifact.golden(), read(artifact.model)
+    checks = [
+        run_check("torch twin, float64", golden, lambda codes: _run_twin(artifact, graph, codes)),
+        run_check("QONNX executor", golden, lambda codes: run_qonnx(artifact.model, graph, codes)),
+        run_check("integer graph", golden, graph.run),
+    ]
+    target = find(Target, artifact.recipe.target)
+    for name, variants in builds.items():
+        backend = find(Backend, name)
+        for variant in variants:
+            try:
+                project = build_if_needed(name, graph, target, variant, folder)
+            except MissingTool as problem:
+                checks.append(Check(f"{name} {variant}", 0, 0, 0, 0, None, 0.0, missing=str(problem)))
+                continue
+            checks.append(run_check(f"{name} {variant}", golden, lambda codes, b=backend, p=project: b.emulate(p, codes)))  # type: ignore[misc]
+    return checks
+
+
+def build_if_needed(backend: str, graph: Graph, target: Target, variant: str, folder: Path) -> Path:
+    """Return the project folder of one variant, built now unless the same network was built there for the same target."""
+    project = folder / f"{backend}_{variant}"
+    if (project / BUILD_RECORD).exists():
+        built = build_record(project)
+        if (built.get("graph"), built.get("part"), built.get("clock_mhz")) == (graph.digest, target.part, target.clock_mhz):
+            return project
+    find(Backend, backend).build(graph, target, variant, project)
+    return project
+
+
+def build_record(project: Path) -> dict[str, Any]:
+    """Read what a backend noted in the project it built: backend, variant, graph digest, part, clock, compile_seconds."""
+    return dict(json.loads((project / BUILD_RECORD).read_text(encoding="utf-8")))
+
+
+def backend_of(project: Path) -> str:
+    """Return the name of the backend that built a project folder."""
+    if not (project / BUILD_RECORD).is_file():
+        raise UserError(f"{project}: no {BUILD_RECORD} there; make a project with: caloedge build MODEL FOLDER")
+    return str(build_record(project)["backend"])
+
+
+def run_qonnx(path: Path, graph: Graph, codes: NDArray[Any]) -> Codes:
+    """Execute a QONNX file node by node with the qonnx package on input codes; return output codes by name."""
+    if not all(importlib.util.find_spec(name) for name in ("qonnx", "onnxruntime")):
+        raise MissingTool("the QONNX executor needs the packages qonnx and onnxruntime; pip install 'caloedge[hls4ml]'")
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    model = ModelWrapper(str(path))
+    for value in (*model.graph.input, *model.graph.output):  # the executor wants every shape as numbers
+        value.type.tensor_type.shape.dim[0].dim_value = len(codes)
+    model = model.transform(InferShapes())
+    values = execute_onnx(model, {model.graph.input[0].name: (codes * graph.input.format.lsb).astype(np.float32)})
+    found = {}
+    for op, value in zip(graph.outputs, model.graph.output, strict=True):
+        scaled = values[value.name].astype(np.float64) / graph.tensors[op.name].format.lsb
+        # A value between two codes is a difference: push it away from both.
+        found[op.name] = np.where(scaled == np.rint(scaled), scaled, scaled + np.sign(scaled) + 1).astype(np.int64)
+    return found
+
+
+def _run_twin(artifact: Artifact, graph: Graph, codes: NDArray[Any]) -> Codes:
+    if not all(importlib.util.find_spec(name) for name in ("torch", "brevitas")):
+        raise MissingTool("the torch twin needs torch and brevitas; pip install 'caloedge[train]'")
+    from caloedge.training.export import golden_vectors
+    from caloedge.training.stages import build_network
+
+    twin = build_network(artifact.recipe, "quantised", artifact.weights("quantised"))
+    return golden_vectors(twin, codes, graph).outputs

@@ -1,0 +1,176 @@
+"""The C simulation of the written project equals `Graph.run`, on every output element, in both streaming styles."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caloedge.backends import hls4ml
+from caloedge.catalog import Backend, Target, find
+from caloedge.compiler.fixed import Format, Rounding
+from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, Output, Requantise
+from caloedge.errors import BadData, MissingTool, Unsupported, UserError
+
+BACKEND = find(Backend, "hls4ml")
+TARGET = find(Target, "xcvu13p")
+N_EVENTS = 1000
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+
+
+def network() -> Graph:
+    """Return a network with everything that can go wrong: padding, stride, signs, three roundings, heads of all shapes."""
+    rng = np.random.default_rng(11)
+    weight = Format(True, 5, 4)
+
+    def codes(*shape: int) -> np.ndarray:
+        return rng.integers(-15, 16, shape)
+
+    return Graph(
+        (
+            InputQuantiser("x", (2, 5, 4), Format(True, 6, 3)),
+            Conv2D("conv 1", ("x",), codes(3, 2, 3, 2), rng.integers(-90, 90, 3), weight, (2, 1), (1, 0, 2, 1)),
+            Requantise("relu-1", ("conv 1",), Format(False, 5, 2), relu=True),
+            Conv2D("conv 2", ("relu-1",), codes(4, 3, 2, 2), rng.integers(-90, 90, 4), weight),
+            Requantise("quant", ("conv 2",), Format(True, 6, 1), relu=False, narrow=True, rounding=Rounding.HALF_UP),
+            Conv2D("image", ("quant",), codes(2, 4, 1, 1), np.zeros(2, dtype=int), weight),
+            Conv2D("pixels", ("quant",), codes(2, 4, 1, 2), rng.integers(-9, 9, 2), weight),
+            Requantise("coarse", ("pixels",), Format(True, 7, 2), relu=False, rounding=Rounding.TRUNCATE),
+            Flatten("flat", ("coarse",)),
+            Dense("dense", ("flat",), codes(6, 8), rng.integers(-90, 90, 6), weight),
+            Requantise("relu_3", ("dense",), Format(False, 6, 1), relu=True),
+            Dense("head", ("relu_3",), codes(3, 6), rng.integers(-90, 90, 3), weight),
+            Output("classes", ("head",)),
+            Output("map", ("image",)),
+        )
+    )
+
+
+def stimulus(graph: Graph) -> np.ndarray:
+    low, high = graph.tensors[graph.input.name].range
+    codes = np.random.default_rng(5).integers(low, high, (N_EVENTS, *graph.input.shape), endpoint=True)
+    codes[0], codes[1], codes[2] = low, high, 0
+    return codes
+
+
+@pytest.fixture(scope="module", params=BACKEND.variants)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    built = tmp_path_factory.mktemp(request.param) / "built"
+    BACKEND.build(network(), TARGET, request.param, built)
+    moved = built.with_name("moved")
+    return built.rename(moved)  # a project must work from wherever it is put
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_the_c_simulation_equals_the_graph(folder: Path) -> None:
+    graph = network()
+    codes = stimulus(graph)
+    expected, found = graph.run(codes), BACKEND.emulate(folder, codes)
+    assert list(found) == ["classes", "map"]
+    for name, wanted in expected.items():
+        assert found[name].dtype == np.int64
+        assert len(np.unique(wanted)) > 50, "the comparison would prove little"
+        np.testing.assert_array_equal(found[name], wanted)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_corrupted_network_is_caught_by_the_comparison(folder: Path) -> None:
+    graph = network()
+    codes = stimulus(graph)
+    found = BACKEND.emulate(folder, codes)
+    for name in ("conv 1", "conv 2", "dense", "head"):
+        op = graph[name]
+        assert isinstance(op, Conv2D | Dense)
+        weights = op.weights.copy()
+        weights.flat[-1] += 1 if weights.flat[-1] < 15 else -1
+        assert (graph.replacing(name, weights=weights).run(codes)["classes"] != found["classes"]).any(), name
+    for name, other in (("relu-1", Rounding.HALF_UP), ("quant", Rounding.HALF_EVEN), ("coarse", Rounding.HALF_EVEN)):
+        assert (graph.replacing(name, rounding=other).run(codes)["classes"] != found["classes"]).any(), name
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_the_folder_is_a_complete_project(folder: Path) -> None:
+    for name in ("build_prj.tcl", "project.tcl", "build_lib.sh", "build.log", "hls4ml_config.yml", "firmware/parameters.h"):
+        assert (folder / name).is_file(), name
+    manifest = json.loads((folder / "caloedge.json").read_text())
+    assert manifest["graph"] == network().digest
+    assert TARGET.part in (folder / "project.tcl").read_text()
+    texts = [path for path in folder.rglob("*") if path.suffix in {".yml", ".json", ".tcl", ".sh", ".cpp", ".h"}]
+    assert [path for path in texts if str(folder.parent) in path.read_text(errors="replace")] == []
+    assert list(folder.parent.glob(".*.part")) == []
+    assert list(folder.parent.glob("*.log")) == []
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_bad_codes_are_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"input codes are float64 \(1, 2, 5, 4\); integers \(N, 2, 5, 4\) expected$"):
+        BACKEND.emulate(folder, np.zeros((1, 2, 5, 4)))
+    with pytest.raises(UserError, match=r"input codes reach from 99 to 99; fixed<6,3> holds -32 to 31$"):
+        BACKEND.emulate(folder, np.full((1, 2, 5, 4), 99))
+
+
+def test_types_come_from_the_proven_ranges() -> None:
+    graph = network()
+    what = hls4ml.plan(graph, TARGET, "io_parallel")
+    assert str(what) == str(hls4ml.plan(network(), TARGET, "io_parallel"))
+    settings = what.config["HLSConfig"]["LayerName"]
+    assert settings["relu_1"]["Precision"] == {"result": "ufixed<5,3,RND_CONV,SAT>"}
+    assert settings["quant"]["Precision"] == {"result": "fixed<6,5,RND,SAT_SYM>"}
+    assert settings["flat"]["Precision"] == {"result": "fixed<7,5,TRN,SAT>"}
+    conv = graph.tensors["conv 1"]
+    assert settings["conv_1"]["Precision"]["accum"] == str(conv.format)
+    assert conv.format.min_code <= conv.range[0]
+    assert (what.config["Part"], what.config["ClockPeriod"]) == (TARGET.part, 5.0)
+    assert what.outputs == ["head", "image"]
+
+
+def test_no_compiler_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(MissingTool, match=r"^g\+\+ not found on PATH; install a C\+\+ compiler"):
+        BACKEND.build(network(), TARGET, "io_parallel", tmp_path / "out" / "net")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_hls4ml_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingTool, match=r"^the Python package hls4ml is not installed; pip install 'caloedge\[hls4ml\]'$"):
+        BACKEND.build(network(), TARGET, "io_parallel", tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^backend 'hls4ml' has no variant 'rtl'; there are: io_parallel, io_stream$"):
+        BACKEND.build(network(), TARGET, "rtl", tmp_path / "net")
+
+
+def test_what_cannot_be_built_is_refused_by_name() -> None:
+    graph = network()
+    with pytest.raises(Unsupported, match=r"^output early: layer quant is also read by image, which is not supported by backend"):
+        BACKEND.check(replace(graph, ops=(*graph.ops, Output("early", ("quant",)))))
+    with pytest.raises(Unsupported, match=r"^output raw: is the input itself; backend 'hls4ml' needs a layer between$"):
+        BACKEND.check(replace(graph, ops=(*graph.ops, Output("raw", ("x",)))))
+    wide = Graph(
+        (InputQuantiser("x", (1,), Format(True, 60, 0)), Requantise("q", ("x",), Format(True, 8, 0), True), Output("y", ("q",)))
+    )
+    with pytest.raises(
+        Unsupported, match=r"^layer x: fixed<60,60> is wider than the 53 bits that the C simulation passes exactly$"
+    ):
+        BACKEND.check(wide)
+
+
+def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no caloedge.json; build the project with backend 'hls4ml' first$"):
+        BACKEND.emulate(tmp_path, np.zeros((1, 1)))
+    (tmp_path / "caloedge.json").write_text("{")
+    with pytest.raises(BadData, match=r"damaged .*; build the project again$"):
+        BACKEND.emulate(tmp_path, np.zeros((1, 1)))
+    (tmp_path / "caloedge.json").write_text('{"backend": "rtl"}')
+    with pytest.raises(UserError, match=r"built by backend 'rtl', not 'hls4ml'$"):
+        BACKEND.emulate(tmp_path, np.zeros((1, 1)))

@@ -1,0 +1,373 @@
+"""Reading QONNX: the Brevitas network in float64, the QONNX executor and `Graph.run` agree on every code."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from caloedge.compiler.graph import Conv2D, Dense, Graph, Requantise
+from caloedge.compiler.reader import read
+from caloedge.errors import BadData, Unsupported, UserError
+
+# What other packages warn about themselves while exporting or executing; nothing of ours.
+third_party = pytest.mark.filterwarnings("default")
+
+
+def brevitas_network() -> Any:
+    torch = pytest.importorskip("torch")
+    nn = pytest.importorskip("brevitas.nn")
+    from brevitas.quant import (
+        Int8WeightPerTensorFixedPoint,
+        Int16Bias,
+        Uint8ActPerTensorFixedPoint,
+        Uint8ActPerTensorFixedPointMaxInit,
+    )
+
+    class Sensor(Uint8ActPerTensorFixedPointMaxInit):
+        max_val = 15.9
+        bit_width = 12
+
+    torch.manual_seed(3)
+    weight = {"weight_quant": Int8WeightPerTensorFixedPoint, "bias": True, "bias_quant": Int16Bias, "return_quant_tensor": True}
+
+    def relu() -> Any:
+        return nn.QuantReLU(act_quant=Uint8ActPerTensorFixedPoint, return_quant_tensor=True)
+
+    net = torch.nn.Sequential(
+        nn.QuantIdentity(act_quant=Sensor, return_quant_tensor=True),
+        nn.QuantConv2d(1, 4, 3, **weight),
+        relu(),
+        nn.QuantConv2d(4, 6, 3, stride=2, padding=1, weight_bit_width=5, **weight),
+        relu(),
+        torch.nn.Flatten(),
+        nn.QuantLinear(54, 16, **weight),
+        relu(),
+        nn.QuantLinear(16, 2, **{**weight, "return_quant_tensor": False}),
+    )
+    with torch.no_grad():
+        for _ in range(8):  # calibrates the activation scales
+            net(16 * torch.rand(64, 1, 7, 7))
+    return net.eval()
+
+
+@pytest.fixture(scope="module", params=["torchscript", "dynamo"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    torch = pytest.importorskip("torch")
+    export = pytest.importorskip("brevitas.export").export_qonnx
+    net = brevitas_network()
+    path = tmp_path_factory.mktemp(request.param) / "model.qonnx"
+    model = export(
+        net, args=torch.zeros(1, 1, 7, 7), dynamo=request.param == "dynamo", input_names=["cells"], output_names=["energy"]
+    )
+    model.ir_version = 10  # the newest that onnxruntime reads
+    onnx.save(model, path)
+    return net, path
+
+
+@third_party
+def test_torch_qonnx_and_graph_agree_on_every_code(exported: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    executor = pytest.importorskip("qonnx.core.onnx_exec")
+    infer_shapes = pytest.importorskip("qonnx.transformation.infer_shapes").InferShapes
+    wrapper = pytest.importorskip("qonnx.core.modelwrapper").ModelWrapper
+    net, path = exported
+    graph = read(path)
+    rng = np.random.default_rng(0)
+    cells = 16.5 * rng.random((1000, 1, 7, 7))
+    cells[:100] = np.round(cells[:100] * 512) / 512  # many values half way between two codes
+    found = graph.run(graph.quantise_input(cells))["energy"]
+    lsb = graph.tensors["energy"].format.lsb
+    assert len(np.unique(found)) > 500, "the comparison would prove little"
+    with torch.no_grad():
+        twin = net.double()(torch.from_numpy(cells)).numpy()
+    net.float()
+    np.testing.assert_array_equal(found * lsb, twin)
+    # The executor makes a model of each node, with the newest format version, which onnxruntime does not read yet.
+    monkeypatch.setattr(executor, "qonnx_make_model", lambda graph: helper.make_model(graph, ir_version=10))
+    model = wrapper(str(path)).transform(infer_shapes())
+    for event in range(50):
+        values = executor.execute_onnx(model, {model.graph.input[0].name: cells[event : event + 1].astype(np.float32)})["energy"]
+        np.testing.assert_array_equal(found[event : event + 1] * lsb, values)
+
+
+@third_party
+def test_a_corrupted_weight_or_rounding_is_caught(exported: tuple[Any, Path]) -> None:
+    torch = pytest.importorskip("torch")
+    net, path = exported
+    graph = read(path)
+    cells = 16.5 * np.random.default_rng(1).random((1000, 1, 7, 7))
+    with torch.no_grad():
+        twin = net.double()(torch.from_numpy(cells)).numpy()
+    net.float()
+    lsb, codes = graph.tensors["energy"].format.lsb, graph.quantise_input(cells)
+    np.testing.assert_array_equal(graph.run(codes)["energy"] * lsb, twin)
+    for op in graph.ops:
+        if isinstance(op, Conv2D | Dense):
+            weights = op.weights.copy()
+            weights.flat[0] += 1 if weights.flat[0] < op.weight_format.max_code else -1
+            changed = graph.replacing(op.name, weights=weights)
+        elif isinstance(op, Requantise):
+            changed = graph.replacing(op.name, rounding=type(op.rounding).HALF_UP)
+        else:
+            continue
+        if True:
+            assert (changed.run(codes)["energy"] * lsb != twin).any(), op.name
+
+
+@third_party
+def test_both_exporters_give_the_same_network(exported: tuple[Any, Path]) -> None:
+    graph = read(exported[1])
+    assert [op.name for op in graph.ops] == [
+        *("input_1", "conv_1", "relu_1", "conv_2", "relu_2", "flatten_1", "dense_1", "relu_3", "dense_2", "energy")
+    ]
+    assert [row.shape for row in graph.layers() if row.multiply_adds] == [(4, 5, 5), (6, 3, 3), (16,), (2,)]
+    assert [str(row.weight_format)[:7] for row in graph.layers() if row.weight_format] == [
+        "fixed<8",
+        "fixed<5",
+        "fixed<8",
+        "fixed<8",
+    ]
+
+
+def test_reading_needs_no_torch() -> None:
+    code = (
+        "import sys, caloedge.compiler.reader; sys.exit(any(m in sys.modules for m in ('torch', 'qonnx', 'brevitas', 'hls4ml')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Files built node by node: what is supported beyond the exporter's habits, and every refusal
+
+
+def constant(name: str, value: Any) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.asarray(value, dtype=np.float32), name)
+
+
+def quant(source: str, output: str, scale: str = "eighth", bits: str = "eight", **attributes: Any) -> onnx.NodeProto:
+    given = {"signed": 1, "narrow": 0, "rounding_mode": "ROUND", **attributes}
+    zero = given.pop("zero", "zero")
+    return helper.make_node(
+        "Quant", [source, scale, zero, bits], [output], f"Q_{output}", domain="qonnx.custom_op.general", **given
+    )
+
+
+def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs, [output], f"{kind}_{output}", **attributes)
+
+
+def dense_file() -> dict[str, list[Any]]:
+    """Return nodes and constants of x -> Quant -> MatMul -> Add -> Relu -> Quant -> y."""
+    return {
+        "nodes": [
+            quant("x", "xq"),
+            quant("w", "wq", narrow=1),
+            quant("b", "bq", scale="bias_scale", bits="sixteen"),
+            node("MatMul", ["xq", "wq"], "m"),
+            node("Add", ["bq", "m"], "a"),
+            node("Relu", ["a"], "r"),
+            quant("r", "y", signed=0),
+        ],
+        "constants": [
+            constant("w", [[1.0, -0.25], [0.5, 0.3], [9.0, 99.0]]),
+            constant("b", [0.5, -0.25]),
+            constant("eighth", 0.125),
+            constant("bias_scale", [1 / 64]),
+            constant("zero", 0),
+            constant("eight", 8),
+            constant("sixteen", 16),
+        ],
+    }
+
+
+def conv_file(**attributes: Any) -> dict[str, list[Any]]:
+    content = dense_file()
+    given = {"kernel_shape": [1, 1], "pads": [0, 0, 0, 0], "strides": [1, 1], "dilations": [1, 1], "group": 1, **attributes}
+    content["nodes"] = [quant("x", "xq"), quant("k", "kq"), node("Conv", ["xq", "kq"], "y", **given)]
+    content["constants"].append(constant("k", np.ones((2, 3, 1, 1))))
+    return content
+
+
+def save(path: Path, content: dict[str, list[Any]], shape: tuple[int, ...] = (3,), outputs: tuple[str, ...] = ("y",)) -> Path:
+    graph = helper.make_graph(
+        content["nodes"],
+        "net",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", *shape])],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
+        content["constants"],
+    )
+    onnx.save(helper.make_model(graph, ir_version=10), path)
+    return path
+
+
+def replaced(content: dict[str, list[Any]], **by_output: onnx.NodeProto) -> dict[str, list[Any]]:
+    return {**content, "nodes": [by_output.get(item.output[0], item) for item in content["nodes"]]}
+
+
+def with_constant(content: dict[str, list[Any]], *values: onnx.TensorProto) -> dict[str, list[Any]]:
+    names = {value.name for value in values}
+    return {**content, "constants": [item for item in content["constants"] if item.name not in names] + list(values)}
+
+
+def run(graph: Graph, *values: float) -> list[int]:
+    return graph.run(graph.quantise_input([list(values)]))["y"].tolist()[0]
+
+
+def test_a_matmul_with_a_folded_bias(tmp_path: Path) -> None:
+    graph = read(save(tmp_path / "model.qonnx", dense_file()))
+    dense = graph["dense_1"]
+    assert isinstance(dense, Dense)
+    assert dense.weights.tolist() == [[8, 4, 72], [-2, 2, 127]]  # 0.3 / 0.125 rounds to 2, 99 saturates
+    assert dense.bias.tolist() == [32, -16]
+    # 8 * 8 + 4 * 4 + 32 = 112 of 1/64 -> 14 of 1/8; -16 + 8 - 16 = -24 -> 0
+    assert run(graph, 1.0, 0.5, 0.0) == [14, 0]
+
+
+def test_nodes_may_come_in_any_order(tmp_path: Path) -> None:
+    content = dense_file()
+    expected = read(save(tmp_path / "a.qonnx", content)).digest
+    assert read(save(tmp_path / "b.qonnx", {**content, "nodes": content["nodes"][::-1]})).digest == expected
+
+
+def test_constants_may_be_nodes_and_weights_transposed(tmp_path: Path) -> None:
+    content = dense_file()
+    expected = read(save(tmp_path / "a.qonnx", content)).digest
+    weights = numpy_helper.to_array(content["constants"][0]).T
+    content = with_constant(content, constant("w", weights))
+    bits = helper.make_node("Constant", [], ["eight"], value_float=8.0)
+    content["constants"] = [item for item in content["constants"] if item.name != "eight"]
+    turned = [node("Transpose", ["wq"], "wt", perm=[1, 0]), node("Identity", ["xq"], "xi"), bits]
+    content = replaced(content, m=node("MatMul", ["xi", "wt"], "m"))
+    assert read(save(tmp_path / "b.qonnx", {**content, "nodes": content["nodes"] + turned})).digest == expected
+
+
+def test_weights_may_have_a_scale_per_channel(tmp_path: Path) -> None:
+    content = with_constant(dense_file(), constant("scales", [[0.125, 0.5]]))
+    graph = read(save(tmp_path / "model.qonnx", replaced(content, wq=quant("w", "wq", scale="scales", narrow=1))))
+    dense = graph["dense_1"]
+    assert isinstance(dense, Dense)
+    assert dense.weights.tolist() == [[8, 4, 72], [0, 4, 4 * 127]]  # -0.25 / 0.5 and 0.3 / 0.5 round to 0 and 1, in units of 1/8
+
+
+def test_a_convolution_output_and_two_heads(tmp_path: Path) -> None:
+    content = conv_file()
+    content["nodes"].append(quant("y", "z", bits="sixteen"))
+    graph = read(save(tmp_path / "model.qonnx", content, (3, 2, 2), ("z", "y")))
+    assert [op.name for op in graph.outputs] == ["z", "y"]
+    assert graph.tensors["z"].shape == (2, 2, 2)
+
+
+without_quant = [quant("w", "wq"), node("MatMul", ["x", "wq"], "y")]
+cases: list[tuple[dict[str, list[Any]], tuple[int, ...], str]] = [
+    (conv_file(dilations=[2, 2]), (3, 2, 2), "node Conv_y: dilation 2 is not supported; use dilation 1"),
+    (conv_file(group=3), (3, 2, 2), "node Conv_y: 3 groups are not supported; use groups=1"),
+    (
+        conv_file(auto_pad="SAME_UPPER"),
+        (3, 2, 2),
+        "node Conv_y: auto_pad SAME_UPPER is not supported; give the padding in numbers",
+    ),
+    (conv_file(), (5, 2, 2), "node Conv_y: layer conv_1: (3, H, W) expected, but (5, 2, 2) given"),
+    (
+        with_constant(dense_file(), constant("eighth", 0.3)),
+        (3,),
+        "node Q_xq: scale 0.3 is not a power of two; use a FixedPoint quantiser (POWER_OF_TWO scaling)",
+    ),
+    (
+        with_constant(dense_file(), constant("zero", 3)),
+        (3,),
+        "node Q_xq: zero point 3 is not supported; use a symmetric quantiser (zero point 0)",
+    ),
+    (
+        with_constant(dense_file(), constant("eight", 8.5)),
+        (3,),
+        "node Q_xq: bit width 8.5 is not supported; use one whole number up to 32",
+    ),
+    (
+        replaced(dense_file(), xq=quant("x", "xq", rounding_mode="CEIL")),
+        (3,),
+        "node Q_xq: rounding mode CEIL is not supported; use ROUND or HALF_EVEN or FLOOR",
+    ),
+    (
+        replaced(dense_file(), xq=quant("x", "xq", signed=0, narrow=1)),
+        (3,),
+        "node Q_xq: an unsigned quantiser with narrow range is not supported; use narrow_range=False",
+    ),
+    (
+        with_constant(dense_file(), constant("bias_scale", 1 / 128), constant("b", [1 / 128, 0])),
+        (3,),
+        "node Add_a: its bias is finer than the sums it is added to (2**-6); quantise it, e.g. with Int16Bias",
+    ),
+    (
+        {**dense_file(), "nodes": without_quant},
+        (3,),
+        "node MatMul_y: the network's input is not quantised; begin with a QuantIdentity",
+    ),
+    (
+        replaced(dense_file(), m=node("MatMul", ["xq", "w"], "m")),
+        (3,),
+        "node MatMul_m: its weights are not quantised constants; use a weight quantiser (QuantConv2d, QuantLinear)",
+    ),
+    (
+        replaced(dense_file(), y=node("Flatten", ["r"], "y")),
+        (3,),
+        "node Flatten_y: the result of ReLU Relu_r is not quantised; use QuantReLU",
+    ),
+    (replaced(dense_file(), y=node("Identity", ["r"], "y")), (3,), "the result of ReLU Relu_r is not quantised; use QuantReLU"),
+    (
+        replaced(dense_file(), y=node("Softmax", ["a"], "y")),
+        (3,),
+        "node Softmax_y: operator Softmax is not supported; use Quant, IntQuant, Conv, Gemm, MatMul, Add, Relu, Flatten, Reshape, "
+        "Constant, Identity, Transpose",
+    ),
+    (
+        replaced(dense_file(), y=node("Transpose", ["a"], "y")),
+        (3,),
+        "node Transpose_y: Transpose is supported for weights only; keep",
+    ),
+    (
+        replaced(dense_file(), a=node("Add", ["m", "m"], "a")),
+        (3,),
+        "node Add_a: Add is supported only for the bias of a MatMul; sums of",
+    ),
+    (dense_file(), (4,), "node MatMul_m: layer dense_1: (3) expected, but (4) given"),
+    (dense_file(), (3, 3), "input 'x' must be (events, features) or (events, C, H, W) with fixed sizes"),
+]
+
+
+@pytest.mark.parametrize(("content", "shape", "message"), cases, ids=[case[2][:60] for case in cases])
+def test_what_is_not_supported_is_refused_with_its_place_and_cure(
+    tmp_path: Path, content: dict[str, list[Any]], shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(Unsupported) as caught:
+        read(save(tmp_path / "model.qonnx", content, shape))
+    assert str(caught.value).startswith(f"model.qonnx: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_constants_and_cycles_are_named(tmp_path: Path) -> None:
+    content = dense_file()
+    content["constants"] = content["constants"][1:]
+    with pytest.raises(BadData, match=r"^model.qonnx: node Q_wq: input 'w' is missing; export the file again$"):
+        read(save(tmp_path / "model.qonnx", content))
+    content = replaced(dense_file(), m=node("MatMul", ["r", "wq"], "m"))
+    with pytest.raises(BadData, match=r"^model.qonnx: nodes Add_a, MatMul_m, Q_y, Relu_r read each other in a cycle$"):
+        read(save(tmp_path / "model.qonnx", content))
+    with pytest.raises(BadData, match=r"^model.qonnx: output 'nothing' is not the result of any layer$"):
+        read(save(tmp_path / "model.qonnx", dense_file(), outputs=("nothing",)))
+
+
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+    whole = save(tmp_path / "model.qonnx", dense_file()).read_bytes()
+    for size in range(0, len(whole) - 1, 7):
+        (tmp_path / "cut.qonnx").write_bytes(whole[:size])
+        with pytest.raises(UserError, match=r"^cut.qonnx: .*$"):
+            read(tmp_path / "cut.qonnx")
+    (tmp_path / "text.qonnx").write_text("this is no model at all")
+    with pytest.raises(BadData, match=r"^text.qonnx: not a readable ONNX file \(.*\); export it again$"):
+        read(tmp_path / "text.qonnx")
+    with pytest.raises(UserError, match=r"none.qonnx: no such file$"):
+        read(tmp_path / "none.qonnx")
