@@ -59,6 +59,8 @@ class Task:
     input_shape: tuple[int, ...]
     """Of one input, channels first."""
     input_unit: str
+    output: str
+    """Name of the network's output."""
     loss: str
     """Key of `training.fit.LOSSES`."""
     sample: Callable[[ShowerLibrary, str, int, int], Sample[Any]]
@@ -147,7 +149,7 @@ def find(plugin_type: type[P], name: str) -> P:
     module_name = name if "." in name else f"caloedge.{FOLDERS[kind]}.{name}"
     try:
         missing = importlib.util.find_spec(module_name) is None
-    except (ModuleNotFoundError, ValueError):
+    except (ImportError, ValueError):
         missing = True
     if missing:
         raise UnknownName(f"no {kind} {name!r}; there are: {', '.join(names(kind))} (or give a module path with a dot)")

@@ -15,6 +15,9 @@ from caloedge.errors import BadData, UserError
 from caloedge.files import replacing
 from caloedge.results import Claim, Number, Table
 
+INTERRUPTED = 130
+"""Exit code that typer gives after Ctrl-C, as shells do."""
+
 app = typer.Typer(
     help="Calorimeter deep learning from particle showers to bit-exact trigger firmware.",
     no_args_is_help=True,
@@ -304,6 +307,10 @@ def main() -> None:
     except UserError as problem:
         print(f"caloedge: {' '.join(str(problem).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("caloedge: interrupted; what is finished is kept, the same command goes on", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+    except OSError as problem:  # a folder that cannot be written, a full disk
+        print(f"caloedge: {problem.filename or 'file'}: {problem.strerror or problem}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("caloedge: interrupted; what is finished is kept, the same command goes on", file=sys.stderr)  # noqa: T201
+        raise

@@ -1,5 +1,6 @@
 """The whole story of one recipe, in order: read this first."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +74,7 @@ def make_report(artifact: Artifact, to: Places, independent: ShowerLibrary | Non
         title=f"{artifact.recipe.name}: float against fixed point",
         summary=_summary(artifact),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        data_label=_data_label(artifact.manifest.library),
         headline=on_test.headline,
         sections=(
             Section(title="Claims", blocks=(*on_test.claims, sections.exactness_claim(checks))),
@@ -108,10 +110,16 @@ def comparison_report(artifact: Artifact, library: ShowerLibrary, assessment: As
         title=f"{artifact.recipe.name} on {library.path.name}",
         summary=f"{len(library):,} showers; working points as set on the artifact's own validation events.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        data_label=_data_label(library.provenance),
         headline=assessment.headline,
         sections=(Section(title="Claims", blocks=assessment.claims), *assessment.sections),
     )
     store.save(report, folder)
+
+
+def _data_label(provenance: Mapping[str, str]) -> str:
+    """Return what stands above every figure, e.g. "Geant4 11.4.1 simulation"."""
+    return f"{provenance['version']} simulation" if "version" in provenance else "simulation"
 
 
 def _summary(artifact: Artifact) -> str:

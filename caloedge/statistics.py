@@ -84,7 +84,7 @@ def threshold_at_rate(scores_of_false: NDArray[Any], n_events: int, rate: float)
 
 
 def auc(scores: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Return the probability that a true window scores higher than a false one, ties counted half.
+    """Return the probability that a true window scores higher than a false one, ties counted half; NaN without both kinds.
 
     >>> auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
     0.75
@@ -93,6 +93,8 @@ def auc(scores: NDArray[Any], labels: NDArray[Any]) -> float:
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     true = labels.astype(bool)
     n_true, n_false = int(true.sum()), int((~true).sum())
+    if not n_true or not n_false:
+        return float("nan")
     return float((ranks[true].sum() - n_true * (n_true + 1) / 2) / (n_true * n_false))
 
 
@@ -108,5 +110,6 @@ def auc_uncertainty(scores: NDArray[Any], labels: NDArray[Any], event: NDArray[A
         true = np.bincount(group, weight * labels[order])
         false = np.bincount(group, weight * (1 - labels[order]))
         below = np.cumsum(false) - false
-        values.append((true * (below + false / 2)).sum() / (true.sum() * false.sum()))
-    return float(np.std(values))
+        if true.any() and false.any():
+            values.append((true * (below + false / 2)).sum() / (true.sum() * false.sum()))
+    return float(np.std(values)) if values else float("nan")

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+from onnx.helper import make_model
 from numpy.typing import NDArray
 
 from caloedge.artifact import Artifact, Golden
@@ -21,6 +23,7 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
 from caloedge.errors import MissingTool, UserError
 
+IR_VERSION = 10
 BUILD_RECORD = "caloedge.json"
 Codes = dict[str, NDArray[Any]]
 
@@ -59,7 +62,7 @@ def compare_codes(executor: str, golden: Mapping[str, NDArray[Any]], found: Mapp
         if codes is None or codes.shape != wanted.shape:
             return Check(executor, vectors, wanted.size, wanted.size, 0, 0, seconds)
         difference = np.abs(codes.astype(np.int64) - wanted)
-        events = np.flatnonzero(difference.reshape(vectors, -1).any(axis=1))
+        events = np.flatnonzero(difference.any(axis=tuple(range(1, difference.ndim))))
         differing += int(np.count_nonzero(difference))
         largest = max(largest, int(difference.max(initial=0)))
         if len(events):
@@ -125,15 +128,20 @@ def run_qonnx(path: Path, graph: Graph, codes: NDArray[Any]) -> Codes:
     """Execute a QONNX file node by node with the qonnx package on input codes; return output codes by name."""
     if not all(importlib.util.find_spec(name) for name in ("qonnx", "onnxruntime")):
         raise MissingTool("the QONNX executor needs the packages qonnx and onnxruntime; pip install 'caloedge[hls4ml]'")
+    from qonnx.core import onnx_exec
     from qonnx.core.modelwrapper import ModelWrapper
-    from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.infer_shapes import InferShapes
 
     model = ModelWrapper(str(path))
-    for value in (*model.graph.input, *model.graph.output):  # the executor wants every shape as numbers
+    constants = {tensor.name for tensor in model.graph.initializer}
+    values_in = [value for value in model.graph.input if value.name not in constants]
+    for value in (*values_in, *model.graph.output):  # the executor wants every shape as numbers
         value.type.tensor_type.shape.dim[0].dim_value = len(codes)
     model = model.transform(InferShapes())
-    values = execute_onnx(model, {model.graph.input[0].name: (codes * graph.input.format.lsb).astype(np.float32)})
+    inputs = {values_in[0].name: (codes * graph.input.format.lsb).astype(np.float32)}
+    # The executor makes a model of each node, by default of onnx's newest version, which onnxruntime may not read yet.
+    with mock.patch.object(onnx_exec, "qonnx_make_model", lambda node: make_model(node, ir_version=IR_VERSION)):
+        values = onnx_exec.execute_onnx(model, inputs)
     found = {}
     for op, value in zip(graph.outputs, model.graph.output, strict=True):
         scaled = values[value.name].astype(np.float64) / graph.tensors[op.name].format.lsb

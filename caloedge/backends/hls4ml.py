@@ -10,6 +10,7 @@ import importlib.util
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,9 +259,11 @@ def build(graph: Graph, target: Target, variant: str, folder: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     with replacing_folder(folder) as temporary:
-        _write(what, temporary.absolute(), log)
+        _write(what, temporary.absolute(), graph.digest[:8], log)
         manifest = _manifest(graph, target, variant, what)
+        start = time.perf_counter()
         tools.run(_compile_command(manifest["library"]), cwd=temporary, log=log, timeout_s=COMPILE_TIMEOUT_S)
+        manifest["compile_seconds"] = round(time.perf_counter() - start, 1)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         shutil.move(log, temporary / LOG)
 
@@ -281,8 +284,8 @@ def _compile_command(library: str) -> list[str]:
     return ["g++", *options, "-DWEIGHTS_DIR=caloedge_weights_dir()", "-shared", *sources, "-o", library, "-ldl"]
 
 
-def _write(what: Plan, folder: Path, log: Path) -> None:
-    """Let hls4ml write its project, with what it prints going to the log."""
+def _write(what: Plan, folder: Path, stamp: str, log: Path) -> None:
+    """Let hls4ml write its project, with what it prints going to the log; the same plan gives the same files."""
     with _printing_to(log):
         from hls4ml.model.graph import ModelGraph
 
@@ -291,9 +294,11 @@ def _write(what: Plan, folder: Path, log: Path) -> None:
         model = ModelGraph.from_layer_list(config, layers, [layers[0]["name"]], list(what.outputs))
         model.write()
     (folder / WEIGHTS_HEADER).write_text(WEIGHTS_CPP, encoding="utf-8")
-    settings = folder / "hls4ml_config.yml"
-    if settings.exists():  # the folder is about to be renamed, and may be moved later
-        settings.write_text(settings.read_text(encoding="utf-8").replace(str(folder), "."), encoding="utf-8")
+    random_stamp = str(model.config.get_config_value("Stamp"))
+    for path in (folder / "hls4ml_config.yml", folder / "build_lib.sh"):
+        # The folder is about to be renamed, and may be moved later.
+        text = path.read_text(encoding="utf-8").replace(str(folder), ".").replace(random_stamp, stamp)
+        path.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

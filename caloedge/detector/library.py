@@ -20,6 +20,7 @@ from caloedge.errors import BadData, UnknownName
 from caloedge.files import replacing, sha256
 
 ROWS_PER_CHUNK = 256
+DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)  # what h5py raises for a damaged file
 MANTISSA_BITS = 11  # stored cell energies are rounded to 2⁻¹² relative, far below any calorimeter's resolution
 
 
@@ -45,7 +46,7 @@ class ShowerLibrary:
         try:
             with h5py.File(self.path) as file:
                 cells = file["showers"].astype("f4")[:]
-        except OSError as problem:
+        except DAMAGE as problem:
             raise BadData(f"{self.path}: cannot read 'showers' ({problem}); the file is damaged, make or copy it again") from None
         _require(self.path, "showers", np.isfinite(cells), cells, "is not finite")
         _require(self.path, "showers", cells >= 0, cells, "is negative")
@@ -88,7 +89,7 @@ def open_library(source: str | Path) -> ShowerLibrary:
             impact_mm = _column(path, file, "impact_mm", 2)
             showers = _dataset(path, file, "showers")
             shape, provenance = showers.shape, {key: _text(value) for key, value in file.attrs.items()}
-    except OSError as problem:
+    except DAMAGE as problem:
         raise BadData(f"{path}: not a readable HDF5 file ({problem}); damaged or truncated: make or copy it again") from None
     rows = len(energies_mev)
     if len(shape) != 2 or shape[0] != rows or len(impact_mm) != rows:
@@ -98,7 +99,8 @@ def open_library(source: str | Path) -> ShowerLibrary:
         )
     if rows == 0:
         raise BadData(f"{path}: holds no showers; make them with: caloedge simulate {path}")
-    _require(path, "incident_energies", energies_mev > 0, energies_mev, "is not positive")
+    positive = (energies_mev > 0) & np.isfinite(energies_mev)
+    _require(path, "incident_energies", positive, energies_mev, "is not a positive number")
     _require(path, "impact_mm", np.isfinite(impact_mm), impact_mm, "is not finite")
     return ShowerLibrary(path, energies_mev, impact_mm, shape[1], provenance)
 

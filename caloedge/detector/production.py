@@ -86,11 +86,10 @@ def simulate(production: Production, path: Path, workers: int) -> None:
 
 def _open_parts(parts: Path, production: Production) -> None:
     plan = parts / "plan.json"
-    wanted = json.dumps(asdict(production), indent=1)
-    if plan.exists() and plan.read_text() != wanted:
+    if plan.exists() and json.loads(plan.read_text()) != asdict(production):
         raise UserError(f"{parts}: holds an unfinished run with other settings; remove the folder or repeat its call ({plan})")
     parts.mkdir(parents=True, exist_ok=True)
-    write_text(plan, wanted)
+    write_text(plan, json.dumps(asdict(production), indent=1))
 
 
 def _finished(parts: Path) -> list[tuple[int, int]]:
@@ -115,8 +114,9 @@ def _run_workers(production: Production, parts: Path, ranges: list[tuple[int, in
     crew = [context.Process(target=_work, args=(production, parts, todo, done, stop), daemon=True) for _ in range(workers)]
     with _sigterm_as_interrupt():
         try:
-            for process in crew:
-                process.start()
+            with _signals_held():
+                for process in crew:
+                    process.start()
             for _ in range(sum(stop_at - start for start, stop_at in ranges)):
                 _wait_for_one(crew, done)
                 advance(1)
@@ -162,6 +162,16 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM waiting; processes started here never see them, and are asked to stop by us."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _in_main_thread() -> bool:
     import threading
 
@@ -170,7 +180,6 @@ def _in_main_thread() -> bool:
 
 def _work(production: Production, parts: Path, todo: Any, done: Any, stop: Event) -> None:
     """Simulate ranges until there are none; report each shower as None, or one line of complaint."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks us to stop
     parent = os.getppid()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Geant4's banner is not our output
     try:

@@ -378,7 +378,8 @@ def _claims(kinds: Mapping[str, statistics.Ratio]) -> tuple[Claim, ...]:
 
     def overall(name: str) -> tuple[float, NDArray[Any]]:
         share = kinds[name].total / kinds[name].total.sum()
-        return float(kinds[name].value @ share), kinds[name].replicas @ share
+        # A kind without photons has a share of 0 and no value.
+        return float(np.nan_to_num(kinds[name].value) @ share), np.nan_to_num(kinds[name].replicas) @ share
 
     (found, found_R), (wanted, wanted_R) = overall(INTEGER), overall(REFERENCE)
     loss, loss_error = 100 * (wanted - found), 100 * float(np.std(wanted_R - found_R))
@@ -404,6 +405,7 @@ TASK = Task(
     description="find the crystals that photons hit, in 7×7 windows of a 51×51 PbWO4 matrix (DeepCluster's first step)",
     input_shape=(1, WINDOW, WINDOW),
     input_unit="GeV",
+    output="logit",
     loss="binary cross entropy",
     sample=sample,
     baseline=local_maximum,

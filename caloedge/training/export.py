@@ -43,7 +43,7 @@ def export(recipe: Recipe, recipe_path: Path, library: ShowerLibrary, trained: M
                 weights = {name: values.astype(np.float16) for name, values in weights.items()}
             store.write_weights(new, stage, weights)
         twin = trained["quantised"].network
-        write_qonnx(twin, task.input_shape, new / store.MODEL)
+        write_qonnx(twin, task.input_shape, task.output, new / store.MODEL)
         graph = read(new / store.MODEL)
         sample = task.sample(library, "test", _events_for(recipe.golden_vectors), recipe.seed)
         codes = graph.quantise_input(sample.inputs[: recipe.golden_vectors])
@@ -67,15 +67,26 @@ def export(recipe: Recipe, recipe_path: Path, library: ShowerLibrary, trained: M
     return read_artifact(folder)
 
 
-def write_qonnx(network: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
+def write_qonnx(network: nn.Module, input_shape: tuple[int, ...], output_name: str, path: Path) -> None:
     """Export a Brevitas network as QONNX with a symbolic batch dimension."""
-    from brevitas.export import export_qonnx
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations and tracer remarks
-        export_qonnx(network.eval(), torch.zeros(1, *input_shape), str(path), dynamo=False, opset_version=OPSET)
+        from brevitas.export import export_qonnx
+
+        export_qonnx(
+            network.eval(),
+            torch.zeros(1, *input_shape),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["input"],
+            output_names=[output_name],
+        )
     model = onnx.load(str(path))
     model.ir_version = IR_VERSION
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for value in [value for value in model.graph.input if value.name in constants]:
+        model.graph.input.remove(value)  # the exporter lists constants as inputs, whose shapes have no batch dimension
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del model.graph.value_info[:]  # shapes with the tracer's batch of one

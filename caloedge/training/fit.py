@@ -6,9 +6,12 @@ the state is saved whole after every epoch. So nothing but the last checkpoint i
 
 import json
 import logging
+import pickle
+import signal
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +181,7 @@ def fit(
     last = folder / "last.ckpt"
     done = 0
     if last.exists():
-        done = int(_read_checkpoint(last)["epoch"])
+        done = _epochs_done(last)
     valid = task.sample(library, "valid", 1000, seed)
     valid_inputs, valid_targets = torch.from_numpy(valid.inputs), torch.from_numpy(valid.targets)
 
@@ -193,14 +196,14 @@ def fit(
         trainer = _trainer(hardware, schedule, keeper)
         learner = _Learner(network, task, schedule, steps)
         data = _Epochs(task, library, schedule, seed)
+        network.train()
         with warnings.catch_warnings():
             # One process makes the data faster than one device learns from it; IterableDatasets need no sampler.
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
             warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
             warnings.filterwarnings("ignore", ".*GPU available but not used.*")
-            trainer.fit(learner, datamodule=data, ckpt_path=last if done else None, weights_only=False)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+            with _ctrl_c_as_interrupt(trainer):
+                trainer.fit(learner, datamodule=data, ckpt_path=last if done else None, weights_only=False)
     return keeper.curve
 
 
@@ -230,11 +233,24 @@ def _trainer(hardware: Hardware, schedule: Schedule, keeper: _Keeper) -> lightni
     )
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
+@contextmanager
+def _ctrl_c_as_interrupt(trainer: lightning.Trainer) -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning stops listening to Ctrl-C and leaves the program with exit code 1."""
+    before = signal.getsignal(signal.SIGINT)
     try:
-        return dict(torch.load(path, weights_only=False, map_location="cpu"))
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as problem:
-        raise UserError(f"{path}: unreadable checkpoint ({problem}); remove it to start again") from None
+        yield
+    except SystemExit:
+        if trainer.interrupted:
+            signal.signal(signal.SIGINT, before)
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _epochs_done(checkpoint: Path) -> int:
+    try:
+        return int(torch.load(checkpoint, weights_only=False, map_location="cpu")["epoch"])
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as problem:
+        raise UserError(f"{checkpoint}: unreadable checkpoint ({problem}); remove it to start again") from None
 
 
 @torch.no_grad()

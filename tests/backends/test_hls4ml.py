@@ -145,6 +145,36 @@ def test_no_hls4ml_is_said_before_anything_is_written(monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def fake_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a program called g++ first on PATH."""
+    folder.mkdir()
+    (folder / "g++").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "g++").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_a_failed_compilation_leaves_the_log_and_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_compiler(tmp_path / "bin", monkeypatch, "echo 'error: out of patience'; exit 4")
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"^g\+\+ failed with exit code 4; see .*net\.build\.log; it ends: .*out of patience$"):
+        BACKEND.build(network(), TARGET, "io_stream", out / "net")
+    assert [path.name for path in out.iterdir()] == ["net.build.log"]
+
+
+def test_the_same_network_gives_the_same_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake_compiler(tmp_path / "bin", monkeypatch, "exit 0")
+    contents = []
+    for name in ("one", "two"):
+        BACKEND.build(network(), TARGET, "io_parallel", tmp_path / name)
+        files = [path for path in sorted((tmp_path / name).rglob("*")) if path.is_file() and path.name != "build.log"]
+        contents.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) > 20
+    assert capfd.readouterr().out == ""
+
+
 def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^backend 'hls4ml' has no variant 'rtl'; there are: io_parallel, io_stream$"):
         BACKEND.build(network(), TARGET, "rtl", tmp_path / "net")

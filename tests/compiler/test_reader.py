@@ -14,9 +14,6 @@ from caloedge.compiler.graph import Conv2D, Dense, Graph, Requantise
 from caloedge.compiler.reader import read
 from caloedge.errors import BadData, Unsupported, UserError
 
-# What other packages warn about themselves while exporting or executing; nothing of ours.
-third_party = pytest.mark.filterwarnings("default")
-
 
 def brevitas_network() -> Any:
     torch = pytest.importorskip("torch")
@@ -69,7 +66,6 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return net, path
 
 
-@third_party
 def test_torch_qonnx_and_graph_agree_on_every_code(exported: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     executor = pytest.importorskip("qonnx.core.onnx_exec")
@@ -95,7 +91,6 @@ def test_torch_qonnx_and_graph_agree_on_every_code(exported: tuple[Any, Path], m
         np.testing.assert_array_equal(found[event : event + 1] * lsb, values)
 
 
-@third_party
 def test_a_corrupted_weight_or_rounding_is_caught(exported: tuple[Any, Path]) -> None:
     torch = pytest.importorskip("torch")
     net, path = exported
@@ -115,11 +110,9 @@ def test_a_corrupted_weight_or_rounding_is_caught(exported: tuple[Any, Path]) ->
             changed = graph.replacing(op.name, rounding=type(op.rounding).HALF_UP)
         else:
             continue
-        if True:
-            assert (changed.run(codes)["energy"] * lsb != twin).any(), op.name
+        assert (changed.run(codes)["energy"] * lsb != twin).any(), op.name
 
 
-@third_party
 def test_both_exporters_give_the_same_network(exported: tuple[Any, Path]) -> None:
     graph = read(exported[1])
     assert [op.name for op in graph.ops] == [
@@ -320,8 +313,8 @@ cases: list[tuple[dict[str, list[Any]], tuple[int, ...], str]] = [
     (
         replaced(dense_file(), y=node("Softmax", ["a"], "y")),
         (3,),
-        "node Softmax_y: operator Softmax is not supported; use Quant, IntQuant, Conv, Gemm, MatMul, Add, Relu, Flatten, Reshape, "
-        "Constant, Identity, Transpose",
+        "node Softmax_y: operator Softmax is not supported; use Quant, IntQuant, Conv, Gemm, MatMul, Add, Relu, Flatten, "
+        "Reshape, Constant, Identity, Transpose",
     ),
     (
         replaced(dense_file(), y=node("Transpose", ["a"], "y")),

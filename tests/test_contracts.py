@@ -1,0 +1,220 @@
+"""What every plug-in file must keep to; a new file in one of the four folders gets these tests by being there."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caloedge import catalog
+from caloedge.catalog import Backend, Network, Target, Task, find, names
+from caloedge.detector.library import ShowerLibrary, open_library
+from caloedge.detector.production import Production, simulate
+from caloedge.errors import UnknownName
+
+KINDS: dict[str, type[Any]] = {"task": Task, "network": Network, "backend": Backend, "target": Target}
+EVERY = [(kind, name) for kind in KINDS for name in names(kind)]
+
+
+def test_every_kind_has_plugins() -> None:
+    assert set(KINDS) == set(catalog.FOLDERS)
+    assert all(names(kind) for kind in KINDS)
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_a_plugin_defines_its_constant_and_says_what_it_is(kind: str, name: str) -> None:
+    plugin = find(KINDS[kind], name)
+    assert type(plugin) is KINDS[kind]
+    assert plugin.description.strip() == plugin.description != ""
+    assert "\n" not in plugin.description
+    assert len(plugin.description) <= 120
+    assert dataclasses.is_dataclass(plugin)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plugin.description = "another"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_name_lists_the_known_ones(kind: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        find(KINDS[kind], "nonsense")
+    assert str(caught.value) == f"no {kind} 'nonsense'; there are: {', '.join(names(kind))} (or give a module path with a dot)"
+    with pytest.raises(UnknownName, match=rf"^no {kind} 'no\.such\.module'; there are: "):
+        find(KINDS[kind], "no.such.module")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".x", "x.", "a b", "../secret", "Nonsense", "__init__"])
+def test_strange_names_are_unknown_names(name: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        find(Target, name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_outside_the_package_works_by_module_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "mylab_plugins" / "boards"
+    folder.mkdir(parents=True)
+    (folder / "small.py").write_text(
+        "from caloedge.catalog import Target\n"
+        "TARGET = Target('a small board', 'xc7a35t', 100.0, {'LUT': 20_800}, 'its data sheet')\n"
+    )
+    (folder / "wrong.py").write_text("TARGET = 'xc7a35t'\n")
+    (folder / "nothing.py").write_text("")
+    (folder / "broken.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    board = find(Target, "mylab_plugins.boards.small")
+    assert board == Target("a small board", "xc7a35t", 100.0, {"LUT": 20_800}, "its data sheet")
+    assert board.period_ns == 10
+    for name in ("wrong", "nothing"):
+        with pytest.raises(UnknownName) as caught:
+            find(Target, f"mylab_plugins.boards.{name}")
+        assert str(caught.value) == (
+            f"mylab_plugins.boards.{name}: a target file defines the constant TARGET of type Target"
+        )
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        find(Target, "mylab_plugins.boards.broken")  # the plug-in's own mistake is shown as it is
+
+
+@pytest.mark.parametrize("name", names("target"))
+def test_a_target_says_what_it_has_and_who_says_so(name: str) -> None:
+    target = find(Target, name)
+    assert target.part
+    assert target.clock_mhz > 0
+    assert target.period_ns * target.clock_mhz == pytest.approx(1000, rel=1e-12)  # rounding of doubles
+    assert target.source
+    assert set(target.resources) <= {"LUT", "FF", "DSP", "BRAM_18K", "BRAM_36K", "URAM"}
+    assert all(isinstance(count, int) and count > 0 for count in target.resources.values())
+
+
+@pytest.mark.parametrize("name", names("backend"))
+def test_a_backend_names_its_variants(name: str) -> None:
+    backend = find(Backend, name)
+    assert backend.variants
+    assert len(set(backend.variants)) == len(backend.variants)
+    assert all(callable(f) for f in (backend.check, backend.build, backend.emulate))
+
+
+# Tasks on a library of the kind they need
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ShowerLibrary:
+    path = tmp_path_factory.mktemp("contract") / "showers.h5"
+    simulate(Production(generator="parametrised", showers=200, seed=9), path, workers=1)
+    return open_library(path)
+
+
+@pytest.mark.parametrize("name", names("task"))
+def test_a_sample_is_deterministic_and_of_the_declared_shape(name: str, library: ShowerLibrary) -> None:
+    task = find(Task, name)
+    for split in ("train", "valid", "test", "all"):
+        one, again, other = (task.sample(library, split, 20, seed) for seed in (3, 3, 4))
+        assert one.inputs.shape == (len(one.targets), *task.input_shape)
+        assert one.inputs.dtype == one.targets.dtype == np.float32
+        assert one.targets.ndim == 2
+        assert np.isfinite(one.inputs).all()
+        assert np.isfinite(one.targets).all()
+        assert one.inputs.any()
+        np.testing.assert_array_equal(one.inputs, again.inputs)
+        np.testing.assert_array_equal(one.targets, again.targets)
+        assert one.inputs.shape != other.inputs.shape or not np.array_equal(one.inputs, other.inputs)
+    assert task.input_unit
+    assert task.output.isidentifier()
+
+
+@pytest.mark.parametrize("name", names("task"))
+def test_the_baseline_scores_every_input_once_and_tells_something(name: str, library: ShowerLibrary) -> None:
+    task = find(Task, name)
+    sample = task.sample(library, "test", 40, 1)
+    scores = task.baseline(sample)
+    assert scores.shape == (len(sample.inputs),)
+    assert np.isfinite(scores).all()
+    assert len(np.unique(scores)) > 10
+
+
+@pytest.mark.parametrize("name", names("task"))
+def test_all_methods_are_assessed_alike(name: str, library: ShowerLibrary) -> None:
+    task = find(Task, name)
+    sample = task.sample(library, "test", 200, 1)
+    methods = (catalog.REFERENCE, catalog.FLOAT, catalog.INTEGER, catalog.BASELINE)
+    scores = dict.fromkeys(methods, task.baseline(sample))
+    points = task.working_points(sample, scores)
+    assert list(points) == list(methods)
+    assessment = task.assess(sample, scores, points)
+    assert assessment.sections
+    assert assessment.headline
+    assert assessment.claims
+    assert all(number.origin == "computed" and number.uncertainty is not None for _, number in assessment.headline)
+
+
+@pytest.mark.parametrize("name", names("task"))
+def test_a_task_names_a_loss(name: str) -> None:
+    pytest.importorskip("lightning")
+    from caloedge.training.fit import LOSSES
+
+    assert find(Task, name).loss in LOSSES
+
+
+# Networks, in both arithmetics
+
+def both(name: str) -> tuple[Any, Any]:
+    pytest.importorskip("brevitas")
+    from caloedge.arithmetic import FloatArithmetic, QuantisedArithmetic
+
+    network = find(Network, name)
+    quantised = QuantisedArithmetic(weight_bits=8, activation_bits=8, input_bits=12, input_fraction=5)
+    return network.build(FloatArithmetic(), network.sizes["edge"]), network.build(quantised, network.sizes["edge"])
+
+
+@pytest.mark.parametrize("name", names("network"))
+def test_both_arithmetics_have_the_same_parameters(name: str) -> None:
+    plain, quantised = both(name)
+    ours = {key: tuple(value.shape) for key, value in plain.named_parameters()}
+    theirs = {key: tuple(value.shape) for key, value in quantised.named_parameters() if "scaling_impl" not in key}
+    assert ours == theirs
+    missing, unexpected = quantised.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert all("scaling_impl" in key for key in missing)
+    for key, value in plain.named_parameters():
+        assert (dict(quantised.named_parameters())[key] == value).all()
+
+
+@pytest.mark.parametrize("name", names("network"))
+def test_the_quantised_network_is_the_float_one_but_for_rounding(name: str) -> None:
+    """With the same weights they compute nearly the same function, in steps."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+    plain, quantised = both(name)
+    quantised.load_state_dict(plain.state_dict(), strict=False)
+    inputs = 2 * torch.rand(256, 1, 7, 7)
+    with torch.no_grad():
+        a, b = plain.eval()(inputs), quantised.eval()(inputs)
+    assert a.shape == b.shape == (256, 1)
+    assert not torch.equal(a, b)
+    # 8 bits everywhere: a few percent of the output's spread plus a common offset
+    assert float(torch.corrcoef(torch.stack([a[:, 0], b[:, 0]]))[0, 1]) > 0.9
+
+
+@pytest.mark.parametrize("name", names("network"))
+def test_an_edge_network_is_small(name: str) -> None:
+    plain, _ = both(name)
+    assert sum(p.numel() for p in plain.parameters()) <= 10_000
+
+
+def test_the_published_seed_finder_has_its_published_size() -> None:
+    pytest.importorskip("torch")
+    from caloedge.arithmetic import FloatArithmetic
+
+    network = find(Network, "seed_finder")
+    published = network.build(FloatArithmetic(), network.sizes["published"])
+    assert sum(p.numel() for p in published.parameters()) == 7_029_449
+
+
+def test_a_quantised_network_refuses_what_firmware_cannot_do() -> None:
+    pytest.importorskip("brevitas")
+    from caloedge.arithmetic import QuantisedArithmetic
+
+    quantised = QuantisedArithmetic(weight_bits=8, activation_bits=8, input_bits=12, input_fraction=5)
+    with pytest.raises(ValueError, match=r"^a quantised network cannot scale its input by 0\.01; choose input_fraction instead$"):
+        quantised.scale(0.01)
+    with pytest.raises(ValueError, match=r"^layer relu1: a quantised activation has slope 0 below zero, not 0\.3$"):
+        quantised.activation("relu1", 0.3)

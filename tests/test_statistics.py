@@ -1,0 +1,95 @@
+"""Errors and thresholds against formulas and brute force."""
+
+import numpy as np
+import pytest
+
+from caloedge import statistics
+
+
+def test_the_bootstrap_error_is_the_binomial_one_for_independent_events() -> None:
+    rng = np.random.default_rng(1)
+    for p in (0.1, 0.5, 0.95):
+        passed = (rng.random((4000, 1)) < p).astype(float)
+        found = statistics.ratio(passed, np.ones((4000, 1)), statistics.bootstrap_weights(4000, seed=2))
+        value = passed.mean()
+        assert found.value[0] == value
+        assert found.total[0] == 4000
+        # 200 replicas know a 68 % half width to about 7 %: three times that.
+        assert found.uncertainty[0] == pytest.approx(np.sqrt(value * (1 - value) / 4000), rel=0.21)
+
+
+def test_windows_of_one_event_are_not_independent() -> None:
+    """Ten copies in each event: the error is that of the events, √10 times the binomial one of the windows."""
+    rng = np.random.default_rng(3)
+    passed = 10.0 * (rng.random((1000, 1)) < 0.5)
+    found = statistics.ratio(passed, np.full((1000, 1), 10.0), statistics.bootstrap_weights(1000, seed=4))
+    assert found.uncertainty[0] == pytest.approx(np.sqrt(0.25 / 1000), rel=0.21)  # as above
+
+
+def test_certain_bins_get_the_wilson_interval_and_empty_ones_none() -> None:
+    passed = np.array([[1.0, 0.0, 0.0]] * 50)
+    total = np.array([[1.0, 1.0, 0.0]] * 50)
+    found = statistics.ratio(passed, total, statistics.bootstrap_weights(50, seed=5))
+    # Wilson with z = 1 at p = 0 and 1: the interval is 1 / (n + 1) wide.
+    np.testing.assert_allclose([found.low[0], found.high[0]], [1 / 51, 0], atol=1e-12)  # rounding of doubles
+    np.testing.assert_allclose([found.low[1], found.high[1]], [0, 1 / 51], atol=1e-12)
+    assert np.isnan(found.value[2])
+    assert found.total[2] == 0
+
+
+def test_paired_differences_are_more_precise_than_unpaired_ones() -> None:
+    rng = np.random.default_rng(6)
+    hard = rng.random((2000, 1))
+    one, other = (hard < 0.90).astype(float), (hard < 0.91).astype(float)
+    weights = statistics.bootstrap_weights(2000, seed=7)
+    a, b = (statistics.ratio(passed, np.ones((2000, 1)), weights) for passed in (one, other))
+    assert np.std(a.replicas - b.replicas) < 0.5 * np.hypot(a.uncertainty[0], b.uncertainty[0])
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    first, second, other = (statistics.bootstrap_weights(100, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
+    assert first.shape == (statistics.REPLICAS, 100)
+
+
+@pytest.mark.parametrize("levels", [5, 50, 100_000])
+@pytest.mark.parametrize("rate", [0.0, 0.03, 0.5, 1.0, 2.0])
+def test_the_threshold_is_the_lowest_that_keeps_the_rate(levels: int, rate: float) -> None:
+    """Against brute force over all scores, with few levels so that most scores are ties."""
+    scores = np.random.default_rng(levels).integers(0, levels, 300).astype(float)
+    found = statistics.threshold_at_rate(scores, 200, rate)
+    assert (scores >= found).sum() <= rate * 200 or rate * 200 >= len(scores)
+    possible = [t for t in np.unique(scores) if (scores >= t).sum() <= rate * 200]
+    if possible:
+        assert found == min(possible)
+    else:
+        assert found > scores.max()
+
+
+def test_without_false_windows_everything_passes() -> None:
+    assert statistics.threshold_at_rate(np.array([]), 10, 0.1) == -np.inf
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_auc_counts_pairs(levels: int) -> None:
+    rng = np.random.default_rng(8)
+    labels = rng.random(200) < 0.3
+    scores = rng.integers(0, levels, 200) + levels / 4 * labels
+    pairs = [(true > false) + (true == false) / 2 for true in scores[labels] for false in scores[~labels]]
+    # 1e-12: the same rational number summed in another order
+    assert statistics.auc(scores, labels.astype(float)) == pytest.approx(np.mean(pairs), rel=1e-12)
+    assert statistics.auc(-scores, labels.astype(float)) == pytest.approx(1 - np.mean(pairs), rel=1e-12)
+
+
+def test_the_error_of_an_auc_is_that_of_independent_samples() -> None:
+    rng = np.random.default_rng(9)
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        labels = (rng.random(400) < 0.5).astype(float)
+        return rng.standard_normal(400) + labels, labels
+
+    truth = np.std([statistics.auc(*draw()) for _ in range(300)])
+    scores, labels = draw()
+    found = statistics.auc_uncertainty(scores, labels, np.arange(400), seed=1)
+    assert found == pytest.approx(truth, rel=0.35)  # 50 replicas know a standard deviation to 10 %, one sample adds its own
