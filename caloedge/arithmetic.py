@@ -95,13 +95,14 @@ class QuantisedArithmetic:
         from brevitas.nn import QuantIdentity
         from brevitas.quant import Uint8ActPerTensorFixedPoint
 
-        return QuantIdentity(
+        layer: nn.Module = QuantIdentity(
             act_quant=Uint8ActPerTensorFixedPoint,
             bit_width=self.input_bits,
             scaling_impl_type=ScalingImplType.CONST,
             scaling_init=float(2 ** (self.input_bits - self.input_fraction)),
             return_quant_tensor=True,
         )
+        return layer
 
     def scale(self, factor: float) -> nn.Module:
         """Refuse: a quantised network takes its input in the unit of the read-out."""
@@ -112,7 +113,7 @@ class QuantisedArithmetic:
         from brevitas.nn import QuantConv2d
         from brevitas.quant import Int8WeightPerTensorFixedPoint, Int16Bias
 
-        return QuantConv2d(
+        layer: nn.Module = QuantConv2d(
             channels_in,
             channels_out,
             kernel,
@@ -121,13 +122,14 @@ class QuantisedArithmetic:
             bias_quant=Int16Bias,
             return_quant_tensor=True,
         )
+        return layer
 
     def dense(self, name: str, features_in: int, features_out: int, *, is_output: bool = False) -> nn.Module:  # noqa: ARG002
         """Multiply by a matrix and add a bias."""
         from brevitas.nn import QuantLinear
         from brevitas.quant import Int8WeightPerTensorFixedPoint, Int16Bias
 
-        return QuantLinear(
+        layer: nn.Module = QuantLinear(
             features_in,
             features_out,
             bias=True,
@@ -136,6 +138,7 @@ class QuantisedArithmetic:
             bias_quant=Int16Bias,
             return_quant_tensor=not is_output,
         )
+        return layer
 
     def activation(self, name: str, leaky_slope: float) -> nn.Module:
         """Rectify, round half to even and saturate to unsigned codes."""
@@ -145,13 +148,14 @@ class QuantisedArithmetic:
         from brevitas.nn import QuantReLU
         from brevitas.quant import Uint8ActPerTensorFixedPoint
 
-        return QuantReLU(
+        layer: nn.Module = QuantReLU(
             act_quant=Uint8ActPerTensorFixedPoint,
             bit_width=self.activation_bits,
             scaling_impl_type=ScalingImplType.PARAMETER,
             scaling_init=self.activation_max.get(name, 1.0),
             return_quant_tensor=True,
         )
+        return layer
 
     def flatten(self) -> nn.Module:
         """Flatten channels, rows and columns, in this order."""

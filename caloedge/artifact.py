@@ -118,7 +118,8 @@ def write_golden(folder: Path, golden: Golden) -> None:
     """Write golden vectors as the narrowest integers that hold them."""
     arrays = {"inputs": golden.inputs} | {f"output_{name}": codes for name, codes in golden.outputs.items()}
     with (folder / GOLDEN).open("wb") as stream:
-        np.savez_compressed(stream, **{key: _narrow(codes) for key, codes in arrays.items()})
+        narrow: dict[str, Any] = {key: _narrow(codes) for key, codes in arrays.items()}
+        np.savez_compressed(stream, **narrow)
 
 
 def write_weights(folder: Path, stage: str, weights: dict[str, NDArray[Any]]) -> None:

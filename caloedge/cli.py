@@ -2,6 +2,8 @@
 
 import os
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -145,7 +147,7 @@ def emulate(
     from caloedge.verification import backend_of
 
     codes = _read_codes(inputs)
-    found = find(Backend, backend_of(project)).emulate(project, codes)
+    found: dict[str, Any] = find(Backend, backend_of(project)).emulate(project, codes)
     with replacing(outputs) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **found)
     _say(f"{outputs}: " + ", ".join(f"{name} {values.shape}" for name, values in found.items()))
@@ -200,11 +202,16 @@ def compare(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder with report.json, such as reports/seed_finder.")],
+    readme: Annotated[Path | None, typer.Option(help="A README whose result table is to be rewritten.")] = None,
 ) -> None:
     """Draw report.html from report.json, and the index of the folder above."""
+    from caloedge.reports import readme as readme_table
     from caloedge.reports import store
 
-    store.save(store.load(folder), folder)
+    loaded = store.load(folder)
+    store.save(loaded, folder)
+    if readme:
+        readme_table.update(readme, loaded)
     _say(f"{folder / 'report.html'}, {store.write_index(folder.resolve().parent)}")
 
 
@@ -255,12 +262,17 @@ def list_() -> None:
 
 def _read_codes(path: Path) -> Any:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if "inputs" not in file.files:
                 raise BadData(f"{path}: no array 'inputs' (found: {', '.join(file.files)}); write codes with numpy.savez")
-            return file["inputs"].astype(np.int64)
-    except (OSError, ValueError, EOFError, AttributeError) as problem:
+            codes = file["inputs"]
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as problem:
         raise BadData(f"{path}: not a readable .npz file ({problem}); write codes with numpy.savez(FILE, inputs=codes)") from None
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise BadData(
+            f"{path}: 'inputs' holds {codes.dtype}, not integer codes; write codes with numpy.savez(FILE, inputs=codes)"
+        )
+    return codes.astype(np.int64)
 
 
 def _need_training() -> None:

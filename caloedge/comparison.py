@@ -1,7 +1,5 @@
 """Accuracy of all methods of an artifact on the same events of a shower library."""
 
-from pathlib import Path
-
 from caloedge.artifact import Artifact
 from caloedge.catalog import Assessment, Task, find
 from caloedge.detector.library import ShowerLibrary, open_library
@@ -12,8 +10,8 @@ EVALUATION_SEED = 97
 
 def library_of(artifact: Artifact) -> ShowerLibrary:
     """Open the shower library that the artifact was trained on."""
-    source = Path(artifact.recipe.library)
-    return open_library(artifact.folder / source if source.suffix else artifact.recipe.library)
+    path = artifact.manifest.library.get("path")  # from the artifact's folder; none for a shipped library
+    return open_library(artifact.folder / path if path else artifact.recipe.library)
 
 
 def compare(artifact: Artifact, library: ShowerLibrary, n_events: int | None = None) -> Assessment:

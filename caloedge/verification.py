@@ -21,7 +21,7 @@ from caloedge.artifact import Artifact, Golden
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
-from caloedge.errors import MissingTool, UserError
+from caloedge.errors import BadData, MissingTool, UserError
 
 IR_VERSION = 10
 BUILD_RECORD = "caloedge.json"
@@ -114,14 +114,18 @@ def build_if_needed(backend: str, graph: Graph, target: Target, variant: str, fo
 
 def build_record(project: Path) -> dict[str, Any]:
     """Read what a backend noted in the project it built: backend, variant, graph digest, part, clock, compile_seconds."""
-    return dict(json.loads((project / BUILD_RECORD).read_text(encoding="utf-8")))
+    path = project / BUILD_RECORD
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as problem:
+        raise BadData(f"{path}: damaged ({problem}); build the project again") from None
 
 
 def backend_of(project: Path) -> str:
     """Return the name of the backend that built a project folder."""
     if not (project / BUILD_RECORD).is_file():
         raise UserError(f"{project}: no {BUILD_RECORD} there; make a project with: caloedge build MODEL FOLDER")
-    return str(build_record(project)["backend"])
+    return str(build_record(project).get("backend", "unknown"))
 
 
 def run_qonnx(path: Path, graph: Graph, codes: NDArray[Any]) -> Codes:

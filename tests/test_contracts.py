@@ -67,9 +67,7 @@ def test_a_file_outside_the_package_works_by_module_path(tmp_path: Path, monkeyp
     for name in ("wrong", "nothing"):
         with pytest.raises(UnknownName) as caught:
             find(Target, f"mylab_plugins.boards.{name}")
-        assert str(caught.value) == (
-            f"mylab_plugins.boards.{name}: a target file defines the constant TARGET of type Target"
-        )
+        assert str(caught.value) == (f"mylab_plugins.boards.{name}: a target file defines the constant TARGET of type Target")
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         find(Target, "mylab_plugins.boards.broken")  # the plug-in's own mistake is shown as it is
 
@@ -155,6 +153,7 @@ def test_a_task_names_a_loss(name: str) -> None:
 
 
 # Networks, in both arithmetics
+
 
 def both(name: str) -> tuple[Any, Any]:
     pytest.importorskip("brevitas")

@@ -18,6 +18,7 @@ from caloedge.compiler.reader import read
 from caloedge.errors import MissingTool, UserError
 from caloedge.verification import Check, compare_codes, run_check, verify
 
+
 @pytest.fixture(scope="module")
 def artifact(tiny: Path) -> Artifact:
     return read_artifact(tiny)
@@ -97,7 +98,9 @@ def test_one_wrong_weight_in_the_file_is_caught(artifact: Artifact, graph: Graph
     assert qonnx.differing == integers.differing
 
 
-def test_one_wrong_weight_of_the_twin_is_caught(artifact: Artifact, graph: Graph, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_wrong_weight_of_the_twin_is_caught(
+    artifact: Artifact, graph: Graph, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = artifact.weights("quantised")
     where = used_weight(graph, golden)
     weights["logit.weight"] = weights["logit.weight"].copy()

@@ -127,9 +127,7 @@ def _place(inside_EP2: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     return np.stack([first, second], axis=1)
 
 
-def _deposit(
-    showers_mev: NDArray[Any], chosen_EP: NDArray[Any], crystal_EP2: NDArray[Any], two_E: NDArray[Any]
-) -> NDArray[Any]:
+def _deposit(showers_mev: NDArray[Any], chosen_EP: NDArray[Any], crystal_EP2: NDArray[Any], two_E: NDArray[Any]) -> NDArray[Any]:
     """Add the showers into the grid (float32 GeV); what falls outside the grid is lost, as in a detector."""
     side = PBWO4.cells_per_side
     pad = side // 2

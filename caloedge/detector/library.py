@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from caloedge.errors import BadData, UnknownName
 from caloedge.files import replacing, sha256
 
+SUFFIXES = (".h5", ".hdf5")
 ROWS_PER_CHUNK = 256
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)  # what h5py raises for a damaged file
 MANTISSA_BITS = 11  # stored cell energies are rounded to 2⁻¹² relative, far below any calorimeter's resolution
@@ -79,7 +80,7 @@ def shipped_names() -> list[str]:
 def open_library(source: str | Path) -> ShowerLibrary:
     """Open a library by path, or by the name of a shipped one; bad files raise `BadData` naming file, key and cure."""
     path = Path(source)
-    if path.suffix not in (".h5", ".hdf5"):
+    if path.suffix not in SUFFIXES:
         path = shipped(str(source))
     if not path.is_file():
         raise BadData(f"{path}: no such file; make one with: caloedge simulate {path}")

@@ -17,14 +17,14 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.detector import geant4, geant4_tables, parametrised
 from caloedge.detector.geometry import describe, geometry
-from caloedge.detector.library import write_library
+from caloedge.detector.library import SUFFIXES, write_library
 from caloedge.errors import UserError
 from caloedge.files import replacing, write_text
 from caloedge.progress import progress
@@ -38,7 +38,7 @@ class Production:
     """What to simulate; two equal values give the same library, shower by shower."""
 
     geometry: str = "pbwo4"
-    generator: Literal["geant4", "parametrised"] = "geant4"
+    generator: str = "geant4"
     particle: str = "gamma"
     showers: int = 10_000
     min_energy_gev: float = 1.0
@@ -71,6 +71,8 @@ class Production:
 
 def simulate(production: Production, path: Path, workers: int) -> None:
     """Simulate into the HDF5 file `path`; an interrupted call leaves its finished showers for the next one."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: a shower library ends in .h5; give such a name")
     if path.exists():
         raise UserError(f"{path}: exists already; remove it or give another name")
     if production.generator == "geant4":

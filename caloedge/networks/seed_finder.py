@@ -23,11 +23,15 @@ class Size:
     input_scale: float = 1.0
     """Factor on the input in GeV; 1 for a network that is to be quantised."""
     leaky_slope: float = 0.0
+    glorot: bool = False
+    """Whether to start from Glorot's weights and zero biases instead of torch's: a deep float network on inputs far below 1
+    learns nothing for long with the latter."""
 
 
 SIZES = {
-    # 7,029,449 parameters. The slope is the default of the Keras layer the authors use; they normalise to 100 GeV.
-    "published": Size(conv=(128, 256), dense=(2400, 500), input_scale=1 / 100, leaky_slope=0.3),
+    # 7,029,449 parameters. Slope and initial weights are the defaults of Keras, which the authors use; they normalise to
+    # 100 GeV.
+    "published": Size(conv=(128, 256), dense=(2400, 500), input_scale=1 / 100, leaky_slope=0.3, glorot=True),
     "edge": Size(conv=(8, 12), dense=(32, 16)),
 }
 
@@ -49,6 +53,11 @@ def build(arithmetic: Arithmetic, size: Size) -> nn.Module:
         layers[f"dense{i}_act"] = arithmetic.activation(f"dense{i}_act", size.leaky_slope)
         features = width
     layers["logit"] = arithmetic.dense("logit", features, 1, is_output=True)
+    if size.glorot:
+        for layer in layers.values():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
     return nn.Sequential(layers)
 
 

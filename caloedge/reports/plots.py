@@ -94,6 +94,8 @@ def image_svg(image: Image, prefix: str = "image", series_looks: Mapping[str, Lo
 
 def _draw(axes: Axes, curve: Points, look: Look) -> None:
     label = drawable(curve.name) if not curve.name.startswith("_") else f"\u200b{curve.name}"  # _ would hide it
+    if label in axes.get_legend_handles_labels()[1]:
+        label = "_nolegend_"  # a curve and its working point share one entry
     if curve.style == "points":
         face = look.colour if look.filled else "white"
         axes.errorbar(

@@ -12,7 +12,7 @@ from caloedge.verification import Check, build_record
 def what_was_run(artifact: Artifact) -> Section:
     """Say which recipe, data and software made the artifact."""
     manifest, recipe = artifact.manifest, artifact.recipe
-    library = {key: value for key, value in manifest.library.items() if key not in ("name", "showers")}
+    library = {key: value for key, value in manifest.library.items() if key not in ("name", "showers", "path")}
     showers = (("shower library", f"{manifest.library['name']}, {int(manifest.library['showers']):,} showers"), *library.items())
     return Section(
         title="What was run",

@@ -144,7 +144,7 @@ def assess(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], thresh
             ),
         ),
         headline=tuple((f"Seed efficiency, {name}", values["seed efficiency"]) for name, values in summary.items()),
-        claims=_claims(kinds),
+        claims=_claims(kinds, {name: values["fakes per 100 events"] for name, values in summary.items()}),
     )
 
 
@@ -285,18 +285,14 @@ def _efficiency_plots(truth: SeedTruth, selected: Mapping[str, NDArray[Any]], we
     )
 
 
-def _fake_plots(
-    sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]], weights_RE: NDArray[Any]
-) -> tuple[Plot, Plot]:
+def _fake_plots(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]], weights_RE: NDArray[Any]) -> tuple[Plot, Plot]:
     truth = sample.truth
     window_bin_W = np.digitize(sample.inputs[:, 0, MARGIN, MARGIN], WINDOW_BINS_GEV) - 1
     every_E = np.ones((truth.n_events, len(WINDOW_BINS_GEV) - 1))
     distance_bin_E = np.digitize(truth.distance_E, DISTANCE_BINS) - 1  # NaN falls beyond the last bin
     in_bin_E = distance_bin_E[:, None] == np.arange(len(DISTANCE_BINS) - 1)
     against_energy = {n: _fakes(sample, s, window_bin_W, every_E, weights_RE) for n, s in selected.items()}
-    against_distance = {
-        n: _fakes(sample, s, distance_bin_E[truth.event_W], in_bin_E, weights_RE) for n, s in selected.items()
-    }
+    against_distance = {n: _fakes(sample, s, distance_bin_E[truth.event_W], in_bin_E, weights_RE) for n, s in selected.items()}
     return (
         Plot(
             title="Fake seeds against the energy of the crystal",
@@ -373,7 +369,7 @@ def _displays(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]]) -
     )
 
 
-def _claims(kinds: Mapping[str, statistics.Ratio]) -> tuple[Claim, ...]:
+def _claims(kinds: Mapping[str, statistics.Ratio], fakes: Mapping[str, Number]) -> tuple[Claim, ...]:
     """Test what the design promised: integer against published overall, and against the baseline for close pairs."""
 
     def overall(name: str) -> tuple[float, NDArray[Any]]:
@@ -386,17 +382,20 @@ def _claims(kinds: Mapping[str, statistics.Ratio]) -> tuple[Claim, ...]:
     close, base = kinds[INTEGER], kinds[BASELINE]
     gain = 100 * float(close.value[1] - base.value[1])
     gain_error = 100 * float(np.std(close.replicas[:, 1] - base.replicas[:, 1]))
+    rates = {name: f"{number.value:.2f} ± {number.uncertainty:.2f}" for name, number in fakes.items()}
     return (
         Claim(
             statement="The integer network is within 0.5 % (absolute) of the published float network's seed efficiency at "
             "equal fake rate.",
             holds=loss <= 0.5,
-            found=f"{found:.2%} against {wanted:.2%}: {loss:+.2f} ± {loss_error:.2f} % lost (paired bootstrap)",
+            found=f"{found:.2%} against {wanted:.2%}: {loss:.2f} ± {loss_error:.2f} % lost (paired bootstrap), at "
+            f"{rates[INTEGER]} and {rates[REFERENCE]} fakes per 100 events",
         ),
         Claim(
             statement=f"The integer network is clearly above the local maximum for two photons closer than {CLOSE:g} crystals.",
             holds=gain > 3 * gain_error,
-            found=f"{close.value[1]:.2%} against {base.value[1]:.2%}: {gain:+.2f} ± {gain_error:.2f} % (paired bootstrap)",
+            found=f"{close.value[1]:.2%} against {base.value[1]:.2%}: {gain:+.2f} ± {gain_error:.2f} % (paired bootstrap), at "
+            f"{rates[INTEGER]} and {rates[BASELINE]} fakes per 100 events",
         ),
     )
 

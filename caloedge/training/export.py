@@ -53,7 +53,7 @@ def export(recipe: Recipe, recipe_path: Path, library: ShowerLibrary, trained: M
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=_versions(),
             hardware=f"{os.cpu_count()} × {platform.machine()} cores",
-            library=_library_record(recipe, library),
+            library=_library_record(recipe, library, folder),
             stages={stage: one.record for stage, one in trained.items()},
             working_points={},
             files={},
@@ -136,8 +136,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _library_record(recipe: Recipe, library: ShowerLibrary) -> dict[str, str]:
-    return {"name": recipe.library, "sha256": library.digest, "showers": str(len(library)), **library.provenance}
+def _library_record(recipe: Recipe, library: ShowerLibrary, folder: Path) -> dict[str, str]:
+    made = {"name": recipe.library, "sha256": library.digest, "showers": str(len(library)), **library.provenance}
+    # The recipe's path starts at the recipe, which is copied into the artifact's folder.
+    return made | ({"path": os.path.relpath(library.path, folder)} if Path(recipe.library).suffix else {})
 
 
 def _card(recipe: Recipe, manifest: Manifest, points: Mapping[str, float]) -> str:

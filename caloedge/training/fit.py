@@ -10,19 +10,21 @@ import pickle
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
-from caloedge.catalog import Task
+from caloedge.catalog import Sample, Task
 from caloedge.detector.library import ShowerLibrary
 from caloedge.errors import UserError
 from caloedge.files import write_text
@@ -36,7 +38,7 @@ with warnings.catch_warnings():
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
-LOSSES = {
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "binary cross entropy": functional.binary_cross_entropy_with_logits,
     "mean squared error": functional.mse_loss,
 }
@@ -75,20 +77,20 @@ class EpochEvents(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (inputs, targets); the last incomplete batch is dropped."""
-        rng = np.random.default_rng(np.random.SeedSequence(self.key[0], spawn_key=(self.key[1], self.rank)))
-        events = self.schedule.events_per_epoch // self.world
-        sample = self.task.sample(self.library, "train", events, int(rng.integers(2**62)))
-        order = rng.permutation(len(sample.inputs))
+        sample, order = self.composed
         size = self.schedule.batch_size // self.world
         # Every rank must take the same number of steps, and the number of windows differs from epoch to epoch.
-        for first in range(0, self.steps * size, size):
+        for first in range(0, steps_per_epoch(self.task, self.library, self.schedule) * size, size):
             rows = np.take(order, range(first, first + size), mode="wrap")
             yield torch.from_numpy(sample.inputs[rows]), torch.from_numpy(sample.targets[rows])
 
-    @property
-    def steps(self) -> int:
-        """Steps per epoch: what the training split's mean number of windows per event gives."""
-        return steps_per_epoch(self.task, self.library, self.schedule)
+    @cached_property
+    def composed(self) -> tuple[Sample[Any], NDArray[Any]]:
+        """The epoch's events and the order of their windows, made once: Lightning asks for the first batch twice."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.key[0], spawn_key=(self.key[1], self.rank)))
+        events = self.schedule.events_per_epoch // self.world
+        sample = self.task.sample(self.library, "train", events, int(rng.integers(2**62)))
+        return sample, rng.permutation(len(sample.inputs))
 
 
 def steps_per_epoch(task: Task, library: ShowerLibrary, schedule: Schedule) -> int:
@@ -100,7 +102,8 @@ def steps_per_epoch(task: Task, library: ShowerLibrary, schedule: Schedule) -> i
 class _Learner(lightning.LightningModule):
     def __init__(self, network: nn.Module, task: Task, schedule: Schedule, steps: int) -> None:
         super().__init__()
-        self.network, self.loss, self.schedule, self.total_steps = network, LOSSES[task.loss], schedule, steps * schedule.epochs
+        self.network, self.schedule, self.total_steps = network, schedule, steps * schedule.epochs
+        self.loss: Callable[[Tensor, Tensor], Tensor] = LOSSES[task.loss]
         self.losses: list[Tensor] = []
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
@@ -213,8 +216,10 @@ class _Epochs(lightning.LightningDataModule):
         self.arguments, self.seed = (task, library, schedule), seed
 
     def train_dataloader(self) -> DataLoader[Any]:
-        shard = (self.trainer.global_rank, self.trainer.world_size)
-        return DataLoader(EpochEvents(*self.arguments, (self.seed, self.trainer.current_epoch), shard), batch_size=None)
+        trainer = self.trainer
+        assert trainer is not None
+        shard = (trainer.global_rank, trainer.world_size)
+        return DataLoader(EpochEvents(*self.arguments, (self.seed, trainer.current_epoch), shard), batch_size=None)
 
 
 def _trainer(hardware: Hardware, schedule: Schedule, keeper: _Keeper) -> lightning.Trainer:
@@ -248,7 +253,7 @@ def _ctrl_c_as_interrupt(trainer: lightning.Trainer) -> Iterator[None]:
 
 def _epochs_done(checkpoint: Path) -> int:
     try:
-        return int(torch.load(checkpoint, weights_only=False, map_location="cpu")["epoch"])
+        return int(torch.load(checkpoint, weights_only=False, map_location="cpu")["epoch"]) + 1  # it was saved in that epoch
     except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as problem:
         raise UserError(f"{checkpoint}: unreadable checkpoint ({problem}); remove it to start again") from None
 
@@ -257,4 +262,4 @@ def _epochs_done(checkpoint: Path) -> int:
 def predict(network: nn.Module, inputs: Tensor, batch: int = 4096) -> Tensor:
     """Return the network's outputs for (N, ...) inputs, in batches, on the network's own device."""
     device = next(network.parameters()).device
-    return torch.cat([network(part.to(device)).cpu() for part in inputs.split(batch)])
+    return torch.cat([network(part.to(device)).cpu() for part in torch.split(inputs, batch)])

@@ -5,6 +5,7 @@ The twin starts from the float edge network's weights, its activation ranges fro
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def train(recipe: Recipe, library: ShowerLibrary, folder: Path, hardware: Hardwa
             trained[stage] = Trained(network, artifact.manifest.stages[stage])
         else:
             trained[stage] = _train_stage(recipe, stage, library, folder, hardware, trained.get("edge"))
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        sys.exit(0)  # Lightning starts the same command once per further device; only the first goes on
     return trained
 
 

@@ -141,7 +141,8 @@ def test_another_calorimeter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData) as caught:
         check_matrix(library)
     assert str(caught.value) == (
-        f"{library.path}: showers have 6480 cells; this task needs 25×25 = 625 PbWO4 crystals (caloedge simulate --geometry pbwo4)"
+        f"{library.path}: showers have 6480 cells; this task needs 25×25 = 625 PbWO4 crystals"
+        " (caloedge simulate --geometry pbwo4)"
     )
 
 

@@ -64,7 +64,7 @@ def test_a_shower_is_a_function_of_seed_and_index(made: Path, tmp_path: Path) ->
 
 def test_an_interrupted_run_goes_on_to_the_same_showers(made: Path, tmp_path: Path) -> None:
     path, parts = tmp_path / "showers.h5", tmp_path / "showers.h5.parts"
-    options = "--showers 150 --min-energy-gev 1 --max-energy-gev 2 --seed 21 --workers 1".split()
+    options = ["--showers", "150", "--min-energy-gev", "1", "--max-energy-gev", "2", "--seed", "21", "--workers", "1"]
     command = [sys.executable, "-m", "caloedge", "simulate", str(path), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list(parts.glob("[0-9]*.npz")):
@@ -78,7 +78,7 @@ def test_an_interrupted_run_goes_on_to_the_same_showers(made: Path, tmp_path: Pa
     )
     assert not path.exists()
     assert len(list(parts.glob("[0-9]*.npz"))) < 3, "it was not interrupted"
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{path}: 150 showers, {path.stat().st_size / 1e6:.1f} MB\n", "Geant4's banner is not our output"
     assert not parts.exists()
@@ -162,7 +162,13 @@ def test_tables_are_made_once_and_whole(tmp_path: Path, monkeypatch: pytest.Monk
     assert made == sorted(
         f"{name}-{z}.dat" if name != "brem_SB/br" else f"brem_SB/br{z}"
         for z in (8, 74)
-        for name in ("brem_SB/br", "epics2017/phot/pe-cs", "epics2017/phot/pe-high", "epics2017/phot/pe-low", "epics2017/rayl/re-cs")
+        for name in (
+            "brem_SB/br",
+            "epics2017/phot/pe-cs",
+            "epics2017/phot/pe-high",
+            "epics2017/phot/pe-low",
+            "epics2017/rayl/re-cs",
+        )
     )
     stamp = (low / "brem_SB" / "br74").stat().st_mtime_ns
     geant4_tables.prepare()

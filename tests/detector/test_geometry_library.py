@@ -179,7 +179,9 @@ def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
 
 
 def test_an_unknown_shipped_library_is_named() -> None:
-    with pytest.raises(UnknownName, match=r"^no shipped shower library 'muons'; there are: .* \(or give a path ending in \.h5\)$"):
+    with pytest.raises(
+        UnknownName, match=r"^no shipped shower library 'muons'; there are: .* \(or give a path ending in \.h5\)$"
+    ):
         shipped("muons")
 
 

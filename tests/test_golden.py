@@ -1,0 +1,65 @@
+"""Every artifact in models/ reproduces its golden vectors through the whole chain, and a corrupted one does not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caloedge.artifact import read_artifact
+from caloedge.compiler.fixed import Rounding
+from caloedge.compiler.graph import Dense, Requantise
+from caloedge.compiler.reader import read
+from caloedge.verification import run_check, verify
+
+ROOT = Path(__file__).parents[1]
+MODELS = sorted(path.parent for path in (ROOT / "models").glob("*/manifest.json"))
+
+
+def test_models_are_shipped() -> None:
+    assert "seed_finder" in [folder.name for folder in MODELS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+def test_every_executor_reproduces_the_golden_vectors(folder: Path, tmp_path: Path) -> None:
+    artifact = read_artifact(folder)
+    checks = verify(artifact, artifact.recipe.builds, tmp_path)
+    builds = [f"{name} {variant}" for name, variants in artifact.recipe.builds.items() for variant in variants]
+    assert [check.executor for check in checks] == ["torch twin, float64", "QONNX executor", "integer graph", *builds]
+    for check in checks:
+        assert not check.missing, check.missing
+        assert check.vectors >= 1000
+        assert check.outputs >= check.vectors
+        assert check.differing == 0, f"{check.executor}: first difference in event {check.first_event}"
+
+
+@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+def test_corruptions_are_caught(folder: Path) -> None:
+    artifact = read_artifact(folder)
+    golden, graph = artifact.golden(), read(artifact.model)
+    assert run_check("graph", golden, graph.run).exact
+    last = [op for op in graph.ops if isinstance(op, Dense)][-1]
+    weights = last.weights.copy()
+    weights.flat[int(np.abs(weights).argmax())] ^= 1  # the lowest bit of one weight
+    assert not run_check("one bit", golden, graph.replacing(last.name, weights=weights).run).exact
+    for op in graph.ops:
+        if isinstance(op, Requantise):
+            swapped = graph.replacing(op.name, rounding=Rounding.TRUNCATE)
+            assert not run_check("truncation", golden, swapped.run).exact, op.name
+    shifted = replace(golden, outputs={name: codes + 1 for name, codes in golden.outputs.items()})
+    assert run_check("one LSB", shifted, graph.run).largest_lsb == 1
+
+
+@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+def test_the_edge_network_keeps_its_promise(folder: Path) -> None:
+    artifact = read_artifact(folder)
+    q, stages = artifact.recipe.quantisation, artifact.manifest.stages
+    assert stages["edge"].parameters <= 10_000
+    assert q.weight_bits <= 8
+    assert q.activation_bits <= 8
+    for op in read(artifact.model).ops:
+        if hasattr(op, "weight_format"):
+            assert op.weight_format.width <= q.weight_bits
+        if isinstance(op, Requantise):
+            assert op.format.width <= q.activation_bits

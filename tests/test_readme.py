@@ -1,0 +1,52 @@
+"""What the README shows is true: links exist, blocks run, numbers come from report.json."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from caloedge.reports import store
+from caloedge.reports.readme import between_marks, result_table
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+
+
+def test_is_short():
+    assert len(TEXT.splitlines()) <= 120
+
+
+def test_named_files_exist():
+    names = re.findall(r"`((?:models|reports|caloedge|benchmarks|tests)/[\w/.\-]+)`|`(\w+\.md)`", TEXT)
+    assert len(names) > 3
+    for pair in names:
+        assert (ROOT / (pair[0] or pair[1])).exists(), pair
+
+
+def test_result_table_is_that_of_the_report():
+    table = result_table(store.load(ROOT / "reports" / "seed_finder"))
+    assert between_marks(TEXT, README)[1].strip() == table.strip()
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
+def test_python_blocks_run(block):
+    done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "conv_1" in done.stdout
+
+
+def test_shown_commands_exist():
+    shown = re.findall(r"^\$ caloedge (\w+)", TEXT, re.MULTILINE)
+    assert len(shown) >= 8
+    for verb in sorted(set(shown)):
+        done = subprocess.run([sys.executable, "-m", "caloedge", verb, "--help"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, verb
+
+
+def test_shown_options_exist():
+    for verb, option in re.findall(r"^\$ caloedge (\w+) [^#\n]*?(--[\w-]+)", TEXT, re.MULTILINE):
+        done = subprocess.run([sys.executable, "-m", "caloedge", verb, "--help"], capture_output=True, text=True, check=False)
+        assert option in done.stdout, (verb, option)
