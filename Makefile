@@ -14,7 +14,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: $(VENV)/.ready
 	test -f runs/demo/showers.h5 || $(BIN)/caloedge simulate runs/demo/showers.h5 --showers 400 --seed 2026
-	$(BIN)/caloedge run models/seed_finder/demo.yaml --output runs/demo --independent runs/demo/showers.h5
+	$(BIN)/caloedge run seed_finder_demo --output runs/demo --independent runs/demo/showers.h5
 
 test: $(VENV)/.ready
 	$(BIN)/ruff check .

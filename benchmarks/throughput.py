@@ -57,9 +57,7 @@ def main(model: str) -> None:
             project = build_if_needed(name, graph, target, variant, projects)
             few = codes[: WINDOWS["hls4ml"]]
             backend = find(Backend, name)
-            results[f"{name} C-simulation, {variant}"] = rates(
-                len(few), lambda b=backend, p=project, c=few: b.emulate(p, c)
-            )
+            results[f"{name} C-simulation, {variant}"] = rates(len(few), lambda b=backend, p=project, c=few: b.emulate(p, c))
     slowest = statistics.median(results[list(results)[-1]])
     rows = {
         name: {

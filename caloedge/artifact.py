@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import load_file, save_file
 
-from caloedge.errors import BadData
+from caloedge.errors import BadData, UserError
 from caloedge.files import sha256
 from caloedge.recipe import Recipe, read_recipe
 
@@ -22,6 +22,7 @@ MODEL = "model.qonnx"
 GOLDEN = "golden.npz"
 RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
+CARD = "README.md"
 MAX_WEIGHTS_BYTES = 11_500_000  # larger sets of weights are cut into several files
 
 
@@ -112,6 +113,17 @@ def read_artifact(folder: Path) -> Artifact:
         if sha256(folder / name) != digest:
             raise BadData(f"{folder / name}: altered since the manifest was written (SHA-256 differs); export the artifact again")
     return Artifact(folder, manifest, read_recipe(folder / RECIPE))
+
+
+def refuse_foreign_files(folder: Path) -> None:
+    """Refuse to replace a folder that holds files which no export has written."""
+    if not folder.exists():
+        return
+    known = {RECIPE, MANIFEST, CARD}
+    if (folder / MANIFEST).is_file():
+        known |= set(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("files", ()))
+    if foreign := sorted(p.name for p in folder.iterdir() if p.name not in known):
+        raise UserError(f"{folder}: holds {foreign[0]!r}, which is not part of an artifact and would be lost; move it elsewhere")
 
 
 def write_golden(folder: Path, golden: Golden) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from onnx.helper import make_model
 from numpy.typing import NDArray
+from onnx.helper import make_model
 
 from caloedge.artifact import Artifact, Golden
 from caloedge.catalog import Backend, Target, find

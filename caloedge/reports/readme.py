@@ -15,8 +15,9 @@ def result_table(report: Report) -> str:
     blocks = [block for section in report.sections for block in section.blocks]
     table = next(block for block in blocks if isinstance(block, Table))
     lines = ["| " + " | ".join(table.columns) + " |", "|---" + "|---:" * (len(table.columns) - 1) + "|"]
-    for row in table.rows:
-        lines.append("| " + " | ".join(quantity(cell) if isinstance(cell, Number) else cell for cell in row) + " |")
+    lines += [
+        "| " + " | ".join(quantity(cell) if isinstance(cell, Number) else cell for cell in row) + " |" for row in table.rows
+    ]
     lines += ["", f"{table.caption} All numbers are computed on test events, with 68 % bootstrap errors.", ""]
     for claim in report.sections[0].blocks:
         if isinstance(claim, Claim):

@@ -231,7 +231,8 @@ def _summary_table(summary: Mapping[str, Mapping[str, Number]], thresholds: Mapp
         columns=("method", *columns, "threshold"),
         rows=tuple((name, *values.values(), f"{thresholds[name]:.4g}") for name, values in summary.items()),
         caption=f"{size}. Thresholds: logits, for the integer network its output code, for the local maximum GeV. The AUC "
-        "is that of windows; a local maximum's includes the ties of all windows that are none.",
+        "is that of windows; a local maximum's includes the ties of all windows that are none. The integer edge network is the "
+        "quantised twin: their output codes are equal.",
     )
 
 

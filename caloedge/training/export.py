@@ -35,6 +35,7 @@ PACKAGES = ("caloedge", "torch", "brevitas", "qonnx", "onnx", "numpy", "lightnin
 def export(recipe: Recipe, recipe_path: Path, library: ShowerLibrary, trained: Mapping[str, Trained], folder: Path) -> Artifact:
     """Write the artifact whole, and return it as read back."""
     task = find(Task, recipe.task)
+    store.refuse_foreign_files(folder)
     with replacing_folder(folder) as new:
         shutil.copyfile(recipe_path, new / store.RECIPE)
         for stage, one in trained.items():
@@ -62,7 +63,7 @@ def export(recipe: Recipe, recipe_path: Path, library: ShowerLibrary, trained: M
         draft = read_artifact(new)
         valid = task.sample(library, "valid", recipe.evaluation.valid_events, recipe.seed)
         points = task.working_points(valid, scores(draft, task, valid))
-        (new / "README.md").write_text(_card(recipe, manifest, points), encoding="utf-8")
+        (new / store.CARD).write_text(_card(recipe, manifest, points), encoding="utf-8")
         store.write_manifest(new, manifest.model_copy(update={"working_points": points}))
     return read_artifact(folder)
 

@@ -101,19 +101,6 @@ def test_a_complaint_of_a_worker_is_one_line_and_keeps_nothing_half_written(tmp_
 SLOW_ENOUGH = Production(generator="parametrised", showers=600, min_energy_gev=60, max_energy_gev=100, seed=5)
 ENERGIES = ["--min-energy-gev", "60", "--max-energy-gev", "100"]
 COMMAND = ["--generator", "parametrised", "--showers", "600", *ENERGIES, "--seed", "5", "--workers", "2"]
-    "--generator",
-    "parametrised",
-    "--showers",
-    "600",
-    "--min-energy-gev",
-    "60",
-    "--max-energy-gev",
-    "100",
-    "--seed",
-    "5",
-    "--workers",
-    "2",
-]
 
 
 def start(path: Path) -> subprocess.Popen[str]:
