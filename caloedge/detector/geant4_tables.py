@@ -43,10 +43,8 @@ FOLDERS = {
 def prepare() -> tuple[dict[str, str], str]:
     """Return the environment that Geant4 needs and one line that says which tables it points at; build them if missing."""
     official = os.environ.get("G4LEDATA")
-    if official:
-        if not Path(official, "brem_SB").is_dir():
-            raise UserError(f"G4LEDATA={official}: no folder brem_SB there; point it at an official G4EMLOW folder or unset it")
-        return {}, f"official {Path(official).name} (G4LEDATA)"
+    if official and not Path(official, "brem_SB").is_dir():
+        raise UserError(f"G4LEDATA={official}: no folder brem_SB there; point it at an official G4EMLOW folder or unset it")
     try:
         source = f"xpecgen {version('xpecgen')} + xraydb {version('xraydb')} (not the official G4EMLOW)"
         version("geant4-pybind")
@@ -56,7 +54,9 @@ def prepare() -> tuple[dict[str, str], str]:
     if not root.is_dir():
         with replacing_folder(root) as folder:
             _write_all(folder)
-    return {variable: str(root / name) for variable, name in FOLDERS.items()}, source
+    if official:  # what the user has set stays; Geant4 would ask for the rest on the terminal
+        source = f"official {Path(official).name} (G4LEDATA)"
+    return {variable: os.environ.get(variable, str(root / name)) for variable, name in FOLDERS.items()}, source
 
 
 def _write_all(root: Path) -> None:

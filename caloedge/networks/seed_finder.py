@@ -55,9 +55,8 @@ def build(arithmetic: Arithmetic, size: Size) -> nn.Module:
     layers["logit"] = arithmetic.dense("logit", features, 1, is_output=True)
     if size.glorot:
         for layer in layers.values():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+            for parameter in layer.parameters():
+                nn.init.xavier_uniform_(parameter) if parameter.dim() > 1 else nn.init.zeros_(parameter)
     return nn.Sequential(layers)
 
 

@@ -139,7 +139,8 @@ def test_official_data_are_taken_where_the_user_has_them(tmp_path: Path, monkeyp
     (folder / "brem_SB").mkdir(parents=True)
     monkeypatch.setenv("G4LEDATA", str(folder))
     environment, source = geant4_tables.prepare()
-    assert "G4LEDATA" not in environment
+    assert environment["G4LEDATA"] == str(folder)
+    assert Path(environment["G4ENSDFSTATEDATA"], "ENSDFSTATE.dat").exists()  # what is not set would be asked for
     assert source == "official G4EMLOW8.8 (G4LEDATA)"
     (folder / "brem_SB").rmdir()
     with pytest.raises(UserError) as caught:
