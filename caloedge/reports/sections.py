@@ -102,7 +102,10 @@ def integer_network(graph: Graph, manifest: Manifest) -> Section:
         ("multiply–adds per window", estimated(sum(layer.multiply_adds for layer in layers))),
         ("weight memory", estimated(sum(layer.weight_bits for layer in layers), "bit")),
         ("effective bit operations (EBOPs)", estimated(sum(layer.ebops for layer in layers))),
-        *((f"parameters, {name} network", estimated(stage.parameters)) for name, stage in manifest.stages.items()),
+        *(
+            (f"parameters, {name} network", Number(value=stage.parameters, origin="computed"))
+            for name, stage in manifest.stages.items()
+        ),
     )
     return Section(
         title="The integer network",

@@ -341,7 +341,7 @@ def _roc_plot(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], sel
 
 
 def _displays(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]]) -> tuple[Image, ...]:
-    """Show the closest pair of the first block in which the photons differ least in energy, cut to its neighbourhood."""
+    """Show, of the first block's close pairs, the one whose energies differ least, cut to its neighbourhood."""
     truth, shown = sample.truth, sample.truth.shown
     distance_E = truth.distance_E[: len(shown.cells_EXY)]
     close = np.flatnonzero(distance_E < CLOSE)
@@ -365,7 +365,7 @@ def _displays(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]]) -
             unit="GeV",
             marks=tuple(marks),
             caption=f"{first:.1f} GeV and {second:.1f} GeV, {distance_E[event]:.2f} crystals apart; energies after noise and "
-            "read-out threshold. The closest pair of similar energies among the first test events.",
+            "read-out threshold. Of the first events with photons closer than 3 crystals, that of the most similar energies.",
         ),
     )
 

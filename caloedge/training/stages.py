@@ -5,6 +5,7 @@ The twin starts from the float edge network's weights, its activation ranges fro
 
 import hashlib
 import json
+import pickle
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from caloedge.arithmetic import FloatArithmetic, QuantisedArithmetic
 from caloedge.artifact import Stage, read_artifact
 from caloedge.catalog import Network, Task, find
 from caloedge.detector.library import ShowerLibrary
+from caloedge.errors import BadData
 from caloedge.files import replacing, write_text
 from caloedge.recipe import Recipe, Schedule
 from caloedge.training.fit import Hardware, fit, predict, steps_per_epoch
@@ -89,8 +91,7 @@ def _train_stage(
     place = folder / f"{stage}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]}"
     record = place / "stage.json"
     if record.exists():
-        network.load_state_dict(torch.load(place / "weights.pt", weights_only=True))
-        return Trained(network.eval(), Stage.model_validate_json(record.read_text()))
+        return _finished(network, place)
     curve = fit(network, task, library, schedule, place, seed=recipe.seed, hardware=hardware, label=f"training {stage}")
     finished = Stage(
         parameters=sum(p.numel() for name, p in network.named_parameters() if "scaling_impl" not in name),
@@ -105,6 +106,16 @@ def _train_stage(
         torch.save(network.state_dict(), temporary)
     write_text(record, finished.model_dump_json(indent=1))
     return Trained(network.eval(), finished)
+
+
+def _finished(network: nn.Module, place: Path) -> Trained:
+    """Return a training that ended earlier."""
+    try:
+        network.load_state_dict(torch.load(place / "weights.pt", weights_only=True))
+        return Trained(network.eval(), Stage.model_validate_json((place / "stage.json").read_text()))
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as problem:
+        line = " ".join(str(problem).split())[:200]
+        raise BadData(f"{place}: the finished training cannot be read ({line}); remove the folder to train again") from None
 
 
 def _twin(recipe: Recipe, task: Task, library: ShowerLibrary, edge: nn.Module) -> nn.Module:
