@@ -28,7 +28,8 @@ def open_geant4(geometry: Geometry, particle: str) -> tuple[Shoot, dict[str, str
     Each shower depends on its own arguments only, not on those before it: the seed is set per shower.
     """
     environment, tables = geant4_tables.prepare()
-    os.environ.update(environment)
+    for variable, path in environment.items():
+        os.environ.setdefault(variable, path)
     import geant4_pybind as g4
 
     shot: dict[str, Any] = {}  # what the actions read and write during one event

@@ -41,7 +41,10 @@ FOLDERS = {
 
 
 def prepare() -> tuple[dict[str, str], str]:
-    """Return the environment that Geant4 needs and one line that says which tables it points at; build them if missing."""
+    """Return defaults for the environment that Geant4 needs, and one line that says which tables it will read.
+
+    The tables are built if they are missing. What the user has set in the environment goes before these defaults.
+    """
     official = os.environ.get("G4LEDATA")
     if official and not Path(official, "brem_SB").is_dir():
         raise UserError(f"G4LEDATA={official}: no folder brem_SB there; point it at an official G4EMLOW folder or unset it")
@@ -54,9 +57,11 @@ def prepare() -> tuple[dict[str, str], str]:
     if not root.is_dir():
         with replacing_folder(root) as folder:
             _write_all(folder)
-    if official:  # what the user has set stays; Geant4 would ask for the rest on the terminal
-        source = f"official {Path(official).name} (G4LEDATA)"
-    return {variable: os.environ.get(variable, str(root / name)) for variable, name in FOLDERS.items()}, source
+    # With GEANT4_DATA_DIR set, geant4-pybind takes the data as installed: no question on the terminal, no download in CI.
+    environment = {"GEANT4_DATA_DIR": str(root)} | {variable: str(root / name) for variable, name in FOLDERS.items()}
+    if official:
+        return environment | {"G4LEDATA": official}, f"official {Path(official).name} (G4LEDATA)"
+    return environment, source
 
 
 def _write_all(root: Path) -> None:

@@ -156,7 +156,7 @@ def test_tables_are_made_once_and_whole(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(geant4_tables, "ELEMENTS", (8, 74))
     environment, source = geant4_tables.prepare()
     assert source.startswith("xpecgen ")
-    assert environment.keys() == geant4_tables.FOLDERS.keys()
+    assert environment.keys() == {"GEANT4_DATA_DIR", *geant4_tables.FOLDERS}
     assert all(Path(folder).is_dir() for folder in environment.values())
     low = Path(environment["G4LEDATA"])
     made = sorted(str(p.relative_to(low)) for p in low.rglob("*") if p.is_file())

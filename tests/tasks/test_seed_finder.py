@@ -206,7 +206,7 @@ def test_figures_of_a_case_counted_by_hand() -> None:
     assert all(number.uncertainty is not None and number.sample for _, number in assessment.headline)
     within, above = assessment.claims
     assert within.holds is False
-    assert re.match(r"50\.00% against 83\.33%: \+?33\.33 ± ", within.found)
+    assert re.match(r"50\.00% against 83\.33%: -33\.33 ± ", within.found)
     assert above.holds is False
     assert re.match(r"50\.00% against 50\.00%: \+?0\.00 ± ", above.found)
 
