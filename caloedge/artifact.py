@@ -5,6 +5,8 @@
 """
 
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from caloedge.errors import BadData, UserError
@@ -83,15 +86,28 @@ class Artifact:
 
     def golden(self) -> Golden:
         """Read the golden vectors."""
-        with np.load(self.folder / GOLDEN) as file:
-            outputs = {key.removeprefix("output_"): file[key] for key in file.files if key.startswith("output_")}
-            return Golden(file["inputs"].astype(np.int64), {k: v.astype(np.int64) for k, v in outputs.items()})
+        path = self.folder / GOLDEN
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+            raise BadData(f"{path}: not a readable .npz file; export the artifact again") from None
+        outputs = {key.removeprefix("output_"): codes for key, codes in arrays.items() if key.startswith("output_")}
+        inputs = arrays.get("inputs")
+        if inputs is None or not outputs or any(len(codes) != len(inputs) or not len(codes) for codes in outputs.values()):
+            raise BadData(f"{path}: needs `inputs` and an `output_NAME` with as many vectors, at least one; export again")
+        if not all(np.issubdtype(codes.dtype, np.integer) for codes in arrays.values()):
+            raise BadData(f"{path}: holds numbers that are not integer codes; export the artifact again")
+        return Golden(inputs.astype(np.int64), {name: codes.astype(np.int64) for name, codes in outputs.items()})
 
     def weights(self, stage: str) -> dict[str, NDArray[Any]]:
         """Read the weights of one stage: `published`, `edge` or `quantised`."""
         found: dict[str, NDArray[Any]] = {}
         for path in sorted(self.folder.glob(f"{stage}.*.safetensors")):
-            found |= load_file(path)
+            try:
+                found |= load_file(path)
+            except SafetensorError as problem:
+                raise BadData(f"{path}: not a readable safetensors file ({problem}); export the artifact again") from None
         if not found:
             raise BadData(f"{self.folder}: no weights of the {stage} network; export the artifact again")
         return found

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from caloedge.catalog import Backend, Network, Target, Task, find, names
-from caloedge.errors import BadData, UserError
+from caloedge.errors import BadData, MissingTool, UserError
 from caloedge.files import replacing
 from caloedge.results import Claim, Number, Table
 
@@ -77,9 +77,8 @@ def train(
     """Train the networks of a recipe. A second call resumes, or says that all is done."""
     _need_training()
     from caloedge.pipeline import train_recipe
-    from caloedge.training.fit import Hardware
 
-    trained = train_recipe(recipe, output, Hardware(accelerator=accelerator, devices=devices, precision=precision))
+    trained = train_recipe(recipe, output, _hardware(accelerator, devices, precision))
     for stage, one in trained.items():
         record = one.record
         _say(f"{stage}: {record.parameters:,} parameters, {record.epochs} epochs, validation loss {record.valid_loss:.4f}")
@@ -172,6 +171,8 @@ def verify(
         _say(f"{check.executor} differs: {check.differing} of {check.outputs} output codes, first in event {check.first_event}")
     if wrong:
         raise typer.Exit(1)
+    if missing := [check for check in checks if check.missing]:
+        raise MissingTool(f"{missing[0].executor} was not run: {missing[0].missing}; what ran is exact")
 
 
 @app.command()
@@ -228,9 +229,8 @@ def run(
     _need_training()
     from caloedge.pipeline import places, read_named_recipe
     from caloedge.pipeline import run as whole_story
-    from caloedge.training.fit import Hardware
 
-    hardware = Hardware(accelerator=accelerator, devices=devices, precision=precision)
+    hardware = _hardware(accelerator, devices, precision)
     done = whole_story(recipe, output, hardware, independent)
     _show_blocks(block for section in done.sections for block in section.blocks if isinstance(block, Claim))
     _say(f"report: {places(read_named_recipe(recipe)[1], output).report / 'report.html'}")
@@ -275,11 +275,19 @@ def _read_codes(path: Path) -> Any:
     return codes.astype(np.int64)
 
 
+def _hardware(accelerator: str, devices: int, precision: str) -> Any:
+    """Check where to train before anything is written."""
+    from caloedge.training.fit import ACCELERATORS, PRECISIONS, Hardware
+
+    for value, known, option in ((accelerator, ACCELERATORS, "--accelerator"), (precision, PRECISIONS, "--precision")):
+        if value not in known:
+            raise UserError(f"{option} {value!r} is not known; there are: {', '.join(known)}")
+    return Hardware(accelerator=accelerator, devices=devices, precision=precision)
+
+
 def _need_training() -> None:
     """Say in one line what a command that trains or evaluates float networks lacks."""
     from importlib.util import find_spec
-
-    from caloedge.errors import MissingTool
 
     lacking = [name for name in ("torch", "brevitas", "lightning") if find_spec(name) is None]
     if lacking:

@@ -1,8 +1,11 @@
 """Accuracy of all methods of an artifact on the same events of a shower library."""
 
+import numpy as np
+
 from caloedge.artifact import Artifact
 from caloedge.catalog import Assessment, Task, find
 from caloedge.detector.library import ShowerLibrary, open_library
+from caloedge.errors import BadData, UserError
 
 EVALUATION_SEED = 97
 """Composition of the test events; no training or tuning uses it."""
@@ -12,6 +15,23 @@ def library_of(artifact: Artifact) -> ShowerLibrary:
     """Open the shower library that the artifact was trained on."""
     path = artifact.manifest.library.get("path")  # from the artifact's folder; none for a shipped library
     return open_library(artifact.folder / path if path else artifact.recipe.library)
+
+
+def refuse_seen_showers(artifact: Artifact, library: ShowerLibrary) -> None:
+    """Refuse a library that contains showers the artifact was trained on, whatever the file looks like."""
+    try:
+        known = library_of(artifact)
+    except UserError:
+        return  # the training library is not on this computer
+    if known.digest != artifact.manifest.library["sha256"]:
+        return
+    seen = np.isin(np.float32(library.energies_mev), np.float32(known.energies_mev)).sum()
+    # Energies are continuous: a handful may agree in float32 by chance.
+    if seen > 10 + 0.01 * len(library):
+        raise BadData(
+            f"{library.path}: {seen} of {len(library)} showers are those that {artifact.recipe.name} was trained or tuned on"
+            f" ({artifact.recipe.library}); evaluate on showers of another seed"
+        )
 
 
 def compare(artifact: Artifact, library: ShowerLibrary, n_events: int | None = None) -> Assessment:
@@ -24,5 +44,7 @@ def compare(artifact: Artifact, library: ShowerLibrary, n_events: int | None = N
 
     task = find(Task, artifact.recipe.task)
     split = "test" if library.digest == artifact.manifest.library["sha256"] else "all"
+    if split == "all":
+        refuse_seen_showers(artifact, library)
     sample = task.sample(library, split, n_events or artifact.recipe.evaluation.events, EVALUATION_SEED)
     return task.assess(sample, scores(artifact, task, sample), artifact.manifest.working_points)

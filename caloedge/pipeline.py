@@ -10,6 +10,7 @@ from caloedge.catalog import Assessment
 from caloedge.comparison import compare, library_of
 from caloedge.compiler.reader import read
 from caloedge.detector.library import ShowerLibrary, open_library
+from caloedge.errors import BadData
 from caloedge.recipe import Recipe, find_recipe, read_recipe
 from caloedge.reports import sections, store
 from caloedge.results import Report, Section
@@ -94,6 +95,8 @@ def make_report(artifact: Artifact, to: Places, independent: ShowerLibrary | Non
 
 def _independent(artifact: Artifact, library: ShowerLibrary) -> tuple[Section, ...]:
     """Repeat the comparison on showers that no training, tuning or working point has seen."""
+    if library.digest == artifact.manifest.library["sha256"]:
+        raise BadData(f"{library.path}: is the library that {artifact.recipe.name} was trained on, not an independent one")
     found: Assessment = compare(artifact, library)
     made = ", ".join(library.provenance[key] for key in ("version", "physics_list") if key in library.provenance)
     seed = library.provenance.get("seed", "unknown")

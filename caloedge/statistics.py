@@ -1,6 +1,7 @@
-"""Efficiencies, rates and ROC curves with bootstrap uncertainties; the resampled unit is the event.
+"""Efficiencies, rates and ROC curves with bootstrap uncertainties; what is resampled are the showers behind the events.
 
-Windows of one event share noise and showers, so resampling windows would make errors too small.
+Windows of one event share noise and showers, and composed events share showers, so resampling windows or events alone
+would make errors too small.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,19 @@ class Ratio:
 def bootstrap_weights(n_events: int, seed: int) -> NDArray[Any]:
     """Return (R, E) Poisson(1) weights; use one set for all methods so that their differences are paired."""
     return np.random.default_rng(seed).poisson(1.0, (REPLICAS, n_events)).astype(np.float32)
+
+
+def shared_bootstrap_weights(unit_EP: NDArray[Any], seed: int) -> NDArray[Any]:
+    """Return (R, E) weights of events composed of units that other events contain too: each unit gets a Poisson(1) weight.
+
+    `unit_EP` numbers the units of each event, −1 for none; an event weighs the product of its units. This is the
+    pigeonhole bootstrap (Owen, Ann. Appl. Stat. 1 (2007) 386), which errs on the large side for events of two units.
+    """
+    units, number_EP = np.unique(unit_EP, return_inverse=True)
+    weights_RU = np.random.default_rng(seed).poisson(1.0, (REPLICAS, len(units))).astype(np.float32)
+    weights_RU[:, units < 0] = 1
+    columns = number_EP.reshape(unit_EP.shape).T
+    return np.asarray(np.prod([weights_RU[:, column_E] for column_E in columns], axis=0))
 
 
 def ratio(passed_EB: NDArray[Any], total_EB: NDArray[Any], weights_RE: NDArray[Any], *, binomial: bool = True) -> Ratio:
@@ -98,15 +112,16 @@ def auc(scores: NDArray[Any], labels: NDArray[Any]) -> float:
     return float((ranks[true].sum() - n_true * (n_true + 1) / 2) / (n_true * n_false))
 
 
-def auc_uncertainty(scores: NDArray[Any], labels: NDArray[Any], event: NDArray[Any], seed: int, replicas: int = 50) -> float:
-    """Return the bootstrap standard deviation of `auc`, resampling events."""
-    rng = np.random.default_rng(seed)
+def auc_uncertainty(
+    scores: NDArray[Any], labels: NDArray[Any], event: NDArray[Any], weights_RE: NDArray[Any], replicas: int = 50
+) -> float:
+    """Return the bootstrap standard deviation of `auc` for the first `replicas` of the event weights."""
     order = np.argsort(scores, kind="stable")
     ties = np.concatenate([[True], np.diff(scores[order]) != 0])
     group = np.cumsum(ties) - 1
     values = []
-    for _ in range(replicas):
-        weight = rng.poisson(1.0, int(event.max()) + 1)[event][order]
+    for weights_E in weights_RE[:replicas]:
+        weight = weights_E[event][order]
         true = np.bincount(group, weight * labels[order])
         false = np.bincount(group, weight * (1 - labels[order]))
         below = np.cumsum(false) - false

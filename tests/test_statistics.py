@@ -26,6 +26,17 @@ def test_windows_of_one_event_are_not_independent() -> None:
     assert found.uncertainty[0] == pytest.approx(np.sqrt(0.25 / 1000), rel=0.21)  # as above
 
 
+def test_events_that_share_showers_are_not_independent() -> None:
+    """Ten events of each shower: the error is that of the showers; without sharing it is that of the events."""
+    rng = np.random.default_rng(11)
+    passed = (rng.random(400) < 0.5).astype(float).repeat(10)[:, None]
+    shower = np.arange(400).repeat(10)
+    weights = statistics.shared_bootstrap_weights(np.stack([shower, np.full(4000, -1)], axis=1), seed=1)
+    assert statistics.ratio(passed, np.ones((4000, 1)), weights).uncertainty[0] == pytest.approx(0.5 / 20, rel=0.21)  # as above
+    own = statistics.shared_bootstrap_weights(np.arange(4000)[:, None], seed=1)
+    assert statistics.ratio(passed, np.ones((4000, 1)), own).uncertainty[0] == pytest.approx(0.5 / np.sqrt(4000), rel=0.21)
+
+
 def test_certain_bins_get_the_wilson_interval_and_empty_ones_none() -> None:
     passed = np.array([[1.0, 0.0, 0.0]] * 50)
     total = np.array([[1.0, 1.0, 0.0]] * 50)
@@ -91,5 +102,5 @@ def test_the_error_of_an_auc_is_that_of_independent_samples() -> None:
 
     truth = np.std([statistics.auc(*draw()) for _ in range(300)])
     scores, labels = draw()
-    found = statistics.auc_uncertainty(scores, labels, np.arange(400), seed=1)
+    found = statistics.auc_uncertainty(scores, labels, np.arange(400), statistics.bootstrap_weights(400, seed=1))
     assert found == pytest.approx(truth, rel=0.35)  # 50 replicas know a standard deviation to 10 %, one sample adds its own

@@ -39,6 +39,8 @@ class CrystalEvents:
     """(E, 2, 2) impact points in crystals."""
     energy_EP: NDArray[Any]
     """(E, 2) true energies in GeV."""
+    shower_EP: NDArray[Any]
+    """(E, 2) rows of the library, −1 for an absent photon."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def compose(library: ShowerLibrary, rows: NDArray[Any], n_events: int, rng: np.r
     absent_EP = np.stack([np.zeros_like(two_E), ~two_E], axis=1)
     impact_EP2 = np.where(absent_EP[:, :, None], np.nan, crystal_EP2 + inside_EP2)
     energy_EP = np.where(absent_EP, np.nan, library.energies_mev[chosen_EP] * 1e-3)
-    return CrystalEvents(digitise(cells_EXY, rng), impact_EP2, energy_EP)
+    return CrystalEvents(digitise(cells_EXY, rng), impact_EP2, energy_EP, np.where(absent_EP, -1, chosen_EP))
 
 
 def digitise(cells_gev: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:

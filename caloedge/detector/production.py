@@ -30,6 +30,7 @@ from caloedge.files import replacing, write_text
 from caloedge.progress import progress
 
 SHOWERS_PER_PART = 64
+MIN_ENERGY_GEV, MAX_ENERGY_GEV = 0.01, 10_000.0
 GENERATORS = {"geant4": geant4.open_geant4, "parametrised": parametrised.open_parametrised}
 
 
@@ -55,6 +56,15 @@ class Production:
             raise UserError(f"showers = {self.showers}: ask for at least 1")
         if not 0 < self.min_energy_gev <= self.max_energy_gev < float("inf"):
             raise UserError(f"energy range {self.min_energy_gev} to {self.max_energy_gev} GeV: give 0 < lowest <= highest")
+        if not self.min_energy_gev >= MIN_ENERGY_GEV or not self.max_energy_gev <= MAX_ENERGY_GEV:
+            raise UserError(
+                f"energy range {self.min_energy_gev} to {self.max_energy_gev} GeV: electromagnetic showers are simulated between"
+                f" {MIN_ENERGY_GEV} and {MAX_ENERGY_GEV} GeV"
+            )
+        if self.generator == "parametrised" and self.particle != "gamma":
+            raise UserError(f"the parametrised generator knows gamma, not {self.particle!r}; use generator geant4")
+        if not 0 <= self.zero_below_mev < float("inf"):
+            raise UserError(f"zero_below_mev = {self.zero_below_mev}: give a finite threshold of 0 or more")
         if self.seed < 0:
             raise UserError(f"seed = {self.seed}: seeds are 0 or larger")
 
@@ -88,10 +98,17 @@ def simulate(production: Production, path: Path, workers: int) -> None:
 
 def _open_parts(parts: Path, production: Production) -> None:
     plan = parts / "plan.json"
-    if plan.exists() and json.loads(plan.read_text()) != asdict(production):
+    if _finished(parts) and _read_plan(plan) != asdict(production):
         raise UserError(f"{parts}: holds an unfinished run with other settings; remove the folder or repeat its call ({plan})")
     parts.mkdir(parents=True, exist_ok=True)
     write_text(plan, json.dumps(asdict(production), indent=1))
+
+
+def _read_plan(plan: Path) -> object:
+    try:
+        return json.loads(plan.read_text())
+    except (OSError, ValueError):
+        return None  # damaged: as good as another run's
 
 
 def _finished(parts: Path) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ def result_table(report: Report) -> str:
     lines += [
         "| " + " | ".join(quantity(cell) if isinstance(cell, Number) else cell for cell in row) + " |" for row in table.rows
     ]
-    lines += ["", f"{table.caption} All numbers are computed on test events, with 68 % bootstrap errors.", ""]
+    lines += ["", f"{table.caption} All numbers are computed on test events, with 68 % bootstrap errors over showers.", ""]
     for claim in report.sections[0].blocks:
         if isinstance(claim, Claim):
             verdict = {True: "Holds", False: "Does not hold", None: "Not tested"}[claim.holds]

@@ -163,7 +163,7 @@ def training(manifest: Manifest) -> Section:
     if published.valid_loss > quantised.valid_loss:
         remark = (
             " The published network's validation loss is above the small quantised network's: it was not trained to its best "
-            "here, and its figures are a lower bound of what that architecture can do."
+            "here, and its figures are likely below what that architecture can reach."
         )
     columns = ("network", "parameters", "epochs", "windows seen", "wall time", "training loss", "validation loss")
     rows = tuple(

@@ -45,11 +45,11 @@ def load(folder: Path) -> Report:
     try:
         return Report.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; make it with `caloedge report`") from None
+        raise UserError(f"{path}: no such file; make it with `caloedge run`") from None
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; make it readable or make it again with `caloedge report`") from None
+        raise UserError(f"{path}: {error.strerror}; make it readable or make it again with `caloedge run`") from None
     except ValidationError as error:
-        raise BadData(f"{path}: {_first(error)}; make it again with `caloedge report`") from None
+        raise BadData(f"{path}: {_first(error)}; make it again with `caloedge run`") from None
 
 
 def write_index(folder: Path) -> Path:

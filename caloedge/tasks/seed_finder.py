@@ -42,6 +42,8 @@ class SeedTruth:
     """(E, 2) GeV, NaN for an absent photon."""
     distance_E: NDArray[Any]
     """(E,) distance of the two impact points in crystals, NaN for one photon."""
+    shower_EP: NDArray[Any]
+    """(E, 2) library rows, −1 for an absent photon: events share showers, and errors must know it."""
     shown: CrystalEvents
     """The first block's events, for displays."""
 
@@ -82,7 +84,10 @@ def _block(events: CrystalEvents) -> tuple[NDArray[Any], NDArray[Any], SeedTruth
     labels = np.zeros(len(cut.event_W), np.float32)
     labels[window_EP[window_EP >= 0]] = 1
     distance_E = np.hypot(*(events.impact_EP2[:, 0] - events.impact_EP2[:, 1]).T)
-    return cut.cells_WXY, labels, SeedTruth(cut.event_W, cut.crystal_W2, window_EP, events.energy_EP, distance_E, events)
+    truth = SeedTruth(
+        cut.event_W, cut.crystal_W2, window_EP, events.energy_EP, distance_E, shower_EP=events.shower_EP, shown=events
+    )
+    return cut.cells_WXY, labels, truth
 
 
 def _join(truths: tuple[SeedTruth, ...]) -> SeedTruth:
@@ -96,6 +101,7 @@ def _join(truths: tuple[SeedTruth, ...]) -> SeedTruth:
         ),
         energy_EP=np.concatenate([t.energy_EP for t in truths]),
         distance_E=np.concatenate([t.distance_E for t in truths]),
+        shower_EP=np.concatenate([t.shower_EP for t in truths]),
         shown=truths[0].shown,
     )
 
@@ -120,12 +126,13 @@ def working_points(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]]
 def assess(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], thresholds: Mapping[str, float]) -> Assessment:
     """Compare the methods on one sample, each at its own working point."""
     truth = sample.truth
-    weights_RE = statistics.bootstrap_weights(truth.n_events, seed=1)
+    weights_RE = statistics.shared_bootstrap_weights(truth.shower_EP, seed=1)
     selected = {name: values >= thresholds[name] for name, values in scores.items()}
     kinds = {name: _photons(truth, found, _kind(truth), 3, weights_RE) for name, found in selected.items()}
     summary = {name: _summary(sample, scores[name], selected[name], weights_RE) for name in scores}
     photons = int(np.isfinite(truth.energy_EP).sum())
-    size = f"{truth.n_events:,} events, {photons:,} photons, {len(truth.event_W):,} windows"
+    showers = len(np.unique(truth.shower_EP[truth.shower_EP >= 0]))
+    size = f"{truth.n_events:,} events, {photons:,} photons of {showers:,} showers, {len(truth.event_W):,} windows"
     return Assessment(
         sections=(
             Section(
@@ -133,7 +140,7 @@ def assess(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], thresh
                 text="Working points were set on the validation events: the paper's threshold (probability 0.3) for the "
                 "published network, and for every other method the threshold that gives the same number of fake seeds per "
                 "event there. A photon whose crystal has no window above 0.5 GeV counts as lost. Errors are 68 % bootstrap "
-                "intervals over events.",
+                "intervals; showers are resampled, because composed events share them.",
                 blocks=(
                     _summary_table(summary, thresholds, size),
                     *_efficiency_plots(truth, selected, weights_RE),
@@ -218,7 +225,7 @@ def _summary(
         "ROC AUC": Number(
             value=statistics.auc(scores_W, labels_W),
             origin="computed",
-            uncertainty=statistics.auc_uncertainty(scores_W, labels_W, truth.event_W, seed=2),
+            uncertainty=statistics.auc_uncertainty(scores_W, labels_W, truth.event_W, weights_RE),
             sample=f"{len(labels_W):,} windows",
         ),
     }
@@ -227,7 +234,7 @@ def _summary(
 def _summary_table(summary: Mapping[str, Mapping[str, Number]], thresholds: Mapping[str, float], size: str) -> Table:
     columns = next(iter(summary.values()))
     return Table(
-        title="Seed finding at equal fake rate",
+        title="Seed finding at thresholds set for equal fake rate",
         columns=("method", *columns, "threshold"),
         rows=tuple((name, *values.values(), f"{thresholds[name]:.4g}") for name, values in summary.items()),
         caption=f"{size}. Thresholds: logits, for the integer network its output code, for the local maximum GeV. The AUC "
@@ -386,15 +393,15 @@ def _claims(kinds: Mapping[str, statistics.Ratio], fakes: Mapping[str, Number]) 
     rates = {name: f"{number.value:.2f} ± {number.uncertainty:.2f}" for name, number in fakes.items()}
     return (
         Claim(
-            statement="The integer network is within 0.5 % (absolute) of the published float network's seed efficiency at "
-            "equal fake rate.",
-            holds=change >= -0.5,
+            statement="The integer network's seed efficiency is at most 0.5 % (absolute) below that of the published float "
+            "network as trained here, at thresholds set for equal fake rate.",
+            holds=None if np.isnan(change) or not wanted else change >= -0.5,
             found=f"{found:.2%} against {wanted:.2%}: {change:+.2f} ± {change_error:.2f} % (paired bootstrap), at "
             f"{rates[INTEGER]} and {rates[REFERENCE]} fakes per 100 events",
         ),
         Claim(
             statement=f"The integer network is clearly above the local maximum for two photons closer than {CLOSE:g} crystals.",
-            holds=gain > 3 * gain_error,
+            holds=None if np.isnan(gain) else gain > 3 * gain_error,
             found=f"{close.value[1]:.2%} against {base.value[1]:.2%}: {gain:+.2f} ± {gain_error:.2f} % (paired bootstrap), at "
             f"{rates[INTEGER]} and {rates[BASELINE]} fakes per 100 events",
         ),

@@ -38,6 +38,9 @@ with warnings.catch_warnings():
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "binary cross entropy": functional.binary_cross_entropy_with_logits,
     "mean squared error": functional.mse_loss,

@@ -120,7 +120,7 @@ def test_the_same_generator_gives_the_same_events(library: ShowerLibrary) -> Non
 
 
 def test_windows_equal_a_plain_loop(events: CrystalEvents) -> None:
-    few = CrystalEvents(events.cells_EXY[:25], events.impact_EP2[:25], events.energy_EP[:25])
+    few = CrystalEvents(events.cells_EXY[:25], events.impact_EP2[:25], events.energy_EP[:25], events.shower_EP[:25])
     found = windows(few)
     cells, event, crystal = [], [], []
     for e in range(25):

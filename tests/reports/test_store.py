@@ -60,12 +60,12 @@ def error_line(folder, kind):
 
 
 def test_a_missing_report_says_how_to_make_it(tmp_path):
-    assert error_line(tmp_path, UserError) == "F/report.json: no such file; make it with `caloedge report`"
+    assert error_line(tmp_path, UserError) == "F/report.json: no such file; make it with `caloedge run`"
 
 
 def test_an_unreadable_report_says_so(tmp_path):
     (tmp_path / "report.json").mkdir()
-    line = "F/report.json: Is a directory; make it readable or make it again with `caloedge report`"
+    line = "F/report.json: Is a directory; make it readable or make it again with `caloedge run`"
     assert error_line(tmp_path, UserError) == line
 
 
@@ -74,7 +74,7 @@ def test_broken_json_is_placed_by_line_and_column(tmp_path):
     line = error_line(tmp_path, BadData)
     assert line.startswith("F/report.json: Invalid JSON: ")
     assert "line 2 column 3" in line
-    assert line.endswith("; make it again with `caloedge report`")
+    assert line.endswith("; make it again with `caloedge run`")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_wrong_field_is_named(tmp_path, change, message):
     stored = json.loads(small_report().model_dump_json())
     change(stored)
     path.write_text(json.dumps(stored))
-    assert error_line(tmp_path, BadData) == f"F/report.json: {message}; make it again with `caloedge report`"
+    assert error_line(tmp_path, BadData) == f"F/report.json: {message}; make it again with `caloedge run`"
 
 
 def test_bytes_that_are_no_text_are_bad_data(tmp_path):

@@ -164,13 +164,15 @@ def hand_made() -> Sample[SeedTruth]:
     window[:, 0, 3, 3] = (5, 6, 7, 8, 9, 1)
     energy = np.array([[5.0, nan], [6.0, 7.0], [8.0, 1.0], [9.0, nan]])
     impact = np.where(np.isnan(energy)[:, :, None], nan, [[10.5, 10.5], [12.5, 10.5]])
+    showers = np.array([[0, -1], [1, 2], [3, 4], [5, -1]])
     truth = SeedTruth(
         event_W=np.array([0, 1, 1, 2, 3, 3]),
         crystal_W2=np.full((6, 2), 10),
         window_EP=np.array([[0, -1], [1, 2], [3, -1], [4, -1]]),
         energy_EP=energy,
         distance_E=np.array([nan, 2.0, 10.0, nan]),
-        shown=CrystalEvents(np.zeros((4, GRID, GRID), np.float32), impact, energy),
+        shower_EP=showers,
+        shown=CrystalEvents(np.zeros((4, GRID, GRID), np.float32), impact, energy, showers),
     )
     return Sample(window, np.array([[1], [1], [1], [1], [1], [0]], np.float32), truth)
 
