@@ -1,7 +1,7 @@
-"""Rates of every executor on the same windows, one thread, one run: `python benchmarks/throughput.py [MODEL]`.
+"""Rates of every executor on the same inputs, one thread, one run: `python benchmarks/throughput.py [MODEL ...]`.
 
-Prints windows per second (median of repeats, with the spread) and the ratio to hls4ml C-simulation, and writes
-reports/throughput.json. Builds the firmware projects first where they are missing.
+Prints inputs per second (median of repeats, with the spread) and the ratio to hls4ml C-simulation (io_parallel), and what
+building each firmware simulation takes; writes reports/throughput.json. All projects are built anew, in a temporary folder.
 """
 
 import os
@@ -12,77 +12,83 @@ import json
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from caloedge.catalog import Backend, Target, Task, find
+from caloedge.catalog import Backend, Task, find
 from caloedge.comparison import library_of
 from caloedge.compiler.reader import read
 from caloedge.files import write_text
-from caloedge.pipeline import open_model, places
-from caloedge.verification import build_if_needed, run_qonnx
+from caloedge.pipeline import open_model
+from caloedge.training.timing import computer
+from caloedge.verification import build_if_needed, designs, run_qonnx
 
 REPEATS = 5
-WINDOWS = {"window making": 40_000, "integer graph": 40_000, "QONNX executor": 1_000, "hls4ml": 500}
+INPUTS = {"making inputs": 40_000, "integer graph": 40_000, "QONNX executor": 1_000, "hls4ml": 500, "rtl": 4_000}
+REFERENCE = "hls4ml io_parallel"
 
 
-def rates(windows: int, action: Callable[[], object]) -> list[float]:
-    """Return windows per second of each repeat, after one that warms up."""
+def rates(inputs: int, action: Callable[[], object]) -> dict[str, float]:
+    """Return inputs per second over the repeats, after one that warms up."""
     action()
     found = []
     for _ in range(REPEATS):
         start = time.perf_counter()
         action()
-        found.append(windows / (time.perf_counter() - start))
-    return found
+        found.append(inputs / (time.perf_counter() - start))
+    return {"per_s": round(statistics.median(found), 1), "lowest": round(min(found), 1), "highest": round(max(found), 1)}
 
 
-def main(model: str) -> None:
-    """Measure and print."""
+def measure(model: str) -> dict[str, dict[str, Any]]:
+    """Return rates, and for firmware the seconds to build, by executor."""
     artifact = open_model(model)
     task, graph, library = find(Task, artifact.recipe.task), read(artifact.model), library_of(artifact)
-    target, projects = find(Target, artifact.recipe.target), places(artifact.recipe, None).work / "projects"
-    n_events = WINDOWS["window making"] // 8
+    n_events = INPUTS["making inputs"] // 8
     made = task.sample(library, "train", n_events, 0).inputs
-    results = {"window making": rates(len(made), lambda: task.sample(library, "train", n_events, 0))}
-    codes = graph.quantise_input(np.resize(made, (WINDOWS["integer graph"], *made.shape[1:])))
-    results["integer graph"] = rates(len(codes), lambda: graph.run(codes))
-    few = codes[: WINDOWS["QONNX executor"]]
-    results["QONNX executor"] = rates(len(few), lambda: run_qonnx(artifact.model, graph, few))
-    for name, variants in artifact.recipe.builds.items():
-        for variant in variants:
-            project = build_if_needed(name, graph, target, variant, projects)
-            few = codes[: WINDOWS["hls4ml"]]
-            backend = find(Backend, name)
-            results[f"{name} C-simulation, {variant}"] = rates(len(few), lambda b=backend, p=project, c=few: b.emulate(p, c))
-    slowest = statistics.median(results[list(results)[-1]])
-    rows = {
-        name: {
-            "windows_per_s": round(statistics.median(values), 1),
-            "lowest": round(min(values), 1),
-            "highest": round(max(values), 1),
-            "ratio_to_last": round(statistics.median(values) / slowest, 1),
-        }
-        for name, values in results.items()
-    }
-    for name, row in rows.items():
-        print(
-            f"{name:40s} {row['windows_per_s']:>12,.0f} windows/s  ({row['lowest']:,.0f} to {row['highest']:,.0f})"
-            f"  {row['ratio_to_last']:>8,.1f} ×"
-        )
-    record = {
+    rows: dict[str, dict[str, Any]] = {"making inputs": rates(len(made), lambda: task.sample(library, "train", n_events, 0))}
+    codes = graph.quantise_input(np.resize(made, (INPUTS["integer graph"], *made.shape[1:])))
+    rows["integer graph"] = rates(len(codes), lambda: graph.run(codes))
+    few = codes[: INPUTS["QONNX executor"]]
+    rows["QONNX executor"] = rates(len(few), lambda: run_qonnx(artifact.model, graph, few))
+    with tempfile.TemporaryDirectory() as folder:
+        for design in designs(artifact.recipe):
+            if design.target != artifact.recipe.target:
+                continue
+            start = time.perf_counter()
+            project = build_if_needed(design, graph, artifact.recipe, Path(folder))
+            seconds = time.perf_counter() - start
+            some = codes[: INPUTS[design.backend]]
+            emulate = find(Backend, design.backend).emulate
+            name = f"{design.backend} {design.variant}"
+            rows[name] = rates(len(some), lambda e=emulate, p=project, c=some: e(p, c)) | {"build_s": round(seconds, 1)}
+    for row in rows.values():
+        row["ratio"] = round(row["per_s"] / rows[REFERENCE]["per_s"], 2)
+    return rows
+
+
+def main(models: list[str]) -> None:
+    """Measure and print."""
+    record: dict[str, Any] = {
         "origin": "measured",
         "threads": 1,
         "repeats": REPEATS,
-        "computer": f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}",
-        "model": artifact.recipe.name,
-        "rates": rows,
+        "ratio_to": REFERENCE,
+        "computer": f"{computer()}; Python {platform.python_version()}, numpy {np.__version__}",
+        "models": {},
     }
+    for model in models:
+        rows = record["models"][model] = measure(model)
+        for name, row in rows.items():
+            built = f"  built in {row['build_s']:,.0f} s" if "build_s" in row else ""
+            spread = f"({row['lowest']:,.0f} to {row['highest']:,.0f})"
+            print(f"{model}, {name:20s} {row['per_s']:>12,.0f} inputs/s  {spread:24s} {row['ratio']:>8,.1f} ×{built}")
     write_text(Path("reports/throughput.json"), json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "seed_finder")
+    main(sys.argv[1:] or ["seed_finder", "shower_shape"])

@@ -30,6 +30,9 @@ class Arithmetic(Protocol):
     def activation(self, name: str, leaky_slope: float) -> nn.Module:
         """Rectify; a slope of 0 is ReLU."""
 
+    def max_pool(self, kernel: int) -> nn.Module:
+        """Keep the largest value of each window of `kernel` rows and columns; windows do not overlap."""
+
     def flatten(self) -> nn.Module:
         """Flatten channels, rows and columns, in this order."""
 
@@ -69,6 +72,10 @@ class FloatArithmetic:
         """Rectify."""
         return nn.LeakyReLU(leaky_slope) if leaky_slope else nn.ReLU()
 
+    def max_pool(self, kernel: int) -> nn.Module:
+        """Keep the largest value of each window."""
+        return nn.MaxPool2d(kernel)
+
     def flatten(self) -> nn.Module:
         """Flatten channels, rows and columns, in this order."""
         return nn.Flatten()
@@ -86,20 +93,21 @@ class QuantisedArithmetic:
     activation_bits: int
     input_bits: int
     input_fraction: int
-    """Input codes are unsigned with 2**-input_fraction of the input's unit as LSB."""
+    """The LSB of input codes is 2**-input_fraction of the input's unit."""
     activation_max: Mapping[str, float] = field(default_factory=dict)
+    input_signed: bool = False
 
     def input(self, name: str) -> nn.Module:  # noqa: ARG002
-        """Digitise the input: unsigned, fixed scale."""
+        """Digitise the input: fixed scale, signed or not."""
         from brevitas.core.scaling import ScalingImplType
         from brevitas.nn import QuantIdentity
-        from brevitas.quant import Uint8ActPerTensorFixedPoint
+        from brevitas.quant import Int8ActPerTensorFixedPoint, Uint8ActPerTensorFixedPoint
 
         layer: nn.Module = QuantIdentity(
-            act_quant=Uint8ActPerTensorFixedPoint,
+            act_quant=Int8ActPerTensorFixedPoint if self.input_signed else Uint8ActPerTensorFixedPoint,
             bit_width=self.input_bits,
             scaling_impl_type=ScalingImplType.CONST,
-            scaling_init=float(2 ** (self.input_bits - self.input_fraction)),
+            scaling_init=2.0 ** (self.input_bits - self.input_signed - self.input_fraction),
             return_quant_tensor=True,
         )
         return layer
@@ -156,6 +164,10 @@ class QuantisedArithmetic:
             return_quant_tensor=True,
         )
         return layer
+
+    def max_pool(self, kernel: int) -> nn.Module:
+        """Keep the largest code of each window; torch's own layer passes scale and bit width on."""
+        return nn.MaxPool2d(kernel)
 
     def flatten(self) -> nn.Module:
         """Flatten channels, rows and columns, in this order."""

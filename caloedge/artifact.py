@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from caloedge.errors import BadData, UserError
 from caloedge.files import sha256
@@ -158,7 +158,7 @@ def write_weights(folder: Path, stage: str, weights: dict[str, NDArray[Any]]) ->
             pieces.append({})
         pieces[-1][name] = np.ascontiguousarray(values)
     for number, piece in enumerate(pieces):
-        save_file(piece, folder / f"{stage}.{number}.safetensors")
+        (folder / f"{stage}.{number}.safetensors").write_bytes(save(piece))  # safetensors' own writer makes files of mode 0600
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from caloedge.compiler.graph import Graph
     from caloedge.detector.library import ShowerLibrary
-    from caloedge.results import Claim, Number, Section
+    from caloedge.recipe import LayerChoice
+    from caloedge.results import Claim, Number, Section, Table
 
 # The methods every task compares on the same events, in display order.
 REFERENCE = "float published"
@@ -66,11 +68,13 @@ class Task:
     sample: Callable[[ShowerLibrary, str, int, int], Sample[Any]]
     """(library, split, events, seed): splits are `train`, `valid`, `test`, and `all` for a library that was not trained on."""
     baseline: Callable[[Sample[Any]], NDArray[Any]]
-    """Scores (N,) of the classical, non-ML method."""
+    """Scores of the classical, non-ML method: (N,), or (N, outputs) for several outputs."""
     working_points: Callable[[Sample[Any], Mapping[str, NDArray[Any]]], dict[str, float]]
     """(validation sample, scores by method): the threshold of each method."""
     assess: Callable[[Sample[Any], Mapping[str, NDArray[Any]], Mapping[str, float]], Assessment]
     """(test sample, scores by method, working points)."""
+    item: str = "input"
+    """What one input of the network is called, e.g. `window`."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class Network:
     """`published` is the float reference; `edge` is the one that goes to firmware."""
     build: Callable[[Any, Any], Any]
     """(arithmetic, size): a torch module; parameters have the same names in every arithmetic."""
+    published_firmware: Callable[[], Table] | None = None
+    """Firmware figures from the literature for networks of this size."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +103,56 @@ class Target:
     """What the device has: LUT, FF, DSP, BRAM_18K, URAM."""
     source: str
     """Where the resource figures are published."""
+    family: str = ""
+    """The family that open synthesis knows it by, `xcup`, `xcu`, `xc7` or `ecp5`; empty when it knows none."""
+    device_options: tuple[str, ...] = ()
+    """What open place and route is told about the device."""
+    pins: Mapping[str, str] = field(default_factory=dict)
+    """Package pins of `clk`, `data` and `result` of the routed design, where the router does not choose them itself."""
+    register_delay_ns: float = 0.0
+    """Part of a clock period that one pipeline stage costs before the first adder: clock to output, routing, set-up."""
+    adder_delay_ns: float = 0.0
+    """What each adder after another adds; 0 when unknown. Each target file says whether both are `estimated` or `routed`."""
 
     @property
     def period_ns(self) -> float:
         """Clock period in nanoseconds (requested)."""
         return 1e3 / self.clock_mhz
+
+    def adders_per_stage(self, clock_mhz: float | None = None) -> int:
+        """Return how many adders may follow each other between two registers at a clock (MHz), by default the requested one.
+
+        At least 1, also where that misses the clock or the delays are unknown.
+        """
+        if self.adder_delay_ns <= 0:
+            return 1
+        period_ns = 1e3 / (clock_mhz or self.clock_mhz)
+        return max(1, math.floor((period_ns - self.register_delay_ns) / self.adder_delay_ns))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a trigger allows one algorithm or the whole of it; None where it sets no limit."""
+
+    name: str
+    latency_ns: float | None
+    """From the first input to the last output."""
+    interval_ns: float | None
+    """From one event's input to the next one's."""
+    reference: str
+    """Where it is published, and what it covers."""
+
+
+@dataclass(frozen=True)
+class CycleRun:
+    """What a cycle-accurate simulation gave."""
+
+    codes: dict[str, NDArray[Any]]
+    """By output name, (N, *shape) int64."""
+    latency_cycles: int
+    """From the first input beat to the last output beat, of an event that meets an empty design."""
+    interval_cycles: int
+    """Between two results while events queue at the input."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +164,14 @@ class Backend:
     """The ways it can build one graph, e.g. `("io_parallel", "io_stream")`."""
     check: Callable[[Graph], None]
     """Raise `Unsupported`, naming the first layer that this backend cannot take; write nothing."""
-    build: Callable[[Graph, Target, str, Path], None]
-    """(graph, target, variant, folder): write the project and compile its simulation; the folder appears whole or not at all."""
+    build: Callable[[Graph, Target, str, Path, Mapping[str, LayerChoice]], None]
+    """(graph, target, variant, folder, choices by layer): write the project and compile its simulation; the folder appears whole
+    or not at all. Only a variant that leaves the choice to the recipe heeds the choices."""
     emulate: Callable[[Path, NDArray[Any]], dict[str, NDArray[Any]]]
     """(folder, input codes (N, *shape) int64): simulate and return {output name: codes (N, *shape) int64}."""
+    simulate: Callable[[Path, NDArray[Any], float, Path | None], CycleRun] | None = None
+    """(folder, input codes, chance of a stall per cycle at each end, VCD file to write): the same cycle by cycle, where a backend
+    can."""
 
 
 class Plugin(Protocol):

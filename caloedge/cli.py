@@ -119,37 +119,93 @@ def build(
     model: Model,
     folder: Annotated[Path, typer.Argument(help="Project folder to write.")],
     backend: Annotated[str, typer.Option(help="See: caloedge list.")] = "hls4ml",
-    variant: Annotated[str, typer.Option(help="io_parallel or io_stream.")] = "io_parallel",
+    variant: Annotated[
+        str, typer.Option(help="How to build it; default: the backend's first variant, see `caloedge list`.")
+    ] = "",
     target: Annotated[str, typer.Option(help="Device; default: the recipe's.")] = "",
+    layer: Annotated[
+        list[str] | None, typer.Option(help="NAME=STRATEGY or NAME=STRATEGY:REUSE, for variant auto; default: the recipe's.")
+    ] = None,
+    synthesise: Annotated[bool, typer.Option(help="Synthesise an rtl project (and route it where open tools can).")] = True,
+    route_limit_s: Annotated[float, typer.Option(help="Place and route gets no more time than this.", min=0)] = 3600.0,
 ) -> None:
-    """Write a firmware project and compile its simulation."""
+    """Write a firmware project, compile its simulation, synthesise it. Ctrl-C keeps what is done; the same command goes on."""
     from caloedge.compiler.reader import read
     from caloedge.pipeline import open_model
+    from caloedge.project import is_built, record
+    from caloedge.reports.latency import cost_table
+    from caloedge.synthesis.cost import implement
 
     artifact = open_model(model)
+    graph, layers = read(artifact.model), dict(artifact.recipe.layers) | dict(map(_layer_choice, layer or []))
     maker, device = find(Backend, backend), find(Target, target or artifact.recipe.target)
+    variant = variant or maker.variants[0]
     if variant not in maker.variants:
         raise UserError(f"backend {backend!r} has no variant {variant!r}; there are: {', '.join(maker.variants)}")
-    if folder.exists():
-        raise UserError(f"{folder}: exists already; remove it or give another name")
-    maker.build(read(artifact.model), device, variant, folder)
+    if not is_built(folder, record(backend, graph, device, variant, layers)):
+        if folder.exists():
+            raise UserError(f"{folder}: exists already; remove it or give another name")
+        maker.build(graph, device, variant, folder, layers)
     _say(f"{folder}: {backend} {variant} project for {device.part} at {device.clock_mhz:g} MHz (requested)")
+    if synthesise:
+        cost = implement(folder, target or artifact.recipe.target, route_limit_s)
+        _show_blocks([cost_table({folder.name: cost})] if cost else [])
 
 
 @app.command()
 def emulate(
-    project: Annotated[Path, typer.Argument(help="A project folder made by `caloedge build`.")],
+    project: Annotated[Path, typer.Argument(help="A project folder made by `caloedge build`, or an artifact.")],
     inputs: Annotated[Path, typer.Argument(help="An .npz file with input codes under `inputs`, such as golden.npz.")],
     outputs: Annotated[Path, typer.Argument(help="The .npz file to write, one array of codes per output.")],
+    backend: Annotated[str, typer.Option(help="For an artifact: the backend to build it with.")] = "",
+    variant: Annotated[str, typer.Option(help="For an artifact: the backend's variant; default: its first.")] = "",
+    vcd: Annotated[Path | None, typer.Option(help="Write all signals to this file (backend rtl).")] = None,
 ) -> None:
     """Simulate a firmware project bit for bit on input codes."""
-    from caloedge.verification import backend_of
+    from caloedge.project import read_record
 
     codes = _read_codes(inputs)
-    found: dict[str, Any] = find(Backend, backend_of(project)).emulate(project, codes)
+    folder = _built(project, backend, variant)
+    name = str(read_record(folder).get("backend"))
+    maker = find(Backend, name)
+    if maker.simulate is None:
+        if vcd:
+            raise UserError(f"backend {name!r} has no cycles and no waveforms; use backend 'rtl' with --vcd")
+        found: dict[str, Any] = maker.emulate(folder, codes)
+    else:
+        run = maker.simulate(folder, codes, 0.0, vcd)
+        found = run.codes
+        _say(f"latency {run.latency_cycles} cycles, one event every {run.interval_cycles} cycles (simulated)")
     with replacing(outputs) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **found)
     _say(f"{outputs}: " + ", ".join(f"{name} {values.shape}" for name, values in found.items()))
+
+
+def _layer_choice(text: str) -> tuple[str, Any]:
+    from pydantic import ValidationError
+
+    from caloedge.recipe import LayerChoice
+
+    name, _, rest = text.partition("=")
+    strategy, _, reuse = rest.partition(":")
+    try:
+        return name, LayerChoice.model_validate({"strategy": strategy or None, "reuse": reuse or None})
+    except ValidationError:
+        raise UserError(f"--layer {text!r} is not NAME=STRATEGY or NAME=STRATEGY:REUSE, e.g. conv_1=streaming:4") from None
+
+
+def _built(project: Path, backend: str, variant: str) -> Path:
+    """Return the folder of a built project; an artifact is built first, in ./runs, unless it was before."""
+    from caloedge.compiler.reader import read
+    from caloedge.pipeline import open_model, places
+    from caloedge.verification import Design, build_if_needed
+
+    if not backend:
+        return project
+    artifact = open_model(str(project))
+    variant = variant or find(Backend, backend).variants[0]
+    design = Design(backend, variant, artifact.recipe.target)
+    return build_if_needed(design, read(artifact.model), artifact.recipe, places(artifact.recipe, None).work / "projects")
 
 
 @app.command()
@@ -164,7 +220,7 @@ def verify(
 
     artifact = open_model(model)
     folder = projects or places(artifact.recipe, None).work / "projects"
-    checks = verification.verify(artifact, artifact.recipe.builds, folder)
+    checks = verification.verify(artifact, folder)
     _show_blocks(exactness(checks).blocks)
     wrong = [check for check in checks if not check.missing and not check.exact]
     for check in wrong:
@@ -212,7 +268,7 @@ def report(
     loaded = store.load(folder)
     store.save(loaded, folder)
     if readme:
-        readme_table.update(readme, loaded)
+        readme_table.update(readme, folder.resolve().name, loaded)
     _say(f"{folder / 'report.html'}, {store.write_index(folder.resolve().parent)}")
 
 

@@ -6,17 +6,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from caloedge.artifact import Artifact, read_artifact
-from caloedge.catalog import Assessment
+from caloedge.catalog import Assessment, Network, Task, find
 from caloedge.comparison import compare, library_of
 from caloedge.compiler.reader import read
 from caloedge.detector.library import ShowerLibrary, open_library
 from caloedge.errors import BadData
+from caloedge.firmware import firmware
 from caloedge.recipe import Recipe, find_recipe, read_recipe
-from caloedge.reports import sections, store
+from caloedge.reports import latency, sections, store
 from caloedge.results import Report, Section
 from caloedge.training.export import export
 from caloedge.training.fit import Hardware
 from caloedge.training.stages import Trained, train
+from caloedge.training.timing import computer, float_timings
 from caloedge.verification import verify
 
 
@@ -66,10 +68,12 @@ def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifac
 
 
 def make_report(artifact: Artifact, to: Places, independent: ShowerLibrary | None = None) -> Report:
-    """Verify the chain, compare the accuracies, write report.json and report.html."""
+    """Verify the chain, measure the firmware, compare the accuracies, write report.json and report.html."""
     graph = read(artifact.model)
     projects = to.work / "projects"
-    checks = verify(artifact, artifact.recipe.builds, projects)
+    checks = verify(artifact, projects)
+    designs = firmware(artifact, projects, checks)
+    item, published = find(Task, artifact.recipe.task).item, find(Network, artifact.recipe.network).published_firmware
     on_test = compare(artifact, library_of(artifact))
     report = Report(
         title=f"{artifact.recipe.name}: float against fixed point",
@@ -83,7 +87,7 @@ def make_report(artifact: Artifact, to: Places, independent: ShowerLibrary | Non
             *(_independent(artifact, independent) if independent else ()),
             sections.exactness(checks),
             sections.integer_network(graph, artifact.manifest),
-            sections.firmware(projects, artifact.recipe.builds, checks),
+            latency.firmware(designs, float_timings(artifact), computer(), published() if published else None, item),
             sections.training(artifact.manifest),
             sections.what_was_run(artifact),
         ),
@@ -126,12 +130,14 @@ def _data_label(provenance: Mapping[str, str]) -> str:
 
 
 def _summary(artifact: Artifact) -> str:
-    stages = artifact.manifest.stages
+    published, edge = (artifact.manifest.stages[stage].parameters for stage in ("published", "edge"))
     q = artifact.recipe.quantisation
+    edge_network = "the same topology quantised" if edge == published else "a network"
+    size = "" if edge == published else f"{edge:,} parameters, "
     return (
-        f"The published float network ({stages['published'].parameters:,} parameters) against a network for trigger firmware "
-        f"({stages['edge'].parameters:,} parameters, {q.weight_bits}-bit weights, {q.activation_bits}-bit activations): accuracy "
-        "on the same events, and proof that the firmware computes what was trained."
+        f"The published float network ({published:,} parameters) against {edge_network} for trigger firmware ({size}"
+        f"{q.weight_bits}-bit weights, {q.activation_bits}-bit activations): accuracy on the same events, and proof that the "
+        "firmware computes what was trained."
     )
 
 

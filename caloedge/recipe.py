@@ -1,7 +1,7 @@
 """A recipe: everything that decides an artifact, in one YAML file."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -41,9 +41,18 @@ class Quantisation(Value):
     weight_bits: int = Field(ge=2, le=8)
     activation_bits: int = Field(ge=2, le=8)
     input_bits: int = Field(ge=2, le=16)
-    """Of the digitised input, unsigned."""
+    """Of the digitised input."""
     input_fraction: int
     """The input's LSB is 2**-input_fraction of the task's unit."""
+    input_signed: bool = False
+
+
+class LayerChoice(Value):
+    """How firmware builds one layer, where the backend's own rule is not wanted."""
+
+    strategy: Literal["unrolled", "streaming"] | None = None
+    reuse: int | None = Field(default=None, ge=1)
+    """Streaming: clock cycles for which each multiplier is used, per event (dense) or per kernel position (convolution)."""
 
 
 class Evaluation(Value):
@@ -73,6 +82,12 @@ class Recipe(Value):
     target: str = "xcvu13p"
     builds: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Variants to build, by backend."""
+    synthesis: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Variants of backend `rtl` to synthesise, by target; those whose family can be routed are routed."""
+    route_limit_s: float = Field(default=3600.0, gt=0)
+    """Place and route gets no more time than this per design."""
+    layers: dict[str, LayerChoice] = Field(default_factory=dict)
+    """By layer name as `caloedge compile` prints it; for variants that leave the choice to the recipe."""
 
 
 def find_recipe(name: str | Path) -> Path:

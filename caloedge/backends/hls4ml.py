@@ -7,11 +7,9 @@ hls4ml project: `vitis-run` or `build_prj.tcl` take it as it is.
 import contextlib
 import ctypes
 import importlib.util
-import json
-import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -23,13 +21,14 @@ from caloedge import tools
 from caloedge.catalog import Backend, Target
 from caloedge.compiler import fixed
 from caloedge.compiler.fixed import Codes, Format, Rounding
-from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, Op, Output, Requantise
+from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, MaxPool2D, Op, Output, Requantise
 from caloedge.errors import BadData, MissingTool, Unsupported, UserError
 from caloedge.files import replacing_folder
+from caloedge.project import checked_codes, identifiers, read_record, record, write_record
+from caloedge.recipe import LayerChoice
 
 VARIANTS = ("io_parallel", "io_stream")
 PROJECT = "caloedge_net"
-MANIFEST = "caloedge.json"
 LOG = "build.log"
 COMPILE_TIMEOUT_S = 3600.0
 WEIGHTS_HEADER = "caloedge_weights_dir.h"
@@ -76,10 +75,20 @@ def check(graph: Graph) -> None:
                         f"output {op.name}: layer {op.inputs[0]} is also read by {readers[0].name}, which is not supported by "
                         "backend 'hls4ml'; give the output a layer of its own"
                     )
-            case Conv2D() | Dense() | Requantise() | Flatten():
+            case Conv2D() | Dense() | Requantise() | MaxPool2D() | Flatten():
                 pass
             case _:
                 assert_never(op)
+
+
+def _check_streamed_pools(graph: Graph) -> None:
+    """Raise `Unsupported` for a pool whose windows overlap or leave gaps: an assert of hls4ml would end our process."""
+    for op in graph.ops:
+        if isinstance(op, MaxPool2D) and op.kernel != op.stride:
+            raise Unsupported(
+                f"layer {op.name}: max pool with kernel {op.kernel} and stride {op.stride} is not supported by backend 'hls4ml' "
+                "with io_stream; use io_parallel, or a stride equal to the kernel"
+            )
 
 
 def _check_width(name: str, fmt: Format) -> None:
@@ -95,20 +104,22 @@ def plan(graph: Graph, target: Target, variant: str) -> Plan:
     if variant not in VARIANTS:
         raise UserError(f"backend 'hls4ml' has no variant {variant!r}; there are: {', '.join(VARIANTS)}")
     check(graph)
-    identifiers = _identifiers(graph)
+    if variant == "io_stream":
+        _check_streamed_pools(graph)
+    names = identifiers(graph)
     layers: list[dict[str, Any]] = []
     settings: dict[str, dict[str, Any]] = {}
     for op in graph.ops:
         if isinstance(op, Output):
             continue
-        name = identifiers[op.name]
-        inputs = [identifiers[source] for source in op.inputs]
+        name = names[op.name]
+        inputs = [names[source] for source in op.inputs]
         layers.append({"name": name, "inputs": inputs, "outputs": [name], **_layer(op, graph)})
         settings[name] = {"Precision": _precision(op, graph), "ReuseFactor": 1, "Strategy": "latency"}
         if isinstance(op, Conv2D) and variant == "io_parallel":
             # All pixels at once: a reuse factor of one then means one event per clock cycle.
             settings[name]["ParallelizationFactor"] = int(np.prod(graph.tensors[op.name].shape[1:]))
-    outputs = list(dict.fromkeys(identifiers[op.inputs[0]] for op in graph.outputs))
+    outputs = list(dict.fromkeys(names[op.inputs[0]] for op in graph.outputs))
     return Plan(_config(target, variant, settings), layers, outputs)
 
 
@@ -132,19 +143,6 @@ def _config(target: Target, variant: str, settings: dict[str, dict[str, Any]]) -
     }
 
 
-def _identifiers(graph: Graph) -> dict[str, str]:
-    """Return a C++ identifier for each operation, all different."""
-    found: dict[str, str] = {}
-    for op in graph.ops:
-        plain = re.sub(r"\W", "_", op.name, flags=re.ASCII)
-        plain = f"layer_{plain}" if not plain[:1].isalpha() else plain
-        identifier, number = plain, 2
-        while identifier in found.values():
-            identifier, number = f"{plain}_{number}", number + 1
-        found[op.name] = identifier
-    return found
-
-
 def _layer(op: Op, graph: Graph) -> dict[str, Any]:
     """Return hls4ml's description of one operation; images are (row, column, channel) there."""
     match op:
@@ -161,6 +159,8 @@ def _layer(op: Op, graph: Graph) -> dict[str, Any]:
         case Requantise():
             activation = "relu" if op.relu else "linear"
             return {"class_name": "Activation", "activation": activation, "n_in": graph.tensors[op.name].low.size}
+        case MaxPool2D():
+            return _pool_layer(op, graph)
         case Flatten():
             return {"class_name": "Reshape", "target_shape": [graph.tensors[op.name].low.size]}
         case Output():
@@ -197,6 +197,29 @@ def _conv_layer(op: Conv2D, graph: Graph) -> dict[str, Any]:
     }
 
 
+def _pool_layer(op: MaxPool2D, graph: Graph) -> dict[str, Any]:
+    n_channels, in_height, in_width = graph.tensors[op.inputs[0]].shape
+    _, out_height, out_width = graph.tensors[op.name].shape
+    return {
+        "class_name": "MaxPooling2D",
+        "data_format": "channels_last",
+        "in_height": in_height,
+        "in_width": in_width,
+        "n_filt": n_channels,
+        "pool_height": op.kernel[0],
+        "pool_width": op.kernel[1],
+        "stride_height": op.stride[0],
+        "stride_width": op.stride[1],
+        "pad_top": 0,
+        "pad_bottom": 0,
+        "pad_left": 0,
+        "pad_right": 0,
+        "padding": "valid",
+        "out_height": out_height,
+        "out_width": out_width,
+    }
+
+
 def _weight_data(op: Conv2D | Dense, weights: Codes, graph: Graph) -> dict[str, Any]:
     fraction = graph.tensors[op.name].format.fraction
     return {
@@ -217,6 +240,8 @@ def _precision(op: Op, graph: Graph) -> dict[str, str]:
             saturation = "SAT_SYM" if op.narrow and op.format.signed else "SAT"
             width = f"{str(op.format)[:-1]},{HLS_ROUNDING[op.rounding]},{saturation}>"
             return {"result": width}
+        case MaxPool2D():
+            return dict.fromkeys(("accum", "result"), _type_of_source(op, graph))
         case InputQuantiser() | Flatten() | Output():
             return {"result": _type_of_source(op, graph)}
         case _:
@@ -248,7 +273,13 @@ def _image_before_flatten(name: str, graph: Graph) -> tuple[int, ...] | None:
 # The project on disk
 
 
-def build(graph: Graph, target: Target, variant: str, folder: Path) -> None:
+def build(
+    graph: Graph,
+    target: Target,
+    variant: str,
+    folder: Path,
+    choices: Mapping[str, LayerChoice],
+) -> None:
     """Write the project and compile its C simulation; the folder appears whole or not at all.
 
     What hls4ml and the compiler print goes to build.log in the folder, or beside the folder when the build fails.
@@ -260,11 +291,11 @@ def build(graph: Graph, target: Target, variant: str, folder: Path) -> None:
     log.unlink(missing_ok=True)
     with replacing_folder(folder) as temporary:
         _write(what, temporary.absolute(), graph.digest[:8], log)
-        manifest = _manifest(graph, target, variant, what)
+        manifest = _manifest(graph, target, variant, choices, what)
         start = time.perf_counter()
         tools.run(_compile_command(manifest["library"]), cwd=temporary, log=log, timeout_s=COMPILE_TIMEOUT_S)
         manifest["compile_seconds"] = round(time.perf_counter() - start, 1)
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        write_record(temporary, manifest)
         shutil.move(log, temporary / LOG)
 
 
@@ -307,30 +338,24 @@ def _printing_to(log: Path) -> Iterator[None]:
         yield
 
 
-def _manifest(graph: Graph, target: Target, variant: str, what: Plan) -> dict[str, Any]:
-    identifiers = _identifiers(graph)
+def _manifest(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice], what: Plan) -> dict[str, Any]:
+    names = identifiers(graph)
     outputs = []
     for op in graph.outputs:
         tensor = graph.tensors[op.name]
         outputs.append(
             {
                 "name": op.name,
-                "argument": what.outputs.index(identifiers[op.inputs[0]]),
+                "argument": what.outputs.index(names[op.inputs[0]]),
                 "shape": list(tensor.shape),
                 "image": list(_image_before_flatten(op.inputs[0], graph) or ()) if len(tensor.shape) == 1 else list(tensor.shape),
                 "format": str(tensor.format),
             }
         )
-    return {
-        "backend": "hls4ml",
-        "variant": variant,
-        "graph": graph.digest,
-        "part": target.part,
-        "clock_mhz": target.clock_mhz,
+    return record("hls4ml", graph, target, variant, choices) | {
         "project": PROJECT,
         # A name of its own per network: a process that has loaded one library must not be handed it for another.
         "library": f"firmware/{PROJECT}-{graph.digest[:12]}-{variant}.so",
-        "input": {"shape": list(graph.input.shape), "format": str(graph.input.format)},
         "outputs": outputs,
     }
 
@@ -340,35 +365,16 @@ def _manifest(graph: Graph, target: Target, variant: str, what: Plan) -> dict[st
 
 def emulate(folder: Path, codes: NDArray[Any]) -> dict[str, Codes]:
     """Simulate a built project: input codes (N, *shape) to {output name: codes (N, *shape)}; needs nothing but the folder."""
-    manifest = _read_manifest(folder)
+    manifest = read_record(folder, "hls4ml")
     shape, fmt = tuple(manifest["input"]["shape"]), Format.parse(manifest["input"]["format"])
-    codes = np.asarray(codes)
-    if codes.shape[1:] != shape or not np.issubdtype(codes.dtype, np.integer):
-        wanted = ", ".join(map(str, shape))
-        raise UserError(f"{folder}: input codes are {codes.dtype} {codes.shape}; integers (N, {wanted}) expected")
-    if codes.size and (codes.min() < fmt.min_code or codes.max() > fmt.max_code):
-        limits = f"{fmt} holds {fmt.min_code} to {fmt.max_code}"
-        raise UserError(f"{folder}: input codes reach from {codes.min()} to {codes.max()}; {limits}")
+    codes = checked_codes(folder, manifest, codes)
     if len(shape) == 3:
         codes = np.moveaxis(codes, 1, -1)
-    stimulus = np.ascontiguousarray(fixed.to_float(codes.astype(np.int64), fmt.fraction)).reshape(len(codes), -1)
+    stimulus = np.ascontiguousarray(fixed.to_float(codes, fmt.fraction)).reshape(len(codes), -1)
     sizes = {item["argument"]: int(np.prod(item["shape"])) for item in manifest["outputs"]}
     values = [np.zeros((len(codes), sizes[argument])) for argument in sorted(sizes)]
     _call(folder / manifest["library"], f"{manifest['project']}_double", [stimulus, *values])
     return {item["name"]: _output_codes(item, values[item["argument"]], folder) for item in manifest["outputs"]}
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no {MANIFEST}; build the project with backend 'hls4ml' first") from None
-    except ValueError as error:
-        raise BadData(f"{path}: damaged ({error}); build the project again") from None
-    if manifest.get("backend") != "hls4ml":
-        raise UserError(f"{folder}: built by backend {manifest.get('backend')!r}, not 'hls4ml'")
-    return manifest
 
 
 def _call(library: Path, function: str, arrays: list[NDArray[np.float64]]) -> None:

@@ -110,6 +110,22 @@ class Requantise:
 
 
 @dataclass(frozen=True, eq=False)
+class MaxPool2D:
+    """Largest code of each window, channel by channel, without padding; format and scale pass through."""
+
+    name: str
+    inputs: tuple[str]
+    kernel: tuple[int, int]
+    """(rows, columns)."""
+    stride: tuple[int, int]
+    """(rows, columns)."""
+
+    def __post_init__(self) -> None:
+        if min(*self.kernel, *self.stride) < 1:
+            raise Unsupported(f"layer {self.name}: kernel {self.kernel} or stride {self.stride} is not possible")
+
+
+@dataclass(frozen=True, eq=False)
 class Flatten:
     """(C, H, W) to (F,), row-major."""
 
@@ -125,7 +141,7 @@ class Output:
     inputs: tuple[str]
 
 
-Op = InputQuantiser | Conv2D | Dense | Requantise | Flatten | Output
+Op = InputQuantiser | Conv2D | Dense | Requantise | MaxPool2D | Flatten | Output
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,6 +344,8 @@ def infer(op: Op, inputs: list[Tensor]) -> Tensor:
             return _infer_product(op, inputs[0], inputs[0].low[:, None], inputs[0].high[:, None], op.bias.shape)
         case Requantise():
             return _infer_requantise(op, inputs[0])
+        case MaxPool2D():
+            return _infer_max_pool(op, inputs[0])
         case Flatten():
             x = inputs[0]
             return replace(x, shape=(x.low.size,), low=x.low.reshape(-1), high=x.high.reshape(-1))
@@ -375,6 +393,16 @@ def _infer_requantise(op: Requantise, x: Tensor) -> Tensor:
     return Tensor(x.shape, op.format, low, high, max(op.high, -op.low))
 
 
+def _infer_max_pool(op: MaxPool2D, x: Tensor) -> Tensor:
+    if len(x.shape) != 3:
+        raise Unsupported(f"layer {op.name}: (C, H, W) expected, but ({_words(x.shape)}) given")
+    if op.kernel[0] > x.shape[1] or op.kernel[1] > x.shape[2]:
+        raise Unsupported(f"layer {op.name}: the kernel {op.kernel} is larger than its input ({_words(x.shape)})")
+    # A window is lowest when all its codes are. The bound stays that of the input, because the number type does as well.
+    low, high = (_max_pool(bounds[..., None], op)[..., 0] for bounds in (x.low, x.high))
+    return replace(x, shape=low.shape, low=low, high=high)
+
+
 def _magnitude(low: Codes, high: Codes) -> int:
     return max(abs(int(low.min())), abs(int(high.max())))
 
@@ -400,6 +428,8 @@ def _kernel(op: Op, tensors: Mapping[str, Tensor]) -> Kernel:
             return lambda x_FE: _affine(weights, x_FE.astype(dtype, copy=False), bias)
         case Requantise():
             return _requantise_kernel(op, tensors[op.inputs[0]])
+        case MaxPool2D():
+            return lambda x_CHWE: _max_pool(x_CHWE, op)
         case Flatten():
             return lambda x_CHWE: x_CHWE.reshape(-1, x_CHWE.shape[-1])
         case Output():
@@ -443,10 +473,21 @@ def _columns(x_CHWE: Array, op: Conv2D) -> Array:
         x_CHWE = np.pad(x_CHWE, ((0, 0), (top, bottom), (left, right), (0, 0)))
     columns = np.empty((channels, kernel_h, kernel_w, height, width, n_events), dtype=x_CHWE.dtype)
     for row, column in _positions(kernel_h, kernel_w):
-        rows = slice(row, row + (height - 1) * op.stride[0] + 1, op.stride[0])
-        cols = slice(column, column + (width - 1) * op.stride[1] + 1, op.stride[1])
-        columns[:, row, column] = x_CHWE[:, rows, cols]
+        columns[:, row, column] = x_CHWE[:, _every(row, height, op.stride[0]), _every(column, width, op.stride[1])]
     return columns.reshape(channels * kernel_h * kernel_w, height * width * n_events)
+
+
+def _max_pool(x_CHWE: Array, op: MaxPool2D) -> Array:
+    height, width = ((size - k) // s + 1 for size, k, s in zip(x_CHWE.shape[1:3], op.kernel, op.stride, strict=True))
+    result: Array = x_CHWE[:, _every(0, height, op.stride[0]), _every(0, width, op.stride[1])].copy()
+    for row, column in _positions(*op.kernel):
+        np.maximum(result, x_CHWE[:, _every(row, height, op.stride[0]), _every(column, width, op.stride[1])], out=result)
+    return result
+
+
+def _every(first: int, count: int, stride: int) -> slice:
+    """Select `count` rows or columns, `stride` apart."""
+    return slice(first, first + (count - 1) * stride + 1, stride)
 
 
 def _positions(rows: int, columns: int) -> Iterator[tuple[int, int]]:

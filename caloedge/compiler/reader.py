@@ -1,6 +1,6 @@
 """From a QONNX file to the exact integer network; needs onnx only, so that firmware work needs no torch.
 
-Read is what Brevitas exports for networks of quantised convolutions, dense layers and ReLUs with power-of-two scales.
+Read is what Brevitas exports for networks of quantised convolutions, dense layers, ReLUs and max pools with power-of-two scales.
 Everything else is refused by name: a node that is misread would be a wrong trigger.
 """
 
@@ -18,7 +18,19 @@ from onnx import numpy_helper
 
 from caloedge.compiler import fixed
 from caloedge.compiler.fixed import Codes, Format, Rounding
-from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, Op, Output, Requantise, Tensor, infer
+from caloedge.compiler.graph import (
+    Conv2D,
+    Dense,
+    Flatten,
+    Graph,
+    InputQuantiser,
+    MaxPool2D,
+    Op,
+    Output,
+    Requantise,
+    Tensor,
+    infer,
+)
 from caloedge.errors import BadData, Unsupported, UserError
 
 QUANT = ("Quant", "IntQuant")
@@ -327,22 +339,41 @@ def _read_conv(node: onnx.NodeProto, reading: Reading) -> None:
     source, weights, attributes = _source(node, reading), _weights(node, 1, reading), _attributes(node)
     if weights.codes.ndim != 4:
         raise Unsupported(f"{weights.codes.ndim - 2}-dimensional convolution is not supported; use Conv2d")
-    for value in attributes.get("dilations", ()):
-        if value != 1:
-            raise Unsupported(f"dilation {value} is not supported; use dilation 1")
     if (groups := attributes.get("group", 1)) != 1:
         raise Unsupported(f"{groups} groups are not supported; use groups=1")
-    if (auto_pad := attributes.get("auto_pad", b"NOTSET").decode()) not in ("NOTSET", "VALID", ""):
-        raise Unsupported(f"auto_pad {auto_pad} is not supported; give the padding in numbers")
     if tuple(attributes.get("kernel_shape", weights.codes.shape[2:])) != weights.codes.shape[2:]:
         raise BadData(f"kernel_shape {attributes['kernel_shape']} contradicts the weights {weights.codes.shape}")
-    pads, strides = tuple(attributes.get("pads", (0, 0, 0, 0))), tuple(attributes.get("strides", (1, 1)))
-    if len(pads) != 4 or len(strides) != 2:
-        raise BadData(f"pads {pads} or strides {strides} are not those of two dimensions")
+    pads, strides = _pads_and_strides(attributes)
     fraction = reading.tensors[source].format.fraction + weights.format.fraction
     bias = _bias(node.input[2] if len(node.input) > 2 else "", len(weights.codes), fraction, reading)
     op = Conv2D(reading.new_name("conv"), (source,), weights.codes, bias, weights.format, strides, pads)
     reading.add(op, node.output[0])
+
+
+def _pads_and_strides(attributes: dict[str, Any]) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    """Return (top, left, bottom, right) and (rows, columns) of a sliding window after checking what else describes it."""
+    for value in attributes.get("dilations", ()):
+        if value != 1:
+            raise Unsupported(f"dilation {value} is not supported; use dilation 1")
+    if (auto_pad := attributes.get("auto_pad", b"NOTSET").decode()) not in ("NOTSET", "VALID", ""):
+        raise Unsupported(f"auto_pad {auto_pad} is not supported; give the padding in numbers")
+    pads, strides = tuple(attributes.get("pads", (0, 0, 0, 0))), tuple(attributes.get("strides", (1, 1)))
+    if len(pads) != 4 or len(strides) != 2:
+        raise BadData(f"pads {pads} or strides {strides} are not those of two dimensions")
+    return pads, strides
+
+
+def _read_max_pool(node: onnx.NodeProto, reading: Reading) -> None:
+    source, attributes = _source(node, reading), _attributes(node)
+    kernel = tuple(attributes.get("kernel_shape", ()))
+    if len(kernel) != 2:
+        raise Unsupported(f"max pool with kernel {kernel} is not supported; use MaxPool2d")
+    pads, strides = _pads_and_strides(attributes)
+    if any(pads):
+        raise Unsupported(f"max pool with padding {pads} is not supported; use padding=0")
+    if attributes.get("ceil_mode", 0):
+        raise Unsupported("max pool with ceil_mode is not supported; use ceil_mode=False")
+    reading.add(MaxPool2D(reading.new_name("pool"), (source,), kernel, strides), node.output[0])
 
 
 def _read_dense(node: onnx.NodeProto, reading: Reading) -> None:
@@ -433,6 +464,7 @@ READERS: dict[str, Callable[[onnx.NodeProto, Reading], None]] = {
     "MatMul": _read_dense,
     "Add": _read_add,
     "Relu": _read_relu,
+    "MaxPool": _read_max_pool,
     "Flatten": _read_flatten,
     "Reshape": _read_reshape,
     "Constant": _read_constant,

@@ -1,41 +1,72 @@
-"""The README's result table, taken from report.json so that it cannot drift from it."""
+"""The README's results, taken from report.json so that they cannot drift from it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from caloedge.errors import BadData
 from caloedge.files import write_text
+from caloedge.reports.latency import COSTS, DESIGNS
 from caloedge.reports.rounding import quantity
-from caloedge.results import Claim, Number, Report, Table
+from caloedge.results import Cell, Claim, Number, Report, Table
 
-BEGIN, END = "<!-- results: written by `caloedge report FOLDER --readme README.md` -->", "<!-- end of results -->"
+END = "<!-- end of results -->"
 
 
-def result_table(report: Report) -> str:
-    """Return the first table of the accuracy and the claims as Markdown."""
-    blocks = [block for section in report.sections for block in section.blocks]
-    table = next(block for block in blocks if isinstance(block, Table))
-    lines = ["| " + " | ".join(table.columns) + " |", "|---" + "|---:" * (len(table.columns) - 1) + "|"]
-    lines += [
-        "| " + " | ".join(quantity(cell) if isinstance(cell, Number) else cell for cell in row) + " |" for row in table.rows
+def begin(name: str) -> str:
+    """Return the line above the results of the report in a folder of this name."""
+    return f"<!-- {name}: written by `caloedge report reports/{name} --readme README.md` -->"
+
+
+def results(report: Report) -> str:
+    """Return accuracy, claims and firmware of a report as Markdown."""
+    tables = {block.title: block for section in report.sections for block in section.blocks if isinstance(block, Table)}
+    accuracy = next(iter(tables.values()))
+    lines = [
+        *_markdown(accuracy.columns, accuracy.rows),
+        "",
+        _first_sentence(accuracy.caption) + " Errors: 68 %, bootstrap over showers.",
+        "",
     ]
-    lines += ["", f"{table.caption} All numbers are computed on test events, with 68 % bootstrap errors over showers.", ""]
     for claim in report.sections[0].blocks:
         if isinstance(claim, Claim):
             verdict = {True: "Holds", False: "Does not hold", None: "Not tested"}[claim.holds]
             lines.append(f"- {verdict}: {claim.statement} {claim.found}.")
+    if DESIGNS in tables:
+        lines += ["", *_firmware(tables)]
     return "\n".join(lines)
 
 
-def between_marks(text: str, place: Path) -> tuple[str, str, str]:
-    """Return what stands before, between and after the marks of the result table."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise BadData(f"{place}: needs each of these lines once: {BEGIN} and {END}")
-    before, rest = text.split(BEGIN)
-    middle, after = rest.split(END)
+def _firmware(tables: dict[str, Table]) -> list[str]:
+    """Return cycles, resources and clock of each design in one table."""
+    costs = {row[0]: row[2:] for row in tables[COSTS].rows} if COSTS in tables else {}
+    columns = ("design (cycles simulated)", "latency", "interval", "LUT", "FF", "DSP", "routed clock")
+    rows = []
+    for row in tables[DESIGNS].rows:
+        lut, ff, dsp, *_, clock = costs.get(row[0], ("–",) * 6)
+        rows.append((row[0], row[1], row[2], lut, ff, dsp, clock))
+    return [*_markdown(columns, rows), "", "LUT, FF and DSP: yosys, out of context, not a vendor's result."]
+
+
+def _markdown(columns: tuple[str, ...], rows: Sequence[tuple[Cell, ...]]) -> list[str]:
+    lines = ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]
+    lines += ["| " + " | ".join(quantity(cell) if isinstance(cell, Number) else cell for cell in row) + " |" for row in rows]
+    return lines
+
+
+def _first_sentence(text: str) -> str:
+    return text.split(". ")[0].rstrip(".") + "."
+
+
+def between_marks(text: str, name: str, place: Path) -> tuple[str, str, str]:
+    """Return what stands before, between and after the marks of one report's results."""
+    if text.count(begin(name)) != 1 or END not in text.split(begin(name))[1]:
+        raise BadData(f"{place}: needs the line {begin(name)} once, and {END} after it")
+    before, rest = text.split(begin(name))
+    middle, after = rest.split(END, 1)
     return before, middle, after
 
 
-def update(readme: Path, report: Report) -> None:
-    """Rewrite the result table of a README."""
-    before, _, after = between_marks(readme.read_text(encoding="utf-8"), readme)
-    write_text(readme, f"{before}{BEGIN}\n{result_table(report)}\n{END}{after}")
+def update(readme: Path, name: str, report: Report) -> None:
+    """Rewrite the results of one report in a README."""
+    before, _, after = between_marks(readme.read_text(encoding="utf-8"), name, readme)
+    write_text(readme, f"{before}{begin(name)}\n{results(report)}\n{END}{after}")

@@ -1,12 +1,9 @@
 """The parts of a report that every task shares: what was run, exactness, the integer network, firmware, training."""
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from caloedge.artifact import Artifact, Manifest
 from caloedge.compiler.graph import Graph
 from caloedge.results import Claim, Facts, Number, Plot, Section, Series, Table
-from caloedge.verification import Check, build_record
+from caloedge.verification import Check
 
 
 def what_was_run(artifact: Artifact) -> Section:
@@ -99,7 +96,7 @@ def integer_network(graph: Graph, manifest: Manifest) -> Section:
         for layer in layers
     )
     totals = (
-        ("multiply–adds per window", estimated(sum(layer.multiply_adds for layer in layers))),
+        ("multiply–adds per input", estimated(sum(layer.multiply_adds for layer in layers))),
         ("weight memory", estimated(sum(layer.weight_bits for layer in layers), "bit")),
         ("effective bit operations (EBOPs)", estimated(sum(layer.ebops for layer in layers))),
         *(
@@ -124,38 +121,6 @@ def integer_network(graph: Graph, manifest: Manifest) -> Section:
     )  # fmt: skip
 
 
-def firmware(projects: Path, builds: Mapping[str, tuple[str, ...]], checks: list[Check]) -> Section:
-    """List the firmware projects with their size and what building and simulating them took."""
-    by_name = {check.executor: check for check in checks}
-    rows = []
-    for name, folder in ((f"{b} {v}", projects / f"{b}_{v}") for b, variants in builds.items() for v in variants):
-        check = by_name[name]
-        if check.missing:
-            continue
-        sources = sum(p.stat().st_size for p in folder.rglob("*") if p.suffix in (".cpp", ".h", ".txt", ".tcl"))
-        rows.append(
-            (
-                name,
-                Number(value=build_record(folder)["compile_seconds"], unit="s", origin="measured"),
-                Number(value=round(sources / 1024), unit="KiB", origin="measured"),
-                Number(value=check.vectors / max(check.seconds, 1e-9), unit="windows/s", origin="measured"),
-            )
-        )
-    return Section(
-        title="Firmware projects",
-        text="Stock hls4ml projects (Vitis writer) with every type computed from the proven ranges. No vendor tool was run: "
-        "latency and resources are not stated here.",
-        blocks=(
-            Table(
-                title="Projects",
-                columns=("project", "compile time (g++ -O3)", "sources", "C-simulation speed"),
-                rows=tuple(rows),
-                caption="Times on the computer named below, which ran other work too; C-simulation includes loading.",
-            ),
-        ),
-    )
-
-
 def training(manifest: Manifest) -> Section:
     """Show how the networks were trained."""
     published, quantised = manifest.stages["published"], manifest.stages["quantised"]
@@ -165,7 +130,7 @@ def training(manifest: Manifest) -> Section:
             " The published network's validation loss is above the small quantised network's: it was not trained to its best "
             "here, and its figures are likely below what that architecture can reach."
         )
-    columns = ("network", "parameters", "epochs", "windows seen", "wall time", "training loss", "validation loss")
+    columns = ("network", "parameters", "epochs", "inputs seen", "wall time", "training loss", "validation loss")
     rows = tuple(
         (
             name,
@@ -192,6 +157,6 @@ def training(manifest: Manifest) -> Section:
         text="Events are composed anew in every epoch from the training showers; validation showers are others." + remark,
         blocks=(
             Table(title="Trainings", columns=columns, rows=rows),
-            Plot(title="Learning curves", x_label="epoch", y_label="binary cross entropy", y_scale="log", series=series),
+            Plot(title="Learning curves", x_label="epoch", y_label="validation loss", y_scale="log", series=series),
         ),
     )

@@ -13,13 +13,21 @@ from numpy.typing import NDArray
 
 from caloedge import statistics
 from caloedge.catalog import BASELINE, INTEGER, REFERENCE, Assessment, Sample, Task
-from caloedge.detector.events import GRID, MARGIN, WINDOW, CrystalEvents, check_matrix, compose, windows
+from caloedge.detector.events import (
+    GRID,
+    MARGIN,
+    WINDOW,
+    CrystalEvents,
+    block_generator,
+    check_matrix,
+    compose,
+    split_rows,
+    windows,
+)
 from caloedge.detector.library import ShowerLibrary
 from caloedge.results import Claim, Image, Number, Plot, Section, Series, Table
 
 EVENTS_PER_BLOCK = 250
-SPLITS = {"train": (0.0, 0.7), "valid": (0.7, 0.85), "test": (0.85, 1.0), "all": (0.0, 1.0)}
-SPLIT_SEED = 20231117
 PUBLISHED_THRESHOLD = float(np.log(0.3 / 0.7))
 """The paper's seed threshold, probability 0.3, as a logit."""
 CLOSE = 3.0
@@ -53,20 +61,13 @@ class SeedTruth:
         return len(self.distance_E)
 
 
-def split_rows(n_showers: int, split: str) -> NDArray[Any]:
-    """Return the library rows of one split: 70 % train, 15 % valid, 15 % test of the *showers*; `all` for other libraries."""
-    low, high = SPLITS[split]
-    order = np.random.default_rng(SPLIT_SEED).permutation(n_showers)
-    return order[round(low * n_showers) : round(high * n_showers)]
-
-
 def sample(library: ShowerLibrary, split: str, n_events: int, seed: int) -> Sample[SeedTruth]:
     """Compose events from one split and cut their windows; the same arguments give the same arrays."""
     check_matrix(library)
     rows = split_rows(len(library), split)
     blocks = []
     for block, first in enumerate(range(0, n_events, EVENTS_PER_BLOCK)):
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(list(SPLITS).index(split), block)))
+        rng = block_generator(seed, split, block)
         blocks.append(_block(compose(library, rows, min(EVENTS_PER_BLOCK, n_events - first), rng)))
     inputs, labels, truths = zip(*blocks, strict=True)
     return Sample(np.concatenate(inputs)[:, None], np.concatenate(labels)[:, None], _join(truths))
@@ -192,16 +193,6 @@ def _fakes(
     return statistics.ratio(passed, bin_E, weights_RE, binomial=False)
 
 
-def _percent(ratio: statistics.Ratio, bin_: int, what: str) -> Number:
-    return Number(
-        value=100 * float(ratio.value[bin_]),
-        unit="%",
-        origin="computed",
-        uncertainty=100 * float(ratio.uncertainty[bin_]),
-        sample=f"{int(ratio.total[bin_]):,} {what}",
-    )
-
-
 def _summary(
     sample: Sample[SeedTruth], scores_W: NDArray[Any], selected_W: NDArray[Any], weights_RE: NDArray[Any]
 ) -> dict[str, Number]:
@@ -212,10 +203,10 @@ def _summary(
     fakes = _fakes(sample, selected_W, np.zeros_like(truth.event_W), ones, weights_RE)
     labels_W = sample.targets[:, 0]
     return {
-        "seed efficiency": _percent(everything, 0, "photons"),
-        "one photon": _percent(kinds, 0, "photons"),
-        f"two photons, < {CLOSE:g} crystals": _percent(kinds, 1, "photons"),
-        f"two photons, ≥ {CLOSE:g} crystals": _percent(kinds, 2, "photons"),
+        "seed efficiency": statistics.percent(everything, 0, "photons"),
+        "one photon": statistics.percent(kinds, 0, "photons"),
+        f"two photons, < {CLOSE:g} crystals": statistics.percent(kinds, 1, "photons"),
+        f"two photons, ≥ {CLOSE:g} crystals": statistics.percent(kinds, 2, "photons"),
         "fakes per 100 events": Number(
             value=100 * float(fakes.value[0]),
             origin="computed",
@@ -243,20 +234,6 @@ def _summary_table(summary: Mapping[str, Mapping[str, Number]], thresholds: Mapp
     )
 
 
-def _binned(name: str, edges: NDArray[Any], ratio: statistics.Ratio, scale: float = 1.0) -> Series:
-    """Turn a ratio into points at bin centres; empty bins are left out."""
-    full = ratio.total > 0
-    centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
-    return Series(
-        name=name,
-        x=tuple(centre[full].tolist()),
-        x_error=tuple(half[full].tolist()),
-        y=tuple((scale * ratio.value[full]).tolist()),
-        y_error_low=tuple((scale * ratio.low[full]).tolist()),
-        y_error_high=tuple((scale * ratio.high[full]).tolist()),
-    )
-
-
 def _efficiency_plots(truth: SeedTruth, selected: Mapping[str, NDArray[Any]], weights_RE: NDArray[Any]) -> tuple[Plot, Plot]:
     energy_bin_EP = np.digitize(truth.energy_EP, ENERGY_BINS_GEV) - 1
     distance_bin_EP = np.repeat(np.digitize(truth.distance_E, DISTANCE_BINS)[:, None] - 1, 2, axis=1)
@@ -268,7 +245,7 @@ def _efficiency_plots(truth: SeedTruth, selected: Mapping[str, NDArray[Any]], we
             y_label="seed efficiency [%]",
             x_scale="log",
             series=tuple(
-                _binned(name, edges, _photons(truth, found, bin_EP, len(edges) - 1, weights_RE), 100)
+                statistics.points(name, edges, _photons(truth, found, bin_EP, len(edges) - 1, weights_RE), 100)
                 for name, found in selected.items()
             ),
             ratio_to=REFERENCE,
@@ -307,7 +284,7 @@ def _fake_plots(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]],
             x_label="energy of the window's central crystal [GeV]",
             y_label="fake seeds per 100 events and bin",
             x_scale="log",
-            series=tuple(_binned(n, WINDOW_BINS_GEV, r, 100) for n, r in against_energy.items()),
+            series=tuple(statistics.points(n, WINDOW_BINS_GEV, r, 100) for n, r in against_energy.items()),
             caption=f"{truth.n_events:,} events with one or two photons.",
         ),
         Plot(
@@ -315,7 +292,7 @@ def _fake_plots(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]],
             x_label="distance of the impact points [crystals]",
             y_label="fake seeds per 100 events",
             x_scale="log",
-            series=tuple(_binned(n, DISTANCE_BINS, r, 100) for n, r in against_distance.items()),
+            series=tuple(statistics.points(n, DISTANCE_BINS, r, 100) for n, r in against_distance.items()),
             caption=f"{int(np.isfinite(truth.distance_E).sum()):,} two-photon events.",
         ),
     )
@@ -418,4 +395,5 @@ TASK = Task(
     baseline=local_maximum,
     working_points=working_points,
     assess=assess,
+    item="window",
 )

@@ -113,14 +113,21 @@ def run_twin(twin: nn.Module, inputs: NDArray[Any]) -> NDArray[Any]:
 
 
 def scores(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDArray[Any]]:
-    """Return each method's scores (N,) on a sample: logits for float networks, output codes for the integer network."""
+    """Return each method's scores on a sample: logits for float networks, output codes for the integer network.
+
+    Their shape is (N,) for a network of one output and (N, outputs) for others.
+    """
     graph = read(artifact.model)
     found: dict[str, NDArray[Any]] = {}
     for method, stage in ((REFERENCE, "published"), (FLOAT, "edge")):
         network = build_network(artifact.recipe, stage, artifact.weights(stage))
-        found[method] = predict(network, torch.from_numpy(sample.inputs)).numpy()[:, 0].astype(np.float64)
+        found[method] = _per_input(predict(network, torch.from_numpy(sample.inputs)).numpy())
     codes = graph.run(graph.quantise_input(sample.inputs))[graph.outputs[0].name]
-    return found | {INTEGER: codes[:, 0].astype(np.float64), BASELINE: task.baseline(sample)}
+    return found | {INTEGER: _per_input(codes), BASELINE: task.baseline(sample)}
+
+
+def _per_input(outputs: NDArray[Any]) -> NDArray[Any]:
+    return (outputs[:, 0] if outputs.shape[1] == 1 else outputs).astype(np.float64)
 
 
 def _events_for(vectors: int) -> int:
@@ -144,7 +151,8 @@ def _library_record(recipe: Recipe, library: ShowerLibrary, folder: Path) -> dic
 
 
 def _card(recipe: Recipe, manifest: Manifest, points: Mapping[str, float]) -> str:
-    q = recipe.quantisation
+    q, unit = recipe.quantisation, find(Task, recipe.task).input_unit
+    sign = "signed" if q.input_signed else "unsigned"
     stages = "\n".join(
         f"| {name} | {s.parameters:,} | {s.epochs} | {s.windows_seen:,} | {s.seconds:,.0f} | {s.valid_loss:.4f} |"
         for name, s in manifest.stages.items()
@@ -155,17 +163,17 @@ def _card(recipe: Recipe, manifest: Manifest, points: Mapping[str, float]) -> st
 Made by `caloedge run {recipe.name}` from `recipe.yaml`; nothing here is edited by hand.
 
 - Task `{recipe.task}`, network `{recipe.network}`; weights {q.weight_bits} bit, activations {q.activation_bits} bit,
-  input unsigned {q.input_bits} bit with 2^-{q.input_fraction} GeV as LSB, power-of-two scales, 16-bit biases.
+  input {sign} {q.input_bits} bit with 2^-{q.input_fraction} {unit} as LSB, power-of-two scales, 16-bit biases.
 - Showers: {manifest.library["name"]}, {manifest.library["showers"]} {manifest.library.get("particle", "")}
   ({manifest.library.get("version", "unknown origin")}, {manifest.library.get("physics_list", "")}).
 - `model.qonnx` is the network, `golden.npz` {recipe.golden_vectors} input and output codes of the quantised twin in float64.
 - The published network's weights are stored in half precision; all figures are taken with them as stored.
 
-| network | parameters | epochs | windows seen | seconds | validation loss |
+| network | parameters | epochs | inputs seen | seconds | validation loss |
 |---|---:|---:|---:|---:|---:|
 {stages}
 
-Working points, set on validation events at equal fake rate:
+Working points, set on validation events:
 
 | method | threshold |
 |---|---:|

@@ -43,6 +43,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "binary cross entropy": functional.binary_cross_entropy_with_logits,
+    "cross entropy": functional.cross_entropy,  # targets are the classes' probabilities: (N, classes)
     "mean squared error": functional.mse_loss,
 }
 

@@ -71,7 +71,9 @@ def train(recipe: Recipe, library: ShowerLibrary, folder: Path, hardware: Hardwa
 
 def _quantised(recipe: Recipe, activation_max: dict[str, float]) -> QuantisedArithmetic:
     q = recipe.quantisation
-    return QuantisedArithmetic(q.weight_bits, q.activation_bits, q.input_bits, q.input_fraction, activation_max)
+    return QuantisedArithmetic(
+        q.weight_bits, q.activation_bits, q.input_bits, q.input_fraction, activation_max, input_signed=q.input_signed
+    )
 
 
 def _train_stage(

@@ -11,7 +11,7 @@ import pytest
 from caloedge.backends import hls4ml
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.fixed import Format, Rounding
-from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, Output, Requantise
+from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, MaxPool2D, Output, Requantise
 from caloedge.errors import BadData, MissingTool, Unsupported, UserError
 
 BACKEND = find(Backend, "hls4ml")
@@ -59,7 +59,7 @@ def stimulus(graph: Graph) -> np.ndarray:
 @pytest.fixture(scope="module", params=BACKEND.variants)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = tmp_path_factory.mktemp(request.param) / "built"
-    BACKEND.build(network(), TARGET, request.param, built)
+    BACKEND.build(network(), TARGET, request.param, built, {})
     moved = built.with_name("moved")
     return built.rename(moved)  # a project must work from wherever it is put
 
@@ -91,6 +91,59 @@ def test_a_corrupted_network_is_caught_by_the_comparison(folder: Path) -> None:
         assert (graph.replacing(name, weights=weights).run(codes)["classes"] != found["classes"]).any(), name
     for name, other in (("relu-1", Rounding.HALF_UP), ("quant", Rounding.HALF_EVEN), ("coarse", Rounding.HALF_EVEN)):
         assert (graph.replacing(name, rounding=other).run(codes)["classes"] != found["classes"]).any(), name
+
+
+def pooled(stride: tuple[int, int]) -> Graph:
+    """Return max pools of the input, of signed codes with pixels left over, and of unrounded sums that leave as an image."""
+    rng = np.random.default_rng(12)
+    weight = Format(True, 5, 4)
+    return Graph(
+        (
+            InputQuantiser("x", (2, 9, 8), Format(True, 6, 3)),
+            MaxPool2D("tall", ("x",), kernel=(2, 1), stride=stride),
+            Conv2D("conv", ("tall",), rng.integers(-15, 16, (3, 2, 1, 2)), rng.integers(-900, 0, 3), weight),
+            Requantise("quant", ("conv",), Format(True, 6, 2), relu=False, narrow=True),
+            MaxPool2D("pool", ("quant",), kernel=(2, 2), stride=(2, 2)),
+            Conv2D("image", ("pool",), rng.integers(-15, 16, (2, 3, 1, 1)), rng.integers(-90, 90, 2), weight),
+            MaxPool2D("wide", ("image",), kernel=(1, 2), stride=(1, 2)),
+            Flatten("flat", ("pool",)),
+            Dense("head", ("flat",), rng.integers(-15, 16, (3, codes_left(stride))), rng.integers(-90, 90, 3), weight),
+            Output("classes", ("head",)),
+            Output("map", ("wide",)),
+        )
+    )
+
+
+def codes_left(stride: tuple[int, int]) -> int:
+    """Return how many codes the pool in the middle leaves."""
+    rows = (9 - 2) // stride[0] + 1
+    return 3 * (rows // 2) * 3
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize(("variant", "stride"), [("io_parallel", (1, 1)), ("io_stream", (2, 1))])
+def test_max_pools_are_exact(variant: str, stride: tuple[int, int], tmp_path: Path) -> None:
+    graph = pooled(stride)
+    BACKEND.build(graph, TARGET, variant, tmp_path / "net", {})
+    codes = stimulus(graph)
+    expected, found = graph.run(codes), BACKEND.emulate(tmp_path / "net", codes)
+    for name, wanted in expected.items():
+        assert len(np.unique(wanted)) > 50, "the comparison would prove little"
+        np.testing.assert_array_equal(found[name], wanted)
+    corrupted = graph.replacing("pool", kernel=(1, 2)).run(codes)
+    assert all((corrupted[name] != found[name]).any() for name in found)
+
+
+def test_a_streamed_max_pool_must_tile() -> None:
+    message = (
+        r"^layer tall: max pool with kernel \(2, 1\) and stride \(1, 1\) is not supported by backend 'hls4ml' with io_stream; "
+        r"use io_parallel, or a stride equal to the kernel$"
+    )
+    with pytest.raises(Unsupported, match=message):
+        hls4ml.plan(pooled((1, 1)), TARGET, "io_stream")
+    settings = hls4ml.plan(pooled((2, 1)), TARGET, "io_stream").config["HLSConfig"]["LayerName"]
+    assert settings["pool"]["Precision"] == dict.fromkeys(("accum", "result"), settings["quant"]["Precision"]["result"])
 
 
 @pytest.mark.slow
@@ -134,14 +187,14 @@ def test_types_come_from_the_proven_ranges() -> None:
 def test_no_compiler_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(MissingTool, match=r"^g\+\+ not found on PATH; install a C\+\+ compiler"):
-        BACKEND.build(network(), TARGET, "io_parallel", tmp_path / "out" / "net")
+        BACKEND.build(network(), TARGET, "io_parallel", tmp_path / "out" / "net", {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_hls4ml_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingTool, match=r"^the Python package hls4ml is not installed; pip install 'caloedge\[hls4ml\]'$"):
-        BACKEND.build(network(), TARGET, "io_parallel", tmp_path / "net")
+        BACKEND.build(network(), TARGET, "io_parallel", tmp_path / "net", {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,7 +210,7 @@ def test_a_failed_compilation_leaves_the_log_and_no_folder(monkeypatch: pytest.M
     fake_compiler(tmp_path / "bin", monkeypatch, "echo 'error: out of patience'; exit 4")
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"^g\+\+ failed with exit code 4; see .*net\.build\.log; it ends: .*out of patience$"):
-        BACKEND.build(network(), TARGET, "io_stream", out / "net")
+        BACKEND.build(network(), TARGET, "io_stream", out / "net", {})
     assert [path.name for path in out.iterdir()] == ["net.build.log"]
 
 
@@ -167,7 +220,7 @@ def test_the_same_network_gives_the_same_files(
     fake_compiler(tmp_path / "bin", monkeypatch, "exit 0")
     contents = []
     for name in ("one", "two"):
-        BACKEND.build(network(), TARGET, "io_parallel", tmp_path / name)
+        BACKEND.build(network(), TARGET, "io_parallel", tmp_path / name, {})
         files = [path for path in sorted((tmp_path / name).rglob("*")) if path.is_file() and path.name != "build.log"]
         contents.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
     assert contents[0] == contents[1]
@@ -177,7 +230,7 @@ def test_the_same_network_gives_the_same_files(
 
 def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^backend 'hls4ml' has no variant 'rtl'; there are: io_parallel, io_stream$"):
-        BACKEND.build(network(), TARGET, "rtl", tmp_path / "net")
+        BACKEND.build(network(), TARGET, "rtl", tmp_path / "net", {})
 
 
 def test_what_cannot_be_built_is_refused_by_name() -> None:
@@ -196,7 +249,7 @@ def test_what_cannot_be_built_is_refused_by_name() -> None:
 
 
 def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no caloedge.json; build the project with backend 'hls4ml' first$"):
+    with pytest.raises(UserError, match=r"no caloedge.json there; make a project with: caloedge build MODEL FOLDER$"):
         BACKEND.emulate(tmp_path, np.zeros((1, 1)))
     (tmp_path / "caloedge.json").write_text("{")
     with pytest.raises(BadData, match=r"damaged .*; build the project again$"):

@@ -7,11 +7,12 @@ from typing import Any, assert_never
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from random_networks import graphs, integers, stimulus
 
 from caloedge.compiler.fixed import Format, Rounding
-from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, Op, Output, Requantise
+from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, MaxPool2D, Op, Output, Requantise
 
 Nested = Any
 
@@ -37,6 +38,8 @@ def step(op: Op, x: Nested, fraction: int) -> Nested:
             return [sum(w * v for w, v in zip(row, x, strict=True)) + b for row, b in zip(rows, op.bias.tolist(), strict=True)]
         case Requantise():
             return apply(x, lambda code: requantise(op, code, fraction))
+        case MaxPool2D():
+            return [pool(op, channel) for channel in x]
         case Flatten():
             return flat(x)
         case _:
@@ -62,6 +65,12 @@ def convolve(op: Conv2D, x: Nested) -> Nested:
     return [[[at(f, i, j) for j in range(out_w)] for i in range(out_h)] for f in range(len(bias))]
 
 
+def pool(op: MaxPool2D, x: Nested) -> Nested:
+    tops = range(0, len(x) - op.kernel[0] + 1, op.stride[0])
+    lefts = range(0, len(x[0]) - op.kernel[1] + 1, op.stride[1])
+    return [[max(code for row in x[i : i + op.kernel[0]] for code in row[j : j + op.kernel[1]]) for j in lefts] for i in tops]
+
+
 def requantise(op: Requantise, code: int, fraction: int) -> int:
     value = Fraction(max(code, 0) if op.relu else code) * Fraction(2) ** (op.format.fraction - fraction)
     match op.rounding:
@@ -82,72 +91,6 @@ def apply(x: Nested, function: Any) -> Nested:
 
 def flat(x: Nested) -> list[int]:
     return [code for item in x for code in flat(item)] if isinstance(x, list) else [x]
-
-
-# Random networks
-
-
-def integers(draw: Any, low: int, high: int, shape: tuple[int, ...]) -> np.ndarray:
-    size = int(np.prod(shape))
-    drawn = draw(st.lists(st.integers(low, high), min_size=size, max_size=size))
-    return np.array(drawn, dtype=np.int64).reshape(shape)
-
-
-@st.composite
-def activations(draw: Any, fraction: int) -> Format:
-    return Format(draw(st.booleans()), draw(st.integers(1, 14)), fraction - draw(st.integers(-2, 10)))
-
-
-@st.composite
-def graphs(draw: Any) -> Graph:
-    """Draw an input, up to two convolutions, a flatten and up to two dense layers, with widths from 1 to 30 bits."""
-    ops: list[Op] = []
-    shape: tuple[int, ...] = (draw(st.integers(1, 2)), draw(st.integers(2, 5)), draw(st.integers(2, 5)))
-    fmt = Format(draw(st.booleans()), draw(st.integers(1, 20)), draw(st.integers(-3, 8)))
-    ops.append(InputQuantiser("x", shape, fmt, narrow=draw(st.booleans())))
-    heads: list[str] = []
-
-    def requantised(name: str, fraction: int) -> Format:
-        last = ops[-1].name
-        after = draw(activations(fraction))
-        rounding = draw(st.sampled_from([Rounding.HALF_EVEN, Rounding.HALF_EVEN, Rounding.HALF_UP, Rounding.TRUNCATE]))
-        ops.append(Requantise(name, (last,), after, draw(st.booleans()), draw(st.booleans()), rounding))
-        return after
-
-    for number in range(draw(st.integers(0, 2))):
-        kernel = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-        pads = tuple(draw(st.integers(0, 2)) for _ in range(4))
-        stride = draw(st.integers(1, 2)), draw(st.integers(1, 3))
-        height, width = shape[1] + pads[0] + pads[2] - kernel[0], shape[2] + pads[1] + pads[3] - kernel[1]
-        assume(height >= 0 and width >= 0)
-        weight = Format(True, draw(st.sampled_from([1, 2, 4, 8, 8, 30])), draw(st.integers(0, 8)))
-        n_filters = draw(st.integers(1, 3))
-        weights = integers(draw, weight.min_code, weight.max_code, (n_filters, shape[0], *kernel))
-        bias = integers(draw, -(2**15), 2**15, (n_filters,))
-        ops.append(Conv2D(f"conv{number}", (ops[-1].name,), weights, bias, weight, stride, pads))
-        heads.append(ops[-1].name)
-        fmt = requantised(f"act{number}", fmt.fraction + weight.fraction)
-        shape = n_filters, height // stride[0] + 1, width // stride[1] + 1
-    ops.append(Flatten("flat", (ops[-1].name,)))
-    n_in = int(np.prod(shape))
-    for number in range(draw(st.integers(1, 2))):
-        weight = Format(True, draw(st.sampled_from([2, 6, 8, 20])), draw(st.integers(0, 8)))
-        n_out = draw(st.integers(1, 3))
-        weights = integers(draw, weight.min_code, weight.max_code, (n_out, n_in))
-        bias = integers(draw, -(2**20), 2**20, (n_out,))
-        ops.append(Dense(f"dense{number}", (ops[-1].name,), weights, bias, weight))
-        fmt = requantised(f"head{number}", fmt.fraction + weight.fraction)
-        n_in = n_out
-    heads.append(ops[-1].name)
-    return Graph((*ops, *(Output(f"out{number}", (name,)) for number, name in enumerate(heads))))
-
-
-def stimulus(graph: Graph, seed: int, n_events: int) -> np.ndarray:
-    """Return random codes, with the two extreme events first."""
-    low, high = graph.tensors[graph.input.name].range
-    codes = np.random.default_rng(seed).integers(low, high, (n_events, *graph.input.shape), endpoint=True)
-    codes[0], codes[1] = low, high
-    return codes
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
@@ -181,6 +124,24 @@ def small() -> Graph:
             Output("y", ("dense",)),
         )
     )
+
+
+def test_a_corrupted_max_pool_is_caught_by_the_same_comparison() -> None:
+    graph = Graph(
+        (
+            InputQuantiser("x", (2, 5, 6), Format(True, 4, 1)),
+            MaxPool2D("pool", ("x",), kernel=(2, 3), stride=(2, 2)),
+            Output("y", ("pool",)),
+        )
+    )
+    codes = stimulus(graph, 3, 100)
+    expected = [reference(graph, event)["y"] for event in codes.tolist()]
+    assert graph.run(codes)["y"].tolist() == expected
+    assert graph.tensors["y"].shape == (2, 2, 2)
+    for changes in ({"kernel": (2, 2)}, {"kernel": (1, 3)}, {"stride": (2, 3)}):
+        assert graph.replacing("pool", **changes).run(codes)["y"].tolist() != expected, changes
+    unsigned = np.where(codes < 0, codes + 16, codes)  # compared without their sign bit
+    assert reference(graph, unsigned[5].tolist())["y"] != expected[5]
 
 
 @pytest.mark.parametrize("change", ["one weight", "one bias", "rounding", "truncation"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from caloedge.compiler.fixed import Format, Rounding
-from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, Op, Output, Requantise
+from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, MaxPool2D, Op, Output, Requantise
 from caloedge.errors import BadData, Unsupported, UserError
 
 WEIGHT = Format(True, 4, 2)
@@ -44,6 +44,45 @@ def test_report_rows() -> None:
     assert (conv.name, conv.kind, conv.shape, str(conv.weight_format)) == ("conv", "Conv2D", (1, 2, 1), "fixed<4,2>")
     assert (conv.low, conv.high, conv.multiply_adds, conv.weight_bits) == (-11, 10, 4, 2 * 4 + 5)
     assert conv.ebops == 2 * (1 * 3 + 1 * 3)  # weights 1 and -2 have one effective bit each, two positions, 3-bit input
+
+
+def pooled(shape: tuple[int, ...] = (1, 3, 3), **changes: Any) -> Graph:
+    """Return input -> conv 1×1 with weights of both signs -> max pool 2×2 in steps of one row and two columns."""
+    return Graph(
+        (
+            InputQuantiser("x", shape, Format(False, 3, 1)),
+            Conv2D("conv", ("x",), np.array([[[[1]]], [[[-1]]]]), np.array([0, -1]), WEIGHT),
+            replace(MaxPool2D("pool", ("conv",), kernel=(2, 2), stride=(1, 2)), **changes),
+            Output("y", ("pool",)),
+        )
+    )
+
+
+def test_a_max_pool_checked_by_hand() -> None:
+    graph = pooled()
+    found = graph.run(np.array([[[[1, 2, 7], [3, 0, 7], [5, 4, 7]]]]))["y"]
+    assert found.tolist() == [[[[3], [5]], [[-1], [-1]]]]
+    tensor = graph.tensors["pool"]
+    assert (tensor.shape, tensor.format, tensor.range) == ((2, 2, 1), graph.tensors["conv"].format, (-8, 7))
+    assert tensor.high[1].tolist() == [[-1], [-1]]
+    row = graph.layers()[2]
+    assert (row.kind, row.weight_format, row.multiply_adds, row.weight_bits, row.ebops) == ("MaxPool2D", None, 0, 0, 0)
+    assert len({graph.digest, pooled(stride=(1, 1)).digest, pooled(kernel=(2, 1)).digest}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kernel": (4, 1)}, r"^layer pool: the kernel \(4, 1\) is larger than its input \(2, 3, 3\)$"),
+        ({"kernel": (0, 1)}, r"^layer pool: kernel \(0, 1\) or stride \(1, 2\) is not possible$"),
+        ({"stride": (1, 0)}, r"^layer pool: kernel \(2, 2\) or stride \(1, 0\) is not possible$"),
+    ],
+)
+def test_an_impossible_max_pool_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(Unsupported, match=message):
+        pooled(**changes)
+    with pytest.raises(Unsupported, match=r"^layer pool: \(C, H, W\) expected, but \(2\) given$"):
+        Graph((*ops()[:4], MaxPool2D("pool", ("flat",), (1, 1), (1, 1)), Output("y", ("pool",))))
 
 
 def test_no_event_gives_no_output() -> None:

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from caloedge.compiler.graph import Conv2D, Dense, Graph, Requantise
+from caloedge.compiler.graph import Conv2D, Dense, Graph, MaxPool2D, Requantise
 from caloedge.compiler.reader import read
 from caloedge.errors import BadData, Unsupported, UserError
 
@@ -52,26 +52,59 @@ def brevitas_network() -> Any:
     return net.eval()
 
 
-@pytest.fixture(scope="module", params=["torchscript", "dynamo"])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+def pooled_network() -> Any:
+    """Return conv–ReLU–max pool–conv–ReLU–flatten–dense, written with the package's own arithmetic."""
     torch = pytest.importorskip("torch")
-    export = pytest.importorskip("brevitas.export").export_qonnx
-    net = brevitas_network()
-    path = tmp_path_factory.mktemp(request.param) / "model.qonnx"
-    model = export(
-        net, args=torch.zeros(1, 1, 7, 7), dynamo=request.param == "dynamo", input_names=["cells"], output_names=["energy"]
+    pytest.importorskip("brevitas")
+    from caloedge.arithmetic import QuantisedArithmetic
+
+    torch.manual_seed(5)
+    a = QuantisedArithmetic(6, 7, 12, 8, {"relu_1": 8.0, "relu_2": 6.0})
+    layers = [a.input("x"), a.conv2d("conv_1", 1, 3, 2), a.activation("relu_1", 0.0), a.max_pool(2)]
+    layers += [a.conv2d("conv_2", 3, 4, 2), a.activation("relu_2", 0.0), a.flatten(), a.dense("dense", 16, 2, is_output=True)]
+    return torch.nn.Sequential(*layers).eval()
+
+
+NETWORKS = {"plain": brevitas_network, "pooled": pooled_network}
+
+
+def export(name: str, exporter: str, path: Path) -> tuple[Any, Path]:
+    torch = pytest.importorskip("torch")
+    export_qonnx = pytest.importorskip("brevitas.export").export_qonnx
+    net = NETWORKS[name]()
+    model = export_qonnx(
+        net, args=torch.zeros(1, 1, 7, 7), dynamo=exporter == "dynamo", input_names=["cells"], output_names=["energy"]
     )
     model.ir_version = 10  # the newest that onnxruntime reads
     onnx.save(model, path)
     return net, path
 
 
+@pytest.fixture(scope="module", params=["torchscript", "dynamo"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    return export("plain", request.param, tmp_path_factory.mktemp(request.param) / "model.qonnx")
+
+
 def test_torch_qonnx_and_graph_agree_on_every_code(exported: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    agree_on_every_code(*exported, monkeypatch)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_a_network_with_a_max_pool_agrees_on_every_code(exporter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, path = export("pooled", exporter, tmp_path / "model.qonnx")
+    kinds = ["InputQuantiser", "Conv2D", "Requantise", "MaxPool2D", "Conv2D", "Requantise", "Flatten", "Dense", "Output"]
+    graph = read(path)
+    assert [type(op).__name__ for op in graph.ops] == kinds
+    agree_on_every_code(net, path, monkeypatch)
+    codes = graph.quantise_input(16 * np.random.default_rng(2).random((1000, 1, 7, 7)))
+    assert (graph.replacing("pool_1", kernel=(2, 1)).run(codes)["energy"] != graph.run(codes)["energy"]).any()
+
+
+def agree_on_every_code(net: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     executor = pytest.importorskip("qonnx.core.onnx_exec")
     infer_shapes = pytest.importorskip("qonnx.transformation.infer_shapes").InferShapes
     wrapper = pytest.importorskip("qonnx.core.modelwrapper").ModelWrapper
-    net, path = exported
     graph = read(path)
     rng = np.random.default_rng(0)
     cells = 16.5 * rng.random((1000, 1, 7, 7))
@@ -185,6 +218,11 @@ def conv_file(**attributes: Any) -> dict[str, list[Any]]:
     return content
 
 
+def pool_file(**attributes: Any) -> dict[str, list[Any]]:
+    given = {"kernel_shape": [2, 3], "pads": [0, 0, 0, 0], "strides": [1, 2], "dilations": [1, 1], "ceil_mode": 0, **attributes}
+    return {**dense_file(), "nodes": [quant("x", "xq"), node("MaxPool", ["xq"], "y", **given)]}
+
+
 def save(path: Path, content: dict[str, list[Any]], shape: tuple[int, ...] = (3,), outputs: tuple[str, ...] = ("y",)) -> Path:
     graph = helper.make_graph(
         content["nodes"],
@@ -254,6 +292,19 @@ def test_a_convolution_output_and_two_heads(tmp_path: Path) -> None:
     assert graph.tensors["z"].shape == (2, 2, 2)
 
 
+def test_a_max_pool_passes_codes_and_format_on(tmp_path: Path) -> None:
+    graph = read(save(tmp_path / "model.qonnx", pool_file(auto_pad="VALID"), (2, 3, 5)))
+    pool = graph["pool_1"]
+    assert isinstance(pool, MaxPool2D)
+    assert (pool.kernel, pool.stride) == ((2, 3), (1, 2))
+    assert graph.tensors["y"].format == graph.input.format
+    values = np.arange(30).reshape(1, 2, 3, 5) / 8
+    assert graph.run(graph.quantise_input(values))["y"].tolist() == [[[[7, 9], [12, 14]], [[22, 24], [27, 29]]]]
+    steps_of_one = pool_file()
+    steps_of_one["nodes"][1] = node("MaxPool", ["xq"], "y", kernel_shape=[2, 3])
+    assert read(save(tmp_path / "model.qonnx", steps_of_one, (2, 3, 5))).tensors["y"].shape == (2, 2, 3)
+
+
 without_quant = [quant("w", "wq"), node("MatMul", ["x", "wq"], "y")]
 cases: list[tuple[dict[str, list[Any]], tuple[int, ...], str]] = [
     (conv_file(dilations=[2, 2]), (3, 2, 2), "node Conv_y: dilation 2 is not supported; use dilation 1"),
@@ -262,6 +313,25 @@ cases: list[tuple[dict[str, list[Any]], tuple[int, ...], str]] = [
         conv_file(auto_pad="SAME_UPPER"),
         (3, 2, 2),
         "node Conv_y: auto_pad SAME_UPPER is not supported; give the padding in numbers",
+    ),
+    (
+        pool_file(pads=[1, 0, 1, 0]),
+        (2, 3, 5),
+        "node MaxPool_y: max pool with padding (1, 0, 1, 0) is not supported; use padding=0",
+    ),
+    (pool_file(ceil_mode=1), (2, 3, 5), "node MaxPool_y: max pool with ceil_mode is not supported; use ceil_mode=False"),
+    (pool_file(dilations=[1, 2]), (2, 3, 5), "node MaxPool_y: dilation 2 is not supported; use dilation 1"),
+    (
+        pool_file(auto_pad="SAME_UPPER"),
+        (2, 3, 5),
+        "node MaxPool_y: auto_pad SAME_UPPER is not supported; give the padding in numbers",
+    ),
+    (pool_file(kernel_shape=[2]), (2, 3, 5), "node MaxPool_y: max pool with kernel (2,) is not supported; use MaxPool2d"),
+    (pool_file(), (2, 1, 5), "node MaxPool_y: layer pool_1: the kernel (2, 3) is larger than its input (2, 1, 5)"),
+    (
+        replaced(dense_file(), y=node("MaxPool", ["r"], "y", kernel_shape=[1, 1])),
+        (3,),
+        "node MaxPool_y: the result of ReLU Relu_r is not quantised; use QuantReLU",
     ),
     (conv_file(), (5, 2, 2), "node Conv_y: layer conv_1: (3, H, W) expected, but (5, 2, 2) given"),
     (
@@ -313,8 +383,8 @@ cases: list[tuple[dict[str, list[Any]], tuple[int, ...], str]] = [
     (
         replaced(dense_file(), y=node("Softmax", ["a"], "y")),
         (3,),
-        "node Softmax_y: operator Softmax is not supported; use Quant, IntQuant, Conv, Gemm, MatMul, Add, Relu, Flatten, "
-        "Reshape, Constant, Identity, Transpose",
+        "node Softmax_y: operator Softmax is not supported; use Quant, IntQuant, Conv, Gemm, MatMul, Add, Relu, MaxPool, "
+        "Flatten, Reshape, Constant, Identity, Transpose",
     ),
     (
         replaced(dense_file(), y=node("Transpose", ["a"], "y")),

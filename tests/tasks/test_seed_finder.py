@@ -7,11 +7,11 @@ import pytest
 
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Sample
 from caloedge.detector import events as detector_events
-from caloedge.detector.events import GRID, MARGIN, SEED_THRESHOLD_GEV, CrystalEvents
+from caloedge.detector.events import GRID, MARGIN, SEED_THRESHOLD_GEV, CrystalEvents, split_rows
 from caloedge.detector.library import ShowerLibrary
 from caloedge.results import Number, Plot, Table
 from caloedge.tasks import seed_finder
-from caloedge.tasks.seed_finder import PUBLISHED_THRESHOLD, TASK, SeedTruth, split_rows
+from caloedge.tasks.seed_finder import PUBLISHED_THRESHOLD, TASK, SeedTruth
 
 
 @pytest.fixture(scope="module")

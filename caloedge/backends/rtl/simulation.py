@@ -1,0 +1,148 @@
+"""Cycle-accurate simulation of a written design by Verilator."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from caloedge import tools
+from caloedge.backends.rtl.harness import FUNCTION
+from caloedge.compiler.fixed import Codes
+from caloedge.errors import BadData, UserError
+from caloedge.files import replacing
+from caloedge.project import checked_codes, read_record
+
+TIMEOUT_S = 3600.0
+STALL_SCALE = 65536
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a simulation gave, with cycles counted from the first event's first beat."""
+
+    codes: dict[str, Codes]
+    """By output name, (N, *shape)."""
+    first_in_N: NDArray[np.int64]
+    """Cycle in which each event's first beat was taken."""
+    last_out_N: NDArray[np.int64]
+    """Cycle in which each event's last beat left."""
+
+    @property
+    def latency_cycles(self) -> int:
+        """Cycles from the first input beat of an event to its last output beat, of an event that met an empty design."""
+        return int(self.last_out_N[0] - self.first_in_N[0]) if len(self.first_in_N) else 0
+
+    @property
+    def interval_cycles(self) -> int:
+        """Cycles between two results while events queue at the input."""
+        gaps = np.diff(self.last_out_N[len(self.last_out_N) // 2 :])
+        return int(gaps.max()) if len(gaps) else 0
+
+
+def compile_model(folder: Path, top: str, sources: list[str], library: str, log: Path, *, trace: bool) -> None:
+    """Verilate the sources of a project (paths below `folder`) with its harness into one shared library."""
+    verilator = tools.newest("verilator")
+    tools.find("g++"), tools.find("make")
+    work = folder / ("sim/traced" if trace else "sim/model")
+    options = ["--default-language", "1364-2005", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert",
+               "--output-split", "20000"]  # fmt: skip
+    if trace:
+        options.append("--trace-vcd" if _major(verilator.version) >= (5, 36) else "--trace")
+    model = work.relative_to(folder)
+    command: list[str | Path] = [verilator.path, "--cc", "--top-module", top, "--prefix", f"V{top}", "-Wno-fatal", "-Mdir", model]
+    environment = dict(verilator.environment)
+    tools.run([*command, *options, *sources], cwd=folder, log=log, timeout_s=TIMEOUT_S, environment=environment)
+    archive = f"V{top}__ALL.a"
+    make = ["make", "-f", f"V{top}.mk", f"-j{os.cpu_count() or 1}", "CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O1", "OPT_SLOW=-O0",
+            "OPT_GLOBAL=-O2", "CXXFLAGS=-fPIC -std=c++20"]  # fmt: skip
+    tools.run([*make, archive], cwd=work, log=log, timeout_s=TIMEOUT_S, environment=environment)
+    runtime = _runtime(verilator, trace)
+    if not runtime.exists():
+        tools.run([*make, "libverilated.a"], cwd=work, log=log, timeout_s=TIMEOUT_S, environment=environment)
+        with replacing(runtime) as temporary:
+            shutil.copyfile(work / "libverilated.a", temporary)
+    root = environment.get("VERILATOR_ROOT") or _root(verilator.path, folder, log)
+    include = [f"-I{root}/include", f"-I{root}/include/vltstd", f"-I{model}"]
+    harness = "sim/harness_vcd.cpp" if trace else "sim/harness.cpp"
+    link: list[str | Path] = [
+        "g++",
+        "-std=c++20",
+        "-O2",
+        "-fPIC",
+        "-shared",
+        *include,
+        harness,
+        f"{model}/{archive}",
+        runtime,
+        "-o",
+        library,
+    ]
+    tools.run([*link, "-lpthread"], cwd=folder, log=log, timeout_s=TIMEOUT_S)
+    shutil.rmtree(work)
+
+
+def _runtime(verilator: tools.Program, trace: bool) -> Path:
+    """Return where Verilator's own library is kept, which is the same for all designs and takes longer than small ones."""
+    compiler = hashlib.sha256(tools.version("g++").encode()).hexdigest()[:8]
+    kind = "vcd" if trace else "plain"
+    return platformdirs.user_cache_path("caloedge") / f"verilator-{verilator.version}-{compiler}-{kind}" / "libverilated.a"
+
+
+def _major(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def _root(program: Path, folder: Path, log: Path) -> str:
+    """Ask an installed Verilator where its sources are."""
+    answer = folder / "sim" / "root.txt"
+    tools.run([program, "--getenv", "VERILATOR_ROOT"], cwd=folder, log=answer, timeout_s=60.0)
+    root = answer.read_text(encoding="utf-8").strip().splitlines()[-1]
+    answer.unlink()
+    with log.open("a", encoding="utf-8") as stream:
+        stream.write(f"VERILATOR_ROOT is {root}\n")
+    return root
+
+
+def simulate(
+    folder: Path, codes: NDArray[Any], *, stall_in: float = 0.0, stall_out: float = 0.0, seed: int = 1, vcd: Path | None = None
+) -> Run:
+    """Run events through a built project, back to back unless stalled with the given chances per cycle."""
+    values = read_record(folder, "rtl")
+    codes = checked_codes(folder, values, codes)
+    if not values["handshake"] and stall_out:
+        raise UserError(f"{folder}: the design has no ready input; its output cannot be stalled")
+    n_events = len(codes)
+    order = np.array(values["input"]["order"])
+    stimulus = np.ascontiguousarray(codes.reshape(n_events, order.size)[:, order])
+    output = values["output"]
+    found = np.zeros((n_events, len(output["order"])), dtype=np.int64)
+    first_in, last_out = np.zeros(n_events, dtype=np.int64), np.zeros(n_events, dtype=np.int64)
+    library = folder / values["library"]
+    if vcd:
+        library = folder / values["traced_library"]
+        if not library.exists():
+            log = folder / "vcd.log"
+            compile_model(folder, values["top"], values["sources"], values["traced_library"], log, trace=True)
+    try:
+        function = getattr(ctypes.CDLL(str(library.resolve())), FUNCTION)
+    except (OSError, AttributeError) as problem:
+        raise BadData(f"{library}: cannot be loaded ({problem}); build the project again on this machine") from None
+    function.restype = ctypes.c_int64
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (stimulus, found, first_in, last_out)]
+    chances = [ctypes.c_uint32(round(chance * STALL_SCALE)) for chance in (stall_in, stall_out)]
+    patience = ctypes.c_int64(values["patience_cycles"] * (100 if stall_in or stall_out else 1))
+    name = ctypes.c_char_p(str(vcd).encode()) if vcd else None
+    done = function(*pointers[:2], ctypes.c_int64(n_events), *pointers[2:], *chances, ctypes.c_uint64(seed), patience, name)
+    if done != n_events:
+        what = f"gave more results than events ({n_events})" if done < 0 else f"stopped after {done} of {n_events} events"
+        raise BadData(f"{folder}: the simulated design {what}; it is broken, build the project again")
+    natural = np.zeros_like(found)
+    natural[:, np.array(output["order"])] = found
+    return Run({output["name"]: natural.reshape(n_events, *output["shape"])}, first_in, last_out)

@@ -1,0 +1,464 @@
+"""From a design to Verilog text: one module per layer, adder cores, weight ROMs, and the top that joins them.
+
+Everything here is a pure function of the design. The parameterised parts `caloedge_*` are hand-written and lie in `hls/rtl/`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby, product
+from typing import assert_never
+
+import numpy as np
+
+from caloedge.backends.rtl.adders import Core, Step, core_verilog, trace_core
+from caloedge.backends.rtl.design import Design, Layer, Stage, Stream
+from caloedge.compiler.fixed import Codes, Format, Rounding
+from caloedge.compiler.graph import Conv2D, Dense, MaxPool2D
+
+ROUNDING_CODES = {Rounding.TRUNCATE: 0, Rounding.HALF_UP: 1, Rounding.HALF_EVEN: 2}
+Port = tuple[str, str, int]
+"""Name, `input` or `output`, bits."""
+
+
+@dataclass
+class Text:
+    """A written design."""
+
+    modules: dict[str, str] = field(default_factory=dict)
+    """Text by module name."""
+    parts: set[str] = field(default_factory=set)
+    """Hand-written modules that it uses."""
+    blocks: dict[str, int] = field(default_factory=dict)
+    """Modules that are synthesised by themselves, and how often each occurs."""
+    ports: list[Port] = field(default_factory=list)
+    adders: int = 0
+    pipeline_cycles: int | None = None
+    """From input to output, where that is the same for every event."""
+
+
+def write_design(design: Design, cutoff: int) -> Text:
+    """Write all modules; adder graphs are cut into stages of at most `cutoff` adder delays."""
+    text = Text()
+    groups = [_unrolled(list(stages), design, cutoff, text) if unrolled else list(stages) for unrolled, stages in _runs(design)]
+    if design.streaming:
+        _streaming_top(design, groups, cutoff, text)
+    else:
+        _pipeline_top(design, groups, text)
+    return text
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Consecutive unrolled stages: instances in a row, with a fixed latency."""
+
+    name: str
+    instances: tuple[tuple[str, int, int], ...]
+    """Module, bits in, bits out."""
+    latency: int
+    source: Stream
+    result: Stream
+
+
+def _runs(design: Design) -> Iterator[tuple[bool, Iterator[Stage]]]:
+    return groupby(design.stages, key=lambda stage: stage.strategy == "unrolled")
+
+
+def _name(stage: Stage, design: Design) -> str:
+    return design.identifiers[stage.layer.name]
+
+
+# Unrolled stages
+
+
+def _unrolled(stages: list[Stage], design: Design, cutoff: int, text: Text) -> list[Stage] | Pipeline:
+    """Write the cores of consecutive unrolled stages: one per convolution, one for each run of the others.
+
+    A max pool is one register stage, and its requantisations a core behind it.
+    """
+    instances, latency = [], 0
+    for is_windowed, group in groupby(stages, key=lambda stage: isinstance(stage.layer.op, Conv2D | MaxPool2D)):
+        for members in [[stage] for stage in group] if is_windowed else [list(group)]:
+            first, last = members[0], members[-1]
+            is_convolution, layers = isinstance(first.layer.op, Conv2D), [stage.layer for stage in members]
+            name = f"core_{_name(first, design)}"
+            if isinstance(first.layer.op, MaxPool2D):
+                module = f"layer_{_name(first, design)}"
+                text.modules[module], bits = _all_maxima(module, first, text)
+                text.blocks[module] = 1
+                instances.append((module, first.source.bits, bits))
+                latency += 1
+                if not first.layer.requantise:
+                    continue
+                layers = [replace(first.layer, op=None, source=first.layer.sums)]
+            core = _core(layers, cutoff)
+            remark = f"Unrolled: {', '.join(stage.layer.name for stage in members)}"
+            text.modules[name] = core_verilog(name, core, remark)
+            text.blocks[name] = layers[0].positions
+            text.adders += core.adders * layers[0].positions
+            module = name
+            if is_convolution:
+                module = f"layer_{_name(first, design)}"
+                text.modules[module] = _all_positions(module, name, first)
+            instances.append((module, first.source.bits, last.result.bits))
+            latency += core.stages
+    name = f"pipeline_{_name(stages[0], design)}"
+    return Pipeline(name, tuple(instances), latency, stages[0].source, stages[-1].result)
+
+
+def _core(layers: Sequence[Layer], cutoff: int) -> Core:
+    first = layers[0]
+    words = first.source.low.size if first.op is None else first.weights.shape[1]
+    return trace_core(tuple(_step(layer) for layer in layers), words, first.source, layers[-1].result, cutoff)
+
+
+def _step(layer: Layer) -> Step:
+    if isinstance(layer.op, Conv2D | Dense):
+        return Step(layer.name, layer.weights, layer.op.bias, layer.requantise)
+    return Step(layer.name, None, None, layer.requantise)
+
+
+def _all_positions(module: str, core: str, stage: Stage) -> str:
+    """Return a module with one core per output position, all reading their pixels from the whole event."""
+    op = stage.layer.op
+    assert isinstance(op, Conv2D)
+    out = len(op.weights) * stage.result.format.width
+    lines = [
+        f"  {core} {unit} (.clk(clk), .in_data({pixels}), .out_data({_slice('out_data', position, out)}));"
+        for position, (unit, pixels) in enumerate(_windows(stage, op.weights.shape[2:], op.stride, op.padding[:2]))
+    ]
+    return _side_by_side(module, stage, stage.result.bits, lines)
+
+
+def _all_maxima(module: str, stage: Stage, text: Text) -> tuple[str, int]:
+    """Return a module with one maximum per output position, registered, and its output bits."""
+    op, fmt = stage.layer.op, stage.source.format
+    assert isinstance(op, MaxPool2D)
+    out = stage.layer.sums.shape[0] * fmt.width
+    lines = [
+        _maximum(stage, unit, pixels, _slice("largest", position, out), text)
+        for position, (unit, pixels) in enumerate(_windows(stage, op.kernel, op.stride, (0, 0)))
+    ]
+    bits = out * len(lines)
+    lines = [f"  wire [{bits - 1}:0] largest;", *lines, f"  reg [{bits - 1}:0] result;",
+             "  always @(posedge clk) result <= largest;", "  assign out_data = result;"]  # fmt: skip
+    return _side_by_side(module, stage, bits, lines), bits
+
+
+def _maximum(stage: Stage, unit: str, given: str, made: str, text: Text) -> str:
+    """Return the instance that takes the largest of one window, channel by channel."""
+    op, fmt = stage.layer.op, stage.source.format
+    assert isinstance(op, MaxPool2D)
+    parameters: dict[str, int | str] = {
+        "COUNT": op.kernel[0] * op.kernel[1], "CHANNELS": stage.layer.source.shape[0],
+        "BITS": fmt.width, "SIGNED": int(fmt.signed),
+    }  # fmt: skip
+    return _instance("caloedge_max", unit, text, parameters, {"clk": "", "rst": "", "in_data": given, "out_data": made})
+
+
+def _windows(stage: Stage, kernel: Sequence[int], stride: Sequence[int], first: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """Yield a name and the pixels of each position, read from the whole event; `first` rows and columns of zeros come before."""
+    channels, height, width = stage.layer.source.shape
+    pixel = channels * stage.source.format.width
+    for row, column in product(*map(range, stage.layer.result.shape[1:])):
+        pieces = []
+        for r, c in product(*map(range, kernel)):
+            y, x = row * stride[0] + r - first[0], column * stride[1] + c - first[1]
+            inside = 0 <= y < height and 0 <= x < width
+            pieces.append(_slice("in_data", y * width + x, pixel) if inside else f"{pixel}'d0")
+        yield f"at_{row}_{column}", "{" + ", ".join(reversed(pieces)) + "}"
+
+
+def _side_by_side(module: str, stage: Stage, bits: int, lines: list[str]) -> str:
+    body = "\n".join(lines)
+    return f"""\
+// {stage.layer.name}, unrolled: {stage.layer.positions} positions side by side.
+module {module} (
+  input clk,
+  input [{stage.source.bits - 1}:0] in_data,
+  output [{bits - 1}:0] out_data
+);
+{body}
+endmodule
+"""
+
+
+def _slice(name: str, index: int, width: int) -> str:
+    return f"{name}[{(index + 1) * width - 1}:{index * width}]"
+
+
+def _chain(pipeline: Pipeline, given: str, made: str) -> list[str]:
+    """Return the instances of a pipeline between two wires."""
+    lines, at = [], given
+    for number, (module, _, bits) in enumerate(pipeline.instances):
+        last = number == len(pipeline.instances) - 1
+        to = made if last else f"between_{module}"
+        if not last:
+            lines.append(f"  wire [{bits - 1}:0] {to};")
+        lines.append(f"  {module} {module}_unit (.clk(clk), .in_data({at}), .out_data({to}));")
+        at = to
+    return lines
+
+
+def _pipeline_top(design: Design, groups: list[list[Stage] | Pipeline], text: Text) -> None:
+    (pipeline,) = groups
+    assert isinstance(pipeline, Pipeline)
+    text.pipeline_cycles = pipeline.latency
+    text.ports = [("clk", "input", 1), ("rst", "input", 1), ("in_valid", "input", 1), ("in_data", "input", design.source.bits),
+                  ("out_valid", "output", 1), ("out_data", "output", design.result.bits)]  # fmt: skip
+    if pipeline.latency > 1:
+        shift = f"rst ? {pipeline.latency}'d0 : {{valid[{pipeline.latency - 2}:0], in_valid}}"
+    else:
+        shift = "in_valid & ~rst"
+    body = "\n".join(_chain(pipeline, "in_data", "out_data"))
+    text.modules[design.name] = f"""\
+// An event may enter every cycle; its result leaves {pipeline.latency} cycles later. Nothing waits: there is no ready.
+module {design.name} (
+{_port_list(text.ports)}
+);
+  reg [{pipeline.latency - 1}:0] valid;
+  always @(posedge clk) valid <= {shift};
+  assign out_valid = valid[{pipeline.latency - 1}];
+{body}
+endmodule
+"""
+
+
+def _port_list(ports: list[Port]) -> str:
+    return ",\n".join(f"  {kind} {name}" if bits == 1 else f"  {kind} [{bits - 1}:0] {name}" for name, kind, bits in ports)
+
+
+# Streaming stages
+
+
+def _stream_ports(source_bits: int, result_bits: int) -> list[Port]:
+    return [("clk", "input", 1), ("rst", "input", 1),
+            ("in_valid", "input", 1), ("in_ready", "output", 1), ("in_data", "input", source_bits),
+            ("out_valid", "output", 1), ("out_ready", "input", 1), ("out_data", "output", result_bits)]  # fmt: skip
+
+
+def _stream_module(name: str, remark: str, source_bits: int, result_bits: int, lines: list[str]) -> str:
+    body = "\n".join(lines)
+    return f"// {remark}\nmodule {name} (\n{_port_list(_stream_ports(source_bits, result_bits))}\n);\n{body}\nendmodule\n"
+
+
+def _instance(module: str, unit: str, text: Text, parameters: dict[str, int | str], ports: dict[str, str]) -> str:
+    """Return an instance of a hand-written part, and note that it is used."""
+    text.parts.add(module)
+    given = ", ".join(f".{name}({value})" for name, value in parameters.items())
+    wired = ", ".join(f".{name}({value})" for name, value in {"clk": "clk", "rst": "rst", **ports}.items() if value)
+    return f"  {module} #({given}) {unit} ({wired});"
+
+
+def _link(before: str, after: str) -> dict[str, str]:
+    """Return the ports of a part between two streams."""
+    return {f"{side}_{what}": f"{stream}_{what}" for side, stream in (("in", before), ("out", after))
+            for what in ("valid", "ready", "data")}  # fmt: skip
+
+
+def _wires(name: str, bits: int) -> str:
+    return f"  wire {name}_valid, {name}_ready;\n  wire [{bits - 1}:0] {name}_data;"
+
+
+def _streaming_top(design: Design, groups: list[list[Stage] | Pipeline], cutoff: int, text: Text) -> None:
+    text.ports = _stream_ports(design.source.bits, design.result.bits)
+    modules: list[tuple[str, Stream, Stream]] = []
+    for group in groups:
+        if isinstance(group, Pipeline):
+            modules.append(_stallable(group, text))
+            continue
+        for stage in group:
+            name = f"layer_{_name(stage, design)}"
+            lines = _streaming(stage, name, cutoff, text)
+            text.modules[name] = _stream_module(name, _remark(stage), stage.source.bits, stage.result.bits, lines)
+            text.blocks[name] = 1
+            modules.append((name, stage.source, stage.result))
+    lines, at, stream = [], "in", design.source
+    for number, (name, source, result) in enumerate(modules):
+        if stream.beats != source.beats:
+            lines += [_wires(f"to_{name}", source.bits), _adapter(stream, source, at, f"to_{name}", text)]
+            at = f"to_{name}"
+        to = "out" if number == len(modules) - 1 else f"from_{name}"
+        if to != "out":
+            lines.append(_wires(to, result.bits))
+        wired = ", ".join(f".{port}({wire})" for port, wire in {"clk": "clk", "rst": "rst", **_link(at, to)}.items())
+        lines.append(f"  {name} {name}_unit ({wired});")
+        at, stream = to, result
+    remark = f"An event takes {design.source.beats} input beats; valid and ready at both ends."
+    text.modules[design.name] = _stream_module(design.name, remark, design.source.bits, design.result.bits, lines)
+
+
+def _remark(stage: Stage) -> str:
+    lanes = f", {stage.multipliers} multipliers" if stage.multipliers else ""
+    return f"{stage.layer.name}, streaming: {stage.cycles} cycles per event{lanes}."
+
+
+def _adapter(given: Stream, wanted: Stream, before: str, after: str, text: Text) -> str:
+    if wanted.beats == 1:
+        return _instance(
+            "caloedge_join", f"{after}_unit", text, {"WIDTH": given.bits, "BEATS": given.beats}, _link(before, after)
+        )
+    assert given.beats == 1
+    return _instance("caloedge_split", f"{after}_unit", text, {"WIDTH": wanted.bits, "BEATS": wanted.beats}, _link(before, after))
+
+
+def _stallable(pipeline: Pipeline, text: Text) -> tuple[str, Stream, Stream]:
+    """Write a module that makes unrolled stages wait when their result is not taken."""
+    lines = [f"  wire [{pipeline.result.bits - 1}:0] result;", *_chain(pipeline, "in_data", "result")]
+    lines.append(_credit(pipeline.latency, pipeline.result.bits, "in", text))
+    remark = f"Unrolled stages, {pipeline.latency} cycles, behind a result FIFO."
+    text.modules[pipeline.name] = _stream_module(pipeline.name, remark, pipeline.source.bits, pipeline.result.bits, lines)
+    return pipeline.name, pipeline.source, pipeline.result
+
+
+def _credit(latency: int, bits: int, before: str, text: Text) -> str:
+    ports = {name: wire for name, wire in _link(before, "out").items() if name != "in_data"} | {"core_result": "result"}
+    return _instance("caloedge_credit", "credit", text, {"LATENCY": latency, "WIDTH": bits}, ports)
+
+
+def _streaming(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
+    match stage.layer.op:
+        case Conv2D():
+            return _convolution(stage, name, cutoff, text)
+        case MaxPool2D():
+            return _max_pool(stage, text)
+        case Dense() | None:
+            return _dense(stage, name, text)
+        case _:
+            assert_never(stage.layer.op)
+
+
+def _window(
+    stage: Stage, kernel: Sequence[int], stride: tuple[int, int], padding: tuple[int, int, int, int], text: Text
+) -> list[str]:
+    """Return the line buffer between the stream `in` and the stream `window`, one position per beat."""
+    _, height, width = stage.layer.source.shape
+    top, left, bottom, right = padding
+    parameters: dict[str, int | str] = {
+        "HEIGHT": height, "WIDTH": width, "KERNEL_H": kernel[0], "KERNEL_W": kernel[1],
+        "STRIDE_H": stride[0], "STRIDE_W": stride[1],
+        "PAD_TOP": top, "PAD_LEFT": left, "PAD_BOTTOM": bottom, "PAD_RIGHT": right, "BITS": stage.source.bits,
+    }  # fmt: skip
+    window = _instance("caloedge_window", "windows", text, parameters, _link("in", "window"))
+    return [_wires("window", kernel[0] * kernel[1] * stage.source.bits), window]
+
+
+def _max_pool(stage: Stage, text: Text) -> list[str]:
+    op = stage.layer.op
+    assert isinstance(op, MaxPool2D)
+    lines = _window(stage, op.kernel, op.stride, (0, 0, 0, 0), text)
+    lines += [f"  wire [{stage.source.bits - 1}:0] sums;", _maximum(stage, "largest", "window_data", "sums", text)]
+    return lines + _requantised(stage, stage.source.words, stage.source.format, "window", text)
+
+
+def _convolution(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
+    layer, op = stage.layer, stage.layer.op
+    assert isinstance(op, Conv2D)
+    lines = _window(stage, op.weights.shape[2:], op.stride, op.padding, text)
+    if stage.fold > 1:
+        return lines + _multiply(stage, name, "window", 1, layer.weights.shape[1], text)
+    core = _core([layer], cutoff)
+    module = f"core_{name.removeprefix('layer_')}"
+    text.modules[module] = core_verilog(module, core, f"Kernel of {layer.name}, one position per cycle")
+    text.adders += core.adders
+    lines += [f"  wire [{core.bits_out - 1}:0] result;",
+              f"  {module} core (.clk(clk), .in_data(window_data), .out_data(result));"]  # fmt: skip
+    return [*lines, _credit(core.stages, core.bits_out, "window", text)]
+
+
+def _dense(stage: Stage, name: str, text: Text) -> list[str]:
+    if stage.layer.op is None:
+        lines = [f"  wire [{stage.source.bits - 1}:0] sums = in_data;"]
+        return lines + _requantised(stage, stage.source.words, stage.layer.source.format, "in", text)
+    return _multiply(stage, name, "in", stage.source.beats, stage.source.words, text)
+
+
+def _multiply(stage: Stage, name: str, before: str, beats: int, words: int, text: Text) -> list[str]:
+    """Return a multiply–accumulate array with its ROM, requantisation and output FIFO."""
+    layer, op = stage.layer, stage.layer.op
+    assert isinstance(op, Conv2D | Dense)
+    outputs, sum_format = len(op.weights), signed(layer.sums.format)
+    weight_bits = signed(Format.holding(int(op.weights.min()), int(op.weights.max()), 0)).width
+    rom = _rom_words(layer.weights, beats, words, stage.fold, weight_bits)
+    rom_name = f"rom_{name.removeprefix('layer_')}"
+    rom_bits = stage.lanes * outputs * weight_bits
+    address_bits = max((len(rom) - 1).bit_length(), 1)
+    text.modules[rom_name] = _rom(rom_name, rom, address_bits, rom_bits, layer.name)
+    bias = sum((int(code) % 2**sum_format.width) << (i * sum_format.width) for i, code in enumerate(op.bias))
+    bits = outputs * sum_format.width
+    parameters: dict[str, int | str] = {
+        "BEATS": beats, "WORDS": words, "FOLD": stage.fold, "OUTPUTS": outputs, "IN_BITS": layer.source.format.width,
+        "IN_SIGNED": int(layer.source.format.signed), "WEIGHT_BITS": weight_bits, "SUM_BITS": sum_format.width,
+    }  # fmt: skip
+    ports = _link(before, "sum")
+    ports |= {"rom_address": "address", "rom_word": "word", "rom_enable": "enable", "bias": f"{bits}'h{bias:x}"}
+    return [
+        _wires("sum", bits),
+        f"  wire [{address_bits - 1}:0] address;\n  wire [{rom_bits - 1}:0] word;\n  wire enable;",
+        _instance("caloedge_mac_array", "array", text, parameters, ports),
+        f"  {rom_name} rom (.clk(clk), .enable(enable), .address(address), .word(word));",
+        f"  wire [{bits - 1}:0] sums = sum_data;",
+        *_requantised(stage, outputs, sum_format, "sum", text),
+    ]
+
+
+def signed(fmt: Format) -> Format:
+    """Return the signed format that holds all codes of `fmt`."""
+    return fmt if fmt.signed else Format(True, fmt.width + 1, fmt.fraction)
+
+
+def _rom_words(weights: Codes, beats: int, words: int, fold: int, bits: int) -> list[int]:
+    """Return one ROM word per cycle: the weights of each lane and output, lane-major, lowest first."""
+    lanes = -(-words // fold)
+    outputs = len(weights)
+    padded = np.zeros((outputs, beats, lanes * fold), dtype=np.int64)
+    padded[:, :, :words] = weights.reshape(outputs, beats, words)
+    per_cycle = padded.reshape(outputs, beats * fold, lanes).transpose(1, 2, 0).reshape(beats * fold, -1)
+    return [sum((int(code) % 2**bits) << (i * bits) for i, code in enumerate(row)) for row in per_cycle]
+
+
+def _rom(name: str, words: list[int], address_bits: int, bits: int, layer: str) -> str:
+    cases = "\n".join(f"        {address_bits}'d{i}: word <= {bits}'h{word:x};" for i, word in enumerate(words))
+    return f"""\
+// Weights of {layer}: {len(words)} words of {bits} bit.
+module {name} (
+  input clk,
+  input enable,
+  input [{address_bits - 1}:0] address,
+  output reg [{bits - 1}:0] word
+);
+  always @(posedge clk)
+    if (enable)
+      case (address)
+{cases}
+        default: word <= {bits}'h0;
+      endcase
+endmodule
+"""
+
+
+def _requantised(stage: Stage, words: int, fmt: Format, before: str, text: Text) -> list[str]:
+    """Return the requantisations of a bus `sums` and the FIFO behind them."""
+    lines: list[str] = []
+    at, result = "sums", stage.result.format
+    for number, (op, shift) in enumerate(stage.layer.requantise):
+        to = f"rounded_{number}"
+        lines.append(f"  wire [{words * op.format.width - 1}:0] {to};")
+        wide = signed(fmt)
+        parameters: dict[str, int | str] = {
+            "IN_WIDTH": wide.width, "SHIFT": shift, "ROUNDING": ROUNDING_CODES[op.rounding], "OUT_WIDTH": op.format.width,
+            "LOW": f"{'-' if op.low < 0 else ''}64'sd{abs(op.low)}", "HIGH": f"64'sd{op.high}",
+        }  # fmt: skip
+        for word in range(words):
+            part = _slice(at, word, fmt.width)
+            ports = {"clk": "", "rst": "", "in_data": part if fmt.signed else f"{{1'b0, {part}}}"}
+            ports["out_data"] = _slice(to, word, op.format.width)
+            lines.append(_instance("caloedge_requantise", f"{to}_{word}", text, parameters, ports))
+        at, fmt = to, op.format
+    if fmt.width != result.width:  # sums that leave unrounded: the sign bit that multiplication added is dropped
+        narrow = ", ".join(f"{at}[{word * fmt.width + result.width - 1}:{word * fmt.width}]" for word in reversed(range(words)))
+        lines.append(f"  wire [{words * result.width - 1}:0] kept = {{{narrow}}};")
+        at = "kept"
+    ports = {f"in_{what}": f"{before}_{what}" for what in ("valid", "ready")} | {"in_data": at}
+    ports |= {f"out_{what}": f"out_{what}" for what in ("valid", "ready", "data")}
+    return [*lines, _instance("caloedge_fifo", "results", text, {"WIDTH": stage.result.bits if stage.layer.op is None
+            else words * result.width, "DEPTH": 2}, ports)]  # fmt: skip

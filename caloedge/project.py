@@ -1,0 +1,93 @@
+"""A firmware project on disk, as every backend writes it: what it was built from, and how codes go in and out.
+
+The record `caloedge.json` is written last: a folder without it is not a project.
+"""
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caloedge.catalog import Target
+from caloedge.compiler.fixed import Codes, Format
+from caloedge.compiler.graph import Graph
+from caloedge.errors import BadData, UserError
+from caloedge.recipe import LayerChoice
+
+RECORD = "caloedge.json"
+
+
+def record(
+    backend: str, graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice] | None = None
+) -> dict[str, Any]:
+    """Return what every project notes: how it was built, and the input's shape and format."""
+    span = graph.tensors[graph.input.name].range
+    return {
+        "backend": backend,
+        "variant": variant,
+        "graph": graph.digest,
+        "part": target.part,
+        "clock_mhz": target.clock_mhz,
+        "choices": {name: choice.model_dump() for name, choice in (choices or {}).items()},
+        "caloedge": importlib.metadata.version("caloedge"),
+        "input": {"shape": list(graph.input.shape), "format": str(graph.input.format), "range": span},
+    }
+
+
+def is_built(folder: Path, made: Mapping[str, Any]) -> bool:
+    """Tell whether a project with this record (see `record`) is there already."""
+    if not (folder / RECORD).exists():
+        return False
+    there = read_record(folder)
+    keys = ("backend", "variant", "graph", "part", "clock_mhz", "choices", "caloedge")
+    return all(there.get(key) == made[key] for key in keys)
+
+
+def write_record(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write the record of a project."""
+    (folder / RECORD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path, backend: str = "") -> dict[str, Any]:
+    """Read the record of a project, of one backend if it is named."""
+    path = folder / RECORD
+    try:
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no {RECORD} there; make a project with: caloedge build MODEL FOLDER") from None
+    except (ValueError, TypeError) as problem:
+        raise BadData(f"{path}: damaged ({problem}); build the project again") from None
+    if backend and values.get("backend") != backend:
+        raise UserError(f"{folder}: built by backend {values.get('backend')!r}, not {backend!r}")
+    return values
+
+
+def checked_codes(folder: Path, values: Mapping[str, Any], codes: NDArray[Any]) -> Codes:
+    """Return input codes (N, *shape) as int64 after checking shape, type and range against a project's record."""
+    shape, fmt = tuple(values["input"]["shape"]), Format.parse(values["input"]["format"])
+    codes = np.asarray(codes)
+    if codes.shape[1:] != shape or not np.issubdtype(codes.dtype, np.integer):
+        wanted = ", ".join(map(str, shape))
+        raise UserError(f"{folder}: input codes are {codes.dtype} {codes.shape}; integers (N, {wanted}) expected")
+    low, high = values["input"]["range"]
+    if codes.size and (codes.min() < low or codes.max() > high):
+        raise UserError(f"{folder}: input codes reach from {codes.min()} to {codes.max()}; {fmt} holds {low} to {high}")
+    return codes.astype(np.int64)
+
+
+def identifiers(graph: Graph) -> dict[str, str]:
+    """Return an identifier of C++ and Verilog for each operation, all different."""
+    found: dict[str, str] = {}
+    for op in graph.ops:
+        plain = re.sub(r"\W", "_", op.name, flags=re.ASCII)
+        plain = f"layer_{plain}" if not plain[:1].isalpha() else plain
+        identifier, number = plain, 2
+        while identifier in found.values():
+            identifier, number = f"{plain}_{number}", number + 1
+        found[op.name] = identifier
+    return found

@@ -1,0 +1,229 @@
+"""Cycles, clock and resources of firmware designs, what fits where, and the float networks' latency beside them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from caloedge.budgets import BUDGETS, verdict
+from caloedge.catalog import Target, find, names
+from caloedge.firmware import Firmware
+from caloedge.results import Cell, Number, Section, Table
+from caloedge.synthesis.cost import Implemented
+from caloedge.training.timing import Timing
+
+RESOURCES = ("LUT", "FF", "DSP", "BRAM_18K", "URAM")
+NONE = "–"
+DESIGNS, COSTS = "Designs: latency and rate", "Resources and routed clock"
+"""Titles of the two tables that the README shows."""
+
+
+def firmware(
+    designs: Sequence[Firmware], timings: Sequence[Timing], computer: str, published: Table | None, event: str
+) -> Section:
+    """Return the section on firmware; `event` names what one input of the network is, e.g. `window`."""
+    clocked = [design for design in designs if design.cycles]
+    costs = {str(x.design): x.cost for x in designs if x.cost}
+    tables: list[Table | None] = [
+        _designs_table(clocked, event) if clocked else None,
+        cost_table(costs) if costs else None,
+        _shares_table(costs),
+        _budget_table(clocked, event) if clocked else None,
+        _layers_table([x for x in clocked if "stages" in x.record]),
+        _blocks_table(costs),
+        _float_table(timings, computer, event) if timings else None,
+        published,
+        _projects_table(designs, event) if designs else None,
+    ]
+    missing = [f"{x.design}: {x.remark}" for x in designs if x.remark]
+    return Section(
+        title="Firmware: cycles, clock and resources",
+        text="Cycles come from cycle-accurate simulation of the Verilog, of which every result was compared above. Nanoseconds "
+        "and rates multiply them with a clock: the requested one, which nobody has proven, or the routed one where place and "
+        "route closed timing. No vendor tool was needed; where one is on PATH, its figures stand beside ours as vendor."
+        + (f" Not done: {'; '.join(missing)}." if missing else ""),
+        blocks=tuple(table for table in tables if table),
+    )
+
+
+def _at_clock(value: float, unit: str, clock_mhz: float, routed: bool) -> Number:
+    note = f"simulated cycles at {clock_mhz:g} MHz, {'routed' if routed else 'requested'}"
+    return Number(value=value, unit=unit, origin="routed" if routed else "requested", note=note)
+
+
+def _designs_table(designs: Sequence[Firmware], event: str) -> Table:
+    rows = []
+    for x in designs:
+        assert x.cycles is not None
+        fmax = x.cost.routed.fmax_mhz if x.cost and x.cost.routed else None
+        clock = fmax or x.target.clock_mhz
+        rows.append(
+            (
+                str(x.design),
+                Number(value=x.cycles.latency_cycles, unit="cycles", origin="simulated"),
+                Number(value=x.cycles.interval_cycles, unit="cycles", origin="simulated"),
+                Number(value=round(clock, 1), unit="MHz", origin="routed" if fmax else "requested"),
+                _at_clock(x.cycles.latency_cycles * 1e3 / clock, "ns", clock, bool(fmax)),
+                _at_clock(clock / x.cycles.interval_cycles, f"10⁶ {event}s/s", clock, bool(fmax)),
+            )
+        )
+    return Table(
+        title=DESIGNS,
+        columns=("design", "latency", f"one {event} every", "clock", "latency at that clock", "rate at that clock"),
+        rows=tuple(rows),
+        caption=f"Latency: from the edge at which the first part of a {event} is taken to the edge at which its result can be "
+        "taken, in an empty design.",
+    )
+
+
+def cost_table(costs: Mapping[str, Implemented]) -> Table:
+    """Return resources and clock of implemented projects by name, one row for each tool that said something."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, cost in costs.items():
+        if cost.netlist:
+            clock: Cell = NONE
+            if cost.routed:
+                clock = cost.routed.numbers()[0][1] if cost.routed.routed else f"not routed: {cost.routed.reason}"
+            rows.append((name, cost.netlist.tool, *_amounts(cost.netlist.resources, "synthesised"), clock))
+        if cost.vivado:
+            rows.append((name, cost.vivado.tool, *_from(cost.vivado.numbers())))
+        if cost.vitis:
+            rows.append((name, "Vitis HLS", *_from(cost.vitis.numbers())))
+    return Table(
+        title=COSTS,
+        columns=("design", "tool", *RESOURCES, "Fmax"),
+        rows=tuple(rows),
+        caption="Out of context: without input and output pins and without the shift registers that stand around a design "
+        "for routing. Each block was synthesised by itself; the sum is rather too high than too low.",
+    )
+
+
+def _amounts(resources: Mapping[str, int], origin: str) -> Iterable[Cell]:
+    for name in RESOURCES:
+        yield Number(value=resources[name], origin=origin) if name in resources else NONE  # type: ignore[arg-type]
+
+
+def _from(numbers: Iterable[tuple[str, Number]]) -> Iterable[Cell]:
+    by_name = dict(numbers)
+    return (by_name.get(name, NONE) for name in (*RESOURCES, "Fmax"))
+
+
+def _shares_table(costs: Mapping[str, Implemented]) -> Table | None:
+    """Return what part of each device of the same family a netlist takes."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, cost in costs.items():
+        if not cost.netlist:
+            continue
+        family = find(Target, cost.target).family
+        for device in [x for x in names("target") if find(Target, x).family == family]:
+            shares = cost.netlist.utilisation(find(Target, device))
+            cells = [Number(value=100 * shares[r], unit="%", origin="synthesised") if r in shares else NONE for r in RESOURCES]
+            worst = max(shares.values(), default=0.0)
+            rows.append((name, device, *cells, "fits" if worst <= 1 else "does not fit", f"{1 - worst:+.1%}"))
+    if not rows:
+        return None
+    return Table(
+        title="Share of the devices that the netlists are for",
+        columns=("design", "device", *RESOURCES, "verdict", "margin"),
+        rows=tuple(rows),
+        caption="The margin is what is left of the scarcest resource. A design above about 80 % seldom routes.",
+    )
+
+
+def _budget_table(designs: Sequence[Firmware], event: str) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for budget in BUDGETS:
+        for x in designs:
+            assert x.cycles is not None
+            fmax = x.cost.routed.fmax_mhz if x.cost and x.cost.routed else None
+            clock = fmax or x.target.clock_mhz
+            fits, margins = verdict(budget, x.cycles.latency_cycles, x.cycles.interval_cycles, clock)
+            left = [NONE if m is None else _at_clock(m, "ns", clock, bool(fmax)) for m in margins.values()]
+            rows.append((budget.name, str(x.design), "fits" if fits else "does not fit", *left, budget.reference))
+    return Table(
+        title="Trigger budgets",
+        columns=("budget", "design", "verdict", "latency left", "interval left", "reference"),
+        rows=tuple(rows),
+        caption=f"One {event} counts as one event, and the latency is that of this network alone: a trigger spends the rest of "
+        "its budget on everything else. Negative: what is missing.",
+    )
+
+
+def _layers_table(designs: Sequence[Firmware]) -> Table | None:
+    rows = tuple(
+        (
+            str(x.design),
+            stage["layer"],
+            stage["strategy"],
+            Number(value=stage["interval_cycles"], unit="cycles", origin="computed"),
+            Number(value=stage["multipliers"], origin="computed"),
+            Number(value=stage["estimated_lut_unrolled"], origin="estimated"),
+            stage["why"].split(";")[0],
+        )
+        for x in designs
+        for stage in x.record["stages"]
+    )
+    if not rows:
+        return None
+    return Table(
+        title="How each layer is built",
+        columns=("design", "layer", "strategy", "busy per event", "multipliers", "LUT if unrolled", "why"),
+        rows=rows,
+        caption="Unrolled: an adder graph for a whole event per cycle. Streaming: one kernel position per cycle, or a "
+        "multiply–accumulate array that uses its multipliers for as many cycles as the slowest convolution needs.",
+    )
+
+
+def _blocks_table(costs: Mapping[str, Implemented]) -> Table | None:
+    rows = tuple(
+        (
+            name,
+            block.module,
+            Number(value=block.instances, origin="computed"),
+            *_amounts(block.resources, "synthesised"),
+            Number(value=block.seconds, unit="s", origin="measured"),
+        )
+        for name, cost in costs.items()
+        if cost.netlist
+        for block in cost.netlist.blocks
+    )
+    if not rows:
+        return None
+    return Table(
+        title="Synthesised blocks, per instance", columns=("design", "module", "instances", *RESOURCES, "time"), rows=rows
+    )
+
+
+def _float_table(timings: Sequence[Timing], computer: str, event: str) -> Table:
+    rows = tuple(
+        (
+            f"float {x.stage}",
+            Number(value=x.batch, unit=f"{event}s", origin="requested"),
+            Number(value=x.median_s * 1e6, unit="µs", origin="measured", sample=f"{x.calls} calls",
+                   uncertainty=(x.high_s - x.low_s) / 2 * 1e6),
+            Number(value=x.median_s * 1e6 / x.batch, unit="µs", origin="measured"),
+            Number(value=x.batch / x.median_s / 1e6, unit=f"10⁶ {event}s/s", origin="measured"),
+        )
+        for x in timings
+    )  # fmt: skip
+    return Table(
+        title="The float networks on this computer",
+        columns=("network", "batch", "time per call", f"time per {event}", "rate"),
+        rows=rows,
+        caption=f"onnxruntime, {timings[0].threads} thread, {computer}; median, and half of the central 68 % of the calls.",
+    )
+
+
+def _projects_table(designs: Sequence[Firmware], event: str) -> Table:
+    rows = tuple(
+        (
+            str(x.design),
+            Number(value=x.record["compile_seconds"], unit="s", origin="measured"),
+            Number(value=x.check.vectors / max(x.check.seconds, 1e-9), unit=f"{event}s/s", origin="measured"),
+        )
+        for x in designs
+    )
+    return Table(
+        title="Projects: building and simulating",
+        columns=("project", "time to compile its simulation", "simulation speed"),
+        rows=rows,
+        caption="Times on this computer, which ran other work too; simulation includes loading. hls4ml: C-simulation; rtl: "
+        "Verilator, cycle by cycle.",
+    )
