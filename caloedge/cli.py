@@ -128,6 +128,7 @@ def build(
     ] = None,
     synthesise: Annotated[bool, typer.Option(help="Synthesise an rtl project (and route it where open tools can).")] = True,
     route_limit_s: Annotated[float, typer.Option(help="Place and route gets no more time than this.", min=0)] = 3600.0,
+    chipdb: Annotated[Path | None, typer.Option(help="Device file that nextpnr-xilinx needs to route a 7-series.")] = None,
 ) -> None:
     """Write a firmware project, compile its simulation, synthesise it. Ctrl-C keeps what is done; the same command goes on."""
     from caloedge.compiler.reader import read
@@ -148,8 +149,10 @@ def build(
         maker.build(graph, device, variant, folder, layers)
     _say(f"{folder}: {backend} {variant} project for {device.part} at {device.clock_mhz:g} MHz (requested)")
     if synthesise:
-        cost = implement(folder, target or artifact.recipe.target, route_limit_s)
-        _show_blocks([cost_table({folder.name: cost})] if cost else [])
+        cost = implement(folder, target or artifact.recipe.target, route_limit_s, chipdb)
+        _show_blocks([cost_table({folder.name: cost})] if cost and cost.found else [])
+        for remark in cost.remarks if cost else ():
+            _say(f"not done: {remark}")
 
 
 @app.command()
@@ -175,7 +178,8 @@ def emulate(
     else:
         run = maker.simulate(folder, codes, 0.0, vcd)
         found = run.codes
-        _say(f"latency {run.latency_cycles} cycles, one event every {run.interval_cycles} cycles (simulated)")
+        if len(codes) > 1:
+            _say(f"latency {run.latency_cycles} cycles, one event every {run.interval_cycles} cycles (simulated)")
     with replacing(outputs) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **found)
     _say(f"{outputs}: " + ", ".join(f"{name} {values.shape}" for name, values in found.items()))

@@ -6,7 +6,6 @@ from typing import Any
 
 from caloedge.artifact import Artifact
 from caloedge.catalog import Backend, CycleRun, Target, find
-from caloedge.errors import MissingTool
 from caloedge.project import read_record
 from caloedge.synthesis.cost import Implemented, implement
 from caloedge.verification import Check, Design, designs
@@ -29,8 +28,6 @@ class Firmware:
     """None where the simulation has no clock."""
     cost: Implemented | None
     """None where it was not asked for, or no tool is there."""
-    remark: str = ""
-    """Why the cost is missing although the recipe asks for it."""
 
     @property
     def target(self) -> Target:
@@ -53,10 +50,5 @@ def _one(artifact: Artifact, design: Design, folder: Path, check: Check) -> Firm
     inputs = artifact.golden().inputs[:TIMED_EVENTS]
     cycles = simulate(folder, inputs, 0.0, None) if simulate else None
     wanted = design.backend == "hls4ml" or design.variant in artifact.recipe.synthesis.get(design.target, ())
-    cost, remark = None, ""
-    if wanted:
-        try:
-            cost = implement(folder, design.target, artifact.recipe.route_limit_s)
-        except MissingTool as problem:
-            remark = str(problem)
-    return Firmware(design, folder, read_record(folder), check, cycles, cost, remark)
+    cost = implement(folder, design.target, artifact.recipe.route_limit_s) if wanted else None
+    return Firmware(design, folder, read_record(folder), check, cycles, cost)

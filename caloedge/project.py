@@ -3,10 +3,12 @@
 The record `caloedge.json` is written last: a folder without it is not a project.
 """
 
-import importlib.metadata
+import functools
+import hashlib
 import json
 import re
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,29 @@ from caloedge.errors import BadData, UserError
 from caloedge.recipe import LayerChoice
 
 RECORD = "caloedge.json"
+AUTO = "auto"
+"""The variant that decides layer by layer."""
+
+
+@functools.cache
+def generator_digest() -> str:
+    """Return the digest of all code and hardware that projects are written with: a change of it makes them stale."""
+    whole = hashlib.sha256()
+    backends = sorted((Path(__file__).parent / "backends").rglob("*.py"))
+    parts = sorted((resources.files("caloedge.hls") / "rtl").iterdir(), key=lambda part: part.name)
+    contents = [(file.name, file.read_bytes()) for file in backends] + [(part.name, part.read_bytes()) for part in parts]
+    for name, content in contents:
+        whole.update(f"\0{name}\0".encode() + content)
+    return whole.hexdigest()[:16]
 
 
 def record(
     backend: str, graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice] | None = None
 ) -> dict[str, Any]:
-    """Return what every project notes: how it was built, and the input's shape and format."""
+    """Return what every project notes: what it was built from, and the input's shape and format.
+
+    Only variant `auto` heeds choices by layer.
+    """
     span = graph.tensors[graph.input.name].range
     return {
         "backend": backend,
@@ -33,8 +52,9 @@ def record(
         "graph": graph.digest,
         "part": target.part,
         "clock_mhz": target.clock_mhz,
-        "choices": {name: choice.model_dump() for name, choice in (choices or {}).items()},
-        "caloedge": importlib.metadata.version("caloedge"),
+        "target": hashlib.sha256(repr(target).encode()).hexdigest()[:16],
+        "choices": {name: choice.model_dump() for name, choice in (choices or {}).items()} if variant == AUTO else {},
+        "generator": generator_digest(),
         "input": {"shape": list(graph.input.shape), "format": str(graph.input.format), "range": span},
     }
 
@@ -44,7 +64,7 @@ def is_built(folder: Path, made: Mapping[str, Any]) -> bool:
     if not (folder / RECORD).exists():
         return False
     there = read_record(folder)
-    keys = ("backend", "variant", "graph", "part", "clock_mhz", "choices", "caloedge")
+    keys = ("backend", "variant", "graph", "target", "choices", "generator")
     return all(there.get(key) == made[key] for key in keys)
 
 

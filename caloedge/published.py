@@ -25,18 +25,26 @@ HGQ_ROWS = (
 def jet_classifiers() -> Table:
     """Return the published jet classifiers of 16 inputs and 5 classes, most of size 16-64-32-32-5."""
 
-    def published(value: float, unit: str) -> Number:
+    def published(value: float, unit: str = "") -> Number:
         return Number(value=value, unit=unit, origin="published", note=HGQ)
 
     return Table(
         title="Published: jet classifiers with 16 inputs and 5 classes",
-        columns=("network", "accuracy, of jets", "latency", "latency cycles", "DSP of XCVU9P", "LUT of XCVU9P"),
+        columns=("network", "accuracy, of jets", "latency", "latency cycles", "DSP", "share of DSP", "LUT", "share of LUT"),
         rows=tuple(
-            (name, published(accuracy, "%"), published(ns, "ns"), published(round(ns * HGQ_CLOCK_MHZ / 1e3), "cycles"),
-             published(dsp, "%"), published(lut, "%"))
+            (
+                name,
+                published(accuracy, "%"),
+                published(ns, "ns"),
+                published(round(ns * HGQ_CLOCK_MHZ / 1e3), "cycles"),
+                published(round(dsp / 100 * VU9P_DSP)),
+                published(dsp, "%"),
+                published(round(lut / 100 * VU9P_LUT, -2)),
+                published(lut, "%"),
+            )
             for name, accuracy, ns, dsp, lut in HGQ_ROWS
         ),
         caption=f"{HGQ}. The accuracy is that of another task (jets, not showers) and cannot be compared with ours; cycles "
         "and resources can, as far as two tool chains can: these come from the vendor's synthesis. Shares were taken from a text "
-        "that quotes the table. Cycles are latency times clock.",
+        "that quotes the table; DSP and LUT are these shares of the device, cycles are latency times clock.",
     )  # fmt: skip

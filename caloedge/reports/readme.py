@@ -38,7 +38,9 @@ def results(report: Report) -> str:
 
 def _firmware(tables: dict[str, Table]) -> list[str]:
     """Return cycles, resources and clock of each design in one table."""
-    costs = {row[0]: row[2:] for row in tables[COSTS].rows} if COSTS in tables else {}
+    costs: dict[Cell, tuple[Cell, ...]] = {}
+    for row in tables[COSTS].rows if COSTS in tables else ():
+        costs.setdefault(row[0], row[2:])  # the first row of a design is the open tools'; a vendor's follow
     columns = ("design (cycles simulated)", "latency", "interval", "LUT", "FF", "DSP", "routed clock")
     rows = []
     for row in tables[DESIGNS].rows:

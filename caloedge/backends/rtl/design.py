@@ -17,16 +17,17 @@ from caloedge.catalog import Target
 from caloedge.compiler.fixed import Codes, Format
 from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, MaxPool2D, Output, Requantise, Tensor
 from caloedge.errors import Unsupported, UserError
-from caloedge.project import identifiers
+from caloedge.project import AUTO, identifiers
 from caloedge.recipe import LayerChoice
 
-VARIANTS = ("auto", "unrolled", "streaming")
+VARIANTS = (AUTO, "unrolled", "streaming")
 UNROLL_SHARE = 0.25
 """`auto` unrolls a layer while all unrolled layers together stay below this share of the target's LUTs."""
-LIMIT_SHARE = 0.8
-"""More of a target's LUTs or multipliers than this is refused: it would not route."""
+LUT_LIMIT, MULTIPLIER_LIMIT = 0.8, 0.95
+"""Larger shares of a target's LUTs or multipliers are refused: it would not route."""
 LUT_PER_BIT_OPERATION = 0.6
 """Of an unrolled layer's effective bit operations: yosys netlists of the shipped 8- and 6-bit networks gave 0.53 and 0.65."""
+STREAM = "use strategy: streaming (variant auto or streaming)"
 CORE_WEIGHTS = 16_384
 """The search for shared adders grows faster than the matrix; beyond this it takes many minutes."""
 
@@ -173,6 +174,8 @@ def layers_of(graph: Graph) -> tuple[Layer, ...]:
         tensor = graph.tensors[op.name]
         match op:
             case InputQuantiser():
+                if len(op.shape) not in (1, 3):
+                    raise Unsupported(f"layer {op.name}: an input of shape {op.shape}; backend 'rtl' takes (F,) and (C, H, W)")
                 order = stream_order(op.shape)
             case Flatten():
                 pass  # the words keep their order in the stream
@@ -224,12 +227,14 @@ def design(graph: Graph, target: Target, variant: str, choices: Mapping[str, Lay
     if unknown := [name for name in choices if name not in {layer.name for layer in layers}]:
         known = ", ".join(layer.name for layer in layers)
         raise UserError(f"layers: {unknown[0]!r} is no layer of the network; there are: {known}")
+    if variant != AUTO:
+        choices = {}
     strategies = _strategies(layers, target, variant, choices)
     interval = _interval(layers, strategies, choices)
     stages = _stages(layers, strategies, choices, interval)
     most = max(stage.source.words for stage in stages)
     # Dense layers that would take too many multipliers are folded further, and events come less often.
-    while interval < most and sum(stage.multipliers for stage in stages) > LIMIT_SHARE * target.resources["DSP"]:
+    while interval < most and sum(stage.multipliers for stage in stages) > MULTIPLIER_LIMIT * target.resources.get("DSP", 0):
         interval = min(2 * interval, most)
         stages = _stages(layers, strategies, choices, interval)
     _refuse_blow_up(stages, target)
@@ -247,6 +252,8 @@ def _stages(
     beats = _input_stream(layers[0], strategies[layers[0].name][0])
     for layer in layers:
         strategy, why = strategies[layer.name]
+        if strategy == "streaming" and isinstance(layer.op, Conv2D):
+            _refuse_early_windows(layer)
         source = _regrouped(beats, layer, strategy)
         fold = _fold(layer, strategy, source, interval, choices.get(layer.name))
         beats = _result_stream(layer, strategy)
@@ -254,11 +261,23 @@ def _stages(
     return tuple(stages)
 
 
+def _refuse_early_windows(layer: Layer) -> None:
+    """Refuse windows that are complete before the first pixel of their event: they would leave before it came."""
+    assert isinstance(layer.op, Conv2D)
+    top, left = layer.op.padding[:2]
+    height, width = layer.op.weights.shape[2:]
+    if (height - 1, width - 1) < (top, left):
+        raise Unsupported(
+            f"layer {layer.name} streaming: padding {layer.op.padding} holds whole windows of {height}×{width} before the first "
+            "pixel; use less padding, or strategy: unrolled"
+        )
+
+
 def _strategies(
     layers: tuple[Layer, ...], target: Target, variant: str, choices: Mapping[str, LayerChoice]
 ) -> dict[str, tuple[str, str]]:
     """Return strategy and reason by layer."""
-    left = UNROLL_SHARE * target.resources["LUT"]
+    left = UNROLL_SHARE * target.resources.get("LUT", 0)
     found: dict[str, tuple[str, str]] = {}
     for layer in layers:
         choice = choices.get(layer.name)
@@ -266,8 +285,8 @@ def _strategies(
         estimate = f"about {lut:,} LUT unrolled (estimated)"
         if variant != "auto":
             found[layer.name] = (variant, f"variant {variant}; {estimate}")
-        elif choice and choice.strategy:
-            found[layer.name] = (choice.strategy, f"chosen in the recipe; {estimate}")
+        elif choice and (choice.strategy or choice.reuse):
+            found[layer.name] = (choice.strategy or "streaming", f"chosen in the recipe; {estimate}")
         elif lut <= left and kernel_weights(layer) <= CORE_WEIGHTS:
             found[layer.name] = ("unrolled", f"{estimate}, within the {UNROLL_SHARE:.0%} of {target.part} kept for it")
         else:
@@ -342,7 +361,7 @@ def _regrouped(given: Stream, layer: Layer, strategy: str) -> Stream:
 
 
 def _refuse_blow_up(stages: tuple[Stage, ...], target: Target) -> None:
-    luts, multipliers = target.resources["LUT"], target.resources["DSP"]
+    luts, multipliers = target.resources.get("LUT", 0), target.resources.get("DSP", 0)
     total = 0
     for stage in stages:
         layer, name = stage.layer, stage.layer.name
@@ -354,20 +373,22 @@ def _refuse_blow_up(stages: tuple[Stage, ...], target: Target) -> None:
                 raise Unsupported(
                     f"layer {name} {stage.strategy}: an adder graph of {kernel_weights(layer):,} weights takes too long to find "
                     f"(limit {CORE_WEIGHTS:,}), ~{cost:,} LUT; "
-                    + ("use strategy: streaming" if unrolled else f"use reuse: {layer.weights.shape[1]} or less, above 1")
+                    + (STREAM if unrolled else f"use reuse: {layer.weights.shape[1]} or less, above 1")
                 )
-            if total > LIMIT_SHARE * luts:
-                cure = "use strategy: streaming" if unrolled else "use reuse above 1"
+            if total > LUT_LIMIT * luts:
+                cure = STREAM if unrolled else "use reuse above 1"
                 raise Unsupported(
                     f"layer {name} {stage.strategy}: ~{cost:,} LUT, ~{total:,} with the layers before it, more than "
-                    f"{LIMIT_SHARE:.0%} of the {luts:,} of {target.part}; {cure}"
+                    f"{LUT_LIMIT:.0%} of the {luts:,} of {target.part}; {cure}"
                 )
     used = sum(stage.multipliers for stage in stages)
-    if used > LIMIT_SHARE * multipliers:
+    if used > MULTIPLIER_LIMIT * multipliers:
         worst = max(stages, key=lambda stage: stage.multipliers)
+        reuse = worst.fold if isinstance(worst.layer.op, Conv2D) else worst.cycles
+        cure = f"use a larger reuse than {reuse}" if worst.lanes > 1 else "use a larger target"
         raise Unsupported(
             f"layer {worst.layer.name} streaming: {worst.multipliers:,} multipliers, the design {used:,}, more than "
-            f"{LIMIT_SHARE:.0%} of the {multipliers:,} of {target.part}; use a larger reuse than {worst.cycles}"
+            f"{MULTIPLIER_LIMIT:.0%} of the {multipliers:,} of {target.part}; {cure}"
         )
 
 

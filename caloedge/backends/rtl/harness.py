@@ -70,19 +70,24 @@ void unpack(const uint32_t *chunks, int64_t *codes) {{
 
 struct Chance {{  // xorshift64*: the same stalls for the same seed on every machine
     uint64_t state;
-    bool operator()(uint32_t per_65536) {{
+    uint64_t next() {{
         state ^= state >> 12, state ^= state << 25, state ^= state >> 27;
-        return per_65536 && (state * 2685821657736338717ULL >> 48) < per_65536;
+        return state * 2685821657736338717ULL;
     }}
+    bool operator()(uint32_t per_65536) {{ return per_65536 && (next() >> 48) < per_65536; }}
 }};
 }}  // namespace
 
-// Return how many events came out. `first_in` and `last_out` (events) are the cycles in which the first beat of an event was
-// taken and its last beat left. A stall keeps valid or ready low for one cycle with the given chance.
+// Return how many events came out, -1 for more than went in, -2 if the VCD cannot be written. `first_in` and `last_out` (events)
+// are the cycles in which the first beat of an event first stood at the input and in which its last beat left. A stall keeps
+// valid or ready low for one cycle with the given chance. Registers start with random values, and data are random while
+// they are not valid: what a missing reset or a late look would give must not be right by chance.
 extern "C" int64_t {FUNCTION}(
     const int64_t *inputs, int64_t *outputs, int64_t events, int64_t *first_in, int64_t *last_out,
     uint32_t stall_in, uint32_t stall_out, uint64_t seed, int64_t patience, const char *vcd) {{
     auto context = std::make_unique<VerilatedContext>();
+    context->randReset(2);
+    context->randSeed(int(seed % 1000003 + 1));
     auto model = std::make_unique<V{design.name}>(context.get());
     Chance chance{{seed * 2 + 1}};
 #if {int(trace)}
@@ -90,6 +95,7 @@ extern "C" int64_t {FUNCTION}(
     VerilatedVcdC waves;
     model->trace(&waves, 99);
     waves.open(vcd);
+    if (!waves.isOpen()) return -2;
 #else
     (void)vcd;
 #endif
@@ -111,6 +117,8 @@ extern "C" int64_t {FUNCTION}(
 #endif
     for (int cycle = 0; cycle < 4; ++cycle) evaluate(0), evaluate(1);
     model->rst = 0;
+    // What a design does before its first event, such as walking through padding, is no event's latency.
+    for (int64_t idle = 0; idle < patience; ++idle) evaluate(0), evaluate(1);
     const int64_t in_total = events * in_beats, out_total = events * out_beats;
     int64_t sent = 0, received = 0, cycle = 0, last_change = 0;
     bool offered = false;
@@ -119,6 +127,12 @@ extern "C" int64_t {FUNCTION}(
             pack(inputs + sent * in_words, in_chunk);
             set(model->in_data, in_chunk);
             offered = true;
+            if (sent % in_beats == 0) first_in[sent / in_beats] = cycle;
+        }}
+        if (!offered) {{
+            for (auto &chunk : in_chunk) chunk = uint32_t(chance.next() >> 32);
+            if constexpr (in_words * in_width % 32) in_chunk[in_chunks - 1] &= (uint32_t(1) << in_words * in_width % 32) - 1;
+            set(model->in_data, in_chunk);
         }}
         model->in_valid = offered;
 #if {handshake}
@@ -131,7 +145,6 @@ extern "C" int64_t {FUNCTION}(
         const bool taken = offered, left = model->out_valid;
 #endif
         if (taken) {{
-            if (sent % in_beats == 0) first_in[sent / in_beats] = cycle;
             ++sent;
             offered = false;
             last_change = cycle;

@@ -1,5 +1,6 @@
 """An RTL project on disk: Verilog, its hand-written parts, and the compiled simulation."""
 
+import hashlib
 import re
 import shutil
 import time
@@ -96,7 +97,8 @@ def _record(
     interval = max(stage.cycles for stage in what.stages)
     values = record("rtl", graph, target, variant, choices)
     values["input"] |= {"beats": what.source.beats, "words": what.source.words, "order": what.source.order.tolist()}
-    stamp = f"{graph.digest[:12]}-{variant}"
+    written = "".join(text.modules.values()) + harness(what, trace=False)
+    stamp = hashlib.sha256(written.encode()).hexdigest()[:16]
     return values | {
         "output": {
             "name": what.output,
@@ -114,7 +116,7 @@ def _record(
         "stages": table(what.stages),
         "adders": text.adders,
         "pipeline_cycles": text.pipeline_cycles,
-        # A name of its own per network: a process that has loaded one library must not be handed it for another.
+        # A name of its own per design: a process that has loaded one library must not be handed it for another.
         "library": f"sim/{what.name}-{stamp}.so",
         "traced_library": f"sim/{what.name}-{stamp}-vcd.so",
         # No design is silent for longer: all stages one after the other, and their registers.
