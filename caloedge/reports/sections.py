@@ -48,8 +48,9 @@ def exactness(checks: list[Check]) -> Section:
         title="Bit-exactness along the chain",
         text="Each executor runs the golden vectors, and every output code is compared with == to that of the quantised torch "
         "twin in float64. The QONNX executor works node by node on the exported file; the integer graph is what this package "
-        "compiles; the firmware rows are C-simulations of the hls4ml projects compiled by g++. The first row repeats the "
-        "twin from the stored weights.",
+        "compiles; hls4ml rows are C-simulations compiled by g++, rtl rows cycle-accurate simulations of the Verilog by "
+        "Verilator. The rows with random codes compare with the integer graph instead, over the whole input format; there, "
+        "streaming designs are stalled at both ends at random. The first row repeats the twin from the stored weights.",
         blocks=(
             Table(
                 title="Executors against the golden vectors",
@@ -66,9 +67,11 @@ def exactness_claim(checks: list[Check]) -> Claim:
     wrong = [check.executor for check in ran if not check.exact]
     vectors = min((check.vectors for check in ran), default=0)
     skipped = [check.executor for check in checks if check.missing]
-    found = f"{len(ran)} executors, {vectors:,} vectors: " + (f"differs in {', '.join(wrong)}" if wrong else "0 LSB everywhere")
+    found = f"{len(ran)} comparisons of at least {vectors:,} vectors: " + (
+        f"differs in {', '.join(wrong)}" if wrong else "0 LSB everywhere"
+    )
     return Claim(
-        statement="Quantised twin, QONNX executor, integer graph and firmware C-simulation give the same output codes.",
+        statement="Quantised twin, QONNX executor, integer graph and firmware simulations give the same output codes.",
         holds=False if wrong else (True if not skipped else None),
         found=found + (f"; not run: {', '.join(skipped)}" if skipped else ""),
     )
