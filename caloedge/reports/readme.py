@@ -19,7 +19,10 @@ def begin(name: str) -> str:
 
 def results(report: Report) -> str:
     """Return accuracy, claims and firmware of a report as Markdown."""
-    tables = {block.title: block for section in report.sections for block in section.blocks if isinstance(block, Table)}
+    tables: dict[str, Table] = {}
+    for block in (block for section in report.sections for block in section.blocks):
+        if isinstance(block, Table):
+            tables.setdefault(block.title, block)  # later sections repeat titles on other showers
     accuracy = next(iter(tables.values()))
     lines = [
         *_markdown(accuracy.columns, accuracy.rows),
