@@ -24,12 +24,8 @@ def results(report: Report) -> str:
         if isinstance(block, Table):
             tables.setdefault(block.title, block)  # later sections repeat titles on other showers
     accuracy = next(iter(tables.values()))
-    lines = [
-        *_markdown(accuracy.columns, accuracy.rows),
-        "",
-        _first_sentence(accuracy.caption) + " Errors: 68 %, bootstrap over showers.",
-        "",
-    ]
+    lines = _markdown(accuracy.columns, accuracy.rows)
+    lines += ["", f"- {_first_sentence(accuracy.caption)} Errors: 68 %, bootstrap over showers."]
     for claim in report.sections[0].blocks:
         if isinstance(claim, Claim):
             verdict = {True: "Holds", False: "Does not hold", None: "Not tested"}[claim.holds]
@@ -44,12 +40,12 @@ def _firmware(tables: dict[str, Table]) -> list[str]:
     costs: dict[Cell, tuple[Cell, ...]] = {}
     for row in tables[COSTS].rows if COSTS in tables else ():
         costs.setdefault(row[0], row[2:])  # the first row of a design is the open tools'; a vendor's follow
-    columns = ("design (cycles simulated)", "latency", "interval", "LUT", "FF", "DSP", "routed clock")
+    columns = ("design (cycles simulated; LUT, FF, DSP by yosys)", "latency", "interval", "LUT", "FF", "DSP", "routed clock")
     rows = []
     for row in tables[DESIGNS].rows:
         lut, ff, dsp, *_, clock = costs.get(row[0], ("–",) * 6)
         rows.append((row[0], row[1], row[2], lut, ff, dsp, clock))
-    return [*_markdown(columns, rows), "", "LUT, FF and DSP: yosys, out of context, not a vendor's result."]
+    return _markdown(columns, rows)
 
 
 def _markdown(columns: tuple[str, ...], rows: Sequence[tuple[Cell, ...]]) -> list[str]:
