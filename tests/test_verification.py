@@ -203,10 +203,11 @@ def test_a_project_is_built_again_only_for_another_network_device_or_choice(
     def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Mapping[str, LayerChoice]) -> None:
         built.append(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_record(folder, record("hls4ml", graph, target, variant, choices))
+        write_record(folder, record("rtl" if variant == "auto" else "hls4ml", graph, target, variant, choices))
 
     target = find(Target, "xcvu13p")
     fakes = {"hls4ml": replace(find(Backend, "hls4ml"), build=build), "xcvu13p": target, "fast": replace(target, clock_mhz=360.0)}
+    fakes["rtl"] = fakes["hls4ml"]
     monkeypatch.setattr(verification, "find", lambda kind, name: fakes[name])
     design, recipe = Design("hls4ml", "io_stream", "xcvu13p"), artifact.recipe
     for _ in range(2):
@@ -224,7 +225,11 @@ def test_a_project_is_built_again_only_for_another_network_device_or_choice(
     assert len(built) == 4
     chosen = recipe.model_copy(update={"layers": {"conv_1": LayerChoice(strategy="streaming")}})
     build_if_needed(design, changed, chosen, tmp_path)
-    assert len(built) == 5
+    assert len(built) == 4, "only variant auto heeds choices"
+    free = Design("rtl", "auto", "xcvu13p")
+    for choices, expected in ((recipe, 5), (recipe, 5), (chosen, 6)):
+        build_if_needed(free, changed, choices, tmp_path)
+        assert len(built) == expected
 
 
 def test_random_codes_cover_the_whole_input_format(graph: Graph) -> None:
