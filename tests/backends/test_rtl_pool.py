@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_stages_cost_and_cycles_are_those_of_the_design() -> None:
     assert "core_pool0" not in text.modules
 
 
-@pytest.mark.parametrize("variant", ["streaming", "unrolled"])
-def test_reuse_of_a_max_pool_is_refused(variant: str) -> None:
+@pytest.mark.parametrize("strategy", ["streaming", "unrolled"])
+def test_reuse_of_a_max_pool_is_refused(strategy: Literal["streaming", "unrolled"]) -> None:
     with pytest.raises(UserError, match=r"^layers: pool0: reuse 2; a max pool has no multipliers to reuse, leave it out$"):
-        design(network(), TARGET, variant, {"pool0": LayerChoice(reuse=2)})
+        design(network(), TARGET, "auto", {"pool0": LayerChoice(strategy=strategy, reuse=2)})
