@@ -31,7 +31,8 @@ def generator_digest() -> str:
     """Return the digest of all code and hardware that projects are written with: a change of it makes them stale."""
     whole = hashlib.sha256()
     backends = sorted((Path(__file__).parent / "backends").rglob("*.py"))
-    parts = sorted((resources.files("caloedge.hls") / "rtl").iterdir(), key=lambda part: part.name)
+    hardware = resources.files("caloedge.hls")
+    parts = [part for kind in ("emulator", "rtl") for part in sorted((hardware / kind).iterdir(), key=lambda part: part.name)]
     contents = [(file.name, file.read_bytes()) for file in backends] + [(part.name, part.read_bytes()) for part in parts]
     for name, content in contents:
         whole.update(f"\0{name}\0".encode() + content)
@@ -41,11 +42,14 @@ def generator_digest() -> str:
 def record(
     backend: str, graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice] | None = None
 ) -> dict[str, Any]:
-    """Return what every project notes: what it was built from, and the input's shape and format.
+    """Return what every project notes: what it was built from, and the inputs' shapes and formats (`input` if it is the only one).
 
     Only variant `auto` heeds choices by layer.
     """
-    span = graph.tensors[graph.input.name].range
+    inputs = [
+        {"name": op.name, "shape": list(op.shape), "format": str(op.format), "range": graph.tensors[op.name].range}
+        for op in graph.inputs
+    ]
     return {
         "backend": backend,
         "variant": variant,
@@ -55,8 +59,8 @@ def record(
         "target": hashlib.sha256(repr(target).encode()).hexdigest()[:16],
         "choices": {name: choice.model_dump() for name, choice in (choices or {}).items()} if variant == AUTO else {},
         "generator": generator_digest(),
-        "input": {"shape": list(graph.input.shape), "format": str(graph.input.format), "range": span},
-    }
+        "inputs": inputs,
+    } | ({"input": {key: inputs[0][key] for key in ("shape", "format", "range")}} if len(inputs) == 1 else {})
 
 
 def is_built(folder: Path, made: Mapping[str, Any]) -> bool:

@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx.helper import make_model
 
 from caloedge.artifact import Artifact, Golden
 from caloedge.catalog import Backend, Target, find
@@ -22,9 +20,9 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
 from caloedge.errors import MissingTool
 from caloedge.project import is_built, record
+from caloedge.qonnx_executor import execute, input_names
 from caloedge.recipe import Recipe
 
-IR_VERSION = 10
 RANDOM_VECTORS = 10_000
 STALL = 0.2
 """Chance per cycle that an end of a streaming design waits, in the simulation of random codes."""
@@ -152,26 +150,11 @@ def build_if_needed(design: Design, graph: Graph, recipe: Recipe, folder: Path) 
 
 
 def run_qonnx(path: Path, graph: Graph, codes: NDArray[Any]) -> Codes:
-    """Execute a QONNX file node by node with the qonnx package on input codes; return output codes by name."""
-    if not all(importlib.util.find_spec(name) for name in ("qonnx", "onnxruntime")):
-        raise MissingTool("the QONNX executor needs the packages qonnx and onnxruntime; pip install 'caloedge[hls4ml]'")
-    from qonnx.core import onnx_exec
-    from qonnx.core.modelwrapper import ModelWrapper
-    from qonnx.transformation.infer_shapes import InferShapes
-
-    model = ModelWrapper(str(path))
-    constants = {tensor.name for tensor in model.graph.initializer}
-    values_in = [value for value in model.graph.input if value.name not in constants]
-    for value in (*values_in, *model.graph.output):  # the executor wants every shape as numbers
-        value.type.tensor_type.shape.dim[0].dim_value = len(codes)
-    model = model.transform(InferShapes())
-    inputs = {values_in[0].name: (codes * graph.input.format.lsb).astype(np.float32)}
-    # The executor makes a model of each node, by default of onnx's newest version, which onnxruntime may not read yet.
-    with mock.patch.object(onnx_exec, "qonnx_make_model", lambda node: make_model(node, ir_version=IR_VERSION)):
-        values = onnx_exec.execute_onnx(model, inputs)
+    """Execute a QONNX file node by node in float64 on input codes; return output codes by name."""
+    values = execute(path, {input_names(path)[0]: codes * graph.input.format.lsb})
     found = {}
-    for op, value in zip(graph.outputs, model.graph.output, strict=True):
-        scaled = values[value.name].astype(np.float64) / graph.tensors[op.name].format.lsb
+    for op, value in zip(graph.outputs, values.values(), strict=True):
+        scaled = value / graph.tensors[op.name].format.lsb
         # A value between two codes is a difference: push it away from both.
         found[op.name] = np.where(scaled == np.rint(scaled), scaled, scaled + np.sign(scaled) + 1).astype(np.int64)
     return found

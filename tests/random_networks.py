@@ -7,7 +7,8 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from caloedge.compiler.fixed import Format, Rounding
-from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, MaxPool2D, Op, Output, Requantise
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import Conv, Dense, InputQuantiser, MaxPool, Op, Output, Requantise, Reshape
 
 
 def integers(draw: Any, low: int, high: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -42,7 +43,7 @@ def graphs(draw: Any) -> Graph:
             return shape
         kernel = draw(st.integers(1, min(3, shape[1]))), draw(st.integers(1, min(3, shape[2])))
         stride = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-        ops.append(MaxPool2D(name, (ops[-1].name,), kernel, stride))
+        ops.append(MaxPool(name, (ops[-1].name,), kernel, stride))
         return shape[0], (shape[1] - kernel[0]) // stride[0] + 1, (shape[2] - kernel[1]) // stride[1] + 1
 
     for number in range(draw(st.integers(0, 2))):
@@ -55,14 +56,14 @@ def graphs(draw: Any) -> Graph:
         n_filters = draw(st.integers(1, 3))
         weights = integers(draw, weight.min_code, weight.max_code, (n_filters, shape[0], *kernel))
         bias = integers(draw, -(2**15), 2**15, (n_filters,))
-        ops.append(Conv2D(f"conv{number}", (ops[-1].name,), weights, bias, weight, stride, pads))
+        ops.append(Conv(f"conv{number}", (ops[-1].name,), weights, bias, weight, stride, pads))
         heads.append(ops[-1].name)
         shape = n_filters, height // stride[0] + 1, width // stride[1] + 1
         if draw(st.integers(0, 3)) == 0:  # rarely before the rounding: such sums may need any number type
             shape = pooled(f"sums{number}", shape)
         fmt = requantised(f"act{number}", fmt.fraction + weight.fraction)
         shape = pooled(f"pool{number}", shape)
-    ops.append(Flatten("flat", (ops[-1].name,)))
+    ops.append(Reshape("flat", (ops[-1].name,)))
     n_in = int(np.prod(shape))
     for number in range(draw(st.integers(1, 2))):
         weight = Format(True, draw(st.sampled_from([2, 6, 8, 20])), draw(st.integers(0, 8)))

@@ -8,7 +8,7 @@ import pytest
 
 from caloedge.artifact import read_artifact
 from caloedge.compiler.fixed import Rounding
-from caloedge.compiler.graph import Dense, Requantise
+from caloedge.compiler.ops import Dense, Requantise
 from caloedge.compiler.reader import read
 from caloedge.verification import designs, run_check, verify
 

@@ -22,16 +22,27 @@ LAYERS = """
     detector.production
     catalog
     recipe, statistics
-    artifact, compiler.fixed
-    compiler.graph
+    artifact, compiler.fixed, compiler.onnx_file
+    compiler.ops, compiler.rationals
+    compiler.ranges, compiler.functions
+    compiler.kernels, compiler.builder
+    compiler.graph, compiler.steps
+    compiler.values
+    compiler.reading
+    compiler.read_layers, compiler.read_elementwise, compiler.read_moves
+    compiler.read_quantisers
     compiler.reader
     arithmetic, published
     tasks.*, networks.*, targets.*
-    tools, project, budgets
-    backends.rtl.adders, backends.rtl.design
-    backends.rtl.verilog, backends.rtl.harness
-    backends.rtl.simulation
+    tools, project, budgets, qonnx_executor, refusals
+    backends.rtl.adders, backends.rtl.design, backends.hls4ml.layout
+    backends.rtl.verilog, backends.rtl.harness, backends.hls4ml.plan
+    backends.rtl.simulation, backends.hls4ml.project
     backends.rtl.project
+    backends.emulator.layout
+    backends.emulator.steps
+    backends.emulator.source
+    backends.emulator.project, backends.emulator.binding
     backends.*
     synthesis.rtl, synthesis.cells
     synthesis.netlist

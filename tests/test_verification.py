@@ -14,7 +14,8 @@ from caloedge import verification
 from caloedge.artifact import Artifact, Golden, read_artifact, write_manifest
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.fixed import Rounding
-from caloedge.compiler.graph import Dense, Graph, Requantise
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import Dense, Requantise
 from caloedge.compiler.reader import read
 from caloedge.errors import MissingTool, UserError
 from caloedge.project import read_record, record, write_record

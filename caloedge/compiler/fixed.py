@@ -25,7 +25,22 @@ class Rounding(enum.Enum):
     HALF_UP = "half_up"
     """To nearest, ties towards plus infinity: `RND`."""
     TRUNCATE = "truncate"
-    """Towards minus infinity: `TRN`, plain loss of the bits."""
+    """Towards minus infinity: QONNX `FLOOR`, `TRN`, plain loss of the bits."""
+    CEILING = "ceiling"
+    """Towards plus infinity: QONNX `CEIL`."""
+    TO_ZERO = "to_zero"
+    """Towards zero: QONNX `DOWN`, `TRN_ZERO`."""
+    FROM_ZERO = "from_zero"
+    """Away from zero: QONNX `UP`."""
+    HALF_TO_ZERO = "half_to_zero"
+    """To nearest, ties towards zero: QONNX `HALF_DOWN`, `RND_ZERO`."""
+    HALF_FROM_ZERO = "half_from_zero"
+    """To nearest, ties away from zero: QONNX `HALF_UP`, `RND_INF`."""
+
+    @property
+    def to_nearest(self) -> bool:
+        """Whether only ties are decided by the mode."""
+        return self in (Rounding.HALF_EVEN, Rounding.HALF_UP, Rounding.HALF_TO_ZERO, Rounding.HALF_FROM_ZERO)
 
 
 @dataclass(frozen=True)
@@ -109,14 +124,29 @@ def shift_right(codes: Codes, shift: int, rounding: Rounding = Rounding.HALF_EVE
         if codes.size and (int(codes.max()) > limit or int(codes.min()) < -limit):
             raise UserError(f"a left shift by {-shift} does not fit 64 bits")
         return codes << min(-shift, 63)
-    if shift > 63:  # every |code| is at most half of 2**64: only truncation sees the sign
-        return codes >> 63 if rounding is Rounding.TRUNCATE else np.zeros_like(codes)
-    quotient = codes >> shift
-    if rounding is Rounding.TRUNCATE:
-        return quotient
+    if shift > 63:  # every |code| is at most a quarter of 2**shift: only the directed modes still see it
+        if rounding.to_nearest:
+            return np.zeros_like(codes)
+        shift = 63
+    quotient, rest = codes >> shift, codes & ((1 << shift) - 1)
     half = 1 << (shift - 1)
-    rest = codes & ((1 << shift) - 1)
-    up = rest >= half if rounding is Rounding.HALF_UP else (rest > half) | ((rest == half) & (quotient & 1 == 1))
+    match rounding:
+        case Rounding.TRUNCATE:
+            return quotient
+        case Rounding.CEILING:
+            up = rest > 0
+        case Rounding.TO_ZERO:
+            up = (rest > 0) & (codes < 0)
+        case Rounding.FROM_ZERO:
+            up = (rest > 0) & (codes > 0)
+        case Rounding.HALF_EVEN:
+            up = (rest > half) | ((rest == half) & (quotient & 1 == 1))
+        case Rounding.HALF_UP:
+            up = rest >= half
+        case Rounding.HALF_TO_ZERO:
+            up = (rest > half) | ((rest == half) & (codes < 0))
+        case Rounding.HALF_FROM_ZERO:
+            up = (rest > half) | ((rest == half) & (codes > 0))
     return quotient + up
 
 
@@ -143,10 +173,20 @@ def requantise_float(codes: NDArray[Any], shift: int, low: int, high: int) -> ND
     return scaled
 
 
-def quantise(values: ArrayLike, fmt: Format, rounding: Rounding = Rounding.HALF_EVEN, *, narrow: bool = False) -> Codes:
+def quantise(
+    values: ArrayLike,
+    fmt: Format,
+    rounding: Rounding = Rounding.HALF_EVEN,
+    *,
+    narrow: bool = False,
+    zero_point: int = 0,
+    zero_after: bool = False,
+) -> Codes:
     """Return the codes nearest to real values (any shape), saturated to the format.
 
-    `narrow` leaves out the lowest code of a signed format. NaN and infinity are a `BadData` error: no sensor code means them.
+    `narrow` leaves out the lowest code of a signed format; `zero_point` is the code of 0,
+    added before rounding, or after it with `zero_after`.
+    NaN and infinity are a `BadData` error: no sensor code means them.
 
     >>> quantise([0.25, 0.75, 99.0], Format(signed=False, width=4, fraction=1))
     array([ 0,  2, 15])
@@ -156,17 +196,29 @@ def quantise(values: ArrayLike, fmt: Format, rounding: Rounding = Rounding.HALF_
         raise BadData(f"{int((~finite).sum())} of {reals.size} values are NaN or infinite; clean them before quantising")
     low, high = fmt.min_code + int(narrow and fmt.signed), fmt.max_code
     # Clipping first keeps the product finite; one code beyond either end cannot round back inside.
-    clipped = np.clip(reals, math.ldexp(low - 1, -fmt.fraction), math.ldexp(high + 1, -fmt.fraction))
-    scaled = np.ldexp(clipped, fmt.fraction)
-    floor = np.floor(scaled)
+    least, most = (math.ldexp(code - zero_point, -fmt.fraction) for code in (low - 1, high + 1))
+    scaled = np.ldexp(np.clip(reals, least, most), fmt.fraction)
+    if not zero_after:
+        scaled = scaled + zero_point
+    floor, rest = np.floor(scaled), scaled - np.floor(scaled)
     match rounding:
         case Rounding.HALF_EVEN:
             rounded = np.rint(scaled)
         case Rounding.HALF_UP:
-            rounded = floor + (scaled - floor >= 0.5)
+            rounded = floor + (rest >= 0.5)
+        case Rounding.HALF_TO_ZERO:
+            rounded = floor + ((rest > 0.5) | ((rest == 0.5) & (scaled < 0)))
+        case Rounding.HALF_FROM_ZERO:
+            rounded = floor + ((rest > 0.5) | ((rest == 0.5) & (scaled > 0)))
         case Rounding.TRUNCATE:
             rounded = floor
-    return saturate(rounded.astype(np.int64), low, high)
+        case Rounding.CEILING:
+            rounded = np.ceil(scaled)
+        case Rounding.TO_ZERO:
+            rounded = np.trunc(scaled)
+        case Rounding.FROM_ZERO:
+            rounded = np.where(scaled > 0, np.ceil(scaled), floor)
+    return saturate(rounded.astype(np.int64) + (zero_point if zero_after else 0), low, high)
 
 
 def exact_codes(values: ArrayLike, fraction: int) -> Codes | None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caloedge.backends import hls4ml
+from caloedge.backends.hls4ml.plan import plan
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.fixed import Format, Rounding
-from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, MaxPool2D, Output, Requantise
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import Conv, Dense, InputQuantiser, MaxPool, Output, Requantise, Reshape
 from caloedge.errors import BadData, MissingTool, Unsupported, UserError
 
 BACKEND = find(Backend, "hls4ml")
@@ -32,14 +33,14 @@ def network() -> Graph:
     return Graph(
         (
             InputQuantiser("x", (2, 5, 4), Format(True, 6, 3)),
-            Conv2D("conv 1", ("x",), codes(3, 2, 3, 2), rng.integers(-90, 90, 3), weight, (2, 1), (1, 0, 2, 1)),
+            Conv("conv 1", ("x",), codes(3, 2, 3, 2), rng.integers(-90, 90, 3), weight, (2, 1), (1, 0, 2, 1)),
             Requantise("relu-1", ("conv 1",), Format(False, 5, 2), relu=True),
-            Conv2D("conv 2", ("relu-1",), codes(4, 3, 2, 2), rng.integers(-90, 90, 4), weight),
+            Conv("conv 2", ("relu-1",), codes(4, 3, 2, 2), rng.integers(-90, 90, 4), weight),
             Requantise("quant", ("conv 2",), Format(True, 6, 1), relu=False, narrow=True, rounding=Rounding.HALF_UP),
-            Conv2D("image", ("quant",), codes(2, 4, 1, 1), np.zeros(2, dtype=int), weight),
-            Conv2D("pixels", ("quant",), codes(2, 4, 1, 2), rng.integers(-9, 9, 2), weight),
+            Conv("image", ("quant",), codes(2, 4, 1, 1), np.zeros(2, dtype=int), weight),
+            Conv("pixels", ("quant",), codes(2, 4, 1, 2), rng.integers(-9, 9, 2), weight),
             Requantise("coarse", ("pixels",), Format(True, 7, 2), relu=False, rounding=Rounding.TRUNCATE),
-            Flatten("flat", ("coarse",)),
+            Reshape("flat", ("coarse",)),
             Dense("dense", ("flat",), codes(6, 8), rng.integers(-90, 90, 6), weight),
             Requantise("relu_3", ("dense",), Format(False, 6, 1), relu=True),
             Dense("head", ("relu_3",), codes(3, 6), rng.integers(-90, 90, 3), weight),
@@ -85,7 +86,7 @@ def test_a_corrupted_network_is_caught_by_the_comparison(folder: Path) -> None:
     found = BACKEND.emulate(folder, codes)
     for name in ("conv 1", "conv 2", "dense", "head"):
         op = graph[name]
-        assert isinstance(op, Conv2D | Dense)
+        assert isinstance(op, Conv | Dense)
         weights = op.weights.copy()
         weights.flat[-1] += 1 if weights.flat[-1] < 15 else -1
         assert (graph.replacing(name, weights=weights).run(codes)["classes"] != found["classes"]).any(), name
@@ -100,13 +101,13 @@ def pooled(stride: tuple[int, int]) -> Graph:
     return Graph(
         (
             InputQuantiser("x", (2, 9, 8), Format(True, 6, 3)),
-            MaxPool2D("tall", ("x",), kernel=(2, 1), stride=stride),
-            Conv2D("conv", ("tall",), rng.integers(-15, 16, (3, 2, 1, 2)), rng.integers(-900, 0, 3), weight),
+            MaxPool("tall", ("x",), kernel=(2, 1), stride=stride),
+            Conv("conv", ("tall",), rng.integers(-15, 16, (3, 2, 1, 2)), rng.integers(-900, 0, 3), weight),
             Requantise("quant", ("conv",), Format(True, 6, 2), relu=False, narrow=True),
-            MaxPool2D("pool", ("quant",), kernel=(2, 2), stride=(2, 2)),
-            Conv2D("image", ("pool",), rng.integers(-15, 16, (2, 3, 1, 1)), rng.integers(-90, 90, 2), weight),
-            MaxPool2D("wide", ("image",), kernel=(1, 2), stride=(1, 2)),
-            Flatten("flat", ("pool",)),
+            MaxPool("pool", ("quant",), kernel=(2, 2), stride=(2, 2)),
+            Conv("image", ("pool",), rng.integers(-15, 16, (2, 3, 1, 1)), rng.integers(-90, 90, 2), weight),
+            MaxPool("wide", ("image",), kernel=(1, 2), stride=(1, 2)),
+            Reshape("flat", ("pool",)),
             Dense("head", ("flat",), rng.integers(-15, 16, (3, codes_left(stride))), rng.integers(-90, 90, 3), weight),
             Output("classes", ("head",)),
             Output("map", ("wide",)),
@@ -141,8 +142,8 @@ def test_a_streamed_max_pool_must_tile() -> None:
         r"use io_parallel, or a stride equal to the kernel$"
     )
     with pytest.raises(Unsupported, match=message):
-        hls4ml.plan(pooled((1, 1)), TARGET, "io_stream")
-    settings = hls4ml.plan(pooled((2, 1)), TARGET, "io_stream").config["HLSConfig"]["LayerName"]
+        plan(pooled((1, 1)), TARGET, "io_stream")
+    settings = plan(pooled((2, 1)), TARGET, "io_stream").config["HLSConfig"]["LayerName"]
     assert settings["pool"]["Precision"] == dict.fromkeys(("accum", "result"), settings["quant"]["Precision"]["result"])
 
 
@@ -171,8 +172,8 @@ def test_bad_codes_are_refused(folder: Path) -> None:
 
 def test_types_come_from_the_proven_ranges() -> None:
     graph = network()
-    what = hls4ml.plan(graph, TARGET, "io_parallel")
-    assert str(what) == str(hls4ml.plan(network(), TARGET, "io_parallel"))
+    what = plan(graph, TARGET, "io_parallel")
+    assert str(what) == str(plan(network(), TARGET, "io_parallel"))
     settings = what.config["HLSConfig"]["LayerName"]
     assert settings["relu_1"]["Precision"] == {"result": "ufixed<5,3,RND_CONV,SAT>"}
     assert settings["quant"]["Precision"] == {"result": "fixed<6,5,RND,SAT_SYM>"}

@@ -19,7 +19,8 @@ from caloedge.backends.rtl.simulation import compile_model, simulate
 from caloedge.backends.rtl.verilog import write_design
 from caloedge.catalog import Target, find
 from caloedge.compiler.fixed import Format, Rounding
-from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, Output, Requantise
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output, Requantise, Reshape
 from caloedge.errors import BadData, MissingTool, Unsupported, UserError
 from caloedge.project import read_record, write_record
 from caloedge.recipe import LayerChoice
@@ -51,11 +52,11 @@ def network() -> Graph:
     return Graph(
         (
             InputQuantiser("x", (2, 5, 6), Format(True, 6, 2)),
-            Conv2D("conv0", ("x",), codes(3, 2, 3, 3), rng.integers(-99, 99, 3), weight, (1, 1), (1, 0, 0, 1)),
+            Conv("conv0", ("x",), codes(3, 2, 3, 3), rng.integers(-99, 99, 3), weight, (1, 1), (1, 0, 0, 1)),
             Requantise("act0", ("conv0",), Format(False, 6, 1), relu=True),
-            Conv2D("conv1", ("act0",), codes(4, 3, 2, 2), rng.integers(-99, 99, 4), weight, (2, 2)),
+            Conv("conv1", ("act0",), codes(4, 3, 2, 2), rng.integers(-99, 99, 4), weight, (2, 2)),
             Requantise("act1", ("conv1",), Format(True, 7, 0), relu=False, narrow=True, rounding=Rounding.HALF_UP),
-            Flatten("flat", ("act1",)),
+            Reshape("flat", ("act1",)),
             Dense("dense0", ("flat",), codes(5, 16), rng.integers(-99, 99, 5), weight),
             Requantise("act2", ("dense0",), Format(False, 5, -1), relu=True, rounding=Rounding.TRUNCATE),
             Dense("dense1", ("act2",), codes(3, 5), rng.integers(-99, 99, 3), weight),
@@ -227,7 +228,7 @@ def test_windows_that_leave_before_their_event_are_refused() -> None:
     weight = Format(True, 4, 0)
     ops = (
         InputQuantiser("x", (1, 2, 2), Format(True, 4, 0)),
-        Conv2D("conv", ("x",), np.ones((1, 1, 1, 1), np.int64), np.zeros(1, np.int64), weight, (1, 1), (1, 1, 1, 1)),
+        Conv("conv", ("x",), np.ones((1, 1, 1, 1), np.int64), np.zeros(1, np.int64), weight, (1, 1), (1, 1, 1, 1)),
         Output("y", ("conv",)),
     )
     with pytest.raises(Unsupported, match=r"^layer conv streaming: padding \(1, 1, 1, 1\) holds whole windows of 1×1 before the"):

@@ -15,7 +15,8 @@ from caloedge.backends.rtl.simulation import compile_model, simulate
 from caloedge.backends.rtl.verilog import write_design
 from caloedge.catalog import Target, find
 from caloedge.compiler.fixed import Format, Rounding
-from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, MaxPool2D, Output, Requantise
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import Conv, Dense, InputQuantiser, MaxPool, Output, Requantise, Reshape
 from caloedge.errors import UserError
 from caloedge.project import read_record, write_record
 from caloedge.recipe import LayerChoice
@@ -41,13 +42,13 @@ def network() -> Graph:
     return Graph(
         (
             InputQuantiser("x", (1, 8, 7), Format(False, 5, 2)),
-            Conv2D("conv0", ("x",), codes(3, 1, 2, 2), rng.integers(-40, 0, 3), weight),
+            Conv("conv0", ("x",), codes(3, 1, 2, 2), rng.integers(-40, 0, 3), weight),
             Requantise("act0", ("conv0",), Format(True, 6, 1), relu=False, narrow=True),
-            MaxPool2D("pool0", ("act0",), kernel=(2, 3), stride=(2, 2)),
-            Conv2D("conv1", ("pool0",), codes(2, 3, 1, 1), rng.integers(-40, 40, 2), weight),
-            MaxPool2D("pool1", ("conv1",), kernel=(2, 1), stride=(1, 1)),
+            MaxPool("pool0", ("act0",), kernel=(2, 3), stride=(2, 2)),
+            Conv("conv1", ("pool0",), codes(2, 3, 1, 1), rng.integers(-40, 40, 2), weight),
+            MaxPool("pool1", ("conv1",), kernel=(2, 1), stride=(1, 1)),
             Requantise("act1", ("pool1",), Format(True, 6, 0), relu=False, rounding=Rounding.HALF_UP),
-            Flatten("flat", ("act1",)),
+            Reshape("flat", ("act1",)),
             Dense("dense", ("flat",), codes(3, 8), rng.integers(-40, 40, 3), weight),
             Output("scores", ("dense",)),
         )
@@ -91,7 +92,7 @@ def test_a_comparison_without_the_sign_is_caught(tmp_path: Path, project: Path) 
 
 
 def test_stages_cost_and_cycles_are_those_of_the_design() -> None:
-    pools = [layer for layer in layers_of(network()) if isinstance(layer.op, MaxPool2D)]
+    pools = [layer for layer in layers_of(network()) if isinstance(layer.op, MaxPool)]
     assert [(layer.name, layer.positions) for layer in pools] == [("pool0", 6), ("pool1", 4)]
     assert pools[0].estimated_lut == 5 * 2 * 6 * 3 * 6  # comparisons, LUTs per bit, bits, channels, positions
     assert [op.name for op, _ in pools[1].requantise] == ["act1"]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from random_networks import graphs, integers, stimulus
 
 from caloedge.compiler.fixed import Format, Rounding
-from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, MaxPool2D, Op, Output, Requantise
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import Conv, Dense, InputQuantiser, MaxPool, Op, Output, Requantise, Reshape
 
 Nested = Any
 
@@ -31,22 +32,22 @@ def step(op: Op, x: Nested, fraction: int) -> Nested:
     match op:
         case InputQuantiser() | Output():
             return x
-        case Conv2D():
+        case Conv():
             return convolve(op, x)
         case Dense():
             rows = op.weights.tolist()
             return [sum(w * v for w, v in zip(row, x, strict=True)) + b for row, b in zip(rows, op.bias.tolist(), strict=True)]
         case Requantise():
             return apply(x, lambda code: requantise(op, code, fraction))
-        case MaxPool2D():
+        case MaxPool():
             return [pool(op, channel) for channel in x]
-        case Flatten():
+        case Reshape():
             return flat(x)
         case _:
             assert_never(op)
 
 
-def convolve(op: Conv2D, x: Nested) -> Nested:
+def convolve(op: Conv, x: Nested) -> Nested:
     weights, bias = op.weights.tolist(), op.bias.tolist()
     top, left, bottom, right = op.padding
     n_channels, height, width = len(x), len(x[0]), len(x[0][0])
@@ -65,7 +66,7 @@ def convolve(op: Conv2D, x: Nested) -> Nested:
     return [[[at(f, i, j) for j in range(out_w)] for i in range(out_h)] for f in range(len(bias))]
 
 
-def pool(op: MaxPool2D, x: Nested) -> Nested:
+def pool(op: MaxPool, x: Nested) -> Nested:
     tops = range(0, len(x) - op.kernel[0] + 1, op.stride[0])
     lefts = range(0, len(x[0]) - op.kernel[1] + 1, op.stride[1])
     return [[max(code for row in x[i : i + op.kernel[0]] for code in row[j : j + op.kernel[1]]) for j in lefts] for i in tops]
@@ -117,9 +118,9 @@ def small() -> Graph:
     return Graph(
         (
             InputQuantiser("x", (1, 4, 4), Format(False, 8, 3)),
-            Conv2D("conv", ("x",), rng.integers(-31, 32, (3, 1, 3, 3)), rng.integers(-500, 500, 3), weight, padding=(1, 0, 0, 1)),
+            Conv("conv", ("x",), rng.integers(-31, 32, (3, 1, 3, 3)), rng.integers(-500, 500, 3), weight, padding=(1, 0, 0, 1)),
             Requantise("relu", ("conv",), Format(False, 6, 0), relu=True),
-            Flatten("flat", ("relu",)),
+            Reshape("flat", ("relu",)),
             Dense("dense", ("flat",), rng.integers(-31, 32, (2, 27)), rng.integers(-500, 500, 2), weight),
             Output("y", ("dense",)),
         )
@@ -130,7 +131,7 @@ def test_a_corrupted_max_pool_is_caught_by_the_same_comparison() -> None:
     graph = Graph(
         (
             InputQuantiser("x", (2, 5, 6), Format(True, 4, 1)),
-            MaxPool2D("pool", ("x",), kernel=(2, 3), stride=(2, 2)),
+            MaxPool("pool", ("x",), kernel=(2, 3), stride=(2, 2)),
             Output("y", ("pool",)),
         )
     )
@@ -148,7 +149,7 @@ def test_a_corrupted_max_pool_is_caught_by_the_same_comparison() -> None:
 def test_a_corrupted_network_is_caught_by_the_same_comparison(change: str) -> None:
     graph = small()
     conv, codes = graph["conv"], stimulus(graph, 1, 200)
-    assert isinstance(conv, Conv2D)
+    assert isinstance(conv, Conv)
     weights, bias = conv.weights.copy(), conv.bias.copy()
     weights[1, 0, 2, 2] += 1
     bias[2] += 1

@@ -20,6 +20,16 @@ def exact_round(value: Fraction, rounding: Rounding) -> int:
             return math.floor(value + Fraction(1, 2))
         case Rounding.TRUNCATE:
             return math.floor(value)
+        case Rounding.CEILING:
+            return math.ceil(value)
+        case Rounding.TO_ZERO:
+            return math.trunc(value)
+        case Rounding.FROM_ZERO:
+            return math.ceil(value) if value > 0 else math.floor(value)
+        case Rounding.HALF_TO_ZERO:
+            return math.ceil(value - Fraction(1, 2)) if value > 0 else math.floor(value + Fraction(1, 2))
+        case Rounding.HALF_FROM_ZERO:
+            return math.floor(value + Fraction(1, 2)) if value > 0 else math.ceil(value - Fraction(1, 2))
 
 
 @given(st.integers(-(2**62), 2**62), st.integers(0, 70), st.sampled_from(Rounding))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from caloedge.compiler.fixed import Format, Rounding
-from caloedge.compiler.graph import Conv2D, Dense, Flatten, Graph, InputQuantiser, MaxPool2D, Op, Output, Requantise
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import Conv, Dense, InputQuantiser, MaxPool, Op, Output, Requantise, Reshape
 from caloedge.errors import BadData, Unsupported, UserError
 
 WEIGHT = Format(True, 4, 2)
@@ -16,9 +17,9 @@ def ops(**changes: Any) -> tuple[Op, ...]:
     """Return a network whose numbers can be checked by hand: 1×2×2 -> conv 1×2 -> ReLU -> flatten -> dense."""
     network: tuple[Op, ...] = (
         InputQuantiser("x", (1, 2, 2), Format(False, 3, 1)),
-        Conv2D("conv", ("x",), np.array([[[[1, -2]]]]), np.array([3]), WEIGHT),
+        Conv("conv", ("x",), np.array([[[[1, -2]]]]), np.array([3]), WEIGHT),
         Requantise("relu", ("conv",), Format(False, 2, 2), relu=True),
-        Flatten("flat", ("relu",)),
+        Reshape("flat", ("relu",)),
         Dense("dense", ("flat",), np.array([[3, 0]]), np.array([-1]), WEIGHT),
         Output("y", ("dense",)),
     )
@@ -41,7 +42,7 @@ def test_a_network_checked_by_hand() -> None:
 
 def test_report_rows() -> None:
     conv = Graph(ops()).layers()[1]
-    assert (conv.name, conv.kind, conv.shape, str(conv.weight_format)) == ("conv", "Conv2D", (1, 2, 1), "fixed<4,2>")
+    assert (conv.name, conv.kind, conv.shape, str(conv.weight_format)) == ("conv", "Conv", (1, 2, 1), "fixed<4,2>")
     assert (conv.low, conv.high, conv.multiply_adds, conv.weight_bits) == (-11, 10, 4, 2 * 4 + 5)
     assert conv.ebops == 2 * (1 * 3 + 1 * 3)  # weights 1 and -2 have one effective bit each, two positions, 3-bit input
 
@@ -51,8 +52,8 @@ def pooled(shape: tuple[int, ...] = (1, 3, 3), **changes: Any) -> Graph:
     return Graph(
         (
             InputQuantiser("x", shape, Format(False, 3, 1)),
-            Conv2D("conv", ("x",), np.array([[[[1]]], [[[-1]]]]), np.array([0, -1]), WEIGHT),
-            replace(MaxPool2D("pool", ("conv",), kernel=(2, 2), stride=(1, 2)), **changes),
+            Conv("conv", ("x",), np.array([[[[1]]], [[[-1]]]]), np.array([0, -1]), WEIGHT),
+            replace(MaxPool("pool", ("conv",), kernel=(2, 2), stride=(1, 2)), **changes),
             Output("y", ("pool",)),
         )
     )
@@ -66,7 +67,7 @@ def test_a_max_pool_checked_by_hand() -> None:
     assert (tensor.shape, tensor.format, tensor.range) == ((2, 2, 1), graph.tensors["conv"].format, (-8, 7))
     assert tensor.high[1].tolist() == [[-1], [-1]]
     row = graph.layers()[2]
-    assert (row.kind, row.weight_format, row.multiply_adds, row.weight_bits, row.ebops) == ("MaxPool2D", None, 0, 0, 0)
+    assert (row.kind, row.weight_format, row.multiply_adds, row.weight_bits, row.ebops) == ("MaxPool", None, 0, 0, 0)
     assert len({graph.digest, pooled(stride=(1, 1)).digest, pooled(kernel=(2, 1)).digest}) == 3
 
 
@@ -82,7 +83,7 @@ def test_an_impossible_max_pool_is_refused_by_name(changes: dict[str, Any], mess
     with pytest.raises(Unsupported, match=message):
         pooled(**changes)
     with pytest.raises(Unsupported, match=r"^layer pool: \(C, H, W\) expected, but \(2\) given$"):
-        Graph((*ops()[:4], MaxPool2D("pool", ("flat",), (1, 1), (1, 1)), Output("y", ("pool",))))
+        Graph((*ops()[:4], MaxPool("pool", ("flat",), (1, 1), (1, 1)), Output("y", ("pool",))))
 
 
 def test_no_event_gives_no_output() -> None:
@@ -143,7 +144,7 @@ WIDE = Format(True, 40, 0)
         ),
         (ops(relu={"name": "conv"}), r"^layer conv: the name is used twice; give every layer its own$"),
         (ops()[:-1], r"^a graph has at least one output$"),
-        ((*ops(), InputQuantiser("z", (1,), WEIGHT)), r"^a graph has exactly one input; join several into one$"),
+        (ops()[-1:], r"^layer y: reads 'dense', which no earlier layer makes$"),
         (
             ops(x={"format": WIDE}, conv={"weights": np.array([[[[1, 2**38]]]]), "weight_format": WIDE}),
             r"^layer conv: its sums may reach 1.51e\+23 and do not fit 62 bits; use fewer bits per weight or input$",
@@ -172,7 +173,7 @@ def test_an_impossible_layer_is_refused_by_name(changes: dict[str, Any], message
 
 def test_weights_cannot_be_changed_in_place() -> None:
     conv = Graph(ops())["conv"]
-    assert isinstance(conv, Conv2D)
+    assert isinstance(conv, Conv)
     with pytest.raises(ValueError, match="read-only"):
         conv.weights[0] = 1
 

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from caloedge.compiler.graph import Conv2D, Dense, Graph, MaxPool2D, Requantise
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import Conv, Dense, MaxPool, Requantise
 from caloedge.compiler.reader import read
 from caloedge.errors import BadData, Unsupported, UserError
 
@@ -92,7 +93,7 @@ def test_torch_qonnx_and_graph_agree_on_every_code(exported: tuple[Any, Path], m
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 def test_a_network_with_a_max_pool_agrees_on_every_code(exporter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net, path = export("pooled", exporter, tmp_path / "model.qonnx")
-    kinds = ["InputQuantiser", "Conv2D", "Requantise", "MaxPool2D", "Conv2D", "Requantise", "Flatten", "Dense", "Output"]
+    kinds = ["InputQuantiser", "Conv", "Requantise", "MaxPool", "Conv", "Requantise", "Reshape", "Dense", "Output"]
     graph = read(path)
     assert [type(op).__name__ for op in graph.ops] == kinds
     agree_on_every_code(net, path, monkeypatch)
@@ -135,7 +136,7 @@ def test_a_corrupted_weight_or_rounding_is_caught(exported: tuple[Any, Path]) ->
     lsb, codes = graph.tensors["energy"].format.lsb, graph.quantise_input(cells)
     np.testing.assert_array_equal(graph.run(codes)["energy"] * lsb, twin)
     for op in graph.ops:
-        if isinstance(op, Conv2D | Dense):
+        if isinstance(op, Conv | Dense):
             weights = op.weights.copy()
             weights.flat[0] += 1 if weights.flat[0] < op.weight_format.max_code else -1
             changed = graph.replacing(op.name, weights=weights)
@@ -295,7 +296,7 @@ def test_a_convolution_output_and_two_heads(tmp_path: Path) -> None:
 def test_a_max_pool_passes_codes_and_format_on(tmp_path: Path) -> None:
     graph = read(save(tmp_path / "model.qonnx", pool_file(auto_pad="VALID"), (2, 3, 5)))
     pool = graph["pool_1"]
-    assert isinstance(pool, MaxPool2D)
+    assert isinstance(pool, MaxPool)
     assert (pool.kernel, pool.stride) == ((2, 3), (1, 2))
     assert graph.tensors["y"].format == graph.input.format
     values = np.arange(30).reshape(1, 2, 3, 5) / 8

@@ -8,7 +8,8 @@ import pytest
 from caloedge.backends.rtl import BACKEND
 from caloedge.catalog import Target, find
 from caloedge.compiler.fixed import Format
-from caloedge.compiler.graph import Dense, Graph, InputQuantiser, Output, Requantise
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import Dense, InputQuantiser, Output, Requantise
 from caloedge.project import write_record
 from caloedge.synthesis.cost import implement
 

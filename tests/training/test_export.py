@@ -8,7 +8,7 @@ import pytest
 from caloedge.artifact import read_artifact
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Network, Task, find
 from caloedge.compiler.fixed import Format
-from caloedge.compiler.graph import Dense
+from caloedge.compiler.ops import Dense
 from caloedge.compiler.reader import read
 from caloedge.detector.library import ShowerLibrary
 

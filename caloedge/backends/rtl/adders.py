@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from caloedge.compiler.fixed import Codes, Format, Rounding
-from caloedge.compiler.graph import Requantise, Tensor
+from caloedge.compiler.ops import Requantise
+from caloedge.compiler.ranges import Tensor
 from caloedge.errors import MissingTool, Unsupported
 
 SOLVER = {

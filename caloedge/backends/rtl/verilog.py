@@ -13,7 +13,7 @@ import numpy as np
 from caloedge.backends.rtl.adders import Core, Step, core_verilog, trace_core
 from caloedge.backends.rtl.design import Design, Layer, Stage, Stream
 from caloedge.compiler.fixed import Codes, Format, Rounding
-from caloedge.compiler.graph import Conv2D, Dense, MaxPool2D
+from caloedge.compiler.ops import Conv, Dense, MaxPool
 
 ROUNDING_CODES = {Rounding.TRUNCATE: 0, Rounding.HALF_UP: 1, Rounding.HALF_EVEN: 2}
 Port = tuple[str, str, int]
@@ -76,12 +76,12 @@ def _unrolled(stages: list[Stage], design: Design, cutoff: int, text: Text) -> l
     A max pool is one register stage, and its requantisations a core behind it.
     """
     instances, latency = [], 0
-    for is_windowed, group in groupby(stages, key=lambda stage: isinstance(stage.layer.op, Conv2D | MaxPool2D)):
+    for is_windowed, group in groupby(stages, key=lambda stage: isinstance(stage.layer.op, Conv | MaxPool)):
         for members in [[stage] for stage in group] if is_windowed else [list(group)]:
             first, last = members[0], members[-1]
-            is_convolution, layers = isinstance(first.layer.op, Conv2D), [stage.layer for stage in members]
+            is_convolution, layers = isinstance(first.layer.op, Conv), [stage.layer for stage in members]
             name = f"core_{_name(first, design)}"
-            if isinstance(first.layer.op, MaxPool2D):
+            if isinstance(first.layer.op, MaxPool):
                 module = f"layer_{_name(first, design)}"
                 text.modules[module], bits = _all_maxima(module, first, text)
                 text.blocks[module] = 1
@@ -112,7 +112,7 @@ def _core(layers: Sequence[Layer], cutoff: int) -> Core:
 
 
 def _step(layer: Layer) -> Step:
-    if isinstance(layer.op, Conv2D | Dense):
+    if isinstance(layer.op, Conv | Dense):
         return Step(layer.name, layer.weights, layer.op.bias, layer.requantise)
     return Step(layer.name, None, None, layer.requantise)
 
@@ -120,7 +120,7 @@ def _step(layer: Layer) -> Step:
 def _all_positions(module: str, core: str, stage: Stage) -> str:
     """Return a module with one core per output position, all reading their pixels from the whole event."""
     op = stage.layer.op
-    assert isinstance(op, Conv2D)
+    assert isinstance(op, Conv)
     out = len(op.weights) * stage.result.format.width
     lines = [
         f"  {core} {unit} (.clk(clk), .in_data({pixels}), .out_data({_slice('out_data', position, out)}));"
@@ -132,7 +132,7 @@ def _all_positions(module: str, core: str, stage: Stage) -> str:
 def _all_maxima(module: str, stage: Stage, text: Text) -> tuple[str, int]:
     """Return a module with one maximum per output position, registered, and its output bits."""
     op, fmt = stage.layer.op, stage.source.format
-    assert isinstance(op, MaxPool2D)
+    assert isinstance(op, MaxPool)
     out = stage.layer.sums.shape[0] * fmt.width
     lines = [
         _maximum(stage, unit, pixels, _slice("largest", position, out), text)
@@ -147,7 +147,7 @@ def _all_maxima(module: str, stage: Stage, text: Text) -> tuple[str, int]:
 def _maximum(stage: Stage, unit: str, given: str, made: str, text: Text) -> str:
     """Return the instance that takes the largest of one window, channel by channel."""
     op, fmt = stage.layer.op, stage.source.format
-    assert isinstance(op, MaxPool2D)
+    assert isinstance(op, MaxPool)
     parameters: dict[str, int | str] = {
         "COUNT": op.kernel[0] * op.kernel[1], "CHANNELS": stage.layer.source.shape[0],
         "BITS": fmt.width, "SIGNED": int(fmt.signed),
@@ -317,9 +317,9 @@ def _credit(latency: int, bits: int, before: str, text: Text) -> str:
 
 def _streaming(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
     match stage.layer.op:
-        case Conv2D():
+        case Conv():
             return _convolution(stage, name, cutoff, text)
-        case MaxPool2D():
+        case MaxPool():
             return _max_pool(stage, text)
         case Dense() | None:
             return _dense(stage, name, text)
@@ -327,9 +327,7 @@ def _streaming(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
             assert_never(stage.layer.op)
 
 
-def _window(
-    stage: Stage, kernel: Sequence[int], stride: tuple[int, int], padding: tuple[int, int, int, int], text: Text
-) -> list[str]:
+def _window(stage: Stage, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], text: Text) -> list[str]:
     """Return the line buffer between the stream `in` and the stream `window`, one position per beat."""
     _, height, width = stage.layer.source.shape
     top, left, bottom, right = padding
@@ -344,7 +342,7 @@ def _window(
 
 def _max_pool(stage: Stage, text: Text) -> list[str]:
     op = stage.layer.op
-    assert isinstance(op, MaxPool2D)
+    assert isinstance(op, MaxPool)
     lines = _window(stage, op.kernel, op.stride, (0, 0, 0, 0), text)
     lines += [f"  wire [{stage.source.bits - 1}:0] sums;", _maximum(stage, "largest", "window_data", "sums", text)]
     return lines + _requantised(stage, stage.source.words, stage.source.format, "window", text)
@@ -352,7 +350,7 @@ def _max_pool(stage: Stage, text: Text) -> list[str]:
 
 def _convolution(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
     layer, op = stage.layer, stage.layer.op
-    assert isinstance(op, Conv2D)
+    assert isinstance(op, Conv)
     lines = _window(stage, op.weights.shape[2:], op.stride, op.padding, text)
     if stage.fold > 1:
         return lines + _multiply(stage, name, "window", 1, layer.weights.shape[1], text)
@@ -375,7 +373,7 @@ def _dense(stage: Stage, name: str, text: Text) -> list[str]:
 def _multiply(stage: Stage, name: str, before: str, beats: int, words: int, text: Text) -> list[str]:
     """Return a multiply–accumulate array with its ROM, requantisation and output FIFO."""
     layer, op = stage.layer, stage.layer.op
-    assert isinstance(op, Conv2D | Dense)
+    assert isinstance(op, Conv | Dense)
     outputs, sum_format = len(op.weights), signed(layer.sums.format)
     weight_bits = signed(Format.holding(int(op.weights.min()), int(op.weights.max()), 0)).width
     rom = _rom_words(layer.weights, beats, words, stage.fold, weight_bits)

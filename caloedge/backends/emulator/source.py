@@ -1,0 +1,130 @@
+"""The C++ source of a network and its C header, as text."""
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+
+import jinja2
+import numpy as np
+
+from caloedge.backends.emulator.layout import code_type
+from caloedge.backends.emulator.steps import Block, write_block
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import InputQuantiser, Output
+
+PARTS = "caloedge_emulator.h"
+"""The fixed parts, shipped in `hls/emulator` with the templates."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output as C sees it: value = (code - zero_point) * scale + offset."""
+
+    name: str
+    argument: str
+    """Name of the C argument."""
+    type: str
+    """Narrowest C type of its codes."""
+    shape: tuple[int, ...]
+    format: str
+    low: int
+    high: int
+    rows_type: str
+    """Number type of its rows."""
+    offset: int
+    """Of its rows in the memory of a block, in bytes."""
+    scales: tuple[str, ...]
+    """One, or one per element, in hexadecimal: exact."""
+    offsets: tuple[str, ...]
+    """As many."""
+    zero_point: int
+
+    @property
+    def elements(self) -> int:
+        """Codes per event."""
+        return int(np.prod(self.shape))
+
+    @property
+    def literal(self) -> str:
+        """The name as a C string; whatever is not plain ASCII goes in as octal numbers."""
+        plain = (chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}" for byte in self.name.encode())
+        return f'"{"".join(plain)}"'
+
+
+@dataclass(frozen=True)
+class Text:
+    """A generated network."""
+
+    prefix: str
+    """Begin of all its symbols, and the name of its namespace and files."""
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    files: dict[str, str]
+    """Contents by file name."""
+
+    @property
+    def source(self) -> str:
+        """Name of the file to compile."""
+        return f"{self.prefix}.cpp"
+
+
+def prefix_of(graph: Graph, name: str) -> str:
+    """Return the begin of all symbols of a network, from its name and digest."""
+    plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()
+    return f"caloedge_{plain or 'network'}_{graph.digest[:8]}"
+
+
+def write(graph: Graph, name: str) -> Text:
+    """Write header and source of a network; `name` and the graph's digest name its symbols."""
+    prefix, block = prefix_of(graph, name), write_block(graph)
+    inputs, outputs = tuple(_input(block, op) for op in graph.inputs), tuple(_output(block, op) for op in graph.outputs)
+    values = {
+        "digest": graph.digest,
+        "prefix": prefix,
+        "inputs": inputs,
+        "outputs": outputs,
+        "arguments": ", ".join(port.argument for port in (*inputs, *outputs)),
+        "memory_bytes": block.layout.size,
+        "constants": block.constants,
+        "rows": [(block.rows(name), buffer.type, buffer.offset) for name, buffer in block.layout.buffers.items()],
+        "statements": block.statements,
+    }
+    folder = resources.files("caloedge.hls") / "emulator"
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    files = {PARTS: (folder / PARTS).read_text(encoding="utf-8")}
+    for kind in ("h", "cpp"):
+        template = (folder / f"network.{kind}.jinja").read_text(encoding="utf-8")
+        files[f"{prefix}.{kind}"] = environment.from_string(template).render(values).rstrip() + "\n"
+    return Text(prefix, inputs, outputs, files)
+
+
+def _input(block: Block, op: InputQuantiser) -> Port:
+    return _port(block, op.name, np.array([op.format.lsb * op.scale]), np.zeros(1), op.zero_point)
+
+
+def _output(block: Block, op: Output) -> Port:
+    tensor = block.graph.tensors[op.name]
+    scale = np.asarray(tensor.format.lsb if op.scale is None else op.scale, dtype=np.float64)
+    offset = np.asarray(0.0 if op.offset is None else op.offset, dtype=np.float64)
+    if max(scale.size, offset.size) > 1:
+        scale, offset = (np.broadcast_to(values, tensor.shape) for values in (scale, offset))
+    return _port(block, op.name, scale, offset, 0)
+
+
+def _port(block: Block, name: str, scale: np.ndarray, offset: np.ndarray, zero_point: int) -> Port:
+    tensor, buffer = block.graph.tensors[name], block.layout.buffers[name]
+    low, high = tensor.range
+    return Port(
+        name=name,
+        argument=f"{block.names[name]}_codes",
+        type=code_type(low, high),
+        shape=tensor.shape,
+        format=str(tensor.format),
+        low=low,
+        high=high,
+        rows_type=buffer.type,
+        offset=buffer.offset,
+        scales=tuple(float(value).hex() for value in scale.reshape(-1)),
+        offsets=tuple(float(value).hex() for value in offset.reshape(-1)),
+        zero_point=zero_point,
+    )

@@ -1,0 +1,63 @@
+"""How codes lie in hls4ml's arrays: channels come last there, and a flattened image keeps that order."""
+# `order` says for each place of an array, row by row, which element of the flattened graph tensor lies there.
+
+import math
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Order = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Shape of an array and what lies in it."""
+
+    shape: tuple[int, ...]
+    order: Order
+
+    def has(self, other: "Layout") -> bool:
+        """Tell whether the same lies in the same place, whatever the shapes."""
+        return np.array_equal(self.order, other.order)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer that moves codes: to another shape, or, with `axes`, these axes of the array in this order."""
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...] = ()
+
+
+def channels_last(shape: tuple[int, ...]) -> Layout:
+    """Return the layout of a tensor (C, …) or (F,) as hls4ml's convolutions want it: (…, C).
+
+    >>> channels_last((2, 1, 3)).shape, channels_last((2, 1, 3)).order.tolist()
+    ((1, 3, 2), [0, 3, 1, 4, 2, 5])
+    """
+    index = np.moveaxis(np.arange(math.prod(shape)).reshape(shape), 0, -1)
+    return Layout(index.shape, index.reshape(-1))
+
+
+def moves(given: Layout, wanted: Layout) -> list[Step] | None:
+    """Return the layers that turn one layout into another, or None if one transposition and one reshape cannot.
+
+    >>> moves(Layout((6,), np.arange(6)), channels_last((2, 1, 3)))
+    [Step(shape=(2, 1, 3), axes=()), Step(shape=(1, 3, 2), axes=(1, 2, 0))]
+    """
+    if given.has(wanted):
+        return [Step(wanted.shape)] if given.shape != wanted.shape else []
+    for axes in permutations(range(len(wanted.shape))):
+        before = [0] * len(axes)
+        for place, axis in enumerate(axes):
+            before[axis] = wanted.shape[place]
+        if np.array_equal(given.order.reshape(before).transpose(axes).reshape(-1), wanted.order):
+            first = [Step(tuple(before))] if tuple(before) != given.shape else []
+            return [*first, Step(wanted.shape, axes)]
+    for axes in permutations(range(len(given.shape))):
+        moved = given.order.reshape(given.shape).transpose(axes)
+        if np.array_equal(moved.reshape(-1), wanted.order):
+            return [Step(moved.shape, axes), Step(wanted.shape)]
+    return None

@@ -1,0 +1,168 @@
+"""The hls4ml project on disk, and its C simulation.
+
+What is written is a stock hls4ml project: `vitis-run` or `build_prj.tcl` take it as it is.
+"""
+
+import contextlib
+import ctypes
+import importlib.util
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caloedge import tools
+from caloedge.backends.hls4ml.plan import PROJECT, Plan, plan
+from caloedge.catalog import Target
+from caloedge.compiler import fixed
+from caloedge.compiler.fixed import Codes, Format
+from caloedge.compiler.graph import Graph
+from caloedge.errors import BadData, MissingTool
+from caloedge.files import replacing_folder
+from caloedge.project import checked_codes, read_record, record, write_record
+from caloedge.recipe import LayerChoice
+
+LOG = "build.log"
+COMPILE_TIMEOUT_S = 3600.0
+WEIGHTS_HEADER = "caloedge_weights_dir.h"
+WEIGHTS_CPP = """\
+// Only for the C simulation: the weights lie beside the library, wherever the folder is moved to.
+#include <dlfcn.h>
+#include <string>
+static std::string caloedge_weights_dir() {
+    Dl_info library;
+    dladdr(reinterpret_cast<void *>(&caloedge_weights_dir), &library);
+    const std::string path(library.dli_fname);
+    return path.substr(0, path.rfind('/')) + "/weights";
+}
+"""
+
+
+def build(
+    graph: Graph,
+    target: Target,
+    variant: str,
+    folder: Path,
+    choices: Mapping[str, LayerChoice],
+) -> None:
+    """Write the project and compile its C simulation; the folder appears whole or not at all.
+
+    What hls4ml and the compiler print goes to build.log in the folder, or beside the folder when the build fails.
+    """
+    what = plan(graph, target, variant)
+    _require_tools()
+    log = folder.with_name(f"{folder.name}.{LOG}").absolute()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    with replacing_folder(folder) as temporary:
+        _write(what, temporary.absolute(), graph.digest[:8], log)
+        manifest = _manifest(graph, target, variant, choices, what)
+        start = time.perf_counter()
+        tools.run(_compile_command(manifest["library"]), cwd=temporary, log=log, timeout_s=COMPILE_TIMEOUT_S)
+        manifest["compile_seconds"] = round(time.perf_counter() - start, 1)
+        write_record(temporary, manifest)
+        shutil.move(log, temporary / LOG)
+
+
+def _require_tools() -> None:
+    if importlib.util.find_spec("hls4ml") is None:
+        raise MissingTool("the Python package hls4ml is not installed; pip install 'caloedge[hls4ml]'")
+    tools.find("g++")
+
+
+def _compile_command(library: str) -> list[str]:
+    """Return the command of hls4ml's build_lib.sh, except that the weights are found from the library's own place.
+
+    build_lib.sh writes the absolute path of the weights into the library, which would break it when the folder is renamed.
+    """
+    options = ["-std=c++17", "-O3", "-fPIC", "-fno-gnu-unique", "-Ifirmware/ap_types", "-include", WEIGHTS_HEADER]
+    sources = [f"firmware/{PROJECT}.cpp", f"{PROJECT}_bridge.cpp"]
+    return ["g++", *options, "-DWEIGHTS_DIR=caloedge_weights_dir()", "-shared", *sources, "-o", library, "-ldl"]
+
+
+def _write(what: Plan, folder: Path, stamp: str, log: Path) -> None:
+    """Let hls4ml write its project, with what it prints going to the log; the same plan gives the same files."""
+    with _printing_to(log):
+        from hls4ml.model.graph import ModelGraph
+
+        config = {**what.config, "OutputDir": str(folder)}
+        layers = [dict(layer) for layer in what.layers]
+        model = ModelGraph.from_layer_list(config, layers, list(what.inputs), list(what.outputs))
+        model.write()
+    (folder / WEIGHTS_HEADER).write_text(WEIGHTS_CPP, encoding="utf-8")
+    random_stamp = str(model.config.get_config_value("Stamp"))
+    for path in (folder / "hls4ml_config.yml", folder / "build_lib.sh"):
+        # The folder is about to be renamed, and may be moved later.
+        text = path.read_text(encoding="utf-8").replace(str(folder), ".").replace(random_stamp, stamp)
+        path.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _printing_to(log: Path) -> Iterator[None]:
+    with log.open("a", encoding="utf-8") as stream, contextlib.redirect_stdout(stream):
+        yield
+
+
+def _manifest(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice], what: Plan) -> dict[str, Any]:
+    values = record("hls4ml", graph, target, variant, choices)
+    values["input"] |= {"order": what.orders[graph.input.name].tolist()}
+    outputs = [
+        {
+            "name": op.name,
+            "argument": what.outputs.index(what.sources[op.name]),
+            "shape": list(graph.tensors[op.name].shape),
+            "order": what.orders[op.name].tolist(),
+            "format": str(graph.tensors[op.name].format),
+        }
+        for op in graph.outputs
+    ]
+    return values | {
+        "project": PROJECT,
+        # A name of its own per network: a process that has loaded one library must not be handed it for another.
+        "library": f"firmware/{PROJECT}-{graph.digest[:12]}-{variant}.so",
+        "outputs": outputs,
+    }
+
+
+# The C simulation
+
+
+def emulate(folder: Path, codes: NDArray[Any]) -> dict[str, Codes]:
+    """Simulate a built project: input codes (N, *shape) to {output name: codes (N, *shape)}; needs nothing but the folder."""
+    manifest = read_record(folder, "hls4ml")
+    fmt, order = Format.parse(manifest["input"]["format"]), np.array(manifest["input"]["order"])
+    codes = checked_codes(folder, manifest, codes).reshape(-1, order.size)[:, order]
+    stimulus = np.ascontiguousarray(fixed.to_float(codes, fmt.fraction))
+    sizes = {item["argument"]: int(np.prod(item["shape"])) for item in manifest["outputs"]}
+    values = [np.zeros((len(codes), sizes[argument])) for argument in sorted(sizes)]
+    _call(folder / manifest["library"], f"{manifest['project']}_double", [stimulus, *values])
+    return {item["name"]: _output_codes(item, values[item["argument"]], folder) for item in manifest["outputs"]}
+
+
+def _call(library: Path, function: str, arrays: list[NDArray[np.float64]]) -> None:
+    """Call the compiled network once per event on rows of contiguous arrays (N, size); outputs are filled in place."""
+    try:
+        network = getattr(ctypes.CDLL(str(library.resolve())), function)
+    except (OSError, AttributeError) as error:
+        raise BadData(f"{library}: cannot be loaded ({error}); build the project again on this machine") from None
+    network.argtypes = [ctypes.c_void_p] * len(arrays)
+    network.restype = None
+    addresses = [(array.ctypes.data, array.strides[0]) for array in arrays]
+    for event in range(len(arrays[0])):
+        network(*(start + event * stride for start, stride in addresses))
+
+
+def _output_codes(item: dict[str, Any], values: NDArray[np.float64], folder: Path) -> Codes:
+    fmt = Format.parse(item["format"])
+    codes = fixed.exact_codes(values, fmt.fraction)
+    if codes is None:
+        raise BadData(
+            f"{folder}: output {item['name']} is no multiple of its least significant bit {fmt.lsb:g}; the build is inexact"
+        )
+    natural = np.zeros_like(codes)
+    natural[:, np.array(item["order"])] = codes
+    return natural.reshape(len(codes), *item["shape"])

@@ -1,0 +1,38 @@
+"""A graph in the making: operations with fresh names, each proven as soon as it is added."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from caloedge.compiler.ops import Op
+from caloedge.compiler.ranges import Tensor, infer
+
+
+@dataclass
+class Builder:
+    """Operations so far, in order."""
+
+    reserved: frozenset[str]
+    """Names that no operation may take: those of the network's inputs and outputs."""
+    ops: dict[str, Op] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def new_name(self, kind: str) -> str:
+        """Return the next free operation name, e.g. `conv_2`."""
+        number = 1
+        while (name := f"{kind}_{number}") in self.ops or name in self.reserved:
+            number += 1
+        return name
+
+    def add(self, op: Op) -> str:
+        """Append an operation and return its name; raise `Unsupported` when its result cannot be proven to fit."""
+        self.tensors[op.name] = infer(op, [self.tensors[name] for name in op.inputs])
+        self.ops[op.name] = op
+        return op.name
+
+    def needed(self, outputs: Iterable[str]) -> tuple[Op, ...]:
+        """Return the operations that these results depend on, in order."""
+        wanted = set(outputs)
+        for op in reversed(self.ops.values()):
+            if op.name in wanted:
+                wanted.update(op.inputs)
+        return tuple(op for op in self.ops.values() if op.name in wanted)

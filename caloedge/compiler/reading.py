@@ -1,0 +1,370 @@
+"""What the readers of ONNX nodes share: operands, attributes, and weights as integers."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from caloedge.compiler.builder import Builder
+from caloedge.compiler.fixed import Codes, Format, Rounding
+from caloedge.compiler.ops import InputQuantiser
+from caloedge.compiler.ranges import MAX_ELEMENTS
+from caloedge.compiler.rationals import Rationals, common_unit, compressed, exponent_of, nearest_exponent, rationals, to_floats
+from caloedge.compiler.steps import Quantiser
+from caloedge.compiler.values import Value, constant_of, moved, plain, plain_value, quantised, uniform
+from caloedge.errors import BadData, Unsupported
+
+MAX_WEIGHT_BITS = 24
+SOFTMAX = "the result of a softmax is not quantised; add a quantiser, or leave it out: the largest score stays the largest"
+MAX_SCALE_SPREAD = 8
+"""Power-of-two scales of channels that lie further apart (in bits) keep their own scales instead of being aligned."""
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """Numbers that do not depend on the input; `codes * scale` where they went through a quantiser."""
+
+    values: NDArray[Any]
+    codes: Codes | None = None
+    scale: Rationals | None = None
+    """Of the rank of `codes`."""
+    format: Format | None = None
+    """Of `codes`; its fraction means nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class RawInput:
+    """An input of the network before its quantiser: factor * x + summand, elements taken from flat positions `index`."""
+
+    name: str
+    index: NDArray[np.int64]
+    """Of the present shape."""
+    factor: Fraction = Fraction(1)
+    summand: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The softmax of a plain value, which waits for a quantiser."""
+
+    value: Value
+    axis: int
+    """Without the event axis."""
+    node: str
+
+
+Operand = Constant | RawInput | Scores | Value
+
+
+@dataclass
+class Reading:
+    """What is known so far while the nodes of one file are read in order."""
+
+    file: str
+    builder: Builder
+    shapes: dict[str, tuple[int, ...]]
+    """Of the network's inputs."""
+    batch_sizes: frozenset[int]
+    """Sizes of the event axis that the file declares."""
+    opset: int
+    missing: Format | None
+    """What is put in where a quantiser is missing; None to refuse."""
+    operands: dict[str, Operand] = field(default_factory=dict)
+    inserted: list[str] = field(default_factory=list)
+    """Tensors that got such a quantiser."""
+
+
+class Node:
+    """One ONNX node with checked access to its inputs, attributes and outputs."""
+
+    def __init__(self, proto: onnx.NodeProto, reading: Reading) -> None:
+        self.proto = proto
+        self.last = "channels_last" in proto.domain
+        self.reading = reading
+        self.builder = reading.builder
+        self.kind = proto.op_type
+        self.name = " ".join((proto.name or f"{proto.op_type} of {', '.join(proto.output)}").split())
+        self.attributes = {item.name: item for item in proto.attribute}
+
+    # Inputs and outputs
+
+    def has(self, index: int) -> bool:
+        """Tell whether an optional input is given."""
+        return index < len(self.proto.input) and bool(self.proto.input[index])
+
+    def operand(self, index: int, what: str = "its input") -> Operand:
+        """Return an input, whatever it is."""
+        if not self.has(index):
+            raise BadData(f"{what} is missing")
+        return self.reading.operands[self.proto.input[index]]
+
+    def numbers(self, index: int, what: str) -> NDArray[Any]:
+        """Return a constant input."""
+        found = self.operand(index, what)
+        if not isinstance(found, Constant):
+            raise Unsupported(f"{what} must be a constant")
+        return found.values
+
+    def integers(self, index: int, what: str) -> list[int]:
+        """Return a constant input of whole numbers as a flat list."""
+        values = np.asarray(self.numbers(index, what), dtype=np.float64).reshape(-1)
+        if not np.isfinite(values).all() or np.any(values != np.rint(values)) or values.size > MAX_ELEMENTS:
+            raise BadData(f"{what} must be whole numbers")
+        return [int(value) for value in values]
+
+    def value(self, index: int) -> Value:
+        """Return an input that depends on the network's input, as it is."""
+        found = self.operand(index)
+        if isinstance(found, Constant):
+            raise Unsupported("its input is a constant; fold constants before exporting")
+        if isinstance(found, Scores):
+            raise Unsupported(f"{SOFTMAX} ({found.node})")
+        if isinstance(found, RawInput):
+            missing = self.reading.missing
+            if missing is None:
+                raise Unsupported(
+                    "the network's input is not quantised; begin with a QuantIdentity, or use --quantise-missing FORMAT"
+                )
+            scale = constant_of(Fraction(2) ** -missing.fraction, found.index.ndim)
+            found = quantise_input(self.reading, found, scale, constant_of(0, found.index.ndim), quantiser_of(missing))
+            self._note(index, found)
+        return found
+
+    def plain(self, index: int) -> Value:
+        """Return an input as codes; where only rounding could do that, the declared missing quantiser or an error."""
+        value = self.value(index)
+        try:
+            return plain(self.builder, value)
+        except Unsupported as refused:
+            missing = self.reading.missing
+            if missing is None:
+                raise Unsupported(f"{refused}, or use --quantise-missing FORMAT") from None
+            rank = len(value.shape)
+            scale = constant_of(Fraction(2) ** -missing.fraction, rank)
+            found = quantised(self.builder, value, scale, constant_of(0, rank), quantiser_of(missing))
+            self._note(index, found)
+            return found
+
+    def _note(self, index: int, found: Value) -> None:
+        name = self.proto.input[index]
+        self.reading.operands[name] = found
+        self.reading.inserted.append(name)
+
+    def give(self, operand: Operand, index: int = 0) -> None:
+        """Set an output."""
+        if index < len(self.proto.output) and self.proto.output[index]:
+            self.reading.operands[self.proto.output[index]] = operand
+
+    def move(self, change: Callable[[NDArray[np.int64]], NDArray[np.int64]], kind: str) -> None:
+        """Set the first output to the first input with its elements in other places; `change` acts on their numbers."""
+        found = self.operand(0)
+        if isinstance(found, RawInput):
+            self.give(replace(found, index=change(found.index)))
+        else:
+            value = self.value(0)
+            self.give(moved(self.builder, value, change(np.arange(math.prod(value.shape)).reshape(value.shape)), kind))
+
+    def give_plain(self, op: str, scale: Rationals, offset: Rationals | None = None, index: int = 0) -> None:
+        """Set an output to scale * codes + offset of an operation."""
+        self.give(plain_value(self.builder, op, scale, offset), index)
+
+    # Attributes
+
+    def _attribute(self, name: str, kinds: tuple[int, ...]) -> Any:
+        item = self.attributes[name]
+        if item.type not in kinds:
+            raise BadData(f"attribute {name} has the wrong type")
+        return onnx.helper.get_attribute_value(item)
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        """Return a whole-number attribute; without a default it is required."""
+        if name not in self.attributes:
+            return int(self._required(name, default))
+        return int(self._attribute(name, (onnx.AttributeProto.INT,)))
+
+    def real(self, name: str, default: float | None = None) -> float:
+        """Return a real attribute; without a default it is required."""
+        if name not in self.attributes:
+            return float(self._required(name, default))
+        found = float(self._attribute(name, (onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT)))
+        if not math.isfinite(found):
+            raise BadData(f"attribute {name} is {found}")
+        return found
+
+    def text(self, name: str, default: str) -> str:
+        """Return a text attribute."""
+        if name not in self.attributes:
+            return default
+        return bytes(self._attribute(name, (onnx.AttributeProto.STRING,))).decode("utf-8", "replace")
+
+    def wholes(self, name: str, default: tuple[int, ...] | None = None) -> tuple[Any, ...]:
+        """Return an attribute of several whole numbers; without a default it is required."""
+        if name not in self.attributes:
+            return tuple(self._required(name, default))
+        return tuple(int(value) for value in self._attribute(name, (onnx.AttributeProto.INTS,)))
+
+    def _required(self, name: str, default: Any) -> Any:
+        if default is None:
+            raise BadData(f"attribute {name} is missing")
+        return default
+
+    def axis(self, number: int, rank: int) -> int:
+        """Return an axis of the ONNX tensor as one without the event axis, of `rank` axes."""
+        found = number + rank + 1 if number < 0 else number
+        if not 0 <= found <= rank:
+            raise BadData(f"axis {number} is not one of a tensor of {rank + 1} axes")
+        if found == 0:
+            raise Unsupported("axis 0 is the event axis; events cannot be mixed")
+        return found - 1
+
+
+def quantiser_of(fmt: Format) -> Quantiser:
+    """Return the quantiser to a power-of-two format: nearest, ties to even, saturating."""
+    return Quantiser(fmt.min_code, fmt.max_code, Rounding.HALF_EVEN, fmt)
+
+
+def checked(values: NDArray[Any], what: str) -> NDArray[np.float64]:
+    """Return numbers as float64 after refusing NaN and infinity."""
+    if values.dtype == object or (not np.issubdtype(values.dtype, np.number) and values.dtype != np.bool_):
+        raise BadData(f"{what} is not numeric")
+    found = values.astype(np.float64)
+    if not np.isfinite(found).all():
+        raise BadData(f"{what} holds NaN or infinity")
+    return found
+
+
+def fitted(values: NDArray[Any], shape: tuple[int, ...], what: str) -> Rationals:
+    """Return constants that act on a tensor of `shape` (without the event axis) as fractions of its rank.
+
+    They have the event axis (of size 1) or fewer axes, as in ONNX, where they are repeated over missing leading axes.
+    """
+    found = checked(values, what)
+    rank = len(shape)
+    if found.ndim == rank + 1:
+        if found.shape[0] != 1:
+            raise Unsupported(f"{what} differs between events")
+        found = found[0]
+    if found.ndim > rank:
+        raise BadData(f"{what} of shape {values.shape} does not fit a tensor ({', '.join(map(str, shape))})")
+    found = found.reshape((1,) * (rank - found.ndim) + found.shape)
+    if any(n not in (1, size) and size != 1 for n, size in zip(found.shape, shape, strict=True)):
+        raise BadData(f"{what} of shape {values.shape} does not fit a tensor ({', '.join(map(str, shape))})")
+    if found.size > MAX_ELEMENTS // 16:
+        raise Unsupported(f"{what} has {found.size:,} elements, too many to be kept as fractions")
+    return compressed(rationals(found))
+
+
+def quantise_input(
+    reading: Reading, raw: RawInput, scale: Rationals, zero_point: Rationals, quantiser: Quantiser, *, zero_after: bool = False
+) -> Value:
+    """Make an input of the network from its quantiser; what was done to the input before goes into scale and zero point."""
+    own, whole_scale = uniform(zero_point), uniform(scale)
+    if own is None or whole_scale is None or own.denominator != 1 or not raw.factor:
+        raise Unsupported("the quantiser of the network's input needs one scale and one whole zero point for all elements")
+    zero, real_scale = own + raw.summand / whole_scale, whole_scale / raw.factor
+    if zero.denominator != 1 or real_scale < 0 or (zero_after and raw.summand):
+        raise Unsupported("what is done to the network's input before its quantiser has no exact integer form; quantise first")
+    limits = quantiser.limits
+    if limits is not None:
+        raise Unsupported("the quantiser of the network's input leaves out codes at its upper end; use narrow_range=False")
+    exponent = exponent_of(real_scale)
+    fraction = nearest_exponent(real_scale) if exponent is None else exponent
+    rest = real_scale * Fraction(2) ** fraction
+    fmt = replace(quantiser.format, fraction=fraction)
+    shape = reading.shapes[raw.name]
+    op = InputQuantiser(raw.name, shape, fmt, quantiser.narrow, quantiser.rounding, float(rest), int(zero), zero_after)
+    there = reading.builder.ops.get(raw.name)
+    if there is None:
+        reading.builder.add(op)
+    elif not isinstance(there, InputQuantiser) or _fields(there) != _fields(op):
+        raise Unsupported(f"input {raw.name!r} is quantised a second time in another way; quantise it once")
+    rank = len(shape)
+    value = plain_value(reading.builder, raw.name, constant_of(whole_scale, rank), constant_of(-whole_scale * own, rank))
+    same = raw.index.shape == shape and np.array_equal(raw.index.reshape(-1), np.arange(raw.index.size))
+    return value if same else moved(reading.builder, value, raw.index, "transpose")
+
+
+def _fields(op: InputQuantiser) -> tuple[Any, ...]:
+    return op.shape, op.format, op.narrow, op.rounding, op.scale, op.zero_point, op.zero_after
+
+
+# Weights
+
+
+def integer_weights(constant: Constant, axis: int, inputs: Rationals, node: Node, what: str) -> tuple[Codes, Rationals, Format]:
+    """Return integer weights, the unit of each filter (F,), and their format.
+
+    `axis` is that of the filters; `inputs` is the scale of what the weights are multiplied with, of the weights' rank.
+    """
+    same = uniform(inputs)
+    if constant.codes is not None and constant.scale is not None and constant.format is not None and same is not None:
+        scale = compressed(np.broadcast_to(constant.scale, constant.codes.shape))
+        if all(size == 1 for i, size in enumerate(scale.shape) if i != axis):
+            return _scaled_codes(constant.codes, scale, constant.format, axis, same)
+    values = checked(constant.values, what)
+    if node.reading.missing is not None and constant.codes is None and _bits(values) > MAX_WEIGHT_BITS:
+        missing = node.reading.missing
+        values = np.clip(np.rint(np.ldexp(values, missing.fraction)), missing.min_code, missing.max_code) * missing.lsb
+        node.reading.inserted.append(what)
+    if values.size > MAX_ELEMENTS // 16 and constant.codes is None:
+        raise Unsupported(f"{what} are {values.size:,} unquantised numbers; use a weight quantiser (QuantConv2d, QuantLinear)")
+    real = rationals(values) * inputs
+    whole = _with_units(real, axis, [_unit(real)] * real.shape[axis])
+    if whole is None or int(np.abs(whole[0]).max(initial=0)).bit_length() >= MAX_WEIGHT_BITS:
+        whole = _with_units(real, axis, [_unit(row) for row in np.moveaxis(real, axis, 0)])
+    if whole is None or int(np.abs(whole[0]).max(initial=0)).bit_length() >= MAX_WEIGHT_BITS:
+        cure = "use a weight quantiser (QuantConv2d, QuantLinear), or --quantise-missing FORMAT"
+        raise Unsupported(f"{what} are not quantised: as integers they need more than {MAX_WEIGHT_BITS} bits; {cure}")
+    codes, units = whole
+    fmt = Format.holding(int(codes.min()), int(codes.max()), nearest_exponent(units[0] / (same or Fraction(1))))
+    return codes, units, fmt
+
+
+def _scaled_codes(codes: Codes, scale: Rationals, fmt: Format, axis: int, inputs: Fraction) -> tuple[Codes, Rationals, Format]:
+    exponents = [exponent_of(number) for number in scale.flat]
+    units = np.broadcast_to(scale.reshape(-1), (codes.shape[axis],))
+    known = [exponent for exponent in exponents if exponent is not None]
+    if len(known) < len(exponents) or max(known) - min(known) > MAX_SCALE_SPREAD:
+        return codes, units * inputs, replace(fmt, fraction=nearest_exponent(scale.reshape(-1)[0]))
+    finest = max(known)
+    if len(set(known)) == 1:
+        return codes, units * inputs, replace(fmt, fraction=finest)
+    aligned = codes << (finest - np.array(known, dtype=np.int64).reshape(scale.shape))
+    whole = np.full(len(units), Fraction(1, 2) ** finest, dtype=object)
+    return aligned, whole * inputs, Format.holding(int(aligned.min()), int(aligned.max()), finest)
+
+
+def _bits(values: NDArray[np.float64]) -> int:
+    """Return how many bits the values need on their common grid; cheap for many values."""
+    mantissas, exponents = np.frexp(values[values != 0])
+    if not mantissas.size:
+        return 0
+    whole = (np.abs(mantissas) * 2.0**53).astype(np.int64)
+    lowest = np.log2((whole & -whole).astype(np.float64)) - 53 + exponents
+    return int(exponents.max() - lowest.min())
+
+
+def _unit(real: Rationals) -> Fraction:
+    return common_unit(real)
+
+
+def _with_units(real: Rationals, axis: int, units: list[Fraction]) -> tuple[Codes, Rationals] | None:
+    every = np.array(units, dtype=object)
+    shape = [1] * real.ndim
+    shape[axis] = len(units)
+    whole = real / every.reshape(shape)
+    if max(abs(int(number)) for number in whole.flat) >= 2**62:
+        return None
+    return np.array([int(number) for number in whole.flat], dtype=np.int64).reshape(real.shape), every
+
+
+def real_weights(constant: Constant) -> NDArray[np.float64]:
+    """Return the weights' real values."""
+    if constant.codes is not None and constant.scale is not None:
+        return np.asarray(constant.codes * to_floats(np.broadcast_to(constant.scale, constant.codes.shape)))
+    return constant.values.astype(np.float64)

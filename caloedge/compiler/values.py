@@ -1,0 +1,376 @@
+"""A real tensor inside a network, as an exact function of integer codes; it becomes codes again at the next quantiser.
+
+Between two quantisers nothing is rounded: scales, biases, batch normalisations and ReLUs only change what is known of a tensor,
+in exact rational numbers. Where integer codes are needed, `quantised` rounds as the file says, and `plain` refuses to.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caloedge.compiler import functions as real_functions
+from caloedge.compiler.builder import Builder
+from caloedge.compiler.fixed import Codes, Format, Rounding
+from caloedge.compiler.functions import Function
+from caloedge.compiler.ops import Add, Affine, Rearrange, Requantise, Reshape
+from caloedge.compiler.rationals import Rationals, common_unit, compressed, exponent_of, nearest_exponent, rationals
+from caloedge.compiler.steps import Quantiser, exactly_rounded, quantise_affine, quantise_function
+from caloedge.errors import Unsupported
+
+MAX_COMBINATIONS = 2**20
+"""Most combinations of codes for which small multipliers of a sum are tried out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """functions(limit(sum of scale * codes + offset)); every array has the tensor's rank, axes of size 1 are repeated."""
+
+    shape: tuple[int, ...]
+    """Without the event axis."""
+    terms: tuple[tuple[str, Rationals], ...]
+    """Operation and scale."""
+    offset: Rationals
+    low: Rationals | None = None
+    high: Rationals | None = None
+    functions: tuple[Function, ...] = ()
+    node: str = ""
+    """The node that left the tensor unquantised, for messages."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is an affine function of one operation's codes."""
+        return len(self.terms) == 1 and self.low is None and self.high is None and not self.functions
+
+    @property
+    def op(self) -> str:
+        """The operation of a plain value."""
+        ((name, _),) = self.terms
+        return name
+
+    @property
+    def scale(self) -> Rationals:
+        """The scale of a plain value."""
+        ((_, scale),) = self.terms
+        return scale
+
+
+def constant_of(number: Fraction | int, rank: int) -> Rationals:
+    """Return one number as an array of a tensor's rank."""
+    found = np.empty((1,) * rank, dtype=object)
+    found.reshape(-1)[0] = Fraction(number)
+    return found
+
+
+def uniform(array: Rationals) -> Fraction | None:
+    """Return the number that all elements equal, or None."""
+    first: Fraction = array.reshape(-1)[0]
+    return first if all(value == first for value in array.flat) else None
+
+
+def plain_value(builder: Builder, op: str, scale: Rationals, offset: Rationals | None = None) -> Value:
+    """Return the value scale * codes + offset of an operation."""
+    shape = builder.tensors[op].shape
+    return Value(shape, ((op, compressed(scale)),), constant_of(0, len(shape)) if offset is None else compressed(offset))
+
+
+# What changes nothing but knowledge
+
+
+def scaled(value: Value, factor: Rationals, summand: Rationals, node: str) -> Value:
+    """Return factor * value + summand; both have the tensor's rank and do not enlarge it."""
+    if value.functions:
+        return replace(value, functions=(*value.functions, real_functions.affine(factor, summand)), node=node)
+    low, high = value.low, value.high
+    if (low is not None or high is not None) and not all(number > 0 for number in factor.flat):
+        if not all(number < 0 for number in factor.flat):
+            return replace(value, functions=(real_functions.affine(factor, summand),), node=node)
+        low, high = high, low
+    return replace(
+        value,
+        terms=tuple((name, compressed(scale * factor)) for name, scale in value.terms),
+        offset=compressed(value.offset * factor + summand),
+        low=None if low is None else compressed(low * factor + summand),
+        high=None if high is None else compressed(high * factor + summand),
+        node=node,
+    )
+
+
+def limited(value: Value, low: Rationals | None, high: Rationals | None, node: str) -> Value:
+    """Return the value limited to [low, high]."""
+    if value.functions:
+        return replace(value, functions=(*value.functions, real_functions.clip(low, high)), node=node)
+
+    def within(old: Rationals | None, new: Rationals | None) -> Rationals | None:
+        if old is None:
+            return new if new is None or high is None else np.minimum(new, high)
+        found = old if low is None else np.maximum(old, low)
+        return found if high is None else np.minimum(found, high)
+
+    return replace(value, low=within(value.low, low), high=within(value.high, high), node=node)
+
+
+def applied(value: Value, function: Function, node: str) -> Value:
+    """Return the function of the value."""
+    return replace(value, functions=(*value.functions, function), node=node)
+
+
+def added(a: Value, b: Value, node: str) -> Value:
+    """Return the sum of two values without limits and functions."""
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    merged: dict[str, Rationals] = {}
+    for name, scale in (*a.terms, *b.terms):
+        merged[name] = compressed(merged[name] + scale) if name in merged else scale
+    return Value(shape, tuple(merged.items()), compressed(a.offset + b.offset), node=node)
+
+
+# Moves of elements
+
+
+def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -> Value:
+    """Return the value with elements taken from flat positions `index` (of the new shape); -1 is zero, of a plain value only."""
+    value = expanded(builder, single(builder, value))
+    fill = 0
+    if np.any(index == -1):
+        value = plain(builder, value)
+        fill = _zero_code(value)
+    source = value.op if value.is_plain else value.terms[0][0]
+    if index.size == math.prod(value.shape) and np.array_equal(index.reshape(-1), np.arange(index.size)):
+        op = builder.add(Reshape(builder.new_name("reshape" if index.ndim > 1 else "flatten"), (source,), index.shape))
+    else:
+        op = builder.add(Rearrange(builder.new_name(kind), (source,), index, fill, kind))
+
+    def take(array: Rationals) -> Rationals:
+        same = uniform(array)
+        if same is not None:
+            return constant_of(same, index.ndim)
+        return compressed(np.broadcast_to(array, value.shape).reshape(-1)[index])
+
+    def optional(array: Rationals | None) -> Rationals | None:
+        return None if array is None else take(array)
+
+    functions = tuple(replace(f, constants=tuple(take(constant) for constant in f.constants)) for f in value.functions)
+    terms = ((op, take(value.terms[0][1])),)
+    return Value(index.shape, terms, take(value.offset), optional(value.low), optional(value.high), functions, value.node)
+
+
+def _zero_code(value: Value) -> int:
+    code = uniform(-value.offset / value.scale)
+    if code is None or code.denominator != 1:
+        raise Unsupported("its input has no code for zero, with which it is to be padded; use a symmetric quantiser")
+    return int(code)
+
+
+def expanded(builder: Builder, value: Value) -> Value:
+    """Return a value of one term whose operation has the value's whole shape."""
+    ((name, scale),) = value.terms
+    shape = builder.tensors[name].shape
+    if shape == value.shape:
+        return value
+    index = np.broadcast_to(np.arange(math.prod(shape)).reshape(shape), value.shape)
+    op = builder.add(Rearrange(builder.new_name("repeat"), (name,), index, kind="repeat"))
+    return replace(value, terms=((op, scale),))
+
+
+# Codes again
+
+
+def quantised(
+    builder: Builder, value: Value, scale: Rationals, zero_point: Rationals, quantiser: Quantiser, kind: str = "quant"
+) -> Value:
+    """Return the value rounded to whole multiples of `scale` beside `zero_point`, as codes of a new operation.
+
+    Raises `Unsupported` where no exact integer form is found.
+    """
+    inverse = 1 / scale
+    low, high = (
+        None if limit is None else _limit_code(limit * inverse + zero_point, quantiser) for limit in (value.low, value.high)
+    )
+    if value.functions or low is _VARIES or high is _VARIES:
+        inner = positive(builder, single(builder, replace(value, low=None, high=None, functions=())))
+        limits = () if value.low is None and value.high is None else (real_functions.clip(value.low, value.high),)
+        functions = (*limits, *value.functions)
+        source, factor = inner.terms[0]
+        kind = functions[-1].kind.lower() if kind == "quant" else kind
+        op = quantise_function(builder, source, (factor, inner.offset), functions, (inverse, zero_point), quantiser, kind)
+    else:
+        if low is not None or high is not None:
+            quantiser = replace(
+                quantiser,
+                low=min(quantiser.high, max(quantiser.low, quantiser.low if low is None else low)),
+                high=max(quantiser.low, min(quantiser.high, quantiser.high if high is None else high)),
+            )
+        if value.low is not None and uniform(value.low) == 0 and kind == "quant":
+            kind = "relu"
+        op = _quantised_sum(builder, value, inverse, zero_point, quantiser, kind)
+    result = plain_value(builder, op, scale, -scale * zero_point)
+    return expanded(builder, replace(result, shape=value.shape)) if result.shape != value.shape else result
+
+
+_VARIES = -(2**63)
+
+
+def _limit_code(limits: Rationals, quantiser: Quantiser) -> int:
+    """Return the code that a limit is rounded to, or `_VARIES` if that differs between elements."""
+    codes = {exactly_rounded(limit, quantiser.rounding) for limit in limits.flat}
+    return codes.pop() if len(codes) == 1 else _VARIES
+
+
+def _quantised_sum(
+    builder: Builder, value: Value, inverse: Rationals, zero_point: Rationals, quantiser: Quantiser, kind: str
+) -> str:
+    if len(value.terms) > 1:
+        found = _small_multipliers(builder, value, inverse, zero_point, quantiser)
+        if found is not None:
+            return _added_and_shifted(builder, value, *found, quantiser, kind)
+    whole = single(builder, value)
+    name, scale = whole.terms[0]
+    return quantise_affine(builder, name, scale * inverse, whole.offset * inverse + zero_point, quantiser, kind)
+
+
+def _small_multipliers(
+    builder: Builder, value: Value, inverse: Rationals, zero_point: Rationals, quantiser: Quantiser
+) -> tuple[list[int], int, int] | None:
+    """Return multipliers, summand and shift with which a sum of two or more tensors is exact for every combination of codes.
+
+    Only for scales that are the same for all elements; None when there are too many combinations or nothing fits 62 bits.
+    """
+    factors = [uniform(scale * inverse) for _, scale in value.terms]
+    summand = uniform(value.offset * inverse + zero_point)
+    ranges = [builder.tensors[name].range for name, _ in value.terms]
+    count = math.prod(high - low + 1 for low, high in ranges)
+    if summand is None or count > MAX_COMBINATIONS:
+        return None
+    known = [factor for factor in factors if factor is not None]
+    if len(known) != len(factors) or all(a == b for a, b in pairwise(known)):
+        return None  # equal scales need no multipliers
+    divisor = math.lcm(*(number.denominator for number in (*known, summand)))
+    grids = np.meshgrid(*(np.arange(low, high + 1) for low, high in ranges), indexing="ij", sparse=True)
+    numerators = sum(int(factor * divisor) * grid.astype(object) for factor, grid in zip(known, grids, strict=True)) + int(
+        summand * divisor
+    )
+    rounding = quantiser.rounding
+    numerators = np.asarray(numerators, dtype=object)
+    codes = np.array([exactly_rounded(Fraction(n, divisor), rounding) for n in numerators.flat], dtype=np.int64)
+    codes = codes.reshape(numerators.shape)
+    free = (codes > quantiser.low) & (codes < quantiser.high)
+    for shift in range(2, 40):
+        multipliers = [int(exactly_rounded(factor * 2**shift, Rounding.HALF_EVEN)) for factor in known]
+        sums = sum(m * grid.astype(np.int64) for m, grid in zip(multipliers, grids, strict=True))
+        limit = np.clip(codes, quantiser.low, quantiser.high)
+        least = np.where(free | (limit == quantiser.high), (limit << shift) - sums, -(2**62)).max()
+        most = np.where(free | (limit == quantiser.low), ((limit + 1) << shift) - 1 - sums, 2**62).min()
+        if least <= most:
+            return multipliers, int((least + most) // 2), shift
+    return None
+
+
+def _added_and_shifted(
+    builder: Builder, value: Value, multipliers: list[int], summand: int, shift: int, quantiser: Quantiser, kind: str
+) -> str:
+    fraction = quantiser.format.fraction + shift
+    names: list[str] = []
+    for (name, _), multiplier in zip(value.terms, multipliers, strict=True):
+        rank = len(builder.tensors[name].shape)
+        bias = 0 if names else summand
+        names.append(_affine(builder, name, np.full((1,) * rank, multiplier), np.full((1,) * rank, bias), fraction))
+    return quantise_affine(
+        builder,
+        _sum(builder, names),
+        constant_of(Fraction(1, 2**shift), len(value.shape)),
+        constant_of(0, len(value.shape)),
+        replace(quantiser, rounding=Rounding.TRUNCATE),
+        kind,
+    )
+
+
+def _affine(builder: Builder, source: str, weights: Codes, bias: Codes, fraction: int) -> str:
+    """Add weights * code + bias whose nominal fraction is `fraction`; nothing where the code already is that."""
+    own = builder.tensors[source].format.fraction
+    if not np.any(bias) and np.all(weights == 1) and own == fraction:
+        return source
+    fmt = Format.holding(int(weights.min()), int(weights.max()), fraction - own)
+    return builder.add(Affine(builder.new_name("scale"), (source,), weights, bias, fmt))
+
+
+def _sum(builder: Builder, names: list[str]) -> str:
+    total = names[0]
+    for name in names[1:]:
+        total = builder.add(Add(builder.new_name("add"), (total, name)))
+    return total
+
+
+def single(builder: Builder, value: Value) -> Value:
+    """Return the value with one term: the codes of several are added on their common scale."""
+    if len(value.terms) == 1:
+        return value
+    rank = len(value.shape)
+    grid = np.broadcast_shapes(*(scale.shape for _, scale in value.terms))
+    scales = [np.broadcast_to(scale, grid) for _, scale in value.terms]
+    units = np.empty(grid, dtype=object)
+    for position in np.ndindex(grid):
+        units[position] = common_unit(np.array([scale[position] for scale in scales], dtype=object))
+    unit = compressed(units)
+    fraction = max(nearest_exponent(number) for number in unit.flat)
+    names: list[str] = []
+    for (name, _), scale in zip(value.terms, scales, strict=True):
+        multipliers = scale / unit
+        shift = fraction - builder.tensors[name].format.fraction
+        if shift >= 0 and uniform(multipliers) == 2**shift:
+            names.append(name)  # the sum aligns fractions itself
+            continue
+        whole = _whole(compressed(multipliers))
+        names.append(_affine(builder, name, whole, np.zeros_like(whole), fraction))
+    assert unit.ndim == rank
+    return replace(value, terms=((_sum(builder, names), unit),))
+
+
+def _whole(values: Rationals) -> Codes:
+    numbers = [int(value) for value in values.flat]
+    if max(map(abs, numbers)) >= 2**61:
+        raise Unsupported("its scales have no common unit in 62 bits; use the same scale, or scales that are powers of two")
+    return np.array(numbers, dtype=np.int64).reshape(values.shape)
+
+
+def plain(builder: Builder, value: Value) -> Value:
+    """Return the value as an affine function of one operation's codes; raise `Unsupported` when only rounding could do that."""
+    if value.functions:
+        raise Unsupported(f"the result of {value.node} is not quantised; add a quantiser after it")
+    value = single(builder, value)
+    if value.is_plain:
+        return value
+    value = positive(builder, value)
+    name, scale = value.terms[0]
+    tensor = builder.tensors[name]
+    limits = []
+    for limit, own in ((value.low, tensor.range[0]), (value.high, tensor.range[1])):
+        code = Fraction(own) if limit is None else uniform((limit - value.offset) / scale)
+        if code is None or code.denominator != 1:
+            raise Unsupported(f"the result of {value.node} is not quantised, and its limit lies between two codes; quantise it")
+        limits.append(int(code))
+    low, high = limits
+    low, high = max(low, min(tensor.range[0], high)), min(high, max(tensor.range[1], low))
+    fmt = Format.holding(low, high, tensor.format.fraction)
+    relu = value.high is None and low == 0
+    bounds = None if (low, high) == (0 if relu else fmt.min_code, fmt.max_code) else (low, high)
+    op = builder.add(Requantise(builder.new_name("relu" if relu else "clip"), (name,), fmt, relu, limits=bounds))
+    return Value(value.shape, ((op, scale),), value.offset)
+
+
+def positive(builder: Builder, value: Value) -> Value:
+    """Return a value of one term whose scale is nowhere negative."""
+    name, scale = value.terms[0]
+    if all(number >= 0 for number in scale.flat):
+        return value
+    signs = np.array([-1 if number < 0 else 1 for number in scale.flat], dtype=np.int64).reshape(scale.shape)
+    op = builder.add(Affine(builder.new_name("sign"), (name,), signs, np.zeros_like(signs), Format(True, 2, 0)))
+    return replace(value, terms=((op, scale * rationals(signs)),))
+
+
+def nominal_format(low: int, high: int, scale: Fraction) -> tuple[Format, bool]:
+    """Return the narrowest format for codes low..high of a scale, and whether the scale is no power of two."""
+    exponent = exponent_of(scale)
+    return Format.holding(low, high, nearest_exponent(scale) if exponent is None else exponent), exponent is None

@@ -1,0 +1,629 @@
+"""Run a QONNX file in float64, node by node: the independent reference that the exact integer network is compared against.
+
+What a quantiser means comes from the qonnx package, whose own functions are called with float64 arrays. What a standard
+operator means comes from onnxruntime's kernels for double and, where it has none, from `onnx.reference`, ONNX's own
+implementation. Constants are float32 in the file and exact in float64, so differences that only float32 rounding makes
+(scales that are not powers of two) do not appear. Axes: N events; everything else is the file's own.
+"""
+
+import importlib.util
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from caloedge.errors import BadData, MissingTool, Unsupported, UserError
+
+PRECISION = """Every operator computes in float64, and the executor refuses one that returns float32 for float64 inputs.
+Operators without a float64 kernel in onnxruntime, and those of FLOAT32_INSIDE, are those of onnx.reference; their first
+result is compared with onnxruntime in float32 to that precision, because onnx.reference has errors of its own. Those of
+FLOAT32_ONLY are refused: neither package has them in float64. Not float64 is only what the file itself makes integer
+(QuantizeLinear, Cast, TopK's indices) and the attributes of nodes, which are float32 in ONNX and enter exactly."""
+FLOAT32_INSIDE = ("Shrink", "Attention")
+"""Operators that onnxruntime offers in double but computes in float32, as measured with onnxruntime 1.31."""
+FLOAT32_ONLY = ("DynamicQuantizeLinear", "GridSample")
+STASH_TYPE_SINCE = {"LayerNormalization": 17, "GroupNormalization": 21, "RMSNormalization": 23}
+"""Operators that name the precision of their mean and variance, float32 unless told, and since which version they do."""
+IR_VERSION = 10  # onnx 1.23 writes 14, onnxruntime 1.31 reads up to 13
+BLOCK_EVENTS = 1024
+BLOCK_ELEMENTS = 2**17
+"""At most so many input elements run at once: a convolution of large images needs about a thousand times the memory."""
+SUMMATION_TOLERANCE = 1e-9
+"""Of the largest value: a batched matrix product may add in another order than a single event's."""
+FLOAT32_TOLERANCE = 1e-3
+"""Of the largest value: what float32 sums may lose, and far below what a wrong stride, group or padding changes."""
+
+GENERAL, CHANNELS_LAST = "qonnx.custom_op.general", "qonnx.custom_op.channels_last"
+CUSTOM_DOMAINS = {GENERAL: GENERAL, "onnx.brevitas": GENERAL, "finn.custom_op.general": GENERAL, CHANNELS_LAST: CHANNELS_LAST}
+TRUNC_INPUTS = {1: 5, 2: 6}
+"""Inputs of each version of Trunc; qonnx itself does not count them."""
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+INTEGER_RANGES = {
+    f"{sign}INT{bits}": (0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    for sign in ("U", "")
+    for bits in (2, 4, 8, 16, 32)
+}
+
+Array = NDArray[Any]
+Arrays = list[Array | None]
+Kernel = Callable[[Arrays], Sequence[Any]]
+Values = dict[str, Array]
+Run = Callable[[Mapping[str, Array]], Values]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A file made ready: float64 constants, nodes in the order of their data."""
+
+    file: str
+    graph: onnx.GraphProto
+    opsets: Mapping[str, int]
+    nodes: tuple[NodeProto, ...]
+    constants: Mapping[str, Array]
+    inputs: Mapping[str, onnx.ValueInfoProto]
+    outputs: tuple[str, ...]
+    varying: frozenset[str]
+    """Tensors that depend on the inputs."""
+
+
+def execute(path: Path, inputs: Mapping[str, Array], *, keep: Collection[str] = ()) -> dict[str, NDArray[np.float64]]:
+    """Run a QONNX file on real inputs {name: (N, *shape)} node by node in float64; return outputs by name in declared order.
+
+    The tensors named in `keep` follow; one that does not depend on the inputs comes as it is, without axis N. Events run
+    batched; the first two and the last of every block run alone too, and where the batch changes them (constants with a
+    baked-in batch of 1) every event runs alone. Raises `BadData`, `Unsupported` or `UserError` naming file and node, and
+    `MissingTool` without qonnx or onnxruntime. `PRECISION` says what is not float64.
+    """
+    _need_packages()
+    model = _load(path)
+    arrays, baked = _checked_inputs(model, inputs)
+    wanted = tuple(dict.fromkeys((*model.outputs, *keep)))
+    known = {*model.inputs, *model.constants, *(name for node in model.nodes for name in node.output)}
+    if strangers := sorted(set(wanted) - known):
+        raise UserError(f"{model.file}: no tensor is named {strangers[0]!r}; keep tensors of the file")
+    kernels: dict[tuple[Any, ...], Kernel] = {}
+    constants = _run_nodes(model, model.constants, kernels, [node for node in model.nodes if not _varies(node, model)])
+    steps = [node for node in model.nodes if _varies(node, model)]
+    moving = tuple(name for name in wanted if name in model.varying)
+
+    def run(batch: Mapping[str, Array]) -> Values:
+        return _run_nodes(model, {**constants, **batch}, kernels, steps, moving)
+
+    found = _all_events(model, run, arrays, baked) if moving else {}
+    return {name: np.asarray(found.get(name, constants.get(name)), np.float64) for name in wanted}
+
+
+def input_names(path: Path) -> tuple[str, ...]:
+    """Return the names of a file's inputs in declared order, without its initialisers."""
+    return tuple(_load(path).inputs)
+
+
+def execute_stock(path: Path, inputs: Mapping[str, Array], events_per_call: int) -> dict[str, Array]:
+    """Run the qonnx package's own executor in float32 as users call it, some events per call; outputs by name.
+
+    It is loaded once. Its one-node models are written in a version that onnxruntime can read; nothing else is changed.
+    """
+    _need_packages()
+    from qonnx.core import onnx_exec
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    model = ModelWrapper(str(path))
+    values_in = [value for value in model.graph.input if value.name in inputs]
+    for value in (*values_in, *model.graph.output):  # the executor wants every shape as numbers
+        value.type.tensor_type.shape.dim[0].dim_value = events_per_call
+    model, make_model, calls = model.transform(InferShapes()), onnx_exec.qonnx_make_model, []
+    onnx_exec.qonnx_make_model = lambda graph: make_model(graph, ir_version=IR_VERSION)
+    try:
+        for start in range(0, len(next(iter(inputs.values()))), events_per_call):
+            batch = {name: array[start : start + events_per_call].astype(np.float32) for name, array in inputs.items()}
+            calls.append(onnx_exec.execute_onnx(model, batch))
+    finally:
+        onnx_exec.qonnx_make_model = make_model
+    return {name: np.concatenate([call[name] for call in calls]) for name in calls[0]}
+
+
+# The file -----------------------------------------------------------------------------------------------------------------
+
+
+def _need_packages() -> None:
+    if not all(importlib.util.find_spec(name) for name in ("qonnx", "onnxruntime")):
+        raise MissingTool("the QONNX executor needs the packages qonnx and onnxruntime; pip install 'caloedge[hls4ml]'")
+
+
+def _load(path: Path) -> _Model:
+    try:
+        file = onnx.load(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: {'no such file' if not path.exists() else error}") from None
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+        raise BadData(f"{path.name}: not a readable ONNX file ({_one_line(error)}); export it again") from None
+    functions = [(function.domain, function.name) for function in file.functions if function.domain not in CUSTOM_DOMAINS]
+    if functions:
+        file = onnx.inliner.inline_selected_functions(file, functions)
+    graph = file.graph
+    if not graph.output:
+        raise BadData(f"{path.name}: not a readable ONNX file (it holds no output); export it again")
+    if graph.sparse_initializer:
+        raise Unsupported(f"{path.name}: sparse initialisers are not supported; export dense ones")
+    constants = {tensor.name: _float64(tensor, path.name) for tensor in graph.initializer}
+    inputs = {value.name: value for value in graph.input if value.name not in constants}
+    opsets = {opset.domain: opset.version for opset in file.opset_import}
+    nodes = tuple(_float64_node(node, opsets.get("", 1), path.name) for node in _ordered(graph, {*constants, *inputs}, path.name))
+    varying = set(inputs)
+    for node in nodes:
+        if varying.intersection(node.input):
+            varying.update(node.output)
+    outputs = tuple(value.name for value in graph.output)
+    return _Model(path.name, graph, opsets, nodes, constants, inputs, outputs, frozenset(varying))
+
+
+def _ordered(graph: onnx.GraphProto, known: set[str], file: str) -> Iterator[NodeProto]:
+    made_by = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in known and name not in made_by:
+                raise BadData(f"{file}: node {_name(node)}: input {name!r} is missing; export the file again")
+    needs = {index: {made_by[name] for name in node.input if name in made_by} for index, node in enumerate(graph.node)}
+    try:
+        yield from (graph.node[index] for index in TopologicalSorter(needs).static_order())
+    except CycleError as error:
+        loop = ", ".join(sorted({_name(graph.node[index]) for index in error.args[1]})[:5])
+        raise BadData(f"{file}: nodes {loop} read each other in a cycle; export the file again") from None
+
+
+def _float64(tensor: TensorProto, file: str) -> Array:
+    try:
+        array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise BadData(f"{file}: initialiser {tensor.name!r} is damaged ({error}); export the file again") from None
+    return array.astype(np.float64) if tensor.data_type in FLOATS else array
+
+
+def _float64_node(node: NodeProto, opset: int, file: str) -> NodeProto:
+    """Return a copy whose tensor attributes and target types are float64."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    for attribute in copy.attribute:
+        if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+            raise Unsupported(f"{file}: node {_name(node)}: {node.op_type} with a graph inside is not supported; unroll it")
+        if attribute.type == AttributeProto.TENSOR and attribute.t.data_type in FLOATS:
+            attribute.t.CopyFrom(numpy_helper.from_array(_float64(attribute.t, file)))
+        if attribute.name in ("to", "dtype") and node.domain in ("", "ai.onnx"):
+            if attribute.i in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+                raise Unsupported(f"{file}: node {_name(node)}: a cast to 16-bit floats is not supported; export in float32")
+            attribute.i = TensorProto.DOUBLE if attribute.i == TensorProto.FLOAT else attribute.i
+    if opset >= STASH_TYPE_SINCE.get(node.op_type, opset + 1):
+        kept = [attribute for attribute in copy.attribute if attribute.name != "stash_type"]
+        del copy.attribute[:]
+        copy.attribute.extend([*kept, helper.make_attribute("stash_type", TensorProto.DOUBLE)])
+    return copy
+
+
+def _checked_inputs(model: _Model, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
+    """Return the inputs in the order and type of the file, and its baked-in batch size (1 when symbolic)."""
+    if set(inputs) != set(model.inputs):
+        raise UserError(f"{model.file}: its inputs are {', '.join(model.inputs)}; given are {', '.join(inputs) or 'none'}")
+    arrays, baked = {}, set()
+    for name, value in model.inputs.items():
+        array, shape = np.asarray(inputs[name]), value.type.tensor_type.shape.dim
+        sizes = tuple(dim.dim_value for dim in shape)
+        known = value.type.tensor_type.HasField("shape")
+        fits = array.ndim == len(sizes) > 0 and all(
+            size in (0, given) for size, given in zip(sizes[1:], array.shape[1:], strict=True)
+        )
+        if known and not fits:
+            axes = ", ".join(["N", *(str(dim.dim_value or dim.dim_param or "?") for dim in shape[1:])])
+            raise UserError(f"{model.file}: input {name!r} has shape {array.shape}; give ({axes})")
+        kind = value.type.tensor_type.elem_type
+        arrays[name] = array.astype(np.float64 if kind in FLOATS else helper.tensor_dtype_to_np_dtype(kind))
+        if not np.array_equal(arrays[name], array, equal_nan=array.dtype.kind == "f"):
+            raise UserError(
+                f"{model.file}: input {name!r} holds values that its type {arrays[name].dtype} cannot; round them first"
+            )
+        baked.add(sizes[0] or 1 if known else 1)
+    if len({len(array) for array in arrays.values()}) > 1 or not all(len(array) for array in arrays.values()):
+        events = ", ".join(f"{name!r} {len(array)}" for name, array in arrays.items())
+        raise UserError(f"{model.file}: events per input: {events}; give the same number, at least one")
+    if len(baked) > 1:
+        raise Unsupported(f"{model.file}: inputs of different batch sizes {sorted(baked)} are not supported; export with one")
+    return arrays, max(baked, default=1)
+
+
+def _name(node: NodeProto) -> str:
+    return node.name or f"{node.op_type} of {next(iter(node.output), '?')!r}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _varies(node: NodeProto, model: _Model) -> bool:
+    return bool(model.varying.intersection(node.input))
+
+
+# The events ---------------------------------------------------------------------------------------------------------------
+
+
+def _all_events(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values:
+    """Run all events block by block, batched as long as that gives what events alone give."""
+    events = len(next(iter(arrays.values())))
+    elements = sum(array.size for array in arrays.values()) // events
+    block = max(2, min(BLOCK_EVENTS, BLOCK_ELEMENTS // max(elements, 1)) // baked) * baked
+    parts, batched = [], True
+    for start in range(0, events, block):
+        part = {name: array[start : start + block] for name, array in arrays.items()}
+        found = _batched(model, run, part, baked) if batched else None
+        batched = found is not None
+        parts.append(_in_groups(model, run, part, baked) if found is None else found)
+    return _joined(model, parts)
+
+
+def _batched(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values | None:
+    """Return the results of all events at once; None when the first two groups or the last differ from those run alone."""
+    events = len(next(iter(arrays.values())))
+    if events < 2 * baked:
+        return None
+    try:
+        found = run(arrays)
+    except UserError:  # a constant shape that only fits the baked-in batch; other causes come back when events run alone
+        return None
+    some = np.unique([*range(2 * baked), *range(events - baked, events)])
+    alone = _in_groups(model, run, {name: array[some] for name, array in arrays.items()}, baked)
+    good = (found[name].shape[:1] == (events,) and _close(found[name][some], alone[name], SUMMATION_TOLERANCE) for name in found)
+    return found if all(good) else None
+
+
+def _in_groups(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values:
+    """Run events in groups of the baked-in batch size, usually alone; the last group is filled up with its last event."""
+    events = len(next(iter(arrays.values())))
+    parts = []
+    for start in range(0, events, baked):
+        index = np.minimum(np.arange(start, start + baked), events - 1)
+        found = run({name: array[index] for name, array in arrays.items()})
+        for name, array in found.items():
+            if array.shape[:1] != (baked,):
+                if baked > 1:
+                    raise Unsupported(f"{model.file}: {name!r} has no axis of {baked} events; export with a batch of 1")
+                found[name] = array[np.newaxis]
+        parts.append({name: array[: events - start] for name, array in found.items()})
+    return _joined(model, parts)
+
+
+def _joined(model: _Model, parts: Sequence[Values]) -> Values:
+    for name in parts[0]:
+        if len({part[name].shape[1:] for part in parts}) > 1:
+            raise Unsupported(f"{model.file}: the shape of {name!r} depends on the event; ask for tensors of fixed shape")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _close(found: Array, wanted: Array, tolerance: float) -> bool:
+    finite = np.abs(wanted[np.isfinite(wanted)].astype(np.float64))
+    atol = tolerance * float(finite.max(initial=0.0))
+    return found.shape == wanted.shape and np.allclose(found, wanted, rtol=0.0, atol=atol, equal_nan=True)
+
+
+# The nodes ----------------------------------------------------------------------------------------------------------------
+
+
+def _run_nodes(
+    model: _Model,
+    start: Mapping[str, Array],
+    kernels: dict[tuple[Any, ...], Kernel],
+    nodes: Sequence[NodeProto],
+    wanted: Sequence[str] | None = None,
+) -> Values:
+    """Run nodes in order; return the wanted tensors, or all when none are named. Tensors are dropped after their last use."""
+    values = dict(start)
+    last_use = {name: index for index, node in enumerate(nodes) for name in node.input}
+    for index, node in enumerate(nodes):
+        arrays: Arrays = [values[name] if name else None for name in node.input]
+        key = (node.output[0], *(array.dtype if array is not None else None for array in arrays))
+        try:
+            with np.errstate(all="ignore"):  # infinities follow IEEE 754, in onnxruntime too
+                if key not in kernels:
+                    kernels[key] = _kernel(node, model, arrays)
+                results = kernels[key](arrays)
+        except UserError as error:
+            raise type(error)(f"{model.file}: node {_name(node)}: {error}") from None
+        except Exception as error:  # the packages raise anything from AssertionError to their own types
+            raise Unsupported(
+                f"{model.file}: node {_name(node)}: {node.op_type} failed ({_one_line(error)}); check its inputs"
+            ) from None
+        for name, result in zip(node.output, results, strict=False):
+            if name:
+                values[name] = _as_float64(result, node, model, arrays)
+        if wanted is not None:
+            for name in {name for name in node.input if last_use[name] == index and name not in wanted}:
+                values.pop(name, None)
+    return values if wanted is None else {name: values[name] for name in wanted}
+
+
+def _as_float64(result: Any, node: NodeProto, model: _Model, arrays: Arrays) -> Array:
+    if not isinstance(result, np.ndarray | np.generic):
+        raise Unsupported(f"{model.file}: node {_name(node)}: {node.op_type} gives no tensor; sequences are not supported")
+    array = np.asarray(result)
+    if array.dtype in (np.float32, np.float16):
+        if any(given is not None and given.dtype == np.float64 for given in arrays):
+            raise Unsupported(f"{model.file}: node {_name(node)}: {node.op_type} computes in {array.dtype}; replace it")
+        array = array.astype(np.float64)  # a constant, exact
+    return array
+
+
+def _kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
+    """Return what runs one node on arrays of these types."""
+    if node.domain in CUSTOM_DOMAINS:
+        return _custom_kernel(node, model, arrays)
+    if node.op_type in FLOAT32_ONLY:
+        raise Unsupported(f"{node.op_type} exists in float32 only; replace it")
+    own = {"QuantizeLinear": _quantise_linear, "DequantizeLinear": _dequantise_linear}.get(node.op_type)
+    if own and not node.domain:
+        attributes = _attributes(node)
+        return lambda arrays: [own(arrays, attributes)]
+    if node.op_type not in FLOAT32_INSIDE:
+        double = _onnxruntime(node, model, arrays)
+        if double is not None:
+            return double
+    if node.op_type == "AveragePool":
+        attributes = _attributes(node)
+        kernel: Kernel = lambda arrays: [_average_pool(_array(arrays, 0), attributes)]  # noqa: E731
+    elif node.op_type == "ConvTranspose":
+        attributes = _attributes(node)
+        kernel = lambda arrays: [_transposed_convolution(arrays, attributes)]  # noqa: E731
+    else:
+        evaluator = ReferenceEvaluator(_one_node(node, model.opsets, arrays))
+        kernel = lambda arrays: _evaluate(evaluator, _feed(node, arrays))  # noqa: E731
+    _compare_with_float32(node, model, arrays, kernel)
+    return kernel
+
+
+def _one_node(node: NodeProto, opsets: Mapping[str, int], arrays: Arrays) -> onnx.ModelProto:
+    inputs = {
+        name: helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), None)
+        for name, array in _feed(node, arrays).items()
+    }
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    graph = helper.make_graph([node], "node", list(inputs.values()), outputs)
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=imports)
+
+
+def _evaluate(evaluator: ReferenceEvaluator, feed: Mapping[str, Array]) -> list[Any]:
+    found = evaluator.run(None, dict(feed))
+    return list(found.values()) if isinstance(found, dict) else found
+
+
+def _feed(node: NodeProto, arrays: Arrays) -> dict[str, Array]:
+    return {name: array for name, array in zip(node.input, arrays, strict=True) if array is not None}
+
+
+def _onnxruntime(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel | None:
+    """Return onnxruntime's kernel for arrays of these types; None where it has none."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it lacks is not an error here
+    options.intra_op_num_threads = 1  # a pool of threads for each node would only cost
+    try:
+        text = _one_node(node, model.opsets, arrays).SerializeToString()
+        session = onnxruntime.InferenceSession(text, options, providers=["CPUExecutionProvider"])
+    except Exception:  # not implemented, type not allowed, opset too new: it has a class for each
+        return None
+    outputs = [name for name in node.output if name]
+
+    def run(arrays: Arrays) -> list[Any]:
+        found = dict(zip(outputs, session.run(outputs, _feed(node, arrays)), strict=True))
+        return [found.get(name) for name in node.output]
+
+    return run
+
+
+def _compare_with_float32(node: NodeProto, model: _Model, arrays: Arrays, kernel: Kernel) -> None:
+    """Raise `Unsupported` when a kernel differs from onnxruntime's float32 by more than float32 can."""
+    single: Arrays = [a.astype(np.float32) if a is not None and a.dtype == np.float64 else a for a in arrays]
+    other = _onnxruntime(node, model, single)
+    if other is None:
+        return
+    for name, mine, theirs in zip(node.output, kernel(arrays), other(single), strict=False):
+        if theirs is None or theirs.dtype != np.float32:
+            continue
+        good = np.asarray(mine).shape == theirs.shape
+        if good:
+            sure = np.isfinite(theirs)
+            good = _close(np.asarray(mine)[sure], theirs[sure], FLOAT32_TOLERANCE)
+        if not good:
+            raise Unsupported(
+                f"onnx.reference and onnxruntime disagree on {node.op_type} ({name!r}); write it with other operators"
+            )
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    found = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
+
+
+def _array(arrays: Arrays, index: int) -> Array:
+    """Return a required input."""
+    array = arrays[index] if index < len(arrays) else None
+    if array is None:
+        raise BadData(f"input {index} is missing; export the file again")
+    return array
+
+
+# Operators of the qonnx package -------------------------------------------------------------------------------------------
+
+
+def _custom_kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
+    """Return the qonnx package's own arithmetic of an operator, called in float64.
+
+    Where its class would cast to float32 (quantisers) its function is called; where it would start onnxruntime in float32
+    (pooling, channels-last operators) the standard operator of this module takes that place.
+    """
+    from qonnx.custom_op.general.floatquant import float_quant
+    from qonnx.custom_op.general.quant import quant
+    from qonnx.custom_op.registry import getCustomOp
+    from qonnx.util.basic import get_preferred_qonnx_opset
+
+    general = NodeProto()
+    general.CopyFrom(node)
+    general.domain = CUSTOM_DOMAINS[node.domain]
+    if general.domain == CHANNELS_LAST or node.op_type == "MaxPoolNHWC":
+        return _channels_last_kernel(general, model, arrays)
+    try:
+        op = getCustomOp(general, model.opsets.get(node.domain, get_preferred_qonnx_opset()))
+    except KeyError:
+        raise Unsupported(f"qonnx has no operator {node.op_type}; check its name") from None
+    if node.op_type in ("Quant", "IntQuant"):
+        how = [op.get_nodeattr(name) for name in ("signed", "narrow", "rounding_mode")]
+        return lambda arrays: [quant(*(_array(arrays, index) for index in range(4)), *how)]
+    if node.op_type == "FloatQuant":
+        has = [op.get_nodeattr(name) for name in ("has_inf", "has_nan", "has_subnormal", "rounding_mode", "saturation")]
+        return lambda arrays: [float_quant(*arrays[:5], True, _array(arrays, 5), *has)]
+    if node.op_type == "QuantAvgPool2d":
+        return lambda arrays: [_quantised_average_pool(_array(arrays, 0), op)]
+    if node.op_type == "Trunc" and len(node.input) != TRUNC_INPUTS[op.onnx_opset_version]:
+        wanted = TRUNC_INPUTS[op.onnx_opset_version]
+        version = f"version {op.onnx_opset_version} of Trunc has {wanted} inputs, {len(node.input)} given"
+        raise BadData(f"{version}; import another version of {node.domain}")
+
+    def run(arrays: Arrays) -> list[Any]:
+        context = dict(zip(node.input, arrays, strict=True))
+        op.execute_node(context, model.graph)
+        return [context[name] for name in node.output]
+
+    return run
+
+
+def _channels_last_kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
+    """Return the standard operator between two transpositions; the kernels of a convolution are channels-last too."""
+    node.domain, node.op_type = "", node.op_type.removesuffix("NHWC")
+    turned = 2 if node.op_type == "Conv" else 1
+
+    def channels_first(arrays: Arrays) -> Arrays:
+        return [np.moveaxis(a, -1, 1) if index < turned and a is not None else a for index, a in enumerate(arrays)]
+
+    kernel = _kernel(node, model, channels_first(arrays))
+    return lambda arrays: [np.moveaxis(result, 1, -1) for result in kernel(channels_first(arrays))]
+
+
+def _quantised_average_pool(x: Array, op: Any) -> Array:
+    """Sum integers over windows and shift the sum right, by the operator's own number of bits."""
+    last = op.get_nodeattr("data_layout") == "NHWC"
+    size, stride = op.get_nodeattr("kernel"), op.get_nodeattr("stride")
+    mean = _average_pool(np.moveaxis(x, -1, 1) if last else x, {"kernel_shape": [size, size], "strides": [stride, stride]})
+    codes = np.right_shift(np.rint(mean * size**2).astype(np.int64), op.get_shifts()).astype(np.float64)
+    return np.moveaxis(codes, 1, -1) if last else codes
+
+
+# Standard operators, where neither package has them fast, correct and in float64 -------------------------------------------
+
+
+def _quantise_linear(arrays: Arrays, attributes: Mapping[str, Any]) -> Array:
+    """Divide by the scale, round half to even, add the zero point and saturate (ONNX QuantizeLinear, integer types)."""
+    x, zero = _array(arrays, 0), arrays[2] if len(arrays) > 2 else None
+    kind = (
+        helper.np_dtype_to_tensor_dtype(zero.dtype) if zero is not None else attributes.get("output_dtype") or TensorProto.UINT8
+    )
+    name = TensorProto.DataType.Name(kind)
+    if name not in INTEGER_RANGES:
+        raise Unsupported(f"QuantizeLinear to {name} is not supported; quantise to integers")
+    codes = np.rint(x.astype(np.float64) / _along(_array(arrays, 1), x, attributes))
+    if zero is not None:
+        codes = codes + _along(zero, x, attributes)
+    codes = np.clip(codes, *INTEGER_RANGES[name])
+    return codes.astype(np.int64).astype(helper.tensor_dtype_to_np_dtype(kind))
+
+
+def _dequantise_linear(arrays: Arrays, attributes: Mapping[str, Any]) -> Array:
+    """Subtract the zero point and multiply by the scale (ONNX DequantizeLinear)."""
+    codes = _array(arrays, 0)
+    x, zero = codes.astype(np.float64), arrays[2] if len(arrays) > 2 else None
+    if zero is not None:
+        x = x - _along(zero, codes, attributes)
+    return np.asarray(x * _along(_array(arrays, 1), codes, attributes))
+
+
+def _along(parameter: Array, x: Array, attributes: Mapping[str, Any]) -> Array:
+    """Return a scale or zero point in float64, shaped to one per tensor, per index of `axis` or per block along it."""
+    parameter, axis = parameter.astype(np.float64), int(attributes.get("axis", 1))
+    if parameter.size == 1 and not attributes.get("block_size"):
+        return parameter.reshape(())
+    if attributes.get("block_size"):
+        repeated = np.repeat(parameter, attributes["block_size"], axis)
+        return np.take(repeated, np.arange(x.shape[axis]), axis)
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return parameter.reshape(shape)
+
+
+def _convolution(x: Array, weights: Array, **attributes: Any) -> Array:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
+    (found,) = _evaluate(ReferenceEvaluator(_one_node(node, {"": 13}, [x, weights])), {"x": x, "w": weights})
+    return np.asarray(found)
+
+
+def _average_pool(x: Array, attributes: Mapping[str, Any]) -> Array:
+    """Average windows of x (N, C, ...): the sum of the elements divided by how many count (ONNX AveragePool)."""
+    kernel = list(attributes["kernel_shape"])
+    dims, sizes = len(kernel), x.shape[2:]
+    strides = attributes.get("strides", [1] * dims)
+    dilations = attributes.get("dilations", [1] * dims)
+    pads = list(attributes.get("pads", [0] * 2 * dims))
+    auto, up = attributes.get("auto_pad", "NOTSET"), bool(attributes.get("ceil_mode"))
+    extra = [0] * dims
+    for axis in range(dims):
+        size, stride, reach = sizes[axis], strides[axis], (kernel[axis] - 1) * dilations[axis] + 1
+        if auto.startswith("SAME"):
+            total = max(0, (-(-size // stride) - 1) * stride + reach - size)
+            begin = total // 2 if auto == "SAME_UPPER" else total - total // 2
+            pads[axis], pads[axis + dims] = begin, total - begin
+        rest = size + pads[axis] + pads[axis + dims] - reach
+        windows = (-(-rest // stride) if up else rest // stride) + 1
+        if up and (windows - 1) * stride >= size + pads[axis]:  # the last window would begin in the padding
+            windows -= 1
+        extra[axis] = max(0, (windows - 1) * stride - rest)
+    around = [(0, 0), (0, 0), *((pads[axis], pads[axis + dims]) for axis in range(dims))]
+    beyond = [(0, 0), (0, 0), *((0, width) for width in extra)]
+    counts = np.pad(np.ones((1, 1, *sizes)), around, constant_values=float(bool(attributes.get("count_include_pad"))))
+    values = np.pad(x.reshape(-1, 1, *sizes), around)
+    how = {"strides": strides, "dilations": dilations}
+    ones = np.ones((1, 1, *kernel))
+    mean = _convolution(np.pad(values, beyond), ones, **how) / _convolution(np.pad(counts, beyond), ones, **how)
+    return mean.reshape(*x.shape[:2], *mean.shape[2:])
+
+
+def _transposed_convolution(arrays: Arrays, attributes: Mapping[str, Any]) -> Array:
+    """Convolve x (N, C, ...), zeros put between its elements, with mirrored kernels (C, M / group, ...) (ONNX ConvTranspose)."""
+    x, weights, bias = _array(arrays, 0), _array(arrays, 1), arrays[2] if len(arrays) > 2 else None
+    group, kernel, sizes = attributes.get("group", 1), weights.shape[2:], x.shape[2:]
+    dims = len(kernel)
+    strides = attributes.get("strides", [1] * dims)
+    dilations = attributes.get("dilations", [1] * dims)
+    more = attributes.get("output_padding", [0] * dims)
+    pads = list(attributes.get("pads", [0] * 2 * dims))
+    auto, shape = attributes.get("auto_pad", "NOTSET"), attributes.get("output_shape")
+    reach = [(kernel[axis] - 1) * dilations[axis] for axis in range(dims)]
+    if auto.startswith("SAME") and shape is None:
+        shape = [size * stride for size, stride in zip(sizes, strides, strict=True)]
+    for axis, wanted in enumerate((shape or [])[-dims:]):
+        total = strides[axis] * (sizes[axis] - 1) + more[axis] + reach[axis] + 1 - wanted
+        begin = total // 2 if auto == "SAME_UPPER" else total - total // 2
+        pads[axis], pads[axis + dims] = begin, total - begin
+    spread = np.zeros((*x.shape[:2], *((size - 1) * stride + 1 for size, stride in zip(sizes, strides, strict=True))))
+    spread[(slice(None), slice(None), *(slice(None, None, stride) for stride in strides))] = x
+    spread = np.pad(spread, [(0, 0), (0, 0), *((reach[axis], reach[axis] + more[axis]) for axis in range(dims))])
+    mirrored = np.flip(weights, axis=tuple(range(2, weights.ndim)))
+    grouped = mirrored.reshape(group, -1, *weights.shape[1:]).swapaxes(1, 2)  # (group, M / group, C / group, ...)
+    whole = _convolution(spread, grouped.reshape(-1, *grouped.shape[2:]), dilations=dilations, group=group)
+    cut = tuple(slice(pads[axis], whole.shape[2 + axis] - pads[axis + dims]) for axis in range(dims))
+    result = whole[(slice(None), slice(None), *cut)]
+    return result if bias is None else result + bias.reshape(-1, *[1] * dims)

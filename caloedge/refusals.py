@@ -1,0 +1,89 @@
+"""How a backend refuses what it cannot build exactly: the layer, the reason and the cure in one line."""
+
+from typing import assert_never
+
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import (
+    Add,
+    Affine,
+    Conv,
+    Dense,
+    InputQuantiser,
+    MatMul,
+    MaxPool,
+    Multiply,
+    Op,
+    Output,
+    Rearrange,
+    Requantise,
+    Reshape,
+    Softmax,
+    Table,
+    Threshold,
+    TopK,
+)
+from caloedge.errors import Unsupported
+
+CURE = "use backend 'emulator'"
+"""It builds every operation."""
+
+
+def refusal(op: Op, what: str, backend: str, cure: str = CURE) -> Unsupported:
+    """Return the error that names a layer and what of it a backend cannot build.
+
+    >>> from caloedge.compiler.ops import Add
+    >>> print(refusal(Add("sum", ("a", "b")), "a sum of two tensors", "rtl"))
+    layer sum: a sum of two tensors is not supported by backend 'rtl'; use backend 'emulator'
+    """
+    return Unsupported(f"layer {op.name}: {what} is not supported by backend {backend!r}; {cure}")
+
+
+def refusal_of_kind(op: Op, backend: str) -> Unsupported:
+    """Return the error for an operation of a kind that a backend does not have at all."""
+    return refusal(op, kind(op), backend)
+
+
+def one_input(graph: Graph, backend: str) -> InputQuantiser:
+    """Return the only input; raise `Unsupported` for a second one."""
+    if len(graph.inputs) > 1:
+        raise Unsupported(f"input {graph.inputs[1].name}: a second input is not supported by backend {backend!r}; {CURE}")
+    return graph.inputs[0]
+
+
+def kind(op: Op) -> str:
+    """Return what an operation is called in a sentence."""
+    match op:
+        case InputQuantiser():
+            return "an input"
+        case Conv():
+            return f"a convolution over {len(op.kernel)} axes" if len(op.kernel) > 1 else "a convolution over one axis"
+        case Dense():
+            return "a dense layer"
+        case Affine():
+            return "a multiplication by constants"
+        case Add():
+            return "a sum of two tensors"
+        case Multiply():
+            return "a product of two tensors"
+        case MatMul():
+            return "a matrix product of two tensors"
+        case Requantise():
+            return "a requantisation"
+        case Threshold():
+            return "a count of thresholds"
+        case Table():
+            return "a table"
+        case MaxPool():
+            return "a max pool"
+        case Reshape():
+            return "a reshape"
+        case Rearrange():
+            return "an unnamed rearrangement" if op.kind == "rearrange" else f"a {op.kind}"
+        case Softmax():
+            return "a softmax"
+        case TopK():
+            return "a choice of the best"
+        case Output():
+            return "an output"
+        case _:
+            assert_never(op)

@@ -1,0 +1,510 @@
+"""The C++ emulator against `Graph.run` with `==`: every operation, several inputs and outputs, several models at once."""
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from random_networks import graphs
+
+from caloedge.backends.emulator import BACKEND
+from caloedge.backends.emulator.binding import Emulator, emulate
+from caloedge.backends.emulator.layout import plan
+from caloedge.backends.emulator.project import build
+from caloedge.backends.emulator.source import write
+from caloedge.catalog import Target, find
+from caloedge.compiler.fixed import Format, Rounding
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import (
+    Add,
+    Affine,
+    Conv,
+    Dense,
+    InputQuantiser,
+    MatMul,
+    MaxPool,
+    Multiply,
+    Op,
+    Output,
+    Rearrange,
+    Requantise,
+    Reshape,
+    Softmax,
+    Table,
+    Threshold,
+    TopK,
+)
+from caloedge.errors import BadData, MissingTool, UserError
+from caloedge.project import read_record, write_record
+
+TARGET = find(Target, "xcvu13p")
+QUICK = "-O1"
+WEIGHT = Format(True, 6, 3)
+
+
+def codes_of(rng: np.random.Generator, fmt: Format, *shape: int) -> np.ndarray:
+    return rng.integers(fmt.min_code, fmt.max_code, shape, endpoint=True)
+
+
+def stimuli(graph: Graph, n_events: int, seed: int = 3) -> dict[str, np.ndarray]:
+    """Return random codes by input, with the two extreme events first."""
+    rng, found = np.random.default_rng(seed), {}
+    for op in graph.inputs:
+        low, high = graph.tensors[op.name].range
+        found[op.name] = rng.integers(low, high, (n_events, *op.shape), endpoint=True)
+        found[op.name][:2] = np.array([low, high]).reshape(-1, *(1,) * len(op.shape))[:n_events]
+    return found
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return list(a) == list(b) and all(a[name].dtype == np.int64 and np.array_equal(a[name], b[name]) for name in b)
+
+
+def built(graph: Graph, folder: Path, variant: str = "native", optimisation: str = QUICK) -> Path:
+    build(graph, TARGET, variant, folder, {}, name="test", optimisation=optimisation)
+    return folder
+
+
+def outputs(*names: str) -> list[Op]:
+    return [Output(f"out_{name}", (name,)) for name in names]
+
+
+def sums() -> Graph:
+    """Return convolutions over 1 to 3 axes, dense layers and pools, in float, double and 64-bit integers."""
+    rng = np.random.default_rng(11)
+    wide = Format(True, 30, 4)
+    after = Format(False, 6, 1)
+    return Graph(
+        (
+            InputQuantiser("image", (4, 5, 6), Format(True, 6, 2), narrow=True),
+            Conv("grouped", ("image",), codes_of(rng, WEIGHT, 6, 2, 3, 2), codes_of(rng, WEIGHT, 6), WEIGHT,
+                 (2, 1), (1, 0, 2, 1), (1, 2), groups=2),
+            Requantise("act", ("grouped",), after, relu=True),
+            Conv("many", ("act",), codes_of(rng, WEIGHT, 29, 6, 1, 1), codes_of(rng, WEIGHT, 29), WEIGHT),
+            MaxPool("pool", ("many",), (2, 2), (1, 2), (2, 1)),
+            Conv("depthwise", ("act",), codes_of(rng, wide, 6, 1, 2, 2), codes_of(rng, wide, 6), wide, groups=6),
+            Requantise("act2", ("depthwise",), Format(True, 40, 3), relu=False),
+            InputQuantiser("volume", (2, 3, 4, 3), Format(False, 24, -3)),
+            Conv("solid", ("volume",), codes_of(rng, wide, 3, 2, 2, 2, 2), codes_of(rng, wide, 3), wide,
+                 (1, 2, 1), (0, 1, 0, 1, 0, 1)),
+            MaxPool("cubes", ("solid",), (2, 1, 2), (1, 1, 1)),
+            Reshape("rows", ("cubes",), (6, -1)),
+            Requantise("narrow", ("rows",), Format(True, 12, -25), relu=False, narrow=True),
+            Dense("each", ("narrow",), codes_of(rng, WEIGHT, 5, 4), codes_of(rng, WEIGHT, 5), WEIGHT),
+            InputQuantiser("trace", (1, 7), Format(True, 9, 0)),
+            Conv("line", ("trace",), codes_of(rng, WEIGHT, 13, 1, 3), codes_of(rng, WEIGHT, 13), WEIGHT, (3,), (2, 1), (2,)),
+            *outputs("pool", "act2", "cubes", "each", "line", "trace"),
+        )
+    )  # fmt: skip
+
+
+def steps() -> Graph:
+    """Return every rounding at every kind of shift, thresholds and tables of every kind, and element by element arithmetic."""
+    rng = np.random.default_rng(12)
+    ops: list[Op] = [
+        InputQuantiser("x", (3, 4), Format(True, 12, 3)),
+        InputQuantiser("wide", (3, 4), Format(True, 50, 10)),
+        Affine("scaled", ("x",), codes_of(rng, WEIGHT, 3, 1), codes_of(rng, WEIGHT, 3, 1), WEIGHT),
+        Affine("all", ("wide",), codes_of(rng, WEIGHT, 3, 4), codes_of(rng, WEIGHT, 3, 4), WEIGHT),
+    ]
+    for rounding in Rounding:
+        for number, (source, fmt) in enumerate([
+            ("x", Format(True, 5, 0)), ("x", Format(True, 30, 20)), ("x", Format(False, 7, 3)), ("wide", Format(True, 6, -36)),
+            ("wide", Format(True, 30, -4)), ("x", Format(True, 4, -57)), ("x", Format(True, 4, -70)), ("all", Format(True, 62, 9)),
+        ]):  # fmt: skip
+            name = f"{rounding.value}_{number}"
+            ops.append(Requantise(name, (source,), fmt, relu=number == 2, rounding=rounding))
+            ops += outputs(name)
+    ops.append(Requantise("limited", ("x",), Format(True, 8, 1), relu=False, limits=(-7, 50)))
+    few, many = np.sort(codes_of(rng, Format(True, 13, 0), 3, 1, 5)), np.sort(codes_of(rng, Format(True, 13, 0), 1, 4, 200))
+    far = np.sort(codes_of(rng, Format(True, 52, 0), 1, 1, 70))
+    ops += [
+        Threshold("sign", ("x",), np.full((3, 4, 1), 17), 1, -2, Format(True, 2, 0)),
+        Threshold("few", ("x",), few, -3, 2, Format(True, 5, 0)),
+        Threshold("many", ("x",), many, 0, 1, Format(False, 8, 2)),
+        Threshold("far", ("wide",), far, 100, -1, Format(True, 8, 2)),
+        Table("table", ("x",), codes_of(rng, Format(True, 20, 0), 3, 1, 4096), -2048, Format(True, 20, 0)),
+        Table("common", ("x",), codes_of(rng, Format(False, 8, 0), 1, 1, 5000), -2500, Format(False, 8, 0)),
+        InputQuantiser("row", (1, 4), Format(False, 5, 6)),
+        Add("sum", ("x", "row")),
+        Add("long", ("wide", "row")),
+        Add("plain", ("x", "scaled")),
+        Multiply("product", ("row", "x")),
+        Multiply("square", ("scaled", "scaled")),
+        *outputs("scaled", "all", "limited", "sign", "few", "many", "far", "table", "common", "sum", "long", "plain", "product"),
+        *outputs("square"),
+    ]
+    return Graph(tuple(ops))
+
+
+def moves() -> Graph:
+    """Return moves between number types, choices along the last axis, products of two tensors, awkward names."""
+    rng = np.random.default_rng(13)
+    index = rng.permutation(np.r_[np.arange(24), -1, -1, np.arange(10)]).reshape(4, 9)
+    x, wide = "x/int *?", 'wide"\\é?'
+    exponentials = np.rint(4095 * np.exp(-np.arange(40) / 8)).astype(np.int64)
+    ops: list[Op] = [
+        InputQuantiser(x, (3, 4), Format(True, 5, 2)),
+        InputQuantiser(wide, (2, 6), Format(True, 55, 2), scale=0.3, zero_point=-5),
+        Rearrange("float", (x, wide), index, fill=-3),
+        Rearrange("swapped", (x,), np.arange(12).reshape(3, 4).T),
+        InputQuantiser("coarse", (1, 4, 3), Format(True, 3, 0)),
+        Softmax("softmax", ("swapped",), exponentials, (255, 1), Format(False, 8, 8)),
+        Softmax("halves", ("coarse",), np.ones(1, dtype=np.int64), (3, 2), Format(False, 1, 0)),
+        TopK("best", ("coarse",), 2, largest=True, part="values"),
+        TopK("which", ("coarse",), 3, largest=True, part="indices"),
+        TopK("least", ("float",), 4, largest=False, part="values"),
+        TopK("where", ("coarse",), 1, largest=False, part="indices"),
+        Reshape("stack", ("swapped",), (2, 2, 3)),
+        Rearrange("turned", ("coarse",), np.arange(12).reshape(1, 4, 3).swapaxes(1, 2)),
+        MatMul("attention", ("stack", "turned")),
+        MatMul("twice", (x, "swapped")),
+        Reshape("again", ("stack",)),
+        *outputs("float", "softmax", "halves", "best", "which", "least", "where", "attention", "twice", "again", "coarse"),
+    ]
+    ops.append(Output("scores", ("again",), scale=np.linspace(0.1, 1.2, 12), offset=np.array(0.25)))
+    return Graph(tuple(ops))
+
+
+HAND_MADE = {"sums": sums, "steps": steps, "moves": moves}
+
+
+@pytest.fixture(scope="module", params=[(name, variant) for name in HAND_MADE for variant in BACKEND.variants], ids="-".join)
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, Path]:
+    name, variant = request.param
+    graph = HAND_MADE[name]()
+    return graph, built(graph, tmp_path_factory.mktemp("emulator") / f"{name} {variant}", variant)
+
+
+def test_every_operation_is_exact(project: tuple[Graph, Path]) -> None:
+    graph, folder = project
+    for n_events in (0, 1, 2, 31, 32, 33, 500):
+        codes = stimuli(graph, n_events)
+        assert same(BACKEND.emulate(folder, codes), graph.run(codes)), n_events
+
+
+def test_the_number_of_threads_changes_nothing(project: tuple[Graph, Path]) -> None:
+    graph, folder = project
+    codes = stimuli(graph, 333)
+    wanted = graph.run(codes)
+    for threads in (1, 2, 3, 100):
+        with Emulator(folder, threads) as emulator:
+            assert same(emulator.run(codes), wanted), threads
+            few = {name: array[:1] for name, array in codes.items()}
+            assert same(emulator.run(few), {name: array[:1] for name, array in wanted.items()})
+
+
+def test_the_hand_made_networks_hold_every_operation() -> None:
+    found = {type(op) for make in HAND_MADE.values() for op in make().ops}
+    assert found == set(Op.__args__)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(graph=graphs())
+def test_random_networks_are_exact(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = built(graph, tmp_path_factory.mktemp("random") / "project")
+    codes = stimuli(graph, 100)
+    assert same(emulate(folder, codes), graph.run(codes))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(graph=graphs())
+def test_no_buffer_is_overwritten_before_its_last_reader(graph: Graph) -> None:
+    check_plan(graph)
+
+
+@pytest.mark.parametrize("name", HAND_MADE)
+def test_no_buffer_of_the_hand_made_networks_is_overwritten(name: str) -> None:
+    check_plan(HAND_MADE[name]())
+
+
+def check_plan(graph: Graph) -> None:
+    """Replay a plan of memory: each byte must still belong to whom a reader expects."""
+    layout = plan(graph)
+    holder: dict[int, int] = {}
+    content: dict[str, int] = {}  # every result has a number; those that only rename share it
+    fresh = iter(range(10**6))
+
+    def written(name: str) -> None:
+        content[name] = next(fresh)
+        buffer = layout.buffers[name]
+        assert buffer.offset % 64 == 0
+        assert buffer.offset + buffer.size <= layout.size
+        holder.update(dict.fromkeys(range(buffer.offset, buffer.offset + buffer.size, 64), content[name]))
+
+    def read(name: str) -> None:
+        if name in layout.fused:
+            for source in graph[name].inputs:
+                read(source)
+            return
+        buffer = layout.buffers[name]
+        assert {holder[byte] for byte in range(buffer.offset, buffer.offset + buffer.size, 64)} == {content[name]}, name
+
+    for op in graph.inputs:
+        written(op.name)
+    for op in graph.ops:
+        if op.name in layout.fused or isinstance(op, InputQuantiser):
+            continue
+        if isinstance(op, Reshape | Output):
+            content[op.name] = content[op.inputs[0]]
+            continue
+        for name in op.inputs:
+            read(name)
+        written(op.name)
+        for name in op.inputs:
+            read(name)  # the result does not overwrite what is still being read
+    for op in graph.outputs:
+        read(op.name)
+
+
+def chain(seed: int = 5) -> Graph:
+    """Return a small image network with one input and one output."""
+    rng = np.random.default_rng(seed)
+    return Graph(
+        (
+            InputQuantiser("x", (2, 5, 6), Format(True, 6, 2)),
+            Conv("conv", ("x",), codes_of(rng, WEIGHT, 3, 2, 3, 3), codes_of(rng, WEIGHT, 3), WEIGHT),
+            Requantise("act", ("conv",), Format(False, 6, 1), relu=True),
+            Reshape("flat", ("act",)),
+            Dense("dense", ("flat",), codes_of(rng, WEIGHT, 3, 36), codes_of(rng, WEIGHT, 3), WEIGHT),
+            Output("scores", ("dense",)),
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(chain(), tmp_path_factory.mktemp("small") / "project")
+
+
+def test_a_flipped_weight_and_another_rounding_are_caught(tmp_path: Path) -> None:
+    graph = chain()
+    weights = graph["dense"].weights.copy()
+    weights[1, 7] ^= 1
+    codes = stimuli(graph, 400)
+    wanted = graph.run(codes)
+    for number, broken in enumerate(
+        (graph.replacing("dense", weights=weights), graph.replacing("act", rounding=Rounding.HALF_UP))
+    ):
+        found = emulate(built(broken, tmp_path / str(number)), codes)
+        assert not same(found, wanted)
+        assert same(found, broken.run(codes))
+
+
+def test_codes_of_every_integer_type_are_taken(small: Path) -> None:
+    codes = stimuli(chain(), 70)["x"]
+    wanted = chain().run(codes)
+    with Emulator(small) as emulator:
+        for array in (codes.astype(np.int8), codes.astype(np.int32), codes[:, :, :, ::-1].copy()[:, :, :, ::-1]):
+            assert same(emulator.run(array), wanted)
+        assert same(emulator.run({"x": codes}), wanted)
+
+
+def test_models_and_versions_in_one_process_do_not_disturb_each_other(tmp_path: Path) -> None:
+    first, second, other = chain(5), chain(6), moves()
+    folders = [built(graph, tmp_path / str(number)) for number, graph in enumerate((first, second, other))]
+    models = [Emulator(folder, threads=2) for folder in folders]
+    same_again = Emulator(folders[0])
+    for seed in range(3):
+        for graph, emulator in zip((first, second, other, first), (*models, same_again), strict=True):
+            codes = stimuli(graph, 100, seed)
+            assert same(emulator.run(codes), graph.run(codes))
+    models[0].close()
+    codes = stimuli(first, 50, 9)
+    assert same(same_again.run(codes), first.run(codes))
+    # a new version in the place of the old one
+    build(second, TARGET, "native", folders[0], {}, name="test", optimisation=QUICK)
+    assert same(emulate(folders[0], codes), second.run(codes))
+    assert same(same_again.run(codes), first.run(codes))
+
+
+def test_models_run_side_by_side_in_threads(small: Path) -> None:
+    graph, wrong = chain(), []
+
+    def work(seed: int) -> None:
+        codes = stimuli(graph, 2000, seed)
+        with Emulator(small) as emulator:
+            for _ in range(5):
+                if not same(emulator.run(codes), graph.run(codes)):
+                    wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("place", [0, 31, 32, 69])
+@pytest.mark.parametrize("code", [-33, 32, 10**6, -(2**60)])
+def test_codes_out_of_range_are_refused(small: Path, place: int, code: int) -> None:
+    codes = stimuli(chain(), 70)["x"]
+    codes[place, 1, 4, 5] = code
+    low, high = min(code, -32), max(code, 31)
+    for array in (codes, codes.astype(np.int8)) if -128 <= code < 128 else (codes,):
+        with pytest.raises(UserError) as caught:
+            emulate(small, array)
+        assert str(caught.value) == f"{small}: codes of input x reach from {low} to {high}; -32 to 31 are allowed"
+
+
+def test_what_does_not_fit_is_refused(small: Path, tmp_path: Path) -> None:
+    codes = stimuli(chain(), 3)["x"]
+    wanted = {
+        "input codes are int64 (3, 2, 5, 5); integers (N, 2, 5, 6) expected": codes[..., 1:],
+        "input codes are float64 (3, 2, 5, 6); integers (N, 2, 5, 6) expected": codes.astype(float),
+        "input codes are int64 (); integers (N, 2, 5, 6) expected": np.int64(3),
+        "input codes for y given; the inputs are: x": {"y": codes},
+    }
+    for message, given_codes in wanted.items():
+        with pytest.raises(UserError) as caught:
+            emulate(small, given_codes)
+        assert str(caught.value) == f"{small}: {message}"
+    with pytest.raises(UserError, match=r"^0 threads asked for; at least 1 is needed$"):
+        Emulator(small, threads=0)
+    emulator = Emulator(small)
+    emulator.close()
+    emulator.close()
+    with pytest.raises(UserError, match=r": the emulator is closed; open it again$"):
+        emulator.run(codes)
+    with pytest.raises(UserError, match=r"no caloedge\.json there; make a project with: "):
+        emulate(tmp_path, codes)
+
+
+def test_several_inputs_go_by_name(project: tuple[Graph, Path]) -> None:
+    graph, folder = project
+    codes = stimuli(graph, 5)
+    first, *others = codes
+    names = ", ".join(codes)
+    with pytest.raises(UserError) as caught:
+        emulate(folder, codes[first])
+    assert str(caught.value) == f"{folder}: has {len(codes)} inputs ({names}); give their codes by name"
+    with pytest.raises(UserError, match=re.escape(f"{folder}: the inputs have different numbers of events: {first} 4, ")):
+        emulate(folder, codes | {first: codes[first][:4]})
+
+
+def test_a_moved_folder_works_and_a_damaged_library_does_not(small: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "else where" / "project"
+    shutil.copytree(small, moved)
+    codes = stimuli(chain(), 40)
+    assert same(emulate(moved, codes), chain().run(codes))
+    library = moved / read_record(moved)["library"]
+    for text in (b"not a library", None):
+        library.unlink()
+        if text is not None:
+            library.write_bytes(text)
+        with pytest.raises(BadData) as caught:
+            emulate(moved, codes)
+        assert str(caught.value).startswith(f"{library}: cannot be loaded (")
+        assert str(caught.value).endswith("); build the project again on this machine")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_library_of_another_model_is_refused(small: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "project"
+    shutil.copytree(small, moved)
+    write_record(moved, read_record(moved) | {"namespace": "caloedge_test_00000000"})
+    with pytest.raises(BadData, match=r"cannot be loaded \(.*undefined symbol: caloedge_test_00000000_create\); build the"):
+        emulate(moved, stimuli(chain(), 1))
+
+
+def test_without_a_compiler_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingTool, match=r"^g\+\+ not found on PATH; install a C\+\+ compiler"):
+        BACKEND.build(chain(), TARGET, "native", tmp_path / "project", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_build_that_fails_leaves_its_log_beside(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^g\+\+ failed with exit code 1; see .*project\.build\.log; it ends: "):
+        built(chain(), tmp_path / "project", optimisation="--no-such-option")
+    assert [path.name for path in tmp_path.iterdir()] == ["project.build.log"]
+
+
+def test_text_is_the_same_every_time_and_for_every_name() -> None:
+    text = write(chain(), "My model, v2")
+    assert text == write(chain(), "My model, v2")
+    digest = chain().digest
+    assert text.prefix == f"caloedge_my_model_v2_{digest[:8]}"
+    assert write(chain(), "…").prefix == f"caloedge_network_{digest[:8]}"
+    assert write(chain(6), "…").prefix != write(chain(), "…").prefix
+    header = text.files[f"{text.prefix}.h"]
+    assert "   input x_codes: int8_t [2, 5, 6], fixed<6,4>, codes -32 to 31\n" in header
+    assert f"int {text.prefix}_predict({text.prefix}_model *model,\n    const int8_t *x_codes, \n    int" in header
+
+
+def test_the_record_says_what_is_in_the_folder(small: Path) -> None:
+    values = json.loads((small / "caloedge.json").read_text())
+    assert values["backend"] == "emulator"
+    assert values["graph"] == chain().digest
+    assert values["inputs"] == [{"name": "x", "shape": [2, 5, 6], "format": "fixed<6,4>", "range": [-32, 31], "type": "int8_t"}]
+    assert [port["name"] for port in values["outputs"]] == ["scores"]
+    assert {path.name for path in small.iterdir()} == {
+        "caloedge.json", "build.log", "caloedge_emulator.h", values["library"],
+        f"{values['namespace']}.h", f"{values['namespace']}.cpp",
+    }  # fmt: skip
+
+
+PROGRAM = """
+#include <stdio.h>
+#include <string.h>
+#include "{first}.h"
+#include "{second}.h"
+
+int main(void) {{
+    int8_t codes[40 * 60];
+    int64_t wide[40 * 60];
+    for (int i = 0; i < 40 * 60; ++i) wide[i] = codes[i] = (int8_t)(i * 7 % 64 - 32);
+    static {type} a[40 * 3], b[40 * 3];
+    static int64_t c[40 * 3];
+    {first}_model *one = {first}_create();
+    {second}_model *two = {second}_create();
+    if ({first}_predict(one, codes, a, 40, 2) || {second}_predict(two, codes, b, 40, 1)) return 1;
+    if ({first}_predict_int64(one, wide, c, 40, 1)) return 2;
+    for (int i = 0; i < 120; ++i) printf("%d %d %d\\n", (int)a[i], (int)b[i], (int)c[i]);
+    if ({first}_predict(one, codes, a, -1, 1) != {first}_BAD_ARGUMENT) return 3;
+    if ({first}_predict(one, codes, a, 1, 0) != {first}_BAD_ARGUMENT) return 4;
+    if ({first}_predict(one, NULL, a, 1, 1) != {first}_BAD_ARGUMENT) return 5;
+    if ({first}_predict(NULL, codes, a, 1, 1) != {first}_BAD_ARGUMENT) return 6;
+    if ({first}_predict(one, NULL, NULL, 0, 1) != {first}_OK) return 7;
+    codes[5] = 32;
+    if ({first}_predict(one, codes, a, 40, 2) != {first}_OUT_OF_RANGE) return 8;
+    int32_t count;
+    const {first}_tensor *inputs = {first}_inputs(&count);
+    if (count != 1 || strcmp(inputs->name, "x") || strcmp(inputs->format, "fixed<6,4>")) return 9;
+    if (inputs->rank != 3 || inputs->shape[0] != 2 || inputs->shape[2] != 6 || inputs->elements != 60) return 10;
+    if (inputs->low != -32 || inputs->high != 31 || inputs->code_bytes != 1 || inputs->zero_point != 0) return 11;
+    if (inputs->scale_count != 1 || inputs->scales[0] != 0.25 || inputs->offsets[0] != 0) return 12;
+    if (strcmp({first}_outputs(&count)->name, "scores") || count != 1) return 13;
+    {first}_destroy(one);
+    {second}_destroy(two);
+    {second}_destroy(NULL);
+    return 0;
+}}
+"""
+
+
+@pytest.mark.parametrize("compiler", ["gcc -std=c99", "g++ -std=c++11"])
+def test_a_c_program_links_two_models(tmp_path: Path, small: Path, compiler: str) -> None:
+    if shutil.which(compiler.split()[0]) is None:
+        pytest.skip(f"{compiler} is not installed")
+    second = built(chain(6), tmp_path / "second")
+    one, two = read_record(small), read_record(second)
+    names = {"first": one["namespace"], "second": two["namespace"], "type": one["outputs"][0]["type"]}
+    program = tmp_path / ("main.c" if "gcc" in compiler else "main.cpp")
+    program.write_text(PROGRAM.format(**names))
+    libraries = [str(folder / values["library"]) for folder, values in ((small, one), (second, two))]
+    paths = [f"-I{folder}" for folder in (small, second)] + [f"-Wl,-rpath,{folder}" for folder in (small, second)]
+    subprocess.run([*compiler.split(), "-Wall", "-Wextra", "-Werror", *paths, str(program), *libraries, "-o", "main"],
+                   cwd=tmp_path, check=True, timeout=60)  # fmt: skip
+    done = subprocess.run([tmp_path / "main"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    codes = (np.arange(40 * 60) * 7 % 64 - 32).reshape(40, 2, 5, 6)
+    first, other = (graph.run(codes)["scores"].reshape(-1) for graph in (chain(), chain(6)))
+    found = np.array([line.split() for line in done.stdout.splitlines()], dtype=np.int64)
+    assert np.array_equal(found, np.stack([first, other, first], axis=1))
