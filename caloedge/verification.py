@@ -20,7 +20,7 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
 from caloedge.errors import MissingTool
 from caloedge.project import is_built, record
-from caloedge.qonnx_executor import execute, input_names
+from caloedge.qonnx_executor import execute
 from caloedge.recipe import Recipe
 
 RANDOM_VECTORS = 10_000
@@ -151,13 +151,7 @@ def build_if_needed(design: Design, graph: Graph, recipe: Recipe, folder: Path) 
 
 def run_qonnx(path: Path, graph: Graph, codes: NDArray[Any]) -> Codes:
     """Execute a QONNX file node by node in float64 on input codes; return output codes by name."""
-    values = execute(path, {input_names(path)[0]: codes * graph.input.format.lsb})
-    found = {}
-    for op, value in zip(graph.outputs, values.values(), strict=True):
-        scaled = value / graph.tensors[op.name].format.lsb
-        # A value between two codes is a difference: push it away from both.
-        found[op.name] = np.where(scaled == np.rint(scaled), scaled, scaled + np.sign(scaled) + 1).astype(np.int64)
-    return found
+    return graph.output_codes(execute(path, graph.input_values(codes)))
 
 
 def _run_twin(artifact: Artifact, graph: Graph, codes: NDArray[Any]) -> Codes:

@@ -27,6 +27,7 @@ LAYERS = """
     compiler.ranges, compiler.functions
     compiler.kernels, compiler.builder
     compiler.graph, compiler.steps
+    compiler.passes
     compiler.values
     compiler.reading
     compiler.read_layers, compiler.read_elementwise, compiler.read_moves
@@ -35,6 +36,7 @@ LAYERS = """
     arithmetic, published
     tasks.*, networks.*, targets.*
     tools, project, budgets, qonnx_executor, refusals
+    backends.rtl.steps, backends.rtl.tables
     backends.rtl.adders, backends.rtl.design, backends.hls4ml.layout
     backends.rtl.verilog, backends.rtl.harness, backends.hls4ml.plan
     backends.rtl.simulation, backends.hls4ml.project

@@ -20,6 +20,9 @@ Array = NDArray[Any]
 Inputs = Array | Mapping[str, Array]
 """Codes of the only input, or codes by input name."""
 
+CODE_NOISE = 1e-3
+"""How far, in codes, a real value may lie beside its code through rounding in float64."""
+
 CHUNK_BYTES = 1024 * 1024
 """Size of the largest intermediate array while running: it should stay in a core's second-level cache."""
 
@@ -54,6 +57,9 @@ class Graph:
     ops: tuple[Op, ...]
     tensors: Mapping[str, Tensor] = field(init=False, repr=False)
     """Shape, format and range of every operation's result, by name."""
+    _by_name: Mapping[str, Op] = field(init=False, repr=False)
+    readers: Mapping[str, tuple[str, ...]] = field(init=False, repr=False)
+    """Which operations read each one, by name; one that reads a tensor twice is there twice."""
 
     def __post_init__(self) -> None:
         tensors: dict[str, Tensor] = {}
@@ -68,13 +74,18 @@ class Graph:
         if not any(isinstance(op, Output) for op in self.ops):
             raise Unsupported("a graph has at least one output")
         object.__setattr__(self, "tensors", MappingProxyType(tensors))
+        object.__setattr__(self, "_by_name", {op.name: op for op in self.ops})
+        readers: dict[str, tuple[str, ...]] = dict.fromkeys(tensors, ())
+        for op in self.ops:
+            for name in op.inputs:
+                readers[name] += (op.name,)
+        object.__setattr__(self, "readers", MappingProxyType(readers))
 
     def __getitem__(self, name: str) -> Op:
         """Return the operation called `name`."""
-        for op in self.ops:
-            if op.name == name:
-                return op
-        raise UserError(f"no layer {name!r}; there are: {', '.join(op.name for op in self.ops)}")
+        if name not in self._by_name:
+            raise UserError(f"no layer {name!r}; there are: {', '.join(self._by_name)}")
+        return self._by_name[name]
 
     @property
     def inputs(self) -> tuple[InputQuantiser, ...]:
@@ -122,6 +133,20 @@ class Graph:
         for op in self.outputs:
             scale = self.tensors[op.name].format.lsb if op.scale is None else op.scale
             found[op.name] = np.asarray(codes[op.name] * scale + (0.0 if op.offset is None else op.offset), dtype=np.float64)
+        return found
+
+    def output_codes(self, values: Mapping[str, NDArray[Any]]) -> dict[str, Codes]:
+        """Return {output name: codes} of real values; a value between two codes becomes one that is a difference from both.
+
+        Values of scales that are not powers of two may lie `CODE_NOISE` beside a code, because float64 cannot hold them.
+        """
+        found = {}
+        for op in self.outputs:
+            lsb = self.tensors[op.name].format.lsb
+            scaled = (values[op.name] - (0.0 if op.offset is None else op.offset)) / (lsb if op.scale is None else op.scale)
+            nearest = np.rint(scaled)
+            between = np.abs(scaled - nearest) > (0.0 if op.scale is None and op.offset is None else CODE_NOISE)
+            found[op.name] = np.where(between, nearest + np.sign(scaled) + 1, nearest).astype(np.int64)
         return found
 
     def run(self, codes: Inputs) -> dict[str, Codes]:

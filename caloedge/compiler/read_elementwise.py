@@ -8,12 +8,11 @@ from fractions import Fraction
 import numpy as np
 
 from caloedge.compiler import functions
-from caloedge.compiler.fixed import Format
 from caloedge.compiler.functions import Function
-from caloedge.compiler.ops import Affine, Multiply
-from caloedge.compiler.rationals import Rationals, compressed, rationals
+from caloedge.compiler.ops import Multiply
+from caloedge.compiler.rationals import Rationals, rationals
 from caloedge.compiler.reading import Constant, Node, Operand, RawInput, checked, fitted, real_weights
-from caloedge.compiler.values import Value, added, applied, constant_of, limited, moved, plain_value, scaled
+from caloedge.compiler.values import Value, added, applied, centred, constant_of, limited, moved, plain_value, scaled
 from caloedge.errors import BadData, Unsupported
 
 SQRT_BITS = 128
@@ -119,23 +118,11 @@ def _refuse_mismatch(a: Value, b: Value) -> None:
 def _product(node: Node) -> Value:
     a, b = _same_rank(node, node.plain(0), node.plain(1))
     _refuse_mismatch(a, b)
-    a, b = _centred(node, a), _centred(node, b)
+    a, b = centred(node.builder, a), centred(node.builder, b)
+    if any(a.offset.flat) or any(b.offset.flat):
+        raise Unsupported("a factor with a bias that is no whole number of its steps is not supported; quantise it first")
     op = node.builder.add(Multiply(node.builder.new_name("multiply"), (a.op, b.op)))
     return plain_value(node.builder, op, a.scale * b.scale)
-
-
-def _centred(node: Node, value: Value) -> Value:
-    """Return a plain value without an offset: one that is a whole number of steps goes into the codes."""
-    if not any(value.offset.flat):
-        return value
-    if not all(value.scale.flat):
-        raise Unsupported("a factor with scale 0 is not supported")
-    steps = compressed(value.offset / value.scale)
-    if any(step.denominator != 1 or abs(step) >= 2**60 for step in steps.flat):
-        raise Unsupported("a factor with a bias that is no whole number of its steps is not supported; quantise it first")
-    bias = np.array([int(step) for step in steps.flat], dtype=np.int64).reshape(steps.shape)
-    shift = Affine(node.builder.new_name("shift"), (value.op,), np.ones_like(bias), bias, Format(False, 1, 0))
-    return plain_value(node.builder, node.builder.add(shift), value.scale)
 
 
 def read_neg(node: Node) -> None:

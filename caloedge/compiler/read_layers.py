@@ -14,7 +14,7 @@ from caloedge.compiler.ranges import MAX_ELEMENTS, Tensor
 from caloedge.compiler.rationals import Rationals, compressed, rationals
 from caloedge.compiler.reading import Constant, Node, Scores, checked, integer_weights, real_weights
 from caloedge.compiler.steps import Quantiser
-from caloedge.compiler.values import Value, added, constant_of, moved, plain_value, positive, single, uniform
+from caloedge.compiler.values import Value, added, centred, constant_of, moved, plain_value, positive, single, uniform
 from caloedge.errors import BadData, Unsupported
 
 EXPONENTIAL_BITS = 30
@@ -40,7 +40,10 @@ def _filters(node: Node) -> tuple[Constant, Rationals | None]:
     weights = node.operand(1, "weights")
     if not isinstance(weights, Constant):
         raise Unsupported("weights that depend on the input are not supported")
-    return weights, _bias(node, 2, len(weights.values)) if weights.values.ndim else None
+    rank = weights.values.ndim
+    if node.last and rank > 2:  # (F, *kernel, C): their channels are last, too
+        weights = transposed(weights, (0, rank - 1, *range(1, rank - 1)))
+    return weights, _bias(node, 2, len(weights.values)) if rank else None
 
 
 def _bias(node: Node, index: int, filters: int) -> Rationals | None:
@@ -290,7 +293,7 @@ def read_matmul(node: Node) -> None:
         turned = swapped(node, value)
         node.give(swapped(node, _dense(node, turned, weights, None, Fraction(1))))
         return
-    a, b = _without_offset(node.plain(0)), _without_offset(node.plain(1))
+    a, b = (_without_offset(node, node.plain(index)) for index in (0, 1))
     rank = max(len(a.shape), len(b.shape))
     if min(len(a.shape), len(b.shape)) < 2:
         raise Unsupported("a product of two tensors needs two axes beside the events")
@@ -302,9 +305,12 @@ def read_matmul(node: Node) -> None:
     node.give_plain(op, constant_of(scales[0] * scales[1], rank))  # type: ignore[operator]
 
 
-def _without_offset(value: Value) -> Value:
+def _without_offset(node: Node, value: Value) -> Value:
+    value = centred(node.builder, value)
     if any(value.offset.flat):
-        raise Unsupported("a product of two tensors with zero points or biases is not supported; quantise them symmetrically")
+        raise Unsupported(
+            "a product of tensors with biases that are no whole number of steps is not supported; quantise them first"
+        )
     return value
 
 

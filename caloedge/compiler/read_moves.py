@@ -307,9 +307,9 @@ def read_resize(node: Node) -> None:
     if rule not in rounders:
         raise BadData(f"nearest_mode {rule} is not known")
     places = []
+    if min(length for _, length in scales) < 1 or math.prod(length for _, length in scales) > MAX_ELEMENTS:
+        raise Unsupported(f"a result of {' × '.join(str(length) for _, length in scales)} elements is not possible or too large")
     for size, (factor, length) in zip(shape, scales, strict=True):
-        if length < 1 or length > MAX_ELEMENTS or factor <= 0:
-            raise Unsupported("sizes or scales are not possible")
         line = []
         for i in range(length):
             if how == "asymmetric":
@@ -322,8 +322,6 @@ def read_resize(node: Node) -> None:
                 x = (Fraction(2 * i + 1, 2)) / factor - Fraction(1, 2)
             line.append(min(max(rounders[rule](x), 0), size - 1))
         places.append(np.array(line))
-    if math.prod(map(len, places)) > MAX_ELEMENTS:
-        raise Unsupported("its result is too large")
     node.move(lambda index: index[np.ix_(*places)], "resize")
 
 

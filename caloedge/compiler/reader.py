@@ -23,11 +23,12 @@ from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.onnx_file import OnnxFile, load, node_name, shown, tensor_array
 from caloedge.compiler.ops import InputQuantiser, Output
+from caloedge.compiler.passes import optimise
 from caloedge.compiler.ranges import MAX_ELEMENTS
 from caloedge.compiler.rationals import Rationals, to_floats
 from caloedge.compiler.reading import SOFTMAX, Constant, Node, RawInput, Reading, Scores
 from caloedge.compiler.values import Value, expanded, plain, uniform
-from caloedge.errors import BadData, Unsupported
+from caloedge.errors import BadData, Unsupported, UserError
 
 QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 CHANNELS_LAST_DOMAIN = "qonnx.custom_op.channels_last"
@@ -85,13 +86,13 @@ def compile_file(path: Path, missing: Format | None = None) -> Compiled:
     for proto in file.nodes:
         try:
             _read_node(proto, reading, path.parent)
-        except (Unsupported, BadData) as error:
-            raise type(error)(f"{file.name}: node {node_name(proto)}: {error}") from None
+        except UserError as error:
+            raise _of_kind(error)(f"{file.name}: node {node_name(proto)}: {error}") from None
         except (ArithmeticError, ValueError, IndexError, TypeError, MemoryError) as error:
             # Numbers and shapes that nobody thought of; nothing has been written.
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise BadData(f"{file.name}: node {node_name(proto)}: contradicts itself ({reason}); export the file again") from None
-    return Compiled(_finish(file, reading), tuple(reading.inserted))
+    return Compiled(optimise(_finish(file, reading)), tuple(reading.inserted))
 
 
 def _read_node(proto: onnx.NodeProto, reading: Reading, folder: Path) -> None:
@@ -106,6 +107,8 @@ def _read_node(proto: onnx.NodeProto, reading: Reading, folder: Path) -> None:
     if not known or proto.domain not in allowed:
         operator = shown(f"{proto.domain}.{proto.op_type}" if proto.domain else proto.op_type)
         raise Unsupported(f"operator {operator} is not supported; export the network without it, or calculate it outside")
+    if not custom and not last:
+        _refuse_wrong_count(proto, reading.opset)
     operands = [reading.operands[name] for name in proto.input if name]
     if not custom and proto.op_type in FOLDED and all(isinstance(operand, Constant) for operand in operands):
         _fold(node, [operand for operand in operands if isinstance(operand, Constant)])
@@ -113,6 +116,20 @@ def _read_node(proto: onnx.NodeProto, reading: Reading, folder: Path) -> None:
         READERS[proto.op_type](node)
     else:
         raise Unsupported(f"operator {proto.op_type} is supported for constants only; calculate it outside of the network")
+
+
+def _refuse_wrong_count(proto: onnx.NodeProto, opset: int) -> None:
+    """Refuse more or fewer inputs or outputs than the operator has in the file's version."""
+    try:
+        schema = onnx.defs.get_schema(proto.op_type, min(opset, onnx.defs.onnx_opset_version()))
+    except onnx.defs.SchemaError:
+        raise BadData(f"operator {proto.op_type} does not exist in opset {opset}; export the network again") from None
+    for what, there, least, most in (
+        ("inputs", len(proto.input), schema.min_input, schema.max_input),
+        ("outputs", len(proto.output), schema.min_output, schema.max_output),
+    ):
+        if not least <= there <= most:
+            raise BadData(f"{there} {what} given, {least} to {most} expected")
 
 
 # Constants
@@ -198,8 +215,8 @@ def _finish(file: OnnxFile, reading: Reading) -> Graph:
             raise BadData(f"{file.name}: output {shown(name)!r} is not the result of any layer")
         try:
             outputs.append(_output(name, operand, reading))
-        except Unsupported as error:
-            raise Unsupported(f"{file.name}: output {shown(name)}: {error}") from None
+        except UserError as error:
+            raise _of_kind(error)(f"{file.name}: output {shown(name)}: {error}") from None
     ops = reading.builder.needed(source for op in outputs for source in op.inputs)
     by_name = {op.name: op for op in ops if isinstance(op, InputQuantiser)}
     for value in file.inputs:
@@ -208,8 +225,12 @@ def _finish(file: OnnxFile, reading: Reading) -> Graph:
     inputs = [by_name[value.name] for value in file.inputs]
     try:
         return Graph((*inputs, *(op for op in ops if not isinstance(op, InputQuantiser)), *outputs))
-    except Unsupported as error:
-        raise Unsupported(f"{file.name}: {error}") from None
+    except UserError as error:
+        raise _of_kind(error)(f"{file.name}: {error}") from None
+
+
+def _of_kind(error: UserError) -> type[UserError]:
+    return BadData if isinstance(error, BadData) else Unsupported
 
 
 def _output(name: str, operand: Value, reading: Reading) -> Output:

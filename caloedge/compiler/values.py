@@ -136,6 +136,8 @@ def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -
     fill = 0
     if np.any(index == -1):
         value = plain(builder, value)
+        if uniform(-value.offset / value.scale) is None:
+            value = centred(builder, value)
         fill = _zero_code(value)
     source = value.op if value.is_plain else value.terms[0][0]
     if index.size == math.prod(value.shape) and np.array_equal(index.reshape(-1), np.arange(index.size)):
@@ -342,7 +344,7 @@ def plain(builder: Builder, value: Value) -> Value:
     value = single(builder, value)
     if value.is_plain:
         return value
-    value = positive(builder, value)
+    value = centred(builder, positive(builder, value))
     name, scale = value.terms[0]
     tensor = builder.tensors[name]
     limits = []
@@ -358,6 +360,19 @@ def plain(builder: Builder, value: Value) -> Value:
     bounds = None if (low, high) == (0 if relu else fmt.min_code, fmt.max_code) else (low, high)
     op = builder.add(Requantise(builder.new_name("relu" if relu else "clip"), (name,), fmt, relu, limits=bounds))
     return Value(value.shape, ((op, scale),), value.offset)
+
+
+def centred(builder: Builder, value: Value) -> Value:
+    """Return a value of one term without its offset where that is a whole number of steps, which goes into the codes."""
+    name, scale = value.terms[0]
+    if not any(value.offset.flat) or not all(scale.flat):
+        return value
+    steps = compressed(value.offset / scale)
+    if any(step.denominator != 1 or abs(step) >= 2**60 for step in steps.flat):
+        return value
+    bias = np.array([int(step) for step in steps.flat], dtype=np.int64).reshape(steps.shape)
+    op = builder.add(Affine(builder.new_name("shift"), (name,), np.ones_like(bias), bias, Format(False, 1, 0)))
+    return replace(value, terms=((op, scale),), offset=constant_of(0, len(value.shape)))
 
 
 def positive(builder: Builder, value: Value) -> Value:
