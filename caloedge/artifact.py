@@ -65,8 +65,8 @@ class Manifest(BaseModel):
 class Golden:
     """Reference vectors as integer codes, made by the quantised twin in float64."""
 
-    inputs: NDArray[Any]
-    """(N, *input_shape) int64."""
+    inputs: Any
+    """(N, *input_shape) int64; of a network with several inputs, such arrays by input name."""
     outputs: dict[str, NDArray[Any]]
     """By output name, (N, *output_shape) int64."""
 

@@ -167,11 +167,13 @@ class Backend:
     build: Callable[[Graph, Target, str, Path, Mapping[str, LayerChoice]], None]
     """(graph, target, variant, folder, choices by layer): write the project and compile its simulation; the folder appears whole
     or not at all. Only a variant that leaves the choice to the recipe heeds the choices."""
-    emulate: Callable[[Path, NDArray[Any]], dict[str, NDArray[Any]]]
-    """(folder, input codes (N, *shape) int64): simulate and return {output name: codes (N, *shape) int64}."""
+    emulate: Callable[[Path, Any], dict[str, NDArray[Any]]]
+    """(folder, input codes (N, *shape) int64, or {input name: codes}): simulate and return {output name: codes (N, *shape)}."""
     simulate: Callable[[Path, NDArray[Any], float, Path | None], CycleRun] | None = None
     """(folder, input codes, chance of a stall per cycle at each end, VCD file to write): the same cycle by cycle, where a backend
     can."""
+    preview: Callable[[Graph, Target, str], str] | None = None
+    """(graph, target, variant): say in one line what would be built, with estimates, or raise as `build` would."""
 
 
 class Plugin(Protocol):

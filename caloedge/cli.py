@@ -29,6 +29,7 @@ app = typer.Typer(
 
 Recipe = Annotated[str, typer.Argument(help="A recipe file, a folder with recipe.yaml, or the name of a folder in ./models.")]
 Model = Annotated[str, typer.Argument(help="An artifact: a folder such as models/seed_finder, or its name.")]
+AnyModel = Annotated[str, typer.Argument(help="A QONNX file, an artifact's folder, or its name.")]
 Output = Annotated[Path | None, typer.Option(help="Folder for everything; default: ./runs, ./models and ./reports.")]
 Accelerator = Annotated[str, typer.Option(help="cpu, gpu, or auto.")]
 Devices = Annotated[int, typer.Option(help="How many of them; more than one trains in parallel.", min=1)]
@@ -97,21 +98,113 @@ def export(recipe: Recipe, output: Output = None) -> None:
 
 @app.command(name="compile")
 def compile_(
-    model: Annotated[Path, typer.Argument(help="A QONNX file, or an artifact's folder.")],
+    model: AnyModel,
+    quantise_missing: Annotated[
+        str,
+        typer.Option(help="Put in a quantiser of this format, e.g. fixed<12,4>, where the file lacks one; its effect is shown."),
+    ] = "",
+    verify_events: Annotated[
+        int, typer.Option(help="Random events to compare with the QONNX executor; 0 for none.", min=0)
+    ] = 256,
 ) -> None:
-    """Compile QONNX to the exact integer network and print its layers."""
-    from caloedge.artifact import MODEL
-    from caloedge.compiler.reader import read
+    """Compile QONNX to the exact integer network, verify it and print its layers. Exit code 1 if the executor differs."""
+    from caloedge.compiler.fixed import Format
+    from caloedge.compiler.reader import compile_file
 
-    graph = read(model / MODEL if model.is_dir() else model)
-    grid = Grid("layer", "operation", "shape", "weights", "result", "codes", "multiply-adds", "EBOPs")
+    path = _model_file(model)
+    compiled = compile_file(path, Format.parse(quantise_missing) if quantise_missing else None)
+    graph = compiled.graph
+    _show(_layer_grid(graph))
+    _say(f"digest {graph.digest}")
+    if compiled.inserted:
+        _say(f"quantisers put in ({quantise_missing}) at: {', '.join(compiled.inserted)}")
+    if verify_events:
+        _verify_compiled(path, compiled, verify_events)
+
+
+def _verify_compiled(path: Path, compiled: Any, n_events: int) -> None:
+    """Compare a compiled file with the QONNX executor on random events, or measure what inserted quantisers change."""
+    from caloedge.crosscheck import event, first_node
+    from caloedge.qonnx_executor import execute
+    from caloedge.verification import compare_codes, random_codes
+
+    graph = compiled.graph
+    codes = random_codes(graph, n_events, seed=1)
+    try:
+        real = execute(path, graph.input_values(codes))
+    except MissingTool as problem:
+        _say(f"not verified: {problem}")
+        return
+    found = graph.run(codes)
+    if compiled.inserted:
+        for name, values in graph.output_values(found).items():
+            difference, size = np.abs(values - real[name]), float(np.std(real[name]))
+            mean, largest = float(difference.mean()), float(difference.max())
+            _say(
+                f"output {name}: {mean:.4g} mean and {largest:.4g} largest difference from the unquantised file (standard "
+                f"deviation of its values {size:.4g}), {n_events} random events"
+            )
+        return
+    check = compare_codes("QONNX executor", graph.output_codes(real), found, 0.0)
+    if check.exact:
+        _say(f"verified: {check.outputs:,} output codes of {n_events} random events, 0 LSB from the QONNX executor in float64")
+        return
+    place = first_node(path, compiled, event(codes, check.first_event or 0))
+    _say(
+        f"DIFFERS from the QONNX executor: {check.differing} of {check.outputs} output codes, up to {check.largest_lsb} LSB, "
+        f"first in event {check.first_event}{', ' + place if place else ''}"
+    )
+    raise typer.Exit(1)
+
+
+def _layer_grid(graph: Any) -> Grid:
+    from caloedge.inspection import stored
+
+    grid = Grid("layer", "operation", "shape", "weights", "result", "codes", "multiply-adds", "EBOPs", "constants")
     for x in graph.layers():
         shape, codes = "×".join(map(str, x.shape)), f"{x.low} … {x.high}"
         grid.add_row(
-            x.name, x.kind, shape, str(x.weight_format or ""), str(x.format), codes, f"{x.multiply_adds:,}", f"{x.ebops:,}"
+            x.name,
+            x.kind,
+            shape,
+            str(x.weight_format or ""),
+            str(x.format),
+            codes,
+            f"{x.multiply_adds:,}",
+            f"{x.ebops:,}",
+            stored(graph[x.name]),
         )
+    return grid
+
+
+@app.command()
+def inspect(
+    model: AnyModel,
+    quantise_missing: Annotated[str, typer.Option(help="As for `caloedge compile`.")] = "",
+    target: Annotated[list[str] | None, typer.Option(help="Devices to ask about; default: all.")] = None,
+) -> None:
+    """Show layers, formats, ranges and costs, where precision is wasted, and what every backend and device would do."""
+    from caloedge.compiler.fixed import Format
+    from caloedge.compiler.reader import compile_file
+    from caloedge.inspection import prospects, remarks
+
+    compiled = compile_file(_model_file(model), Format.parse(quantise_missing) if quantise_missing else None)
+    graph, before = compiled.graph, compiled.unoptimised
+    _show(_layer_grid(graph))
+    layers = graph.layers()
+    total = f"{sum(x.multiply_adds for x in layers):,} multiply-adds, {sum(x.weight_bits for x in layers):,} bits of weights"
+    _say(
+        f"{total}, {sum(x.ebops for x in layers):,} EBOPs an event (estimated); passes left out "
+        f"{len(before.ops) - len(graph.ops)} of {len(before.ops)} operations"
+    )
+    grid = Grid("layer", "where precision or hardware is wasted")
+    for remark in remarks(graph):
+        grid.add_row(remark.layer, remark.what)
+    _show(grid) if grid.row_count else _say("no wasted bits found")
+    grid = Grid("backend", "variant", "target", "takes it", "what it would build (estimated), or why not")
+    for x in prospects(graph, {name: find(Target, name) for name in target} if target else None):
+        grid.add_row(x.backend, x.variant, x.target, "yes" if x.takes else "no", x.what)
     _show(grid)
-    _say(f"digest {graph.digest}")
 
 
 @app.command()
@@ -214,18 +307,73 @@ def _built(project: Path, backend: str, variant: str) -> Path:
 
 @app.command()
 def verify(
-    model: Model,
+    model: AnyModel,
     projects: Annotated[Path | None, typer.Option(help="Where firmware projects are or are built; default: ./runs.")] = None,
+    vectors: Annotated[Path | None, typer.Option(help="An .npz file with input codes; default: golden or random ones.")] = None,
+    events: Annotated[int, typer.Option(help="Random events for a QONNX file.", min=1)] = 1_000,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="For a QONNX file: NAME or NAME:VARIANT to run; default: every backend that takes it."),
+    ] = None,
+    quantise_missing: Annotated[str, typer.Option(help="As for `caloedge compile`.")] = "",
 ) -> None:
-    """Rerun the exactness chain on the golden vectors. Exit code 1 if any output code differs."""
+    """Run every executor that is present against every other. Exit code 1 if any output code differs.
+
+    An artifact is checked on its golden vectors with the firmware of its recipe, a QONNX file on given or random vectors.
+    """
     from caloedge import verification
     from caloedge.pipeline import open_model, places
     from caloedge.reports.sections import exactness
 
+    if Path(model).is_file() or vectors:
+        _verify_file(_model_file(model), projects, vectors, events, backend or [], quantise_missing)
+        return
     artifact = open_model(model)
     folder = projects or places(artifact.recipe, None).work / "projects"
     checks = verification.verify(artifact, folder)
     _show_blocks(exactness(checks).blocks)
+    _finish_checks(checks)
+
+
+def _verify_file(
+    path: Path, projects: Path | None, vectors: Path | None, events: int, wanted: list[str], quantise_missing: str
+) -> None:
+    from caloedge import crosscheck
+    from caloedge.compiler.fixed import Format
+    from caloedge.compiler.reader import compile_file
+    from caloedge.verification import random_codes
+
+    compiled = compile_file(path, Format.parse(quantise_missing) if quantise_missing else None)
+    inputs = _read_inputs(vectors, compiled.graph) if vectors else random_codes(compiled.graph, events, seed=1)
+    folder = projects or Path("runs") / path.stem / compiled.graph.digest[:8]
+    outcomes = crosscheck.run_all(path, compiled, inputs, _backends(wanted), folder)
+    checks = [crosscheck.located(path, compiled, inputs, check) for check in crosscheck.against_graph(outcomes)]
+    refused = {outcome.executor for outcome in outcomes if outcome.refused}
+    grid = Grid(
+        "executor", "result", "events", "codes", "differing", "largest LSB", "argmax flips", "first event", "first place", "s"
+    )
+    for x in checks:
+        result = (
+            "exact"
+            if x.exact
+            else ("refused: " if x.executor in refused else "not run: ") + x.missing
+            if x.missing
+            else "DIFFERS"
+        )
+        event = "" if x.first_event is None else str(x.first_event)
+        numbers = [f"{n:,}" for n in (x.vectors, x.outputs, x.differing, x.largest_lsb, x.flips)]
+        grid.add_row(x.executor, result, *(numbers if not x.missing else [""] * 5), event, x.first_node, f"{x.seconds:.2f}")
+    _show(grid)
+    pairs = crosscheck.pairs(outcomes)
+    _say(f"{len(pairs)} pairs of executors compared on {checks[0].vectors:,} events, {sum(map(bool, pairs.values()))} differ")
+    for (a, b), differing in pairs.items():
+        if differing:
+            _say(f"{a} and {b} differ in {differing:,} output codes")
+    _finish_checks([check for check in checks if check.executor not in refused])
+
+
+def _finish_checks(checks: list[Any]) -> None:
+    """End with exit code 1 when codes differ, and with an error when an executor could not be run."""
     wrong = [check for check in checks if not check.missing and not check.exact]
     for check in wrong:
         _say(f"{check.executor} differs: {check.differing} of {check.outputs} output codes, first in event {check.first_event}")
@@ -233,6 +381,35 @@ def verify(
         raise typer.Exit(1)
     if missing := [check for check in checks if check.missing]:
         raise MissingTool(f"{missing[0].executor} was not run: {missing[0].missing}; what ran is exact")
+
+
+def _backends(wanted: list[str]) -> list[tuple[str, str]]:
+    """Return (backend, variant) pairs: those asked for, or every backend in its first variant."""
+    found = []
+    for text in wanted or names("backend"):
+        name, _, variant = text.partition(":")
+        maker = find(Backend, name)
+        if variant and variant not in maker.variants:
+            raise UserError(f"backend {name!r} has no variant {variant!r}; there are: {', '.join(maker.variants)}")
+        found.append((name, variant or maker.variants[0]))
+    return found
+
+
+def _model_file(model: str) -> Path:
+    """Return the QONNX file of an artifact, or the file itself."""
+    from caloedge.artifact import MODEL
+
+    for folder in (Path(model), Path("models") / model):
+        if folder.is_dir():
+            return folder / MODEL
+    return Path(model)
+
+
+def _read_inputs(path: Path, graph: Any) -> Any:
+    """Read input codes: `inputs` of a network with one input, else an array by input name."""
+    if len(graph.inputs) == 1:
+        return _read_codes(path)
+    return {op.name: _read_codes(path, op.name) for op in graph.inputs}
 
 
 @app.command()
@@ -320,12 +497,12 @@ def list_() -> None:
     _show(grid)
 
 
-def _read_codes(path: Path) -> Any:
+def _read_codes(path: Path, name: str = "inputs") -> Any:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            if "inputs" not in file.files:
-                raise BadData(f"{path}: no array 'inputs' (found: {', '.join(file.files)}); write codes with numpy.savez")
-            codes = file["inputs"]
+            if name not in file.files:
+                raise BadData(f"{path}: no array {name!r} (found: {', '.join(file.files)}); write codes with numpy.savez")
+            codes = file[name]
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as problem:
         raise BadData(f"{path}: not a readable .npz file ({problem}); write codes with numpy.savez(FILE, inputs=codes)") from None
     if not np.issubdtype(codes.dtype, np.integer):

@@ -3,7 +3,8 @@
 What a quantiser means comes from the qonnx package, whose own functions are called with float64 arrays. What a standard
 operator means comes from onnxruntime's kernels for double and, where it has none, from `onnx.reference`, ONNX's own
 implementation. Constants are float32 in the file and exact in float64, so differences that only float32 rounding makes
-(scales that are not powers of two) do not appear. Axes: N events; everything else is the file's own.
+(scales that are not powers of two) do not appear; only the codes of quantised constants are those of the file's own precision.
+Axes: N events; everything else is the file's own.
 """
 
 import importlib.util
@@ -27,7 +28,9 @@ PRECISION = """Every operator computes in float64, and the executor refuses one 
 Operators without a float64 kernel in onnxruntime, and those of FLOAT32_INSIDE, are those of onnx.reference; their first
 result is compared with onnxruntime in float32 to that precision, because onnx.reference has errors of its own. Those of
 FLOAT32_ONLY are refused: neither package has them in float64. Not float64 is only what the file itself makes integer
-(QuantizeLinear, Cast, TopK's indices) and the attributes of nodes, which are float32 in ONNX and enter exactly."""
+(QuantizeLinear, Cast, TopK's indices), the attributes of nodes, which are float32 in ONNX and enter exactly, and the codes
+of a Quant whose inputs are all stored constants (weights, biases): they are rounded in the precision in which they are stored,
+because that is what training saw, and are multiplied by their scale in float64."""
 FLOAT32_INSIDE = ("Shrink", "Attention")
 """Operators that onnxruntime offers in double but computes in float32, as measured with onnxruntime 1.31."""
 FLOAT32_ONLY = ("DynamicQuantizeLinear", "GridSample")
@@ -44,6 +47,7 @@ FLOAT32_TOLERANCE = 1e-3
 
 GENERAL, CHANNELS_LAST = "qonnx.custom_op.general", "qonnx.custom_op.channels_last"
 CUSTOM_DOMAINS = {GENERAL: GENERAL, "onnx.brevitas": GENERAL, "finn.custom_op.general": GENERAL, CHANNELS_LAST: CHANNELS_LAST}
+INTEGER_QUANTISERS = ("Quant", "IntQuant")
 TRUNC_INPUTS = {1: 5, 2: 6}
 """Inputs of each version of Trunc; qonnx itself does not count them."""
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -69,6 +73,8 @@ class _Model:
     opsets: Mapping[str, int]
     nodes: tuple[NodeProto, ...]
     constants: Mapping[str, Array]
+    stored: Mapping[str, Array]
+    """What quantisers of constants read, as it lies in the file."""
     inputs: Mapping[str, onnx.ValueInfoProto]
     outputs: tuple[str, ...]
     varying: frozenset[str]
@@ -164,7 +170,22 @@ def _load(path: Path) -> _Model:
         if varying.intersection(node.input):
             varying.update(node.output)
     outputs = tuple(value.name for value in graph.output)
-    return _Model(path.name, graph, opsets, nodes, constants, inputs, outputs, frozenset(varying))
+    stored = _stored(graph, path.name)
+    return _Model(path.name, graph, opsets, nodes, constants, stored, inputs, outputs, frozenset(varying))
+
+
+def _stored(graph: onnx.GraphProto, file: str) -> dict[str, Array]:
+    """Return the constants that quantisers read, in the precision in which they lie in the file."""
+    read = {
+        name for node in graph.node if node.domain in CUSTOM_DOMAINS and node.op_type in INTEGER_QUANTISERS for name in node.input
+    }
+    found = {tensor.name: _array_of(tensor, file) for tensor in graph.initializer if tensor.name in read}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output[0] in read:
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.TENSOR:
+                    found[node.output[0]] = _array_of(attribute.t, file)
+    return found
 
 
 def _ordered(graph: onnx.GraphProto, known: set[str], file: str) -> Iterator[NodeProto]:
@@ -182,11 +203,15 @@ def _ordered(graph: onnx.GraphProto, known: set[str], file: str) -> Iterator[Nod
 
 
 def _float64(tensor: TensorProto, file: str) -> Array:
+    array = _array_of(tensor, file)
+    return array.astype(np.float64) if tensor.data_type in FLOATS else array
+
+
+def _array_of(tensor: TensorProto, file: str) -> Array:
     try:
-        array = numpy_helper.to_array(tensor)
+        return numpy_helper.to_array(tensor)
     except (ValueError, TypeError) as error:
         raise BadData(f"{file}: initialiser {tensor.name!r} is damaged ({error}); export the file again") from None
-    return array.astype(np.float64) if tensor.data_type in FLOATS else array
 
 
 def _float64_node(node: NodeProto, opset: int, file: str) -> NodeProto:
@@ -376,6 +401,8 @@ def _kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
     if node.op_type == "AveragePool":
         attributes = _attributes(node)
         kernel: Kernel = lambda arrays: [_average_pool(_array(arrays, 0), attributes)]  # noqa: E731
+    elif node.op_type == "GlobalMaxPool":  # onnx.reference is right for images only
+        kernel = lambda arrays: [_array(arrays, 0).max(axis=tuple(range(2, _array(arrays, 0).ndim)), keepdims=True)]  # noqa: E731
     elif node.op_type == "ConvTranspose":
         attributes = _attributes(node)
         kernel = lambda arrays: [_transposed_convolution(arrays, attributes)]  # noqa: E731
@@ -482,8 +509,13 @@ def _custom_kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
         op = getCustomOp(general, model.opsets.get(node.domain, get_preferred_qonnx_opset()))
     except KeyError:
         raise Unsupported(f"qonnx has no operator {node.op_type}; check its name") from None
-    if node.op_type in ("Quant", "IntQuant"):
+    if node.op_type in INTEGER_QUANTISERS:
         how = [op.get_nodeattr(name) for name in ("signed", "narrow", "rounding_mode")]
+        if len(node.input) == 4 and all(name in model.stored for name in node.input):
+            x, scale, zero, bits = (model.stored[name] for name in node.input)
+            # Divided before, by the stored scale, so that the function returns the codes themselves.
+            codes = quant(x / scale, np.ones_like(scale), zero, bits, *how)
+            return lambda arrays: [codes.astype(np.float64) * _array(arrays, 1)]
         return lambda arrays: [quant(*(_array(arrays, index) for index in range(4)), *how)]
     if node.op_type == "FloatQuant":
         has = [op.get_nodeattr(name) for name in ("has_inf", "has_nan", "has_subnormal", "rounding_mode", "saturation")]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from caloedge.artifact import Artifact, Golden
 from caloedge.catalog import Backend, Target, find
-from caloedge.compiler.graph import Graph
+from caloedge.compiler.graph import Graph, Inputs
 from caloedge.compiler.reader import read
 from caloedge.errors import MissingTool
 from caloedge.project import is_built, record
@@ -43,6 +43,10 @@ class Check:
     first_event: int | None
     """First event with a difference."""
     seconds: float
+    flips: int = 0
+    """Events in which the position of an output's largest code changes."""
+    first_node: str = ""
+    """Where that event differs first, if that is known."""
     missing: str = ""
     """Why the executor could not run; empty when it ran."""
 
@@ -57,19 +61,21 @@ def compare_codes(executor: str, golden: Mapping[str, NDArray[Any]], found: Mapp
     vectors = len(next(iter(golden.values())))
     total = differing = largest = 0
     first: int | None = None
+    flipped = np.zeros(vectors, dtype=np.bool_)
     for name, wanted in golden.items():
         total += wanted.size
         codes = found.get(name)
         if codes is None or codes.shape != wanted.shape:
             everything = sum(codes.size for codes in golden.values())
-            return Check(executor, vectors, everything, everything, 0, 0, seconds)
+            return Check(executor, vectors, everything, everything, 0, 0, seconds, vectors)
         difference = np.abs(codes.astype(np.int64) - wanted)
         events = np.flatnonzero(difference.any(axis=tuple(range(1, difference.ndim))))
         differing += int(np.count_nonzero(difference))
         largest = max(largest, int(difference.max(initial=0)))
+        flipped |= codes.reshape(vectors, -1).argmax(axis=1) != wanted.reshape(vectors, -1).argmax(axis=1)
         if len(events):
             first = int(events[0]) if first is None else min(first, int(events[0]))
-    return Check(executor, vectors, total, differing, largest, first, seconds)
+    return Check(executor, vectors, total, differing, largest, first, seconds, int(flipped.sum()))
 
 
 def run_check(executor: str, golden: Golden, run: Callable[[NDArray[Any]], Codes]) -> Check:
@@ -125,9 +131,19 @@ def designs(recipe: Recipe) -> tuple[Design, ...]:
 
 def random_vectors(graph: Graph, n_events: int = RANDOM_VECTORS, seed: int = 20_261) -> Golden:
     """Return random input codes over the whole input format with the outputs of `Graph.run`."""
-    low, high = graph.tensors[graph.input.name].range
-    codes = np.random.default_rng(seed).integers(low, high + 1, (n_events, *graph.input.shape))
+    codes = random_codes(graph, n_events, seed)
     return Golden(codes, graph.run(codes))
+
+
+def random_codes(graph: Graph, n_events: int, seed: int) -> Any:
+    """Return random codes over the whole format of the only input, or by name of several; the extremes come first."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for op in graph.inputs:
+        low, high = graph.tensors[op.name].range
+        found[op.name] = rng.integers(low, high + 1, (n_events, *op.shape))
+        found[op.name][:1], found[op.name][1:2] = low, high
+    return found if len(found) > 1 else found[graph.input.name]
 
 
 def check_project(design: Design, project: Path, golden: Golden, stall: float = 0.0) -> Check:
@@ -149,7 +165,7 @@ def build_if_needed(design: Design, graph: Graph, recipe: Recipe, folder: Path) 
     return project
 
 
-def run_qonnx(path: Path, graph: Graph, codes: NDArray[Any]) -> Codes:
+def run_qonnx(path: Path, graph: Graph, codes: Inputs) -> Codes:
     """Execute a QONNX file node by node in float64 on input codes; return output codes by name."""
     return graph.output_codes(execute(path, graph.input_values(codes)))
 

@@ -55,6 +55,7 @@ LAYERS = """
     synthesis.cost
     training.timing
     verification, comparison
+    crosscheck, inspection
     firmware
     reports.canvas, reports.ratios, reports.rounding
     reports.legend

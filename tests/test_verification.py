@@ -182,16 +182,14 @@ def test_a_value_between_two_codes_is_a_difference(
 ) -> None:
     """The QONNX executor gives floats: half a code is not rounded away."""
     pytest.importorskip("qonnx")
-    import qonnx.core.onnx_exec as executor
-
-    true = executor.execute_onnx
+    true = verification.execute
 
     def shifted(*arguments: object, **options: object) -> dict[str, np.ndarray]:
         values = true(*arguments, **options)
         lsb = graph.tensors["logit"].format.lsb
-        return {name: value + np.float32(0.25 * lsb) if name == "logit" else value for name, value in values.items()}
+        return {name: value + 0.25 * lsb if name == "logit" else value for name, value in values.items()}
 
-    monkeypatch.setattr(executor, "execute_onnx", shifted)
+    monkeypatch.setattr(verification, "execute", shifted)
     check = run_check("qonnx", golden, lambda codes: verification.run_qonnx(artifact.model, graph, codes))
     assert check.differing == 1000
 

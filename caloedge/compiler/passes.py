@@ -30,6 +30,7 @@ from caloedge.compiler.ops import (
 )
 
 Pass = Callable[[Graph], Graph]
+ELEMENTWISE = Requantise | Affine | Threshold | Table
 MAX_ROUNDS = 8
 
 
@@ -147,16 +148,31 @@ def _places(graph: Graph, op: Rearrange | Reshape) -> NDArray[np.int64]:
 
 
 def sink_transposes(graph: Graph) -> Graph:
-    """Transpose after an elementwise operation instead of before it, so that transposes meet and cancel."""
+    """Transpose after elementwise operations instead of before them where that brings two transposes together."""
+    while (sunk := _one_sunk(graph)) is not graph:
+        graph = sunk
+    return graph
+
+
+def _meets_a_move(graph: Graph, op: Op) -> bool:
+    """Tell whether nothing but elementwise operations, each read once, lies between here and the next move."""
+    while isinstance(op, ELEMENTWISE):
+        readers = graph.readers[op.name]
+        if len(readers) != 1:
+            return False
+        op = graph[readers[0]]
+    return isinstance(op, Rearrange)
+
+
+def _one_sunk(graph: Graph) -> Graph:
     for op in graph.ops:
-        if not isinstance(op, Requantise | Affine | Threshold | Table):
+        if not isinstance(op, ELEMENTWISE):
             continue
         first = graph[op.inputs[0]]
         if not isinstance(first, Rearrange) or len(graph.readers[first.name]) != 1 or len(first.inputs) != 1:
             continue
         order = transpose_of(first, graph.tensors[first.inputs[0]].shape)
-        readers = [graph[name] for name in graph.readers[op.name]]
-        if order is None or not readers or not all(isinstance(reader, Rearrange) for reader in readers):
+        if order is None or not _meets_a_move(graph, op):
             continue
         back = np.argsort(order)
         earlier = _transposed(replace(op, inputs=first.inputs), back)

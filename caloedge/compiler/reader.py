@@ -50,6 +50,16 @@ MOVES = {"Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transp
 ELEMENTWISE = {"Add", "Div", "Equal", "Max", "Min", "Mul", "Pow", "Sub", "Where"}
 
 
+@dataclass(frozen=True, eq=False)
+class Located:
+    """Where a tensor of the file is in the integer network: value = code * scale + offset."""
+
+    op: str
+    scale: NDArray[np.float64]
+    """Repeated over the shape."""
+    offset: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Compiled:
     """An integer network, and what was put into the file's one to make it."""
@@ -57,6 +67,10 @@ class Compiled:
     graph: Graph
     inserted: tuple[str, ...]
     """Tensors that got a quantiser that the file does not have."""
+    unoptimised: Graph
+    """The same network before the passes."""
+    located: Mapping[str, Located]
+    """The file's tensors that are codes in `unoptimised`, in the order of its nodes."""
 
 
 def read(path: Path) -> Graph:
@@ -92,7 +106,13 @@ def compile_file(path: Path, missing: Format | None = None) -> Compiled:
             # Numbers and shapes that nobody thought of; nothing has been written.
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise BadData(f"{file.name}: node {node_name(proto)}: contradicts itself ({reason}); export the file again") from None
-    return Compiled(optimise(_finish(file, reading)), tuple(reading.inserted))
+    graph = _finish(file, reading)
+    located = {
+        name: Located(operand.op, _floats(operand.scale), _floats(operand.offset))
+        for name, operand in reading.operands.items()
+        if isinstance(operand, Value) and operand.is_plain and operand.op in graph.tensors
+    }
+    return Compiled(optimise(graph), tuple(reading.inserted), graph, located)
 
 
 def _read_node(proto: onnx.NodeProto, reading: Reading, folder: Path) -> None:

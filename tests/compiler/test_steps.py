@@ -1,0 +1,178 @@
+"""Exact requantisation: whatever form is chosen, it equals rational arithmetic on every code."""
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from caloedge.compiler import functions
+from caloedge.compiler.builder import Builder
+from caloedge.compiler.fixed import Format, Rounding
+from caloedge.compiler.functions import Function
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import Affine, InputQuantiser, Output, Requantise, Table, Threshold
+from caloedge.compiler.rationals import common_unit, floor_sum, rationals
+from caloedge.compiler.steps import Quantiser, exactly_rounded, quantise_affine, quantise_function
+from caloedge.compiler.values import constant_of
+from caloedge.errors import Unsupported
+
+
+def float32(low: float, high: float) -> Any:
+    return st.floats(low, high, width=32).map(Fraction)
+
+
+powers = st.integers(-8, 2).map(lambda e: Fraction(2) ** e)
+scales = st.one_of(powers, float32(0.0009765625, 2), st.fractions(-20, 20, max_denominator=12), float32(-1, 1))
+
+
+def compiled(fmt: Format, factors: list[Fraction], summands: list[Fraction], quantiser: Quantiser) -> tuple[Graph, np.ndarray]:
+    """Return the network of one step on every code of the format, channel by channel."""
+    builder = Builder(frozenset())
+    channels = len(factors)
+    builder.add(InputQuantiser("x", (channels, 1), fmt))
+    columns = [np.array(values, dtype=object).reshape(-1, 1) for values in (factors, summands)]
+    name = quantise_affine(builder, "x", *columns, quantiser, "quant")
+    codes = np.arange(fmt.min_code, fmt.max_code + 1)
+    every = np.broadcast_to(codes[:, None, None], (len(codes), channels, 1))
+    return Graph((*builder.ops.values(), Output("y", (name,)))), every
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(
+    st.builds(Format, st.booleans(), st.integers(1, 9), st.just(0)),
+    st.lists(st.tuples(scales, st.one_of(st.just(Fraction(0)), st.fractions(-9, 9, max_denominator=4))), min_size=1, max_size=3),
+    st.builds(Format, st.booleans(), st.integers(1, 7), st.just(0)),
+    st.sampled_from(Rounding),
+    st.booleans(),
+)
+def test_every_code_is_rounded_as_a_fraction_is(
+    fmt: Format, lines: list[tuple[Fraction, Fraction]], out: Format, rounding: Rounding, cut: bool
+) -> None:
+    low, high = (out.min_code + (1 if cut and out.width > 2 else 0), out.max_code - (1 if cut and out.width > 2 else 0))
+    quantiser = Quantiser(low, high, rounding, out, free_fraction=True)
+    graph, codes = compiled(fmt, [factor for factor, _ in lines], [summand for _, summand in lines], quantiser)
+    found = graph.run(codes)["y"]
+    for channel, (factor, summand) in enumerate(lines):
+        for number, code in enumerate(codes[:, channel, 0].tolist()):
+            wanted = min(max(exactly_rounded(factor * code + summand, rounding), low), high)
+            assert found[number, channel, 0] == wanted, (code, [type(op).__name__ for op in graph.ops])
+
+
+@pytest.mark.parametrize(
+    ("factor", "rounding", "kinds"),
+    [
+        (Fraction(1, 8), Rounding.HALF_EVEN, [Requantise]),
+        (Fraction(3, 8), Rounding.HALF_EVEN, [Affine, Requantise]),
+        (Fraction(float(np.float32(0.1))), Rounding.HALF_EVEN, [Affine, Requantise]),
+        (Fraction(1, 6), Rounding.HALF_EVEN, [Threshold]),  # ties of alternating direction at an odd divisor
+        (Fraction(1, 6), Rounding.HALF_UP, [Affine, Requantise]),
+        (Fraction(1, 10), Rounding.FROM_ZERO, [Threshold]),
+    ],
+)
+def test_the_cheapest_form_is_taken(factor: Fraction, rounding: Rounding, kinds: list[type]) -> None:
+    out = Format(True, 5, 0)
+    graph, _ = compiled(
+        Format(True, 8, 0), [factor], [Fraction(0)], Quantiser(out.min_code, out.max_code, rounding, out, free_fraction=True)
+    )
+    assert [type(op) for op in graph.ops[1:-1]] == kinds
+
+
+def test_a_multiplier_is_small_and_one_less_would_be_wrong() -> None:
+    """The proof is needed: the next smaller multiplier gives a wrong code somewhere."""
+    out = Format(False, 8, 0)
+    factor = Fraction(float(np.float32(0.0123)))
+    graph, codes = compiled(Format(False, 12, 0), [factor], [Fraction(0)], Quantiser(0, 255, Rounding.HALF_EVEN, out))
+    scale = graph["scale_1"]
+    assert isinstance(scale, Affine)
+    assert int(np.abs(scale.weights).max()).bit_length() <= 15
+    wanted = graph.run(codes)["y"]
+    assert (graph.replacing("scale_1", weights=scale.weights - 1).run(codes)["y"] != wanted).any()
+
+
+def test_wide_codes_are_proven_without_listing_them() -> None:
+    """2**40 codes: the ends, and both sides of every step, are as rational arithmetic says."""
+    fmt, out = Format(True, 40, 0), Format(True, 8, 0)
+    factor, summand = Fraction(float(np.float32(3.7e-10))), Fraction(1, 3)
+    builder = Builder(frozenset())
+    builder.add(InputQuantiser("x", (1,), fmt))
+    quantiser = Quantiser(-128, 127, Rounding.HALF_EVEN, out)
+    name = quantise_affine(builder, "x", constant_of(factor, 1), constant_of(summand, 1), quantiser, "quant")
+    graph = Graph((*builder.ops.values(), Output("y", (name,))))
+    edges = [int((Fraction(2 * k - 1, 2) - summand) / factor) + d for k in range(-127, 128) for d in (-1, 0, 1, 2)]
+    codes = np.array([fmt.min_code, fmt.max_code, *edges]).reshape(-1, 1)
+    wanted = [min(max(exactly_rounded(factor * int(code) + summand, Rounding.HALF_EVEN), -128), 127) for code in codes[:, 0]]
+    assert graph.run(codes)["y"][:, 0].tolist() == wanted
+
+
+def test_too_many_thresholds_are_refused() -> None:
+    out = Format(True, 16, 0)
+    quantiser = Quantiser(out.min_code, out.max_code, Rounding.HALF_EVEN, out)
+    with pytest.raises(Unsupported, match=r"needs 65,535 thresholds for each of 1 channels .* use fewer bits"):
+        compiled(Format(True, 20, 0), [Fraction(1, 6)], [Fraction(0)], quantiser)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        functions.SIGMOID,
+        functions.TANH,
+        functions.EXP,
+        functions.SQRT,
+        functions.SOFTPLUS,
+        functions.ABS,
+        functions.power(2),
+        functions.leaky_relu(rationals([0.1015625])),
+        functions.selu(Fraction(5, 3), Fraction(21, 20)),
+        functions.clip(rationals([-0.7]), rationals([0.4])),
+    ],
+    ids=lambda function: function.kind,
+)
+@pytest.mark.parametrize("rounding", [Rounding.HALF_EVEN, Rounding.TRUNCATE, Rounding.FROM_ZERO])
+def test_tables_of_functions_are_exact(function: Function, rounding: Rounding) -> None:
+    fmt, out = Format(True, 8, 0), Format(True, 8, 5)
+    step, scale = Fraction(float(np.float32(0.05))), Fraction(1, 32)
+    builder = Builder(frozenset())
+    builder.add(InputQuantiser("x", (2,), fmt))
+    zero = constant_of(0, 1)
+    quantiser = Quantiser(out.min_code, out.max_code, rounding, out)
+    name = quantise_function(
+        builder, "x", (constant_of(step, 1), zero), (function,), (constant_of(1 / scale, 1), zero), quantiser, "f"
+    )
+    graph = Graph((*builder.ops.values(), Output("y", (name,))))
+    assert isinstance(graph[name], Table)
+    codes = np.arange(-128, 128)
+    found = graph.run(np.repeat(codes[:, None], 2, axis=1))["y"]
+    for code, result in zip(codes.tolist(), found[:, 1].tolist(), strict=True):
+        wanted = exactly_rounded(function.at(step * code, (0,)) / scale, rounding)
+        assert result == min(max(wanted, out.min_code), out.max_code), code
+
+
+def test_a_function_of_many_codes_becomes_thresholds() -> None:
+    out = Format(False, 5, 5)
+    step = Fraction(float(np.float32(1e-5)))
+    builder = Builder(frozenset())
+    builder.add(InputQuantiser("x", (1,), Format(True, 24, 0)))
+    zero, quantiser = constant_of(0, 1), Quantiser(0, 31, Rounding.HALF_EVEN, out)
+    inner, outer = (constant_of(step, 1), zero), (constant_of(32, 1), zero)
+    name = quantise_function(builder, "x", inner, (functions.SIGMOID,), outer, quantiser, "f")
+    op = builder.ops[name]
+    assert isinstance(op, Threshold)
+    graph = Graph((*builder.ops.values(), Output("y", (name,))))
+    codes = (op.thresholds.reshape(-1, 1) + np.array([[-1, 0]])).reshape(-1, 1)
+    codes = codes[(codes >= -(2**23)) & (codes < 2**23)].reshape(-1, 1)
+    for code, result in zip(codes[:, 0].tolist(), graph.run(codes)["y"][:, 0].tolist(), strict=True):
+        assert result == exactly_rounded(functions.SIGMOID.at(step * code, (0,)) * 32, Rounding.HALF_EVEN)
+
+
+@given(st.integers(0, 40), st.integers(1, 50), st.integers(-90, 90), st.integers(-90, 90))
+def test_the_sum_of_floors_is_that_of_a_loop(count: int, divisor: int, factor: int, start: int) -> None:
+    assert floor_sum(count, divisor, factor, start) == sum((factor * i + start) // divisor for i in range(count))
+
+
+def test_a_common_unit_divides_everything() -> None:
+    values = rationals([0.75, -1.25, 0.0])
+    assert common_unit(values) == Fraction(1, 4)
+    assert common_unit(rationals([0.0])) == 1
