@@ -17,6 +17,7 @@ from caloedge.errors import BadData, MissingTool, UserError
 from caloedge.files import replacing
 from caloedge.results import Claim, Number, Table
 
+DEFAULT_TARGET = "xcvu13p"
 INTERRUPTED = 130
 """Exit code that typer gives after Ctrl-C, as shells do."""
 
@@ -209,13 +210,14 @@ def inspect(
 
 @app.command()
 def build(
-    model: Model,
+    model: AnyModel,
     folder: Annotated[Path, typer.Argument(help="Project folder to write.")],
     backend: Annotated[str, typer.Option(help="See: caloedge list.")] = "hls4ml",
     variant: Annotated[
         str, typer.Option(help="How to build it; default: the backend's first variant, see `caloedge list`.")
     ] = "",
-    target: Annotated[str, typer.Option(help="Device; default: the recipe's.")] = "",
+    target: Annotated[str, typer.Option(help="Device; default: the recipe's, and xcvu13p for a QONNX file.")] = "",
+    quantise_missing: Annotated[str, typer.Option(help="As for `caloedge compile`.")] = "",
     layer: Annotated[
         list[str] | None, typer.Option(help="NAME=STRATEGY or NAME=STRATEGY:REUSE, for variant auto; default: the recipe's.")
     ] = None,
@@ -224,15 +226,21 @@ def build(
     chipdb: Annotated[Path | None, typer.Option(help="Device file that nextpnr-xilinx needs to route a 7-series.")] = None,
 ) -> None:
     """Write a firmware project, compile its simulation, synthesise it. Ctrl-C keeps what is done; the same command goes on."""
-    from caloedge.compiler.reader import read
+    from caloedge.compiler.fixed import Format
+    from caloedge.compiler.reader import compile_file, read
     from caloedge.pipeline import open_model
     from caloedge.project import is_built, record
     from caloedge.reports.latency import cost_table
     from caloedge.synthesis.cost import implement
 
-    artifact = open_model(model)
-    graph, layers = read(artifact.model), dict(artifact.recipe.layers) | dict(map(_layer_choice, layer or []))
-    maker, device = find(Backend, backend), find(Target, target or artifact.recipe.target)
+    layers = dict(map(_layer_choice, layer or []))
+    if Path(model).is_file():
+        graph = compile_file(Path(model), Format.parse(quantise_missing) if quantise_missing else None).graph
+        target = target or DEFAULT_TARGET
+    else:
+        artifact = open_model(model)
+        graph, layers, target = read(artifact.model), dict(artifact.recipe.layers) | layers, target or artifact.recipe.target
+    maker, device = find(Backend, backend), find(Target, target)
     variant = variant or maker.variants[0]
     if variant not in maker.variants:
         raise UserError(f"backend {backend!r} has no variant {variant!r}; there are: {', '.join(maker.variants)}")
@@ -242,7 +250,7 @@ def build(
         maker.build(graph, device, variant, folder, layers)
     _say(f"{folder}: {backend} {variant} project for {device.part} at {device.clock_mhz:g} MHz (requested)")
     if synthesise:
-        cost = implement(folder, target or artifact.recipe.target, route_limit_s, chipdb)
+        cost = implement(folder, target, route_limit_s, chipdb)
         _show_blocks([cost_table({folder.name: cost})] if cost and cost.found else [])
         for remark in cost.remarks if cost else ():
             _say(f"not done: {remark}")

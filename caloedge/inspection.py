@@ -95,7 +95,7 @@ def _of_weights(op: Conv | Dense | Affine) -> list[Remark]:
     if zero >= 0.25:
         found.append(Remark(op.name, f"{zero:.0%} of the weights are zero"))
     common = int(np.gcd.reduce(op.weights.reshape(-1)))
-    if common > 1 and op.weights.size > 1:
+    if common > 1 and not isinstance(op, Affine):
         found.append(Remark(op.name, f"all weights are multiples of {common}: {common.bit_length() - 1} bits are never used"))
     return found
 

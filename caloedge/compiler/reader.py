@@ -26,8 +26,8 @@ from caloedge.compiler.ops import InputQuantiser, Output
 from caloedge.compiler.passes import optimise
 from caloedge.compiler.ranges import MAX_ELEMENTS
 from caloedge.compiler.rationals import Rationals, to_floats
-from caloedge.compiler.reading import SOFTMAX, Constant, Node, RawInput, Reading, Scores
-from caloedge.compiler.values import Value, expanded, plain, uniform
+from caloedge.compiler.reading import SOFTMAX, Constant, Node, RawInput, Reading, Scores, as_codes
+from caloedge.compiler.values import Value, expanded, uniform
 from caloedge.errors import BadData, Unsupported, UserError
 
 QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
@@ -254,7 +254,7 @@ def _of_kind(error: UserError) -> type[UserError]:
 
 
 def _output(name: str, operand: Value, reading: Reading) -> Output:
-    value = expanded(reading.builder, plain(reading.builder, operand))
+    value = expanded(reading.builder, as_codes(reading, operand, name))
     scale, fraction = uniform(value.scale), reading.builder.tensors[value.op].format.fraction
     power = scale == Fraction(2) ** -fraction
     return Output(

@@ -21,6 +21,8 @@ from caloedge.errors import BadData, Unsupported
 
 MAX_WEIGHT_BITS = 24
 SOFTMAX = "the result of a softmax is not quantised; add a quantiser, or leave it out: the largest score stays the largest"
+AXIS_MAKERS = ("Expand", "Flatten", "Reshape", "Unsqueeze")
+"""Operators that give a tensor of shape (N,) more axes."""
 MAX_SCALE_SPREAD = 8
 """Power-of-two scales of channels that lie further apart (in bits) keep their own scales instead of being aligned."""
 
@@ -77,6 +79,8 @@ class Reading:
     operands: dict[str, Operand] = field(default_factory=dict)
     inserted: list[str] = field(default_factory=list)
     """Tensors that got such a quantiser."""
+    scalars: set[str] = field(default_factory=set)
+    """Tensors of shape (N,) in the file, kept as (1,): adding an axis to them changes nothing."""
 
 
 class Node:
@@ -132,42 +136,38 @@ class Node:
                 )
             scale = constant_of(Fraction(2) ** -missing.fraction, found.index.ndim)
             found = quantise_input(self.reading, found, scale, constant_of(0, found.index.ndim), quantiser_of(missing))
-            self._note(index, found)
+            self.reading.operands[self.proto.input[index]] = found
+            self.reading.inserted.append(self.proto.input[index])
         return found
 
     def plain(self, index: int) -> Value:
         """Return an input as codes; where only rounding could do that, the declared missing quantiser or an error."""
         value = self.value(index)
-        try:
-            return plain(self.builder, value)
-        except Unsupported as refused:
-            missing = self.reading.missing
-            if missing is None:
-                raise Unsupported(f"{refused}, or use --quantise-missing FORMAT") from None
-            rank = len(value.shape)
-            scale = constant_of(Fraction(2) ** -missing.fraction, rank)
-            found = quantised(self.builder, value, scale, constant_of(0, rank), quantiser_of(missing))
-            self._note(index, found)
-            return found
+        found = as_codes(self.reading, value, self.proto.input[index])
+        if self.reading.inserted[-1:] == [self.proto.input[index]]:
+            self.reading.operands[self.proto.input[index]] = found
+        return found
 
-    def _note(self, index: int, found: Value) -> None:
-        name = self.proto.input[index]
-        self.reading.operands[name] = found
-        self.reading.inserted.append(name)
-
-    def give(self, operand: Operand, index: int = 0) -> None:
-        """Set an output."""
+    def give(self, operand: Operand, index: int = 0, *, scalar: bool = False) -> None:
+        """Set an output; `scalar` says that it has no axis but that of the events in the file."""
         if index < len(self.proto.output) and self.proto.output[index]:
             self.reading.operands[self.proto.output[index]] = operand
+            if scalar or (self.kind not in AXIS_MAKERS and self._reads_scalars()):
+                self.reading.scalars.add(self.proto.output[index])
 
-    def move(self, change: Callable[[NDArray[np.int64]], NDArray[np.int64]], kind: str) -> None:
+    def _reads_scalars(self) -> bool:
+        moving = [name for name in self.proto.input if name and not isinstance(self.reading.operands.get(name), Constant)]
+        return bool(moving) and self.reading.scalars.issuperset(moving)
+
+    def move(self, change: Callable[[NDArray[np.int64]], NDArray[np.int64]], kind: str, *, scalar: bool = False) -> None:
         """Set the first output to the first input with its elements in other places; `change` acts on their numbers."""
         found = self.operand(0)
         if isinstance(found, RawInput):
-            self.give(replace(found, index=change(found.index)))
+            self.give(replace(found, index=change(found.index)), scalar=scalar)
         else:
             value = self.value(0)
-            self.give(moved(self.builder, value, change(np.arange(math.prod(value.shape)).reshape(value.shape)), kind))
+            index = change(np.arange(math.prod(value.shape)).reshape(value.shape))
+            self.give(moved(self.builder, value, index, kind), scalar=scalar)
 
     def give_plain(self, op: str, scale: Rationals, offset: Rationals | None = None, index: int = 0) -> None:
         """Set an output to scale * codes + offset of an operation."""
@@ -221,6 +221,19 @@ class Node:
         if found == 0:
             raise Unsupported("axis 0 is the event axis; events cannot be mixed")
         return found - 1
+
+
+def as_codes(reading: Reading, value: Value, name: str) -> Value:
+    """Return a tensor as codes, rounded by the declared missing quantiser where that is needed and given."""
+    try:
+        return plain(reading.builder, value)
+    except Unsupported as refused:
+        if reading.missing is None:
+            raise Unsupported(f"{refused}, or use --quantise-missing FORMAT") from None
+    rank = len(value.shape)
+    scale = constant_of(Fraction(2) ** -reading.missing.fraction, rank)
+    reading.inserted.append(name)
+    return quantised(reading.builder, value, scale, constant_of(0, rank), quantiser_of(reading.missing))
 
 
 def quantiser_of(fmt: Format) -> Quantiser:
