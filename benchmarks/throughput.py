@@ -19,18 +19,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from caloedge.backends.emulator.binding import Emulator
 from caloedge.catalog import Backend, Task, find
 from caloedge.comparison import library_of
+from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
 from caloedge.files import write_text
 from caloedge.pipeline import open_model
+from caloedge.project import read_record
+from caloedge.qonnx_executor import execute_stock, input_names
+from caloedge.recipe import Recipe
 from caloedge.training.timing import computer
-from caloedge.verification import build_if_needed, designs, run_qonnx
+from caloedge.verification import Design, build_if_needed, designs, run_qonnx
 
 REPEATS = 5
-INPUTS = {"making inputs": 40_000, "integer graph": 40_000, "QONNX executor": 1_000, "hls4ml": 500, "rtl": 4_000}
+INPUTS = {
+    "making inputs": 40_000,
+    "integer graph": 40_000,
+    "emulator": 400_000,
+    "QONNX executor": 1_000,
+    "qonnx package, one event per call": 20,
+    "hls4ml": 500,
+    "rtl": 4_000,
+}
 REFERENCE = "hls4ml io_parallel"
+STOCK = "qonnx package, one event per call"
 
 
 def rates(inputs: int, action: Callable[[], object]) -> dict[str, float]:
@@ -55,9 +70,14 @@ def measure(model: str) -> dict[str, dict[str, Any]]:
     rows["integer graph"] = rates(len(codes), lambda: graph.run(codes))
     few = codes[: INPUTS["QONNX executor"]]
     rows["QONNX executor"] = rates(len(few), lambda: run_qonnx(artifact.model, graph, few))
+    single = {input_names(artifact.model)[0]: graph.input_values(codes)[graph.input.name][: INPUTS[STOCK]]}
+    rows[STOCK] = rates(INPUTS[STOCK], lambda: execute_stock(artifact.model, single, events_per_call=1))
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in find(Backend, "emulator").variants:
+            rows |= measure_emulator(graph, artifact.recipe, variant, codes, Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         for design in designs(artifact.recipe):
-            if design.target != artifact.recipe.target:
+            if design.target != artifact.recipe.target or design.backend == "emulator":
                 continue
             start = time.perf_counter()
             project = build_if_needed(design, graph, artifact.recipe, Path(folder))
@@ -68,6 +88,24 @@ def measure(model: str) -> dict[str, dict[str, Any]]:
             rows[name] = rates(len(some), lambda e=emulate, p=project, c=some: e(p, c)) | {"build_s": round(seconds, 1)}
     for row in rows.values():
         row["ratio"] = round(row["per_s"] / rows[REFERENCE]["per_s"], 2)
+    return rows
+
+
+def measure_emulator(graph: Graph, recipe: Recipe, variant: str, codes: NDArray[Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the rates of the C++ emulator on one thread, for codes of 64 bits and of the narrowest type."""
+    start = time.perf_counter()
+    project = build_if_needed(Design("emulator", variant, recipe.target), graph, recipe, folder)
+    seconds = time.perf_counter() - start
+    many = np.resize(codes, (INPUTS["emulator"], *codes.shape[1:]))
+    narrow = many.astype(read_record(project)["inputs"][0]["type"].removesuffix("_t"))
+    rows = {}
+    with Emulator(project, threads=1) as emulator:
+        for array in (narrow, many):
+            for name, wanted in graph.run(codes).items():
+                assert np.array_equal(emulator.run(array[: len(codes)])[name], wanted)
+            rows[f"emulator {variant}, {array.dtype} codes"] = rates(len(array), lambda a=array: emulator.run(a)) | {
+                "build_s": round(seconds, 1)
+            }
     return rows
 
 
@@ -86,7 +124,7 @@ def main(models: list[str]) -> None:
         for name, row in rows.items():
             built = f"  built in {row['build_s']:,.0f} s" if "build_s" in row else ""
             spread = f"({row['lowest']:,.0f} to {row['highest']:,.0f})"
-            print(f"{model}, {name:20s} {row['per_s']:>12,.0f} inputs/s  {spread:24s} {row['ratio']:>8,.1f} ×{built}")
+            print(f"{model}, {name:34s} {row['per_s']:>12,.0f} inputs/s  {spread:24s} {row['ratio']:>8,.1f} ×{built}")
     write_text(Path("reports/throughput.json"), json.dumps(record, indent=1) + "\n")
 
 

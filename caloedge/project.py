@@ -42,9 +42,9 @@ def generator_digest() -> str:
 def record(
     backend: str, graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice] | None = None
 ) -> dict[str, Any]:
-    """Return what every project notes: what it was built from, and the inputs' shapes and formats (`input` if it is the only one).
+    """Return what every project notes: what it was built from, and the inputs' shapes and formats.
 
-    Only variant `auto` heeds choices by layer.
+    `input` repeats the only one of `inputs`. Only variant `auto` heeds choices by layer.
     """
     inputs = [
         {"name": op.name, "shape": list(op.shape), "format": str(op.format), "range": graph.tensors[op.name].range}

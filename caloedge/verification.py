@@ -26,6 +26,8 @@ from caloedge.recipe import Recipe
 RANDOM_VECTORS = 10_000
 STALL = 0.2
 """Chance per cycle that an end of a streaming design waits, in the simulation of random codes."""
+SOFTWARE = "emulator"
+"""The backend whose projects run on this computer and know no device."""
 Codes = dict[str, NDArray[Any]]
 
 
@@ -89,7 +91,7 @@ def run_check(executor: str, golden: Golden, run: Callable[[NDArray[Any]], Codes
 
 
 def verify(artifact: Artifact, folder: Path) -> list[Check]:
-    """Run the chain on the golden vectors, then every firmware simulation on random codes too.
+    """Run the chain on the golden vectors, then the emulator and every firmware simulation on random codes too.
 
     The recipe's firmware projects are built in `folder` where they are not there yet.
     """
@@ -100,7 +102,7 @@ def verify(artifact: Artifact, folder: Path) -> list[Check]:
         run_check("integer graph", golden, graph.run),
     ]
     random = random_vectors(graph)
-    for design in designs(artifact.recipe):
+    for design in (Design(SOFTWARE, "native", artifact.recipe.target), *designs(artifact.recipe)):
         try:
             project = build_if_needed(design, graph, artifact.recipe, folder)
         except MissingTool as problem:
@@ -119,7 +121,7 @@ class Design:
     target: str
 
     def __str__(self) -> str:
-        return f"{self.backend} {self.variant}, {self.target}"
+        return f"{self.backend} {self.variant}" + (f", {self.target}" if self.backend != SOFTWARE else "")
 
 
 def designs(recipe: Recipe) -> tuple[Design, ...]:

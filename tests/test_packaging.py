@@ -30,6 +30,8 @@ def test_the_parts_are_found_from_the_package() -> None:
     parts = {path.name for path in (files("caloedge.hls") / "rtl").iterdir()}
     assert parts == {path.name for path in (ROOT / "hls" / "rtl").glob("*.v")}
     assert "caloedge_fifo.v" in parts
+    emulator = {path.name for path in (files("caloedge.hls") / "emulator").iterdir()}
+    assert emulator == {path.name for path in (ROOT / "hls" / "emulator").iterdir()} >= {"caloedge_emulator.h"}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_the_wheel_carries_every_part_and_the_shower_library(wheel: list[str]) -> None:
-    parts = {f"caloedge/hls/rtl/{path.name}" for path in (ROOT / "hls" / "rtl").glob("*.v")}
+    parts = {f"caloedge/hls/{kind}/{path.name}" for kind in ("rtl", "emulator") for path in (ROOT / "hls" / kind).glob("*.*")}
     assert parts <= set(wheel)
     data = [path for path in (ROOT / "caloedge").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     missing = [str(path.relative_to(ROOT)) for path in data if path.relative_to(ROOT).as_posix() not in wheel]

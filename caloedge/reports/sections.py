@@ -40,6 +40,7 @@ def exactness(checks: list[Check]) -> Section:
             Number(value=check.outputs, origin="computed"),
             Number(value=check.differing, origin="computed"),
             Number(value=check.largest_lsb, unit="LSB", origin="computed"),
+            Number(value=check.flips, origin="computed"),
             Number(value=check.seconds, unit="s", origin="measured"),
         )
         for check in checks
@@ -48,13 +49,23 @@ def exactness(checks: list[Check]) -> Section:
         title="Bit-exactness along the chain",
         text="Each executor runs the golden vectors, and every output code is compared with == to that of the quantised torch "
         "twin in float64. The QONNX executor works node by node on the exported file; the integer graph is what this package "
-        "compiles; hls4ml rows are C-simulations compiled by g++, rtl rows cycle-accurate simulations of the Verilog by "
-        "Verilator. The rows with random codes compare with the integer graph instead, over the whole input format; there, "
-        "streaming designs are stalled at both ends at random. The first row repeats the twin from the stored weights.",
+        "compiles; the emulator is C++ generated from it; hls4ml rows are C-simulations compiled by g++, rtl rows cycle-accurate "
+        "simulations of the Verilog by Verilator. The rows with random codes compare with the integer graph instead, over the "
+        "whole input format; there, streaming designs are stalled at both ends at random. The first row repeats the twin from "
+        "the stored weights.",
         blocks=(
             Table(
                 title="Executors against the golden vectors",
-                columns=("executor", "result", "vectors", "output codes", "differing", "largest difference", "time"),
+                columns=(
+                    "executor",
+                    "result",
+                    "vectors",
+                    "output codes",
+                    "differing",
+                    "largest difference",
+                    "argmax flips",
+                    "time",
+                ),
                 rows=rows,
             ),
         ),

@@ -4,19 +4,17 @@
 // instruction works on many events. Rows hold integers in the fastest number type that is exact for all their sums:
 // float counts exactly up to 2^24, double up to 2^53, int64_t beyond.
 //
-// Everything lies in an unnamed namespace: two networks of different versions of this file can be linked into one program.
+// Everything lies in an unnamed namespace and nothing of the standard library becomes code here: networks of different versions
+// of this file, and the same network built for several instruction sets, can be linked into one program.
 #ifndef CALOEDGE_EMULATOR_H
 #define CALOEDGE_EMULATOR_H
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <new>
-#include <system_error>
-#include <thread>
 #include <type_traits>
 #include <utility>
-#include <vector>
+
+#include "caloedge_block.h"
 
 #ifndef __GNUC__
 #error "this source uses vector types of GCC and Clang; compile it with g++ or clang++"
@@ -37,8 +35,42 @@ constexpr int VECTOR_BYTES = 16;
 constexpr int TILE_FILTERS = 6;
 #endif
 constexpr int TILE_VECTORS = 2;
-constexpr int EVENTS = 32;  // of a block
-constexpr int ALIGNMENT = 64;
+
+// Tell whether this machine has the instructions that this file is compiled for.
+inline bool machine_has_instructions() {
+    bool has = true;
+#ifdef __AVX__
+    has = has && __builtin_cpu_supports("avx");
+#endif
+#ifdef __AVX2__
+    has = has && __builtin_cpu_supports("avx2");
+#endif
+#ifdef __FMA__
+    has = has && __builtin_cpu_supports("fma");
+#endif
+#ifdef __BMI2__
+    has = has && __builtin_cpu_supports("bmi2");
+#endif
+#ifdef __AVX512F__
+    has = has && __builtin_cpu_supports("avx512f");
+#endif
+#ifdef __AVX512BW__
+    has = has && __builtin_cpu_supports("avx512bw");
+#endif
+#ifdef __AVX512DQ__
+    has = has && __builtin_cpu_supports("avx512dq");
+#endif
+#ifdef __AVX512VL__
+    has = has && __builtin_cpu_supports("avx512vl");
+#endif
+#ifdef __AVX512VBMI__
+    has = has && __builtin_cpu_supports("avx512vbmi");
+#endif
+#ifdef __AVX512VNNI__
+    has = has && __builtin_cpu_supports("avx512vnni");
+#endif
+    return has;
+}
 
 template <class T> constexpr int LANES = VECTOR_BYTES / int(sizeof(T));
 
@@ -47,15 +79,24 @@ template <class T, int lanes> struct VectorType {
 };
 template <class T, int lanes> using Vector = typename VectorType<T, lanes>::type;
 
+// Convert between vectors of equal length; small integers meet floating point in 32 bits, for which there are instructions.
+template <class T, class S, int lanes> CALOEDGE_INLINE Vector<T, lanes> convert(Vector<S, lanes> values) {
+    if constexpr (std::is_floating_point<T>::value != std::is_floating_point<S>::value && (sizeof(T) < 4 || sizeof(S) < 4)) {
+        return __builtin_convertvector(__builtin_convertvector(values, Vector<std::int32_t, lanes>), Vector<T, lanes>);
+    } else {
+        return __builtin_convertvector(values, Vector<T, lanes>);
+    }
+}
+
 // Read a vector of T from rows of type S.
 template <class T, class S> CALOEDGE_INLINE Vector<T, LANES<T>> load(const S *from) {
     Vector<S, LANES<T>> values;
     __builtin_memcpy(&values, from, sizeof(values));
-    return __builtin_convertvector(values, Vector<T, LANES<T>>);
+    return convert<T, S, LANES<T>>(values);
 }
 
 template <class T, class R> CALOEDGE_INLINE void store(R *to, Vector<T, LANES<T>> values) {
-    const auto converted = __builtin_convertvector(values, Vector<R, LANES<T>>);
+    const auto converted = convert<R, T, LANES<T>>(values);
     __builtin_memcpy(to, &converted, sizeof(converted));
 }
 
@@ -183,55 +224,51 @@ template <class T, class S, class R> inline void row_round(const S *x, Round<T> 
 enum class Rounding { half_even, half_up, truncate, ceiling, to_zero, from_zero, half_to_zero, half_from_zero };
 
 // Divide by 2^shift with any rounding; a negative shift multiplies.
-template <Rounding rounding> CALOEDGE_INLINE std::int64_t shift_right(std::int64_t code, int shift) {
+template <Rounding rounding, int shift> CALOEDGE_INLINE std::int64_t shift_right(std::int64_t code) {
     constexpr bool to_nearest = rounding == Rounding::half_even || rounding == Rounding::half_up ||
                                 rounding == Rounding::half_to_zero || rounding == Rounding::half_from_zero;
-    if (shift <= 0) return code * (std::int64_t(1) << -shift);
-    if (shift > 63) {  // every code is at most a quarter of 2^shift: only the directed modes still see it
-        if (to_nearest) return 0;
-        shift = 63;
+    if constexpr (shift <= 0) {
+        return code * (std::int64_t(1) << -shift);
+    } else if constexpr (shift > 63) {  // every code is at most a quarter of 2^shift: only the directed modes still see it
+        return to_nearest ? 0 : shift_right<rounding, 63>(code);
+    } else {
+        const std::int64_t quotient = code >> shift;
+        const std::int64_t rest = code & std::int64_t((std::uint64_t(1) << shift) - 1);
+        const std::int64_t above = rest - (std::int64_t(1) << (shift - 1));  // half
+        switch (rounding) {
+            case Rounding::half_even: return quotient + (above > 0 || (above == 0 && (quotient & 1) == 1));
+            case Rounding::half_up: return quotient + (above >= 0);
+            case Rounding::truncate: return quotient;
+            case Rounding::ceiling: return quotient + (rest > 0);
+            case Rounding::to_zero: return quotient + (rest > 0 && code < 0);
+            case Rounding::from_zero: return quotient + (rest > 0 && code > 0);
+            case Rounding::half_to_zero: return quotient + (above > 0 || (above == 0 && code < 0));
+            case Rounding::half_from_zero: return quotient + (above > 0 || (above == 0 && code > 0));
+        }
     }
-    const std::int64_t quotient = code >> shift;
-    const std::uint64_t rest = std::uint64_t(code) & ((std::uint64_t(1) << shift) - 1), half = std::uint64_t(1) << (shift - 1);
-    switch (rounding) {
-        case Rounding::half_even: return quotient + (rest > half || (rest == half && (quotient & 1) == 1));
-        case Rounding::half_up: return quotient + (rest >= half);
-        case Rounding::truncate: return quotient;
-        case Rounding::ceiling: return quotient + (rest > 0);
-        case Rounding::to_zero: return quotient + (rest > 0 && code < 0);
-        case Rounding::from_zero: return quotient + (rest > 0 && code > 0);
-        case Rounding::half_to_zero: return quotient + (rest > half || (rest == half && code < 0));
-        case Rounding::half_from_zero: return quotient + (rest > half || (rest == half && code > 0));
-    }
-    return 0;
 }
 
-template <Rounding rounding, class S, class R>
-inline void row_requantise(const S *x, int shift, std::int64_t low, std::int64_t high, R *y) {
+template <Rounding rounding, int shift, class S, class R>
+inline void row_requantise(const S *x, std::int64_t low, std::int64_t high, R *y) {
     for (int e = 0; e < EVENTS; ++e) {
-        const std::int64_t code = shift_right<rounding>(static_cast<std::int64_t>(x[e]), shift);
+        const std::int64_t code = shift_right<rounding, shift>(static_cast<std::int64_t>(x[e]));
         y[e] = static_cast<R>(code < low ? low : code > high ? high : code);
     }
 }
 
 template <class S, class V, class R> inline void row_table(const S *x, const V *values, std::int64_t first, R *y) {
-    for (int e = 0; e < EVENTS; ++e) y[e] = static_cast<R>(values[static_cast<std::int64_t>(x[e]) - first]);
+    typedef std::conditional_t<sizeof(S) == 4, std::int32_t, std::int64_t> Index;  // codes in float fit 32 bits
+    for (int e = 0; e < EVENTS; ++e) y[e] = static_cast<R>(values[static_cast<Index>(x[e]) - static_cast<Index>(first)]);
 }
 
-// Count the ascending thresholds that each code reaches: base + step * #(code >= threshold).
-template <class S, class V, class R>
-inline void row_threshold(const S *x, const V *thresholds, int levels, std::int64_t base, std::int64_t step, R *y) {
-    for (int e = 0; e < EVENTS; ++e) {
-        const std::int64_t code = static_cast<std::int64_t>(x[e]);
-        const V *first = thresholds;
-        for (int left = levels; left > 0;) {  // binary search for the first threshold above the code
-            const int half = left / 2;
-            const bool reached = code >= static_cast<std::int64_t>(first[half]);
-            first = reached ? first + half + 1 : first;
-            left = reached ? left - half - 1 : half;
-        }
-        y[e] = static_cast<R>(base + step * (first - thresholds));
-    }
+// Count the ascending thresholds that each code reaches: base + step * #(code >= threshold). There are 2^bits - 1 of them; a
+// binary search without branches.
+template <int bits, class S, class R>
+inline void row_threshold(const S *x, const S *thresholds, std::int64_t base, std::int64_t step, R *y) {
+    std::int32_t counts[EVENTS] = {};
+    for (std::int32_t half = std::int32_t(1) << (bits - 1); half > 0; half /= 2)
+        for (int e = 0; e < EVENTS; ++e) counts[e] += half & -std::int32_t(x[e] >= thresholds[counts[e] + half - 1]);
+    for (int e = 0; e < EVENTS; ++e) y[e] = static_cast<R>(base + step * counts[e]);
 }
 
 // Along the last axis
@@ -264,7 +301,7 @@ inline void softmax(const S *x, int size, const V *exponentials, std::int64_t en
 // Find the `best` largest (or smallest) of `size` codes, best first; of equal ones the earlier comes first.
 template <bool largest, bool indices, int best, class S, class R> inline void top(const S *x, int size, R *y) {
     for (int e = 0; e < EVENTS; ++e) {
-        int places[best];
+        int places[best] = {};
         int found = 0;
         for (int i = 0; i < size; ++i) {
             const S code = row(x, i)[e];
@@ -304,23 +341,31 @@ template <class C, class R> inline bool take(const C *codes, int size, int count
     C outside = 0;
     int first = 0;
     if (count == EVENTS) {
-        Vector<C, LANES<R>> above{}, below{};
+        constexpr int lanes = sizeof(C) > sizeof(R) ? LANES<R> / 2 : LANES<R>;  // wider vectors than registers are slow
+        Vector<C, lanes> above{}, below{};
         for (; first + LANES<R> <= size; first += LANES<R>)
             for (int e = 0; e < EVENTS; e += LANES<R>) {
+                alignas(ALIGNMENT) R columns[LANES<R>][LANES<R>];
+                for (int i = 0; i < LANES<R>; ++i) {
+                    const C *from = codes + std::ptrdiff_t(e + i) * size + first;
+#pragma GCC unroll 2
+                    for (int part = 0; part < LANES<R>; part += lanes) {
+                        Vector<C, lanes> some;
+                        __builtin_memcpy(&some, from + part, sizeof(some));
+                        above |= (Vector<C, lanes>)(some > high);
+                        below |= (Vector<C, lanes>)(some < low);
+                        const auto converted = convert<R, C, lanes>(some);
+                        __builtin_memcpy(&columns[i][part], &converted, sizeof(converted));
+                    }
+                }
                 Vector<R, LANES<R>> square[LANES<R>];
 #pragma GCC unroll 16
-                for (int i = 0; i < LANES<R>; ++i) {
-                    Vector<C, LANES<R>> some;
-                    __builtin_memcpy(&some, codes + std::ptrdiff_t(e + i) * size + first, sizeof(some));
-                    above |= (Vector<C, LANES<R>>)(some > high);
-                    below |= (Vector<C, LANES<R>>)(some < low);
-                    square[i] = __builtin_convertvector(some, Vector<R, LANES<R>>);
-                }
+                for (int i = 0; i < LANES<R>; ++i) square[i] = load<R>(columns[i]);
                 transpose<R>(square);
 #pragma GCC unroll 16
                 for (int i = 0; i < LANES<R>; ++i) store<R>(row(y, first + i) + e, square[i]);
             }
-        for (int i = 0; i < LANES<R>; ++i) outside |= above[i] | below[i];
+        for (int i = 0; i < lanes; ++i) outside |= above[i] | below[i];
     }
     for (; first < size; ++first) {
         R *to = row(y, first);
@@ -335,60 +380,23 @@ template <class C, class R> inline bool take(const C *codes, int size, int count
 }
 
 template <class S, class C> inline void give(const S *x, int size, int count, C *codes) {
-    for (int i = 0; i < size; ++i)
-        for (int e = 0; e < count; ++e) codes[std::ptrdiff_t(e) * size + i] = static_cast<C>(row(x, i)[e]);
-}
-
-// Memory of one thread: all buffers of one block.
-struct Memory {
-    unsigned char *bytes;
-    explicit Memory(std::size_t size) : bytes(static_cast<unsigned char *>(std::aligned_alloc(ALIGNMENT, size))) {
-        if (bytes == nullptr) throw std::bad_alloc();
-    }
-    Memory(Memory &&other) noexcept : bytes(other.bytes) { other.bytes = nullptr; }
-    Memory(const Memory &) = delete;
-    Memory &operator=(const Memory &) = delete;
-    ~Memory() { std::free(bytes); }
-};
-
-enum Status { OK = 0, BAD_ARGUMENT = 1, OUT_OF_RANGE = 2, NO_RESOURCES = 3 };
-
-// Work through all events in blocks, shared out evenly among threads: `block(memory, first event, count)` tells success.
-template <class Block>
-int run_blocks(std::vector<Memory> &memories, std::size_t bytes, std::int64_t events, int threads, const Block &block) {
-    if (events < 0 || threads < 1) return BAD_ARGUMENT;
-    const std::int64_t blocks = (events + EVENTS - 1) / EVENTS;
-    const int workers = int(blocks < threads ? (blocks > 0 ? blocks : 1) : threads);
-    std::vector<char> good;
-    const auto work = [&](int worker) {
-        const std::int64_t end = blocks * (worker + 1) / workers;
-        for (std::int64_t b = blocks * worker / workers; b < end; ++b) {
-            const std::int64_t left = events - b * EVENTS;
-            if (!block(memories[worker].bytes, b * EVENTS, int(left < EVENTS ? left : EVENTS))) {
-                good[worker] = 0;
-                return;
+    int first = 0;
+    if (count == EVENTS)
+        for (; first + LANES<S> <= size; first += LANES<S>)
+            for (int e = 0; e < EVENTS; e += LANES<S>) {
+                Vector<S, LANES<S>> square[LANES<S>];
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES<S>; ++i) square[i] = load<S>(row(x, first + i) + e);
+                transpose<S>(square);
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES<S>; ++i) {
+                    S column[LANES<S>];
+                    store<S>(column, square[i]);
+                    for (int j = 0; j < LANES<S>; ++j) codes[std::ptrdiff_t(e + i) * size + first + j] = static_cast<C>(column[j]);
+                }
             }
-        }
-    };
-    std::vector<std::thread> others;
-    bool started = true;
-    try {
-        good.assign(workers, 1);
-        others.reserve(workers);
-        memories.reserve(workers);
-        while (int(memories.size()) < workers) memories.emplace_back(bytes);
-        for (int worker = 1; worker < workers; ++worker) others.emplace_back(work, worker);
-    } catch (const std::bad_alloc &) {
-        started = false;
-    } catch (const std::system_error &) {
-        started = false;
-    }
-    if (started) work(0);
-    for (std::thread &other : others) other.join();
-    if (!started) return NO_RESOURCES;
-    for (const char one : good)
-        if (!one) return OUT_OF_RANGE;
-    return OK;
+    for (; first < size; ++first)
+        for (int e = 0; e < count; ++e) codes[std::ptrdiff_t(e) * size + first] = static_cast<C>(row(x, first)[e]);
 }
 
 }  // namespace

@@ -1,12 +1,12 @@
 """A shared library in C++ that runs an integer network on blocks of events, exactly and fast."""
 
 from caloedge.backends.emulator.binding import emulate
-from caloedge.backends.emulator.project import VARIANTS, build, check
+from caloedge.backends.emulator.project import BUILDS, build, check
 from caloedge.catalog import Backend
 
 BACKEND = Backend(
     description="C++17 library for fast exact emulation in software, with a C interface and a Python binding",
-    variants=VARIANTS,
+    variants=tuple(BUILDS),
     check=check,
     build=build,
     emulate=emulate,

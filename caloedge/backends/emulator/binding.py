@@ -37,7 +37,9 @@ class Emulator:
         create.restype = ctypes.c_void_p
         self._model = ctypes.c_void_p(create())
         if not self._model:
-            raise UserError(f"{path}: could not get memory")
+            raise UserError(
+                f"{path}: this machine lacks memory or instructions that it was built for; build the project again here"
+            )
 
     def run(self, codes: NDArray[Any] | Mapping[str, NDArray[Any]]) -> dict[str, Codes]:
         """Return {output name: codes (N, *shape) int64} for input codes (N, *shape), or {input name: codes}.

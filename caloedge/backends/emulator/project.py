@@ -18,10 +18,23 @@ from caloedge.project import record, write_record
 from caloedge.recipe import LayerChoice
 
 BACKEND_NAME = "emulator"
-VARIANTS = ("native", "portable")
 LOG = "build.log"
 TIMEOUT_S = 1800.0
 OPTIMISATION = "-O3"
+OPTIONS = ("-std=c++17", "-ffp-contract=fast", "-ffinite-math-only", "-fno-signed-zeros",
+           "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wno-psabi")  # fmt: skip
+"""Fused multiply-adds, no infinities and no -0: all numbers are integers that are exact in their type."""
+Builds = Mapping[str, tuple[str, ...]]
+"""Options for each build of the arithmetic in one library, by instruction set; `plain` is always there."""
+BUILDS: Mapping[str, Builds] = {
+    "native": {"plain": ("-march=native",)},
+    "portable": {
+        "plain": (),
+        "avx2": ("-mavx2", "-mfma"),
+        "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
+    },
+}
+"""By variant, for x86-64: a library takes the last build that the machine can run when a model is created."""
 
 
 def check(graph: Graph) -> None:
@@ -38,12 +51,15 @@ def build(
     *,
     name: str = "network",
     optimisation: str = OPTIMISATION,
+    builds: Builds | None = None,
 ) -> None:
     """Write header and source and compile the library; the folder appears whole or not at all.
 
     `name` and the graph's digest name the library's symbols. What the compiler prints goes to build.log in the folder, or
-    beside the folder when it fails.
+    beside the folder when it fails. `builds` replaces those of the variant.
     """
+    if builds is None:
+        builds = BUILDS[variant] if platform.machine() in ("x86_64", "AMD64") or variant == "native" else {"plain": ()}
     tools.find("g++")
     start = time.perf_counter()
     text = write(graph, name)
@@ -54,13 +70,10 @@ def build(
     with replacing_folder(folder) as temporary:
         for file, content in text.files.items():
             (temporary / file).write_text(content, encoding="utf-8")
-        options = compiler_options(variant, optimisation)
-        # A name of its own per content: a process that has loaded one library must not be handed it for another.
-        stamp = hashlib.sha256("\0".join([*text.files.values(), *options, tools.version("g++")]).encode()).hexdigest()[:16]
-        library = f"lib{text.prefix}-{stamp}.so"
-        compile_library(temporary.absolute(), text.source, library, options, log)
+        library = _library_name(text, optimisation, builds)
+        compile_library(temporary.absolute(), text, library, optimisation, builds, log)
         values = record(BACKEND_NAME, graph, target, variant, choices) | _ports(text)
-        values |= {"namespace": text.prefix, "library": library, "compiler": ["g++", *options]}
+        values |= {"namespace": text.prefix, "library": library, "compiler": tools.version("g++")}
         compiled = time.perf_counter()
         write_record(
             temporary, values | {"write_seconds": round(written - start, 1), "compile_seconds": round(compiled - written, 1)}
@@ -68,27 +81,26 @@ def build(
         shutil.move(log, temporary / LOG)
 
 
-def compiler_options(variant: str, optimisation: str = OPTIMISATION) -> list[str]:
-    """Return what g++ is told: `native` uses every instruction of this machine, `portable` those of every x86-64."""
-    machine = ["-march=native"] if variant == "native" else []
-    return [
-        "-std=c++17",
-        optimisation,
-        *machine,
-        "-ffp-contract=fast",
-        "-ffinite-math-only",
-        "-fno-signed-zeros",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-pthread",
-        "-Wall",
-    ]
+def _library_name(text: Text, optimisation: str, builds: Builds) -> str:
+    """Return a name of its own per content: a process that has loaded one library must not be handed it for another."""
+    content = [*text.files.values(), optimisation, repr(dict(builds)), repr(OPTIONS), tools.version("g++")]
+    return f"lib{text.prefix}-{hashlib.sha256(chr(0).join(content).encode()).hexdigest()[:16]}.so"
 
 
-def compile_library(folder: Path, source: str, library: str, options: list[str], log: Path) -> None:
-    """Compile a source in a folder into a shared library."""
-    command = ["g++", *options, "-shared", f"-Wl,-soname,{library}", source, "-o", library]
-    tools.run(command, cwd=folder, log=log, timeout_s=TIMEOUT_S)
+def compile_library(folder: Path, text: Text, library: str, optimisation: str, builds: Builds, log: Path) -> None:
+    """Compile the sources in a folder into a shared library that holds every build of the arithmetic."""
+
+    def run(*words: str) -> None:
+        tools.run(["g++", *OPTIONS, optimisation, *words], cwd=folder, log=log, timeout_s=TIMEOUT_S)
+
+    objects = {level: f"{level}.o" for level in builds}
+    for level, machine in builds.items():
+        run(*machine, f"-DCALOEDGE_LEVEL={level}", "-c", text.block, "-o", objects[level])
+    # The interface runs on every machine, so that it can tell which builds do.
+    defined = [f"-DCALOEDGE_{level.upper()}" for level in builds]
+    run(*defined, "-shared", f"-Wl,-soname,{library}", text.interface, *objects.values(), "-o", library)
+    for name in objects.values():
+        (folder / name).unlink()
 
 
 def _ports(text: Text) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The C++ source of a network and its C header, as text."""
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -12,7 +13,7 @@ from caloedge.backends.emulator.steps import Block, write_block
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import InputQuantiser, Output
 
-PARTS = "caloedge_emulator.h"
+PARTS = ("caloedge_block.h", "caloedge_emulator.h", "caloedge_threads.h")
 """The fixed parts, shipped in `hls/emulator` with the templates."""
 
 
@@ -63,9 +64,14 @@ class Text:
     """Contents by file name."""
 
     @property
-    def source(self) -> str:
-        """Name of the file to compile."""
+    def interface(self) -> str:
+        """Name of the source that holds the C interface."""
         return f"{self.prefix}.cpp"
+
+    @property
+    def block(self) -> str:
+        """Name of the source that holds the arithmetic."""
+        return f"{self.prefix}_block.cpp"
 
 
 def prefix_of(graph: Graph, name: str) -> str:
@@ -78,24 +84,43 @@ def write(graph: Graph, name: str) -> Text:
     """Write header and source of a network; `name` and the graph's digest name its symbols."""
     prefix, block = prefix_of(graph, name), write_block(graph)
     inputs, outputs = tuple(_input(block, op) for op in graph.inputs), tuple(_output(block, op) for op in graph.outputs)
+    ports, used = (*inputs, *outputs), set(re.findall(r"\w+", "\n".join(block.statements)))
+    narrow, wide = [port.type for port in ports], ["int64_t"] * len(ports)
+    signatures = [(_parameters(ports, len(inputs), types), types) for types in ([narrow] if narrow == wide else [narrow, wide])]
     values = {
         "digest": graph.digest,
         "prefix": prefix,
         "inputs": inputs,
         "outputs": outputs,
-        "arguments": ", ".join(port.argument for port in (*inputs, *outputs)),
+        "arguments": ", ".join(port.argument for port in ports),
+        "signatures": signatures,
+        "parameters": signatures[0][0],
+        "wide_parameters": signatures[-1][0],
         "memory_bytes": block.layout.size,
         "constants": block.constants,
-        "rows": [(block.rows(name), buffer.type, buffer.offset) for name, buffer in block.layout.buffers.items()],
+        "rows": [(rows, kind, offset) for rows, kind, offset in _rows(block) if rows in used],
         "statements": block.statements,
     }
     folder = resources.files("caloedge.hls") / "emulator"
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    files = {PARTS: (folder / PARTS).read_text(encoding="utf-8")}
-    for kind in ("h", "cpp"):
-        template = (folder / f"network.{kind}.jinja").read_text(encoding="utf-8")
-        files[f"{prefix}.{kind}"] = environment.from_string(template).render(values).rstrip() + "\n"
+    environment.filters["zip"] = zip
+    files = {part: (folder / part).read_text(encoding="utf-8") for part in PARTS}
+    for kind in (".h", ".cpp", "_block.cpp"):
+        template = (folder / f"network{kind}.jinja").read_text(encoding="utf-8")
+        files[f"{prefix}{kind}"] = environment.from_string(template).render(values).rstrip() + "\n"
     return Text(prefix, inputs, outputs, files)
+
+
+def _rows(block: Block) -> Iterator[tuple[str, str, int]]:
+    """Yield name, number type and first byte of the rows of every tensor."""
+    for name, buffer in block.layout.buffers.items():
+        yield block.rows(name), buffer.type, buffer.offset
+
+
+def _parameters(ports: Sequence[Port], n_inputs: int, types: Sequence[str]) -> str:
+    """Declare the pointers to codes of these types."""
+    pointers = [f"{kind} *{port.argument}" for port, kind in zip(ports, types, strict=True)]
+    return ", ".join([*(f"const {pointer}" for pointer in pointers[:n_inputs]), *pointers[n_inputs:]])
 
 
 def _input(block: Block, op: InputQuantiser) -> Port:

@@ -228,11 +228,12 @@ def _dense(block: Block, op: Dense, result: str, after: str) -> Iterator[str]:
     n_out, n_in = op.weights.shape
     weights, bias = block.constant(op, "weights", number, op.weights.T), block.constant(op, "bias", number, op.bias)
     lead = (math.prod(block.graph.tensors[op.inputs[0]].shape[:-1]),)
+    x_row, y_row = (f"row({block.rows(name)}, {index(lead, (n,))})" for name, n in ((op.inputs[0], n_in), (result, n_out)))
     yield from loops(
         lead,
         [
-            f"product<{n_out}>(row({block.rows(op.inputs[0])}, {index(lead, (n_in,))}), Consecutive{{}}, {n_in}, {weights}, {bias},",
-            f"    row({block.rows(result)}, {index(lead, (n_out,))}), 1, {after});",
+            f"product<{n_out}>({x_row}, Consecutive{{}}, {n_in}, {weights}, {bias},",
+            f"    {y_row}, 1, {after});",
         ],
     )
 
@@ -286,7 +287,7 @@ def _requantise(block: Block, op: Requantise, x: Tensor) -> Iterator[str]:
         yield from loops((x.size,), [f"row_round({rows[0]}, {_round(op, x, number)}, {rows[1]});"])
         return
     shift = x.format.fraction - op.format.fraction
-    call = f"row_requantise<Rounding::{op.rounding.value}>({rows[0]}, {shift}, {op.low}LL, {op.high}LL, {rows[1]});"
+    call = f"row_requantise<Rounding::{op.rounding.value}, {shift}>({rows[0]}, {op.low}LL, {op.high}LL, {rows[1]});"
     yield from loops((x.size,), [call])
 
 
@@ -300,14 +301,19 @@ def _threshold(block: Block, op: Threshold, x: Tensor) -> Iterator[str]:
         values = op.base + op.step * np.reshape(counts, (*op.thresholds.shape[:-1], high - low + 1))
         yield from _table(block, op, x, values, low)
         return
-    name = block.constant(op, "thresholds", code_type(low, high + 1), thresholds)
-    at = f"{name} + ({index(x.shape, steps(op.thresholds.shape[:-1]))}) * {levels}"
+    bits = levels.bit_length()
+    whole = np.full((len(thresholds), 2**bits - 1), high + 1)
+    whole[:, :levels] = thresholds
+    name = block.constant(op, "thresholds", block.number(op.inputs[0]), whole)
+    at = f"{name} + ({index(x.shape, steps(op.thresholds.shape[:-1]))}) * {2**bits - 1}"
     place = index(x.shape, steps(x.shape))
     x_row, y_row = (f"row({block.rows(name)}, {place})" for name in (op.inputs[0], op.name))
-    yield from loops(x.shape, [f"row_threshold({x_row}, {at}, {levels}, {op.base}LL, {op.step}LL, {y_row});"])
+    yield from loops(x.shape, [f"row_threshold<{bits}>({x_row}, {at}, {op.base}LL, {op.step}LL, {y_row});"])
 
 
 def _table(block: Block, op: Table | Threshold, x: Tensor, values: NDArray[np.int64], first: int) -> Iterator[str]:
+    low, high = x.range
+    values, first = values[..., low - first : high - first + 1], low
     name = block.constant(op, "values", code_type(int(values.min()), int(values.max())), values)
     at = f"{name} + ({index(x.shape, steps(values.shape[:-1]))}) * {values.shape[-1]}"
     place = index(x.shape, steps(x.shape))
