@@ -55,6 +55,8 @@ class Graph:
     """An integer network: operations in an order in which each reads only earlier ones."""
 
     ops: tuple[Op, ...]
+    name: str = "network"
+    """What generated code is called; not part of the digest."""
     tensors: Mapping[str, Tensor] = field(init=False, repr=False)
     """Shape, format and range of every operation's result, by name."""
     _by_name: Mapping[str, Op] = field(init=False, repr=False)

@@ -186,7 +186,7 @@ def _one_sunk(graph: Graph) -> Graph:
             else:
                 names = tuple(first.name if name == op.name else name for name in other.inputs)
                 ops.append(replace(other, inputs=names) if names != other.inputs else other)  # type: ignore[arg-type]
-        return Graph(tuple(ops))
+        return replace(graph, ops=tuple(ops))
     return graph
 
 
@@ -316,7 +316,7 @@ def remove_unread(graph: Graph) -> Graph:
         if op.name in wanted:
             wanted.update(op.inputs)
     ops = tuple(op for op in graph.ops if op.name in wanted)
-    return graph if len(ops) == len(graph.ops) else Graph(ops)
+    return graph if len(ops) == len(graph.ops) else replace(graph, ops=ops)
 
 
 def _rewired(graph: Graph, changed: dict[str, Any], dropped: dict[str, str]) -> Graph:
@@ -336,7 +336,7 @@ def _rewired(graph: Graph, changed: dict[str, Any], dropped: dict[str, str]) -> 
         new = changed.get(op.name, op)
         names = tuple(source(name) for name in new.inputs)
         ops.append(replace(new, inputs=names) if names != new.inputs else new)
-    return remove_unread(Graph(tuple(ops)))
+    return remove_unread(replace(graph, ops=tuple(ops)))
 
 
 PASSES: tuple[Pass, ...] = (

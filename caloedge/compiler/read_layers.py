@@ -516,9 +516,10 @@ def read_reduce(node: Node) -> None:
         factor = Fraction(1, count) if node.kind == "ReduceMean" else Fraction(1)
         offset = rows.offset * count * factor
     keep = bool(node.whole("keepdims", 1))
-    shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes) or (1,)
+    shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes)
     total = plain_value(builder, op, rows.scale * factor, offset)
-    node.give(moved(builder, total, np.arange(math.prod(shape)).reshape(shape), "reshape"))
+    places = np.arange(math.prod(shape)).reshape(shape or (1,))
+    node.give(moved(builder, total, places, "reshape"), scalar=not shape)
 
 
 def _one_scale(rows: Value) -> Value:
@@ -558,6 +559,10 @@ def quantised_softmax(node: Node, scores: Scores, scale: Rationals, quantiser: Q
         )
     entries = np.arange(min(high - low, MAX_EXPONENTIALS) + 1)
     exponentials = np.rint(np.exp(-abs(float(step)) * entries) * 2.0**bits).astype(np.int64)
+    if high - low > MAX_EXPONENTIALS and exponentials[-1]:
+        raise Unsupported(
+            f"a softmax of scores with {high - low + 1:,} codes is not supported; quantise them to fewer bits, or a larger scale"
+        )
     exponentials = exponentials[: int(np.flatnonzero(exponentials)[-1]) + 1]
     op = builder.add(Softmax(builder.new_name("softmax"), (turned.op,), exponentials, ratio, quantiser.format))
     found = plain_value(builder, op, constant_of(unit, len(x.shape)))
@@ -582,7 +587,8 @@ def read_arg_max(node: Node) -> None:
     found = _best(node, node.whole("axis", 0), 1, node.kind == "ArgMax", ("indices",))
     if not node.whole("keepdims", 1):
         shape = tuple(size for i, size in enumerate(found.shape) if i != node.axis(node.whole("axis", 0), len(found.shape)))
-        node.give(moved(node.builder, found, np.arange(math.prod(shape or (1,))).reshape(shape or (1,)), "reshape"))
+        places = np.arange(math.prod(shape)).reshape(shape or (1,))
+        node.give(moved(node.builder, found, places, "reshape"), scalar=not shape)
 
 
 def _best(node: Node, axis: int, k: int, largest: bool, parts: tuple[str, ...]) -> Value:

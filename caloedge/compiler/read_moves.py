@@ -75,7 +75,7 @@ def read_reshape(node: Node) -> None:
         raise Unsupported(
             f"Reshape to {tuple(wanted)} is not supported; {count} elements an event, and the events stay on axis 0"
         )
-    node.move(lambda index: index.reshape(rest or (1,)), "reshape")
+    node.move(lambda index: index.reshape(rest or (1,)), "reshape", scalar=not rest)
 
 
 def read_transpose(node: Node) -> None:
@@ -97,12 +97,12 @@ def read_squeeze(node: Node) -> None:
     if any(shape[axis] != 1 for axis in axes):
         raise BadData(f"axes {given} of ({', '.join(map(str, shape))}) do not have size 1")
     left = [size for i, size in enumerate(shape) if i not in axes]
-    node.move(lambda index: index.reshape(left or (1,)), "reshape")
+    node.move(lambda index: index.reshape(left or (1,)), "reshape", scalar=not left)
 
 
 def read_unsqueeze(node: Node) -> None:
     """Read Unsqueeze."""
-    shape = list(_shape(node))
+    shape = [] if node.proto.input[0] in node.reading.scalars else list(_shape(node))
     given = node.integers(1, "axes") if node.has(1) else list(node.wholes("axes"))
     rank = len(shape) + len(given)
     axes = sorted(node.axis(axis, rank) for axis in given)
@@ -158,7 +158,7 @@ def read_gather(node: Node) -> None:
         found = np.take(index, positions, axis=axis)
         return found if found.ndim else found.reshape(1)
 
-    node.move(gather, "gather")
+    node.move(gather, "gather", scalar=len(shape) == 1 and not positions.ndim)
 
 
 def read_split(node: Node) -> None:

@@ -7,7 +7,7 @@ would be a wrong trigger.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def compile_file(path: Path, missing: Format | None = None) -> Compiled:
             # Numbers and shapes that nobody thought of; nothing has been written.
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise BadData(f"{file.name}: node {node_name(proto)}: contradicts itself ({reason}); export the file again") from None
-    graph = _finish(file, reading)
+    graph = replace(_finish(file, reading), name=_network_name(path))
     located = {
         name: Located(operand.op, _floats(operand.scale), _floats(operand.offset))
         for name, operand in reading.operands.items()
@@ -247,6 +247,11 @@ def _finish(file: OnnxFile, reading: Reading) -> Graph:
         return Graph((*inputs, *(op for op in ops if not isinstance(op, InputQuantiser)), *outputs))
     except UserError as error:
         raise _of_kind(error)(f"{file.name}: {error}") from None
+
+
+def _network_name(path: Path) -> str:
+    """Return the file's name, or that of its folder when it is an artifact's model."""
+    return path.resolve().parent.name if path.name == "model.qonnx" else path.stem
 
 
 def _of_kind(error: UserError) -> type[UserError]:

@@ -70,6 +70,8 @@ def quantise_affine(builder: Builder, source: str, factor: Rationals, summand: R
     `factor` and `summand` have the rank of the source; axes of size 1 are repeated.
     """
     factor, summand = compressed(factor), compressed(summand)
+    if quantiser.low == quantiser.high:
+        return _constant(builder, source, quantiser, kind)
     simple = _by_shift(builder, source, factor, summand, quantiser, kind, SMALL_FACTOR_BITS)
     if simple is not None:
         return simple
@@ -84,6 +86,14 @@ def quantise_affine(builder: Builder, source: str, factor: Rationals, summand: R
     if simple is not None:
         return simple
     return _by_thresholds(builder, source, rows, grid, quantiser, kind)
+
+
+def _constant(builder: Builder, source: str, quantiser: Quantiser, kind: str) -> str:
+    """Add the only code that the limits leave."""
+    tensor = builder.tensors[source]
+    weights = np.zeros((1,) * len(tensor.shape), dtype=np.int64)
+    fmt = Format.holding(0, 0, quantiser.format.fraction - tensor.format.fraction)
+    return builder.add(Affine(builder.new_name(kind), (source,), weights, weights + quantiser.low, fmt))
 
 
 def _rows(builder: Builder, source: str, factor: Rationals, summand: Rationals) -> Iterator[Row]:
@@ -358,19 +368,25 @@ def _evaluated(
         x = function(x)
     y = x * to_floats(outer[0])[..., None] + to_floats(outer[1])[..., None]
     y = np.clip(y, quantiser.low - 2.0, quantiser.high + 2.0)
-    halves = 2 * y  # boundaries of every rounding mode are multiples of a half
-    doubtful = np.abs(halves - np.rint(halves)) < DOUBTFUL * np.maximum(1.0, np.abs(halves))
+    edges = y - 0.5 if quantiser.rounding.to_nearest else y  # whole at the boundaries of the rounding mode
+    doubtful = np.abs(edges - np.rint(edges)) < DOUBTFUL * np.maximum(1.0, np.abs(y))
+    doubtful &= (y > quantiser.low - 1.75) & (y < quantiser.high + 1.75)  # beyond, they are limited whatever they are
     result = np.asarray(np.clip(_rounded(y, quantiser.rounding), quantiser.low, quantiser.high), dtype=np.int64)
-    known: dict[tuple[int, tuple[int, ...]], int] = {}
-    for place in np.argwhere(doubtful):
-        position, code = tuple(int(i) for i in place[:-1]), int(codes[tuple(place)])
-        if (code, position) not in known:
-            exact = pick(inner[0], position) * code + pick(inner[1], position)
-            for function in functions:
-                exact = function.at(exact, position)
-            exact = exact * pick(outer[0], position) + pick(outer[1], position)
-            known[code, position] = min(max(exactly_rounded(exact, quantiser.rounding), quantiser.low), quantiser.high)
-        result[tuple(place)] = known[code, position]
+    for position in np.ndindex(doubtful.shape[:-1]):
+        places = np.flatnonzero(doubtful[position])
+        if not places.size:
+            continue
+        factor, summand, *ends = (pick(array, position) for array in (*inner, *outer))
+        steps = [(function.exact, [pick(constant, position) for constant in function.constants]) for function in functions]
+        unique, back = np.unique(codes[position][places], return_inverse=True)
+        decided = np.empty(len(unique), dtype=np.int64)
+        for number, code in enumerate(unique.tolist()):
+            value = factor * code + summand
+            for exact, constants in steps:
+                value = exact(value, *constants)
+            rounded = exactly_rounded(value * ends[0] + ends[1], quantiser.rounding)
+            decided[number] = min(max(rounded, quantiser.low), quantiser.high)
+        result[position][places] = decided[back]
     return result
 
 
@@ -397,3 +413,33 @@ def exactly_rounded(value: Fraction, rounding: Rounding) -> int:
     """
     level = math.floor(value)
     return level + 1 if _reaches(value, level + 1, rounding) else level
+
+
+def rounded_quotients(numerators: Rationals, divisor: int, rounding: Rounding) -> Codes:
+    """Round numerators / divisor for whole numbers of any size; what lies beyond 62 bits stays at its limit.
+
+    >>> rounded_quotients(np.array([5, -5, 3], dtype=object), 2, Rounding.HALF_EVEN)
+    array([ 2, -2,  2])
+    """
+    if divisor < 2**60 and max(abs(number) for number in (numerators.max(), numerators.min())) < 2**60:
+        numerators = numerators.astype(np.int64)
+    floors = numerators // divisor
+    rests = 2 * (numerators - floors * divisor)
+    match rounding:
+        case Rounding.TRUNCATE:
+            up = rests < 0
+        case Rounding.CEILING:
+            up = rests > 0
+        case Rounding.TO_ZERO:
+            up = (rests > 0) & (numerators < 0)
+        case Rounding.FROM_ZERO:
+            up = (rests > 0) & (numerators > 0)
+        case Rounding.HALF_EVEN:
+            up = (rests > divisor) | ((rests == divisor) & (floors % 2 == 1))
+        case Rounding.HALF_UP:
+            up = rests >= divisor
+        case Rounding.HALF_TO_ZERO:
+            up = (rests > divisor) | ((rests == divisor) & (numerators < 0))
+        case Rounding.HALF_FROM_ZERO:
+            up = (rests > divisor) | ((rests == divisor) & (numerators > 0))
+    return np.asarray(np.clip(floors + up.astype(np.int64), -(2**62), 2**62), dtype=np.int64)

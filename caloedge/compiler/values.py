@@ -18,7 +18,7 @@ from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.functions import Function
 from caloedge.compiler.ops import Add, Affine, Rearrange, Requantise, Reshape
 from caloedge.compiler.rationals import Rationals, common_unit, compressed, exponent_of, nearest_exponent, rationals
-from caloedge.compiler.steps import Quantiser, exactly_rounded, quantise_affine, quantise_function
+from caloedge.compiler.steps import Quantiser, exactly_rounded, quantise_affine, quantise_function, rounded_quotients
 from caloedge.errors import Unsupported
 
 MAX_COMBINATIONS = 2**20
@@ -254,10 +254,7 @@ def _small_multipliers(
     numerators = sum(int(factor * divisor) * grid.astype(object) for factor, grid in zip(known, grids, strict=True)) + int(
         summand * divisor
     )
-    rounding = quantiser.rounding
-    numerators = np.asarray(numerators, dtype=object)
-    codes = np.array([exactly_rounded(Fraction(n, divisor), rounding) for n in numerators.flat], dtype=np.int64)
-    codes = codes.reshape(numerators.shape)
+    codes = rounded_quotients(np.asarray(numerators, dtype=object), divisor, quantiser.rounding)
     free = (codes > quantiser.low) & (codes < quantiser.high)
     for shift in range(2, 40):
         multipliers = [int(exactly_rounded(factor * 2**shift, Rounding.HALF_EVEN)) for factor in known]
@@ -341,7 +338,7 @@ def plain(builder: Builder, value: Value) -> Value:
     """Return the value as an affine function of one operation's codes; raise `Unsupported` when only rounding could do that."""
     if value.functions:
         raise Unsupported(f"the result of {value.node} is not quantised; add a quantiser after it")
-    value = single(builder, value)
+    value = _visible(builder, single(builder, value))
     if value.is_plain:
         return value
     value = centred(builder, positive(builder, value))
@@ -373,6 +370,17 @@ def centred(builder: Builder, value: Value) -> Value:
     bias = np.array([int(step) for step in steps.flat], dtype=np.int64).reshape(steps.shape)
     op = builder.add(Affine(builder.new_name("shift"), (name,), np.ones_like(bias), bias, Format(False, 1, 0)))
     return replace(value, terms=((op, scale),), offset=constant_of(0, len(value.shape)))
+
+
+def _visible(builder: Builder, value: Value) -> Value:
+    """Return a value of one term whose scale is nowhere zero: codes that do not matter are zero instead."""
+    name, scale = value.terms[0]
+    if all(scale.flat):
+        return value
+    matters = np.array([int(number != 0) for number in scale.flat], dtype=np.int64).reshape(scale.shape)
+    other = next((number for number in scale.flat if number), Fraction(1))
+    op = builder.add(Affine(builder.new_name("mask"), (name,), matters, np.zeros_like(matters), Format(False, 1, 0)))
+    return replace(value, terms=((op, compressed(np.where(matters, scale, other))),))
 
 
 def positive(builder: Builder, value: Value) -> Value:

@@ -1,7 +1,7 @@
 """A shared library in C++ that runs an integer network on blocks of events, exactly and fast."""
 
 from caloedge.backends.emulator.binding import emulate
-from caloedge.backends.emulator.project import BUILDS, build, check
+from caloedge.backends.emulator.project import BUILDS, build, check, preview
 from caloedge.catalog import Backend
 
 BACKEND = Backend(
@@ -10,4 +10,5 @@ BACKEND = Backend(
     check=check,
     build=build,
     emulate=emulate,
+    preview=preview,
 )

@@ -4,11 +4,13 @@ import hashlib
 import platform
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from caloedge import tools
+from caloedge.backends.emulator.layout import plan
 from caloedge.backends.emulator.source import Port, Text, write
 from caloedge.backends.emulator.steps import write_block
 from caloedge.catalog import Target
@@ -42,6 +44,14 @@ def check(graph: Graph) -> None:
     write_block(graph)
 
 
+def preview(graph: Graph, target: Target, variant: str) -> str:  # noqa: ARG001
+    """Say what a library would hold: number types and memory."""
+    layout = plan(graph)
+    counts = Counter(buffer.type for buffer in layout.buffers.values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    return f"C++ library; {layout.size / 1024:,.0f} KiB for a block of events, tensors as {kinds}"
+
+
 def build(
     graph: Graph,
     target: Target,
@@ -49,20 +59,20 @@ def build(
     folder: Path,
     choices: Mapping[str, LayerChoice],
     *,
-    name: str = "network",
+    name: str = "",
     optimisation: str = OPTIMISATION,
     builds: Builds | None = None,
 ) -> None:
     """Write header and source and compile the library; the folder appears whole or not at all.
 
-    `name` and the graph's digest name the library's symbols. What the compiler prints goes to build.log in the folder, or
+    `name` (default: the graph's) and the graph's digest name the library's symbols. What the compiler prints goes to build.log in the folder, or
     beside the folder when it fails. `builds` replaces those of the variant.
     """
     if builds is None:
         builds = BUILDS[variant] if platform.machine() in ("x86_64", "AMD64") or variant == "native" else {"plain": ()}
     tools.find("g++")
     start = time.perf_counter()
-    text = write(graph, name)
+    text = write(graph, name or graph.name)
     written = time.perf_counter()
     log = folder.with_name(f"{folder.name}.{LOG}").absolute()
     log.parent.mkdir(parents=True, exist_ok=True)
