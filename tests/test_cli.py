@@ -360,7 +360,9 @@ def test_what_cannot_be_compiled_is_one_line(caloedge: Call, tiny: Path, tmp_pat
     model.graph.output.append(helper.make_tensor_value_info("probability", onnx.TensorProto.FLOAT, ["batch", 1]))
     onnx.save(model, str(tmp_path / "sigmoid.qonnx"))
     said = complaint(caloedge("compile", tmp_path / "sigmoid.qonnx"))
-    assert said.startswith("sigmoid.qonnx: output probability: the result of Sigmoid_9 is not quantised; add a quantiser after it")
+    assert said.startswith(
+        "sigmoid.qonnx: output probability: the result of Sigmoid_9 is not quantised; add a quantiser after it"
+    )
     (tmp_path / "noise.qonnx").write_bytes(bytes(range(256)))
     assert "noise.qonnx" in complaint(caloedge("compile", tmp_path / "noise.qonnx"))
     assert "none.qonnx" in complaint(caloedge("compile", tmp_path / "none.qonnx"))

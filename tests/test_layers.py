@@ -38,9 +38,9 @@ LAYERS = """
     tools, project, budgets, qonnx_executor, refusals
     backends.rtl.steps, backends.rtl.tables
     backends.rtl.adders, backends.rtl.design, backends.hls4ml.layout
-    backends.rtl.verilog, backends.rtl.harness, backends.hls4ml.plan
-    backends.rtl.simulation, backends.hls4ml.project
-    backends.rtl.project
+    backends.rtl.verilog, backends.rtl.harness, backends.hls4ml.layers
+    backends.rtl.simulation, backends.hls4ml.plan
+    backends.rtl.project, backends.hls4ml.project
     backends.emulator.layout
     backends.emulator.steps
     backends.emulator.source

@@ -140,6 +140,28 @@ def test_quant_is_exact_where_float32_is_not(one: Run) -> None:
     assert 0 < np.count_nonzero(single != codes) < len(codes)
 
 
+@pytest.mark.parametrize("kind", ["initialisers", "nodes", "a calculated scale"])
+def test_stored_constants_are_quantised_in_their_own_precision(write: Run, kind: str) -> None:
+    """Near ties float32 and float64 give other codes; those of stored weights are float32's, their values float64's."""
+    weights = ((np.arange(-100, 100) + 0.5) * TENTH).astype(np.float32)
+    single, double = np.rint(weights / TENTH), np.rint(weights.astype(np.float64) / np.float64(TENTH))
+    assert 10 < np.count_nonzero(single != double) < 190
+    stored = {"w": weights, "s": TENTH, "z": f32(0), "b": f32(9)}
+    quantise = helper.make_node("Quant", ["w", "s", "z", "b"], ["q"], domain=QONNX, signed=1, narrow=0)
+    add = helper.make_node("Add", ["x", "q"], ["y"])
+    nodes = [quantise, add]
+    if kind == "nodes":
+        constants = [(name, numpy_helper.from_array(np.asarray(value))) for name, value in stored.items()]
+        nodes = [*(helper.make_node("Constant", [], [name], value=value) for name, value in constants), *nodes]
+        stored = {}
+    elif kind == "a calculated scale":  # float64, and so is the quotient
+        stored["h"] = stored.pop("s")
+        nodes = [helper.make_node("Identity", ["h"], ["s"]), *nodes]
+    found = execute(write(nodes, {"x": ("N", 200)}, stored), {"x": np.zeros((3, 200))})["y"]
+    wanted = (double if kind == "a calculated scale" else single) * np.float64(TENTH)
+    assert found.tolist() == [wanted.tolist()] * 3
+
+
 def test_the_stock_executor_rounds_in_float32(write: Run) -> None:
     """The twin of the test above: the comparison does see float32."""
     halves = np.arange(-2000, 2000) + 0.5

@@ -184,7 +184,7 @@ class Threshold:
 
     def __post_init__(self) -> None:
         thresholds = _frozen(self.thresholds)
-        if thresholds.ndim < 2 or np.any(np.diff(thresholds, axis=-1) < 0):
+        if thresholds.ndim < 2 or not thresholds.size or np.any(np.diff(thresholds, axis=-1) < 0):
             raise Unsupported(f"layer {self.name}: thresholds {thresholds.shape} are not ascending along their last axis")
         ends = (self.base, self.base + self.step * thresholds.shape[-1])
         if min(ends) < self.format.min_code or max(ends) > self.format.max_code:

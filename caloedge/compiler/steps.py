@@ -69,6 +69,8 @@ def quantise_affine(builder: Builder, source: str, factor: Rationals, summand: R
 
     `factor` and `summand` have the rank of the source; axes of size 1 are repeated.
     """
+    if quantiser.low == quantiser.high:
+        return _constant(builder, source, quantiser, kind)
     factor, summand = compressed(factor), compressed(summand)
     if quantiser.low == quantiser.high:
         return _constant(builder, source, quantiser, kind)
@@ -94,6 +96,12 @@ def _constant(builder: Builder, source: str, quantiser: Quantiser, kind: str) ->
     weights = np.zeros((1,) * len(tensor.shape), dtype=np.int64)
     fmt = Format.holding(0, 0, quantiser.format.fraction - tensor.format.fraction)
     return builder.add(Affine(builder.new_name(kind), (source,), weights, weights + quantiser.low, fmt))
+
+
+def _constant(builder: Builder, source: str, quantiser: Quantiser, kind: str) -> str:
+    """Add what a quantiser of a single code makes of anything."""
+    nothing = np.zeros((1,) * len(builder.tensors[source].shape), dtype=np.int64)
+    return _add_scaled(builder, source, nothing, nothing + quantiser.low, 0, quantiser, kind)
 
 
 def _rows(builder: Builder, source: str, factor: Rationals, summand: Rationals) -> Iterator[Row]:
@@ -327,6 +335,8 @@ def quantise_function(
 
     `inner` and `outer` are factor and summand of affine maps, of the source's rank; axes of size 1 are repeated.
     """
+    if quantiser.low == quantiser.high:
+        return _constant(builder, source, quantiser, kind)
     tensor = builder.tensors[source]
     constants = [*inner, *outer, *(constant for function in functions for constant in function.constants)]
     grid = np.broadcast_shapes(*(constant.shape for constant in constants))

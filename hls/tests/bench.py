@@ -55,14 +55,14 @@ class Ended:
     """Message by name of the cocotb test."""
 
 
+LITERALS = ("LOW", "HIGH", "OF_NEGATIVE", "OF_OTHERS", "WEIGHT", "BIAS")
 HANDSHAKE = ("clk", "rst", "in_valid", "in_ready", "out_valid", "out_ready")
 
 
 def instance(case: Case) -> str:
-    """Return an instance whose ports are wired to `NAME_port`; the bounds of a requantisation are 64-bit literals."""
+    """Return an instance whose ports are wired to `NAME_port`; constants of the arithmetic are 64-bit literals."""
     values = ", ".join(
-        f".{key}(64'sh{value % 2**64:x})" if key in ("LOW", "HIGH") else f".{key}({value})"
-        for key, value in case.parameters.items()
+        f".{key}(64'sh{value % 2**64:x})" if key in LITERALS else f".{key}({value})" for key, value in case.parameters.items()
     )
     ports = (*(HANDSHAKE if case.clocked else ()), *(() if case.data_elsewhere else ("in_data",)), "out_data")
     wires = ", ".join([*(f".{port}({port if port == 'clk' else f'NAME_{port}'})" for port in ports), *case.more_ports])

@@ -1,6 +1,7 @@
-"""Requantisation and maximum: no clock, so one build for both."""
+"""Arithmetic and maximum: no clock, so one build for all."""
 
 import random
+import shutil
 from fractions import Fraction
 from math import floor
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from caloedge.compiler import fixed
-from hls.tests.bench import COMBINATIONAL_TESTS, Bench, Case, check
+from hls.tests.bench import COMBINATIONAL_TESTS, RTL, Bench, Case, check
 from hls.tests.words import pack, unpack
 
 FLOOR, HALF_UP, HALF_EVEN = 0, 1, 2
@@ -84,15 +85,53 @@ def maximum(count: int, channels: int, bits: int, signed: int) -> Case:
     return Case("caloedge_max", parameters, count * channels * bits, channels * bits, events, results, clocked=False)
 
 
-CASES = [requantise(*values) for values in REQUANTISATIONS] + [
-    maximum(1, 1, 1, 0),
-    maximum(1, 3, 4, 1),
-    maximum(2, 1, 1, 1),
-    maximum(4, 3, 8, 0),
-    maximum(4, 2, 8, 1),
-    maximum(9, 2, 5, 1),
-    maximum(7, 1, 12, 0),
+def arithmetic(part: str, in_width: int, out_width: int, first: int, second: int) -> Case:
+    """Return a case of an affine part (weight, bias) or of an offset part (of negative words, of others)."""
+    words = words_of(in_width, in_width // 2)
+    if part == "caloedge_affine":
+        names, results = ("WEIGHT", "BIAS"), [word * first + second for word in words]
+    else:
+        names, results = ("OF_NEGATIVE", "OF_OTHERS"), [word + (first if word < 0 else second) for word in words]
+    assert all(-(1 << (out_width - 1)) <= result < 1 << (out_width - 1) for result in results)
+    return Case(
+        part,
+        {"IN_WIDTH": in_width, "OUT_WIDTH": out_width, names[0]: first, names[1]: second},
+        in_width,
+        out_width,
+        [[word % (1 << in_width)] for word in words],
+        [[result % (1 << out_width)] for result in results],
+        clocked=False,
+    )
+
+
+ARITHMETIC = [
+    arithmetic("caloedge_affine", 8, 16, 93, -1200),
+    arithmetic("caloedge_affine", 8, 16, -93, 1200),
+    arithmetic("caloedge_affine", 9, 9, 0, -7),
+    arithmetic("caloedge_affine", 9, 6, 0, 31),  # narrower than the word
+    arithmetic("caloedge_affine", 1, 4, 5, 2),
+    arithmetic("caloedge_affine", 30, 62, 2**30 - 1, -(2**60)),
+    arithmetic("caloedge_offset", 9, 11, 63, 0),
+    arithmetic("caloedge_offset", 9, 11, 31, 32),
+    arithmetic("caloedge_offset", 9, 10, 0, 255),
+    arithmetic("caloedge_offset", 1, 12, 1023, 7),
+    arithmetic("caloedge_offset", 40, 62, 2**60 - 1, 2**59),
 ]
+
+
+CASES = (
+    [requantise(*values) for values in REQUANTISATIONS]
+    + ARITHMETIC
+    + [
+        maximum(1, 1, 1, 0),
+        maximum(1, 3, 4, 1),
+        maximum(2, 1, 1, 1),
+        maximum(4, 3, 8, 0),
+        maximum(4, 2, 8, 1),
+        maximum(9, 2, 5, 1),
+        maximum(7, 1, 12, 0),
+    ]
+)
 
 
 @pytest.mark.parametrize("values", REQUANTISATIONS, ids=str)
@@ -107,5 +146,20 @@ def test_lint(bench: Bench) -> None:
     bench.lint(CASES)
 
 
-def test_requantise_and_max(bench: Bench) -> None:
+def test_arithmetic_and_max(bench: Bench) -> None:
     check(bench.simulate(CASES), tests=COMBINATIONAL_TESTS)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("caloedge_affine", ("+ BIAS_WIDE", "- BIAS_WIDE")),
+        ("caloedge_offset", ("in_data[IN_WIDTH-1] ?", "!in_data[IN_WIDTH-1] ?")),
+    ],
+)
+def test_a_part_with_an_error_fails(bench: Bench, part: str, change: tuple[str, str]) -> None:
+    wrong = shutil.copytree(RTL, bench.folder / "rtl")
+    text = (wrong / f"{part}.v").read_text()
+    assert text.count(change[0]) == 1
+    (wrong / f"{part}.v").write_text(text.replace(*change))
+    assert bench.simulate([case for case in ARITHMETIC if case.part == part], wrong).failed

@@ -95,7 +95,7 @@ def test_stages_cost_and_cycles_are_those_of_the_design() -> None:
     pools = [layer for layer in layers_of(network()) if isinstance(layer.op, MaxPool)]
     assert [(layer.name, layer.positions) for layer in pools] == [("pool0", 6), ("pool1", 4)]
     assert pools[0].estimated_lut == 5 * 2 * 6 * 3 * 6  # comparisons, LUTs per bit, bits, channels, positions
-    assert [op.name for op, _ in pools[1].requantise] == ["act1"]
+    assert [step.op.name for step in pools[1].after] == ["act1"]
     streaming = {stage.layer.name: stage for stage in design(network(), TARGET, "streaming", {}).stages}
     assert (streaming["pool0"].cycles, streaming["pool0"].multipliers) == (42, 0)
     assert (streaming["pool0"].source.beats, streaming["pool0"].result.beats) == (42, 6)

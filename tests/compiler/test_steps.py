@@ -176,3 +176,10 @@ def test_a_common_unit_divides_everything() -> None:
     values = rationals([0.75, -1.25, 0.0])
     assert common_unit(values) == Fraction(1, 4)
     assert common_unit(rationals([0.0])) == 1
+
+
+@pytest.mark.parametrize("factor", [Fraction(1, 8), Fraction(1, 3), Fraction(0)])
+def test_a_quantiser_of_one_code_is_a_constant(factor: Fraction) -> None:
+    quantiser = Quantiser(3, 3, Rounding.HALF_EVEN, Format(False, 4, 0))
+    graph, codes = compiled(Format(True, 5, 0), [factor, -factor], [Fraction(0), Fraction(1, 7)], quantiser)
+    assert set(graph.run(codes)["y"].flat) == {3}

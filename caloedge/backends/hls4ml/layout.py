@@ -44,8 +44,8 @@ def channels_last(shape: tuple[int, ...]) -> Layout:
 def moves(given: Layout, wanted: Layout) -> list[Step] | None:
     """Return the layers that turn one layout into another, or None if one transposition and one reshape cannot.
 
-    >>> moves(Layout((6,), np.arange(6)), channels_last((2, 1, 3)))
-    [Step(shape=(2, 1, 3), axes=()), Step(shape=(1, 3, 2), axes=(1, 2, 0))]
+    >>> moves(Layout((12,), np.arange(12)), channels_last((2, 3, 2)))
+    [Step(shape=(2, 3, 2), axes=()), Step(shape=(3, 2, 2), axes=(1, 2, 0))]
     """
     if given.has(wanted):
         return [Step(wanted.shape)] if given.shape != wanted.shape else []

@@ -20,8 +20,8 @@ from caloedge.backends.hls4ml.plan import PROJECT, Plan, plan
 from caloedge.catalog import Target
 from caloedge.compiler import fixed
 from caloedge.compiler.fixed import Codes, Format
-from caloedge.compiler.graph import Graph
-from caloedge.errors import BadData, MissingTool
+from caloedge.compiler.graph import Graph, Inputs
+from caloedge.errors import BadData, MissingTool, UserError
 from caloedge.files import replacing_folder
 from caloedge.project import checked_codes, read_record, record, write_record
 from caloedge.recipe import LayerChoice
@@ -109,7 +109,8 @@ def _printing_to(log: Path) -> Iterator[None]:
 
 def _manifest(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice], what: Plan) -> dict[str, Any]:
     values = record("hls4ml", graph, target, variant, choices)
-    values["input"] |= {"order": what.orders[graph.input.name].tolist()}
+    for item in values["inputs"]:
+        item["order"] = what.orders[item["name"]].tolist()
     outputs = [
         {
             "name": op.name,
@@ -131,16 +132,37 @@ def _manifest(graph: Graph, target: Target, variant: str, choices: Mapping[str, 
 # The C simulation
 
 
-def emulate(folder: Path, codes: NDArray[Any]) -> dict[str, Codes]:
-    """Simulate a built project: input codes (N, *shape) to {output name: codes (N, *shape)}; needs nothing but the folder."""
+def emulate(folder: Path, codes: Inputs) -> dict[str, Codes]:
+    """Simulate a built project: input codes (N, *shape) to {output name: codes (N, *shape)}; needs nothing but the folder.
+
+    A network with several inputs takes {input name: codes}.
+    """
     manifest = read_record(folder, "hls4ml")
-    fmt, order = Format.parse(manifest["input"]["format"]), np.array(manifest["input"]["order"])
-    codes = checked_codes(folder, manifest, codes).reshape(-1, order.size)[:, order]
-    stimulus = np.ascontiguousarray(fixed.to_float(codes, fmt.fraction))
+    stimuli = [_stimulus(folder, item, array) for item, array in _by_input(folder, manifest["inputs"], codes)]
+    n_events = len(stimuli[0])
+    if any(len(array) != n_events for array in stimuli):
+        raise UserError(f"{folder}: the inputs have different numbers of events: {', '.join(str(len(x)) for x in stimuli)}")
     sizes = {item["argument"]: int(np.prod(item["shape"])) for item in manifest["outputs"]}
-    values = [np.zeros((len(codes), sizes[argument])) for argument in sorted(sizes)]
-    _call(folder / manifest["library"], f"{manifest['project']}_double", [stimulus, *values])
+    values = [np.zeros((n_events, sizes[argument])) for argument in sorted(sizes)]
+    _call(folder / manifest["library"], f"{manifest['project']}_double", [*stimuli, *values])
     return {item["name"]: _output_codes(item, values[item["argument"]], folder) for item in manifest["outputs"]}
+
+
+def _by_input(folder: Path, inputs: list[dict[str, Any]], codes: Inputs) -> Iterator[tuple[dict[str, Any], NDArray[Any]]]:
+    """Yield each input of the record with its codes."""
+    names = [item["name"] for item in inputs]
+    given = dict(codes) if isinstance(codes, Mapping) else {names[0]: codes}
+    if set(given) != set(names):
+        raise UserError(f"{folder}: input codes for {', '.join(given)} given; the inputs are: {', '.join(names)}")
+    for item in inputs:
+        yield item, given[item["name"]]
+
+
+def _stimulus(folder: Path, item: dict[str, Any], codes: NDArray[Any]) -> NDArray[np.float64]:
+    """Return one input's values (N, size) in the order in which hls4ml's array takes them."""
+    order = np.array(item["order"])
+    codes = checked_codes(folder, {"input": item}, codes).reshape(-1, order.size)[:, order]
+    return np.ascontiguousarray(fixed.to_float(codes, Format.parse(item["format"]).fraction))
 
 
 def _call(library: Path, function: str, arrays: list[NDArray[np.float64]]) -> None:

@@ -8,12 +8,12 @@ later. Nothing else of alkaid is used, and none of its text goes into the projec
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 
+from caloedge.backends.rtl.steps import After, Rounded, Scaled
 from caloedge.compiler.fixed import Codes, Format, Rounding
-from caloedge.compiler.ops import Requantise
 from caloedge.compiler.ranges import Tensor
 from caloedge.errors import MissingTool, Unsupported
 
@@ -33,14 +33,13 @@ CURE = "use strategy: streaming, for a convolution with a reuse above 1"
 
 @dataclass(frozen=True)
 class Step:
-    """One layer of a core: a matrix product (None for none) with bias, then requantisations."""
+    """One layer of a core: a matrix product (None for none) with bias, then steps word by word."""
 
     name: str
     weights: Codes | None
     """(outputs, inputs)."""
     bias: Codes | None
-    requantise: tuple[tuple[Requantise, int], ...]
-    """Each with its right shift."""
+    after: tuple[After, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,32 +94,59 @@ def trace_core(steps: tuple[Step, ...], words_in: int, source: Tensor, result: T
     x = given = symbolic.quantize(given, int(fmt.signed), fmt.width - int(fmt.signed), 0)
     for step in steps:
         if step.weights is not None:
-            _check_constants(step)
-            x = x @ step.weights.T.astype(np.float64) + step.bias.astype(np.float64)  # type: ignore[union-attr]
-        for op, shift in step.requantise:
-            x = _requantised(symbolic, x, op, shift)
+            assert step.bias is not None
+            _check_constants(step.name, step.weights, step.bias)
+            x = x @ step.weights.T.astype(np.float64) + step.bias.astype(np.float64)
+        for after in step.after:
+            match after:
+                case Scaled():
+                    weights, bias = after.weights[: len(x)], after.bias[: len(x)]
+                    _check_constants(after.op.name, weights, bias)
+                    x = x * weights.astype(np.float64) + bias.astype(np.float64)
+                case Rounded():
+                    x = _requantised(symbolic, x, after)
+                case _:
+                    assert_never(after)
     return _core(trace(given, x), words_in, fmt, result.format, cutoff, steps[-1].name)
 
 
-def _check_constants(step: Step) -> None:
-    assert step.weights is not None
-    assert step.bias is not None
-    for what, codes in (("weights", step.weights), ("biases", step.bias)):
+def _check_constants(name: str, weights: Codes, bias: Codes) -> None:
+    for what, codes in (("weights", weights), ("biases", bias)):
         magnitude = np.abs(codes)
         bits = int(np.max(magnitude // np.maximum(magnitude & -magnitude, 1))).bit_length()
         if bits > CONSTANT_BITS:
             raise Unsupported(
-                f"layer {step.name}: {what} of {bits} bits are too wide for an adder graph ({CONSTANT_BITS} at most); {CURE}"
+                f"layer {name}: {what} of {bits} bits are too wide for an adder graph ({CONSTANT_BITS} at most); {CURE}"
             )
 
 
-def _requantised(symbolic: Any, x: Any, op: Requantise, shift: int) -> Any:
+def _requantised(symbolic: Any, x: Any, step: Rounded) -> Any:
+    op = step.op
     if op.relu:
         x = symbolic.relu(x)
+    if offsets := step.offsets:
+        _check_constants(op.name, np.array(offsets), np.zeros(1, np.int64))
+        x = _offset(x, *offsets)
+    x = x * 2.0**-step.shift
+    rounding = ROUNDINGS.get(step.rounding, "TRN")
+    if step.limited:
+        wide = EXACT_BITS + max(-step.shift, 0)  # of a word that no rounding overflows
+        x = symbolic.quantize(x, 1, wide, 0, "WRAP", rounding)
+        return np.minimum(np.maximum(x, float(op.low)), float(op.high))
     signed = op.format.signed and not op.relu
     saturation = "SAT_SYM" if op.narrow and signed else "SAT"
     bits = op.format.width - int(op.format.signed)
-    return symbolic.quantize(x * 2.0**-shift, int(signed), bits, 0, saturation, ROUNDINGS[op.rounding])
+    return symbolic.quantize(x, int(signed), bits, 0, saturation, rounding)
+
+
+def _offset(x: Any, of_negative: int, of_others: int) -> Any:
+    """Add one of two constants, as the sign says."""
+    raw = np.asarray(x)
+    added = np.empty(raw.shape, dtype=object)
+    for index, value in np.ndenumerate(raw):
+        mixed = value.low < 0 and of_negative != of_others
+        added[index] = value + (value.msb_mux(float(of_negative), float(of_others)) if mixed else float(of_others))
+    return type(x)(added, x.solver_options, hwconf=x.hwconf)
 
 
 def _core(comb: Any, words_in: int, format_in: Format, format_out: Format, cutoff: int, name: str) -> Core:

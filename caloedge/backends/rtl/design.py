@@ -13,8 +13,10 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from caloedge.backends.rtl.steps import MOST_SHIFT, After, Rounded, Scaled
+from caloedge.backends.rtl.tables import TABLE_ENTRIES, THRESHOLDS
 from caloedge.catalog import Target
-from caloedge.compiler.fixed import Codes, Format, Rounding
+from caloedge.compiler.fixed import Codes, Format
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import (
     Add,
@@ -41,10 +43,6 @@ from caloedge.recipe import LayerChoice
 from caloedge.refusals import CURE, kind, one_input, refusal, refusal_of_kind
 
 NAME = "rtl"
-PLAIN_ROUNDINGS = (Rounding.HALF_EVEN, Rounding.HALF_UP, Rounding.TRUNCATE)
-"""What `caloedge_requantise` knows; the others are truncations behind `caloedge_offset`."""
-MOST_SHIFT = 60
-"""Bits that the other roundings can lose: their offsets are 64-bit literals."""
 VARIANTS = (AUTO, "unrolled", "streaming")
 UNROLL_SHARE = 0.25
 """`auto` unrolls a layer while all unrolled layers together stay below this share of the target's LUTs."""
@@ -53,10 +51,6 @@ LUT_LIMIT, MULTIPLIER_LIMIT = 0.8, 0.95
 LUT_PER_BIT_OPERATION = 0.6
 """Of an unrolled layer's effective bit operations: yosys netlists of the shipped 8- and 6-bit networks gave 0.53 and 0.65."""
 STREAM = "use strategy: streaming (variant auto or streaming)"
-TABLE_ENTRIES = 2**10
-"""Larger tables are refused: they are written as cases, for logic instead of memory."""
-THRESHOLDS = 64
-"""More are counted by a table, where the codes are few enough for one."""
 CORE_WEIGHTS = 16_384
 """The search for shared adders grows faster than the matrix; beyond this it takes many minutes."""
 
@@ -75,35 +69,6 @@ class Stream:
     def bits(self) -> int:
         """Width of one beat."""
         return self.words * self.format.width
-
-
-@dataclass(frozen=True, eq=False)
-class Rounded:
-    """A requantisation behind a layer."""
-
-    op: Requantise
-    shift: int
-    """Right shift from the format before it."""
-
-    @property
-    def rounding(self) -> Rounding:
-        """Rounding mode, the simplest where no bit is lost."""
-        return self.op.rounding if self.shift > 0 or self.op.rounding in PLAIN_ROUNDINGS else Rounding.TRUNCATE
-
-
-@dataclass(frozen=True, eq=False)
-class Scaled:
-    """A multiplication by constants behind a layer."""
-
-    op: Affine
-    format: Format
-    """Of the result."""
-    weights: Codes
-    """One for each word of an event, in stream order."""
-    bias: Codes
-
-
-After = Rounded | Scaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +128,8 @@ class Layer:
             case None:
                 return self.result.size * self.source.format.width + more
             case Table() | Threshold():  # a table of 6 address bits is one LUT for each bit of the result
-                return self.result.size * self.result.format.width * max(self.rows.shape[1] // 64, 1) + more
+                entries = int(self.rows.shape[1])
+                return self.result.size * self.result.format.width * max(entries // 64, 1) + more
             case MaxPool():  # each comparison is a carry chain and a choice, bit by bit
                 return (math.prod(self.op.kernel) - 1) * 2 * self.source.format.width * self.result.size + more
             case Conv() | Dense():
@@ -336,10 +302,11 @@ def _in_two_axes(op: Conv | MaxPool) -> Conv | MaxPool:
     """Return an operation on signals as one on images of one row."""
     if len(op.kernel) == 2:
         return op
-    wider = {"stride": (1, *op.stride), "dilation": (1, *op.dilation)}
+    stride, dilation = (1, *op.stride), (1, *op.dilation)
     if isinstance(op, MaxPool):
-        return replace(op, kernel=(1, *op.kernel), **wider)
-    return replace(op, weights=op.weights[:, :, None], padding=(0, op.padding[0], 0, op.padding[1]), **wider)
+        return replace(op, kernel=(1, *op.kernel), stride=stride, dilation=dilation)
+    padding = (0, op.padding[0], 0, op.padding[1])
+    return replace(op, weights=op.weights[:, :, None], padding=padding, stride=stride, dilation=dilation)
 
 
 def _step(op: Requantise | Affine, source: Tensor, tensor: Tensor, order: NDArray[np.int64]) -> After:
@@ -347,7 +314,7 @@ def _step(op: Requantise | Affine, source: Tensor, tensor: Tensor, order: NDArra
         weights, bias = (np.broadcast_to(x, tensor.shape).reshape(-1)[order] for x in (op.weights, op.bias))
         return Scaled(op, tensor.format, weights, bias)
     step = Rounded(op, source.format.fraction - op.format.fraction)
-    if step.rounding not in PLAIN_ROUNDINGS and step.shift > MOST_SHIFT:
+    if step.offsets and step.shift > MOST_SHIFT:
         raise refusal(op, f"rounding {op.rounding.value} of {step.shift} bits", NAME)
     return step
 
@@ -414,25 +381,27 @@ def design(graph: Graph, target: Target, variant: str, choices: Mapping[str, Lay
         choices = {}
     strategies = _strategies(layers, target, variant, choices)
     interval = _interval(layers, strategies, choices)
-    stages = _stages(layers, strategies, choices, interval)
+    order = stream_order(graph.input.shape)
+    stages = _stages(layers, order, strategies, choices, interval)
     most = max(stage.source.words for stage in stages)
     # Dense layers that would take too many multipliers are folded further, and events come less often.
     while interval < most and sum(stage.multipliers for stage in stages) > MULTIPLIER_LIMIT * target.resources.get("DSP", 0):
         interval = min(2 * interval, most)
-        stages = _stages(layers, strategies, choices, interval)
+        stages = _stages(layers, order, strategies, choices, interval)
     _refuse_blow_up(stages, target)
     return Design("caloedge_net", stages, graph.outputs[0].name, identifiers(graph))
 
 
 def _stages(
     layers: tuple[Layer, ...],
+    order: NDArray[np.int64],
     strategies: Mapping[str, tuple[str, str]],
     choices: Mapping[str, LayerChoice],
     interval: int,
 ) -> tuple[Stage, ...]:
     """Connect the layers; dense layers are folded to at most `interval` clock cycles per event."""
     stages = []
-    beats = _input_stream(layers[0], strategies[layers[0].name][0])
+    beats = _input_stream(layers[0], order, strategies[layers[0].name][0])
     for layer in layers:
         strategy, why = strategies[layer.name]
         if strategy == "streaming" and isinstance(layer.op, Conv):
@@ -491,7 +460,7 @@ def _interval(layers: tuple[Layer, ...], strategies: Mapping[str, tuple[str, str
     """
     windowed = [x for x in layers if isinstance(x.op, Conv | MaxPool) and strategies[x.name][0] == "streaming"]
     if not windowed:
-        return layers[0].source.low.size
+        return layers[0].source.size
     reuse = {x.name: (choices[x.name].reuse or 1) if x.name in choices else 1 for x in windowed}
     return max(max(math.prod(padded_shape(x)), x.positions * reuse[x.name]) for x in windowed)
 
@@ -520,11 +489,11 @@ def _fold(layer: Layer, strategy: str, source: Stream, interval: int, choice: La
     return wanted // source.beats
 
 
-def _input_stream(layer: Layer, strategy: str) -> Stream:
+def _input_stream(layer: Layer, order: NDArray[np.int64], strategy: str) -> Stream:
     shape, fmt = layer.source.shape, layer.source.format
     if strategy == "streaming" and len(shape) == 3:
-        return Stream(shape[1] * shape[2], shape[0], fmt, layer.order)
-    return Stream(1, math.prod(shape), fmt, layer.order)
+        return Stream(shape[1] * shape[2], shape[0], fmt, order)
+    return Stream(1, math.prod(shape), fmt, order)
 
 
 def _result_stream(layer: Layer, strategy: str, source: Stream) -> Stream:

@@ -3,6 +3,7 @@
 Everything here is a pure function of the design. The parameterised parts `caloedge_*` are hand-written and lie in `hls/rtl/`.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, product
@@ -11,9 +12,11 @@ from typing import assert_never
 import numpy as np
 
 from caloedge.backends.rtl.adders import Core, Step, core_verilog, trace_core
-from caloedge.backends.rtl.design import Design, Layer, Stage, Stream
+from caloedge.backends.rtl.design import Design, Layer, Stage, Stream, window_size
+from caloedge.backends.rtl.steps import Rounded, Scaled
+from caloedge.backends.rtl.tables import literal, row_verilog
 from caloedge.compiler.fixed import Codes, Format, Rounding
-from caloedge.compiler.ops import Conv, Dense, MaxPool
+from caloedge.compiler.ops import Conv, Dense, MaxPool, Table, Threshold
 
 ROUNDING_CODES = {Rounding.TRUNCATE: 0, Rounding.HALF_UP: 1, Rounding.HALF_EVEN: 2}
 Port = tuple[str, str, int]
@@ -73,21 +76,22 @@ def _name(stage: Stage, design: Design) -> str:
 def _unrolled(stages: list[Stage], design: Design, cutoff: int, text: Text) -> list[Stage] | Pipeline:
     """Write the cores of consecutive unrolled stages: one per convolution, one for each run of the others.
 
-    A max pool is one register stage, and its requantisations a core behind it.
+    A max pool or a table is one register stage, and the steps that follow it a core behind it.
     """
     instances, latency = [], 0
-    for is_windowed, group in groupby(stages, key=lambda stage: isinstance(stage.layer.op, Conv | MaxPool)):
-        for members in [[stage] for stage in group] if is_windowed else [list(group)]:
+    for is_alone, group in groupby(stages, key=lambda stage: not isinstance(stage.layer.op, Dense | None)):
+        for members in [[stage] for stage in group] if is_alone else [list(group)]:
             first, last = members[0], members[-1]
             is_convolution, layers = isinstance(first.layer.op, Conv), [stage.layer for stage in members]
             name = f"core_{_name(first, design)}"
-            if isinstance(first.layer.op, MaxPool):
+            if isinstance(first.layer.op, MaxPool | Table | Threshold):
                 module = f"layer_{_name(first, design)}"
-                text.modules[module], bits = _all_maxima(module, first, text)
+                write = _all_maxima if isinstance(first.layer.op, MaxPool) else _all_tables
+                text.modules[module], bits = write(module, first, text)
                 text.blocks[module] = 1
                 instances.append((module, first.source.bits, bits))
                 latency += 1
-                if not first.layer.requantise:
+                if not first.layer.after:
                     continue
                 layers = [replace(first.layer, op=None, source=first.layer.sums)]
             core = _core(layers, cutoff)
@@ -107,14 +111,14 @@ def _unrolled(stages: list[Stage], design: Design, cutoff: int, text: Text) -> l
 
 def _core(layers: Sequence[Layer], cutoff: int) -> Core:
     first = layers[0]
-    words = first.source.low.size if first.op is None else first.weights.shape[1]
+    words = first.source.size if first.op is None else first.weights.shape[1]
     return trace_core(tuple(_step(layer) for layer in layers), words, first.source, layers[-1].result, cutoff)
 
 
 def _step(layer: Layer) -> Step:
     if isinstance(layer.op, Conv | Dense):
-        return Step(layer.name, layer.weights, layer.op.bias, layer.requantise)
-    return Step(layer.name, None, None, layer.requantise)
+        return Step(layer.name, layer.weights, layer.op.bias, layer.after)
+    return Step(layer.name, None, None, layer.after)
 
 
 def _all_positions(module: str, core: str, stage: Stage) -> str:
@@ -124,7 +128,7 @@ def _all_positions(module: str, core: str, stage: Stage) -> str:
     out = len(op.weights) * stage.result.format.width
     lines = [
         f"  {core} {unit} (.clk(clk), .in_data({pixels}), .out_data({_slice('out_data', position, out)}));"
-        for position, (unit, pixels) in enumerate(_windows(stage, op.weights.shape[2:], op.stride, op.padding[:2]))
+        for position, (unit, pixels) in enumerate(_windows(stage, op, op.padding[:2]))
     ]
     return _side_by_side(module, stage, stage.result.bits, lines)
 
@@ -136,12 +140,43 @@ def _all_maxima(module: str, stage: Stage, text: Text) -> tuple[str, int]:
     out = stage.layer.sums.shape[0] * fmt.width
     lines = [
         _maximum(stage, unit, pixels, _slice("largest", position, out), text)
-        for position, (unit, pixels) in enumerate(_windows(stage, op.kernel, op.stride, (0, 0)))
+        for position, (unit, pixels) in enumerate(_windows(stage, op, (0, 0)))
     ]
     bits = out * len(lines)
-    lines = [f"  wire [{bits - 1}:0] largest;", *lines, f"  reg [{bits - 1}:0] result;",
-             "  always @(posedge clk) result <= largest;", "  assign out_data = result;"]  # fmt: skip
-    return _side_by_side(module, stage, bits, lines), bits
+    return _side_by_side(module, stage, bits, _registered("largest", bits, lines)), bits
+
+
+def _registered(name: str, bits: int, lines: list[str]) -> list[str]:
+    """Return what drives a wire, and a register of it that drives the output."""
+    return [f"  wire [{bits - 1}:0] {name};", *lines, f"  reg [{bits - 1}:0] result;",
+            f"  always @(posedge clk) result <= {name};", "  assign out_data = result;"]  # fmt: skip
+
+
+def _all_tables(module: str, stage: Stage, text: Text) -> tuple[str, int]:
+    """Return a module with one table per word, registered, and its output bits."""
+    words, out = stage.layer.sums.size, stage.layer.sums.format.width
+    lines = _tables(stage, words, "in_data", "found", text)
+    body = "\n".join(_registered("found", words * out, lines))
+    ports = f"  input clk,\n  input [{stage.source.bits - 1}:0] in_data,\n  output [{words * out - 1}:0] out_data"
+    remark = f"// {stage.layer.name}, unrolled: one table per word."
+    return f"{remark}\nmodule {module} (\n{ports}\n);\n{body}\nendmodule\n", words * out
+
+
+def _tables(stage: Stage, words: int, given: str, made: str, text: Text) -> list[str]:
+    """Return an instance for each of the first words of an event, and write one module for each different row."""
+    layer, op, wires = stage.layer, stage.layer.op, []
+    assert isinstance(op, Table | Threshold)
+    known: dict[bytes, str] = {}
+    base = f"table_{stage.source.format.width}_{layer.name}"
+    for word, row in enumerate(layer.rows[:words]):
+        if row.tobytes() not in known:
+            name = re.sub(r"\W", "_", f"{base}_{len(known)}", flags=re.ASCII)
+            known[row.tobytes()] = name
+            text.modules[name] = row_verilog(name, op, row, layer.source.format, layer.source.range)
+        ports = f".in_data({_slice(given, word, layer.source.format.width)}), "
+        ports += f".out_data({_slice(made, word, layer.sums.format.width)})"
+        wires.append(f"  {known[row.tobytes()]} {made}_{word} ({ports});")
+    return wires
 
 
 def _maximum(stage: Stage, unit: str, given: str, made: str, text: Text) -> str:
@@ -155,14 +190,15 @@ def _maximum(stage: Stage, unit: str, given: str, made: str, text: Text) -> str:
     return _instance("caloedge_max", unit, text, parameters, {"clk": "", "rst": "", "in_data": given, "out_data": made})
 
 
-def _windows(stage: Stage, kernel: Sequence[int], stride: Sequence[int], first: Sequence[int]) -> Iterator[tuple[str, str]]:
+def _windows(stage: Stage, op: Conv | MaxPool, first: Sequence[int]) -> Iterator[tuple[str, str]]:
     """Yield a name and the pixels of each position, read from the whole event; `first` rows and columns of zeros come before."""
     channels, height, width = stage.layer.source.shape
     pixel = channels * stage.source.format.width
-    for row, column in product(*map(range, stage.layer.result.shape[1:])):
+    for row, column in product(*map(range, stage.layer.sums.shape[1:])):
         pieces = []
-        for r, c in product(*map(range, kernel)):
-            y, x = row * stride[0] + r - first[0], column * stride[1] + c - first[1]
+        for r, c in product(*map(range, op.kernel)):
+            y = row * op.stride[0] + r * op.dilation[0] - first[0]
+            x = column * op.stride[1] + c * op.dilation[1] - first[1]
             inside = 0 <= y < height and 0 <= x < width
             pieces.append(_slice("in_data", y * width + x, pixel) if inside else f"{pixel}'d0")
         yield f"at_{row}_{column}", "{" + ", ".join(reversed(pieces)) + "}"
@@ -323,35 +359,51 @@ def _streaming(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
             return _max_pool(stage, text)
         case Dense() | None:
             return _dense(stage, name, text)
+        case Table() | Threshold():
+            words, bits = stage.source.words, stage.layer.sums.format.width
+            lines = [f"  wire [{words * bits - 1}:0] sums;", *_tables(stage, words, "in_data", "sums", text)]
+            return lines + _finished(stage, words, stage.layer.sums.format, "in", text)
         case _:
             assert_never(stage.layer.op)
 
 
-def _window(stage: Stage, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], text: Text) -> list[str]:
+def _window(stage: Stage, op: Conv | MaxPool, padding: Sequence[int], text: Text) -> list[str]:
     """Return the line buffer between the stream `in` and the stream `window`, one position per beat."""
     _, height, width = stage.layer.source.shape
     top, left, bottom, right = padding
+    rows, columns = window_size(op)
     parameters: dict[str, int | str] = {
-        "HEIGHT": height, "WIDTH": width, "KERNEL_H": kernel[0], "KERNEL_W": kernel[1],
-        "STRIDE_H": stride[0], "STRIDE_W": stride[1],
+        "HEIGHT": height, "WIDTH": width, "KERNEL_H": rows, "KERNEL_W": columns,
+        "STRIDE_H": op.stride[0], "STRIDE_W": op.stride[1],
         "PAD_TOP": top, "PAD_LEFT": left, "PAD_BOTTOM": bottom, "PAD_RIGHT": right, "BITS": stage.source.bits,
     }  # fmt: skip
-    window = _instance("caloedge_window", "windows", text, parameters, _link("in", "window"))
-    return [_wires("window", kernel[0] * kernel[1] * stage.source.bits), window]
+    if (rows, columns) == op.kernel:
+        window = _instance("caloedge_window", "windows", text, parameters, _link("in", "window"))
+        return [_wires("window", rows * columns * stage.source.bits), window]
+    # A dilated kernel reads some pixels of a larger window.
+    ports = _link("in", "window") | {"out_data": "pixels"}
+    taps = [_slice("pixels", r * op.dilation[0] * columns + c * op.dilation[1], stage.source.bits)
+            for r, c in product(*map(range, op.kernel))]  # fmt: skip
+    return [
+        _wires("window", len(taps) * stage.source.bits),
+        f"  wire [{rows * columns * stage.source.bits - 1}:0] pixels;",
+        _instance("caloedge_window", "windows", text, parameters, ports),
+        f"  assign window_data = {{{', '.join(reversed(taps))}}};",
+    ]
 
 
 def _max_pool(stage: Stage, text: Text) -> list[str]:
     op = stage.layer.op
     assert isinstance(op, MaxPool)
-    lines = _window(stage, op.kernel, op.stride, (0, 0, 0, 0), text)
+    lines = _window(stage, op, (0, 0, 0, 0), text)
     lines += [f"  wire [{stage.source.bits - 1}:0] sums;", _maximum(stage, "largest", "window_data", "sums", text)]
-    return lines + _requantised(stage, stage.source.words, stage.source.format, "window", text)
+    return lines + _finished(stage, stage.source.words, stage.source.format, "window", text)
 
 
 def _convolution(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
     layer, op = stage.layer, stage.layer.op
     assert isinstance(op, Conv)
-    lines = _window(stage, op.weights.shape[2:], op.stride, op.padding, text)
+    lines = _window(stage, op, op.padding, text)
     if stage.fold > 1:
         return lines + _multiply(stage, name, "window", 1, layer.weights.shape[1], text)
     core = _core([layer], cutoff)
@@ -366,7 +418,7 @@ def _convolution(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
 def _dense(stage: Stage, name: str, text: Text) -> list[str]:
     if stage.layer.op is None:
         lines = [f"  wire [{stage.source.bits - 1}:0] sums = in_data;"]
-        return lines + _requantised(stage, stage.source.words, stage.layer.source.format, "in", text)
+        return lines + _finished(stage, stage.source.words, stage.layer.source.format, "in", text)
     return _multiply(stage, name, "in", stage.source.beats, stage.source.words, text)
 
 
@@ -395,7 +447,7 @@ def _multiply(stage: Stage, name: str, before: str, beats: int, words: int, text
         _instance("caloedge_mac_array", "array", text, parameters, ports),
         f"  {rom_name} rom (.clk(clk), .enable(enable), .address(address), .word(word));",
         f"  wire [{bits - 1}:0] sums = sum_data;",
-        *_requantised(stage, outputs, sum_format, "sum", text),
+        *_finished(stage, outputs, sum_format, "sum", text),
     ]
 
 
@@ -434,24 +486,16 @@ endmodule
 """
 
 
-def _requantised(stage: Stage, words: int, fmt: Format, before: str, text: Text) -> list[str]:
-    """Return the requantisations of a bus `sums` and the FIFO behind them."""
+def _finished(stage: Stage, words: int, fmt: Format, before: str, text: Text) -> list[str]:
+    """Return the steps behind a bus `sums` and the FIFO behind them."""
     lines: list[str] = []
     at, result = "sums", stage.result.format
-    for number, (op, shift) in enumerate(stage.layer.requantise):
+    for number, step in enumerate(stage.layer.after):
         to = f"rounded_{number}"
-        lines.append(f"  wire [{words * op.format.width - 1}:0] {to};")
-        wide = signed(fmt)
-        parameters: dict[str, int | str] = {
-            "IN_WIDTH": wide.width, "SHIFT": shift, "ROUNDING": ROUNDING_CODES[op.rounding], "OUT_WIDTH": op.format.width,
-            "LOW": f"{'-' if op.low < 0 else ''}64'sd{abs(op.low)}", "HIGH": f"64'sd{op.high}",
-        }  # fmt: skip
-        for word in range(words):
-            part = _slice(at, word, fmt.width)
-            ports = {"clk": "", "rst": "", "in_data": part if fmt.signed else f"{{1'b0, {part}}}"}
-            ports["out_data"] = _slice(to, word, op.format.width)
-            lines.append(_instance("caloedge_requantise", f"{to}_{word}", text, parameters, ports))
-        at, fmt = to, op.format
+        write = _rounded if isinstance(step, Rounded) else _scaled
+        made, fmt = write(step, at, to, words, fmt, text)  # type: ignore[arg-type]
+        lines += made
+        at = to
     if fmt.width != result.width:  # sums that leave unrounded: the sign bit that multiplication added is dropped
         narrow = ", ".join(f"{at}[{word * fmt.width + result.width - 1}:{word * fmt.width}]" for word in reversed(range(words)))
         lines.append(f"  wire [{words * result.width - 1}:0] kept = {{{narrow}}};")
@@ -460,3 +504,56 @@ def _requantised(stage: Stage, words: int, fmt: Format, before: str, text: Text)
     ports |= {f"out_{what}": f"out_{what}" for what in ("valid", "ready", "data")}
     return [*lines, _instance("caloedge_fifo", "results", text, {"WIDTH": stage.result.bits if stage.layer.op is None
             else words * result.width, "DEPTH": 2}, ports)]  # fmt: skip
+
+
+def _rounded(step: Rounded, at: str, to: str, words: int, fmt: Format, text: Text) -> tuple[list[str], Format]:
+    """Return a requantisation of each word of a bus, and the format of what it makes."""
+    op, lines = step.op, []
+    wide = signed(fmt)
+    if offsets := step.offsets:
+        room = max(wide.width, max(offsets).bit_length() + 1) + 1
+        lines.append(f"  wire [{words * room - 1}:0] {to}_offset;")
+        values: dict[str, int | str] = {
+            "IN_WIDTH": wide.width, "OUT_WIDTH": room,
+            "OF_NEGATIVE": literal(offsets[0], 64), "OF_OTHERS": literal(offsets[1], 64),
+        }  # fmt: skip
+        lines += [
+            _combinational("caloedge_offset", f"{to}_offset", word, text, values, _signed_slice(at, word, fmt), room)
+            for word in range(words)
+        ]
+        at, fmt = f"{to}_offset", Format(True, room, fmt.fraction)
+        wide = fmt
+    lines.append(f"  wire [{words * op.format.width - 1}:0] {to};")
+    parameters: dict[str, int | str] = {
+        "IN_WIDTH": wide.width, "SHIFT": step.shift, "ROUNDING": ROUNDING_CODES.get(step.rounding, 0),
+        "OUT_WIDTH": op.format.width,
+        "LOW": f"{'-' if op.low < 0 else ''}64'sd{abs(op.low)}", "HIGH": f"64'sd{op.high}",
+    }  # fmt: skip
+    lines += [
+        _combinational("caloedge_requantise", to, word, text, parameters, _signed_slice(at, word, fmt), op.format.width)
+        for word in range(words)
+    ]
+    return lines, op.format
+
+
+def _scaled(step: Scaled, at: str, to: str, words: int, fmt: Format, text: Text) -> tuple[list[str], Format]:
+    """Return a multiplication of each word of a bus, and the format of what it makes."""
+    made = signed(step.format)
+    lines = [f"  wire [{words * made.width - 1}:0] {to};"]
+    for word in range(words):
+        parameters: dict[str, int | str] = {"IN_WIDTH": signed(fmt).width, "OUT_WIDTH": made.width,
+            "WEIGHT": literal(int(step.weights[word]), 64), "BIAS": literal(int(step.bias[word]), 64)}  # fmt: skip
+        given = _signed_slice(at, word, fmt)
+        lines.append(_combinational("caloedge_affine", to, word, text, parameters, given, made.width))
+    return lines, made
+
+
+def _combinational(module: str, to: str, word: int, text: Text, parameters: dict[str, int | str], given: str, width: int) -> str:
+    """Return the instance of a hand-written part that makes one word of the bus `to`."""
+    ports = {"clk": "", "rst": "", "in_data": given, "out_data": _slice(to, word, width)}
+    return _instance(module, f"{to}_{word}", text, parameters, ports)
+
+
+def _signed_slice(bus: str, word: int, fmt: Format) -> str:
+    part = _slice(bus, word, fmt.width)
+    return part if fmt.signed else f"{{1'b0, {part}}}"
