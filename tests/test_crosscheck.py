@@ -218,3 +218,25 @@ def test_a_foreign_file_is_built_and_emulated(file: Path, caloedge: Call, tmp_pa
         np.testing.assert_array_equal(found["y"], compile_file(file).graph.run(codes)["y"])
     assert "is not supported by backend 'hls4ml'" in caloedge("build", file, tmp_path / "other").err
     assert not (tmp_path / "other").exists()
+
+
+def test_outputs_wider_than_float64_are_compared_by_value(tmp_path: Path) -> None:
+    """Two sums with scales that have a common unit of 2**-50 or less: their codes differ by more than float64 can show."""
+    from caloedge.verification import run_qonnx
+
+    nodes = [quant("x", "a", "s_x"), quant("x", "b", "s_x"), helper.make_node("Mul", ["a", "f"], ["c"], "c")]
+    nodes += [helper.make_node("MatMul", ["c", "w"], ["m"], "m"), helper.make_node("Add", ["m", "b"], ["y"], "y")]
+    constants = [constant(name, value) for name, value in (("s_x", 0.1), ("f", 1 / 3), ("zero", 0), ("eight", 8))]
+    constants.append(constant("w", np.diag([2.0**20 + 1, 3, 5, 7])))
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 4]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "net", values[:1], values[1:], constants)
+    domains = [helper.make_opsetid("", 15), helper.make_opsetid("qonnx.custom_op.general", 1)]
+    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=domains), tmp_path / "wide.onnx")
+    compiled = compile_file(tmp_path / "wide.onnx").graph
+    assert max(map(abs, compiled.tensors["y"].range)) > 2**40
+    codes = random_codes(compiled, 100, seed=2)
+    wanted = compiled.run(codes)["y"]
+    np.testing.assert_array_equal(run_qonnx(tmp_path / "wide.onnx", compiled, codes)["y"], wanted)
+    scale = compiled.tensors["y"].format.lsb if compiled["y"].scale is None else compiled["y"].scale  # type: ignore[union-attr]
+    shifted = compiled.replacing("y", offset=np.full((4,), 0.05) * np.ones_like(scale))
+    assert (run_qonnx(tmp_path / "wide.onnx", shifted, codes)["y"] != wanted).any()

@@ -72,8 +72,6 @@ def quantise_affine(builder: Builder, source: str, factor: Rationals, summand: R
     if quantiser.low == quantiser.high:
         return _constant(builder, source, quantiser, kind)
     factor, summand = compressed(factor), compressed(summand)
-    if quantiser.low == quantiser.high:
-        return _constant(builder, source, quantiser, kind)
     simple = _by_shift(builder, source, factor, summand, quantiser, kind, SMALL_FACTOR_BITS)
     if simple is not None:
         return simple
@@ -88,14 +86,6 @@ def quantise_affine(builder: Builder, source: str, factor: Rationals, summand: R
     if simple is not None:
         return simple
     return _by_thresholds(builder, source, rows, grid, quantiser, kind)
-
-
-def _constant(builder: Builder, source: str, quantiser: Quantiser, kind: str) -> str:
-    """Add the only code that the limits leave."""
-    tensor = builder.tensors[source]
-    weights = np.zeros((1,) * len(tensor.shape), dtype=np.int64)
-    fmt = Format.holding(0, 0, quantiser.format.fraction - tensor.format.fraction)
-    return builder.add(Affine(builder.new_name(kind), (source,), weights, weights + quantiser.low, fmt))
 
 
 def _constant(builder: Builder, source: str, quantiser: Quantiser, kind: str) -> str:

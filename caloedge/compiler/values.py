@@ -380,7 +380,7 @@ def _visible(builder: Builder, value: Value) -> Value:
     matters = np.array([int(number != 0) for number in scale.flat], dtype=np.int64).reshape(scale.shape)
     other = next((number for number in scale.flat if number), Fraction(1))
     op = builder.add(Affine(builder.new_name("mask"), (name,), matters, np.zeros_like(matters), Format(False, 1, 0)))
-    return replace(value, terms=((op, compressed(np.where(matters, scale, other))),))
+    return replace(value, terms=((op, compressed(np.where(matters, scale, constant_of(other, scale.ndim)))),))
 
 
 def positive(builder: Builder, value: Value) -> Value:

@@ -1,6 +1,6 @@
 """An hls4ml project for AMD Vitis with every type computed here, and its C simulation."""
 
-from caloedge.backends.hls4ml.plan import VARIANTS, check
+from caloedge.backends.hls4ml.plan import VARIANTS, check, preview
 from caloedge.backends.hls4ml.project import build, emulate
 from caloedge.catalog import Backend
 
@@ -10,4 +10,5 @@ BACKEND = Backend(
     check=check,
     build=build,
     emulate=emulate,
+    preview=preview,
 )

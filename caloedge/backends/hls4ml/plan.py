@@ -124,3 +124,11 @@ def _refuse_read_outputs(draft: Draft) -> None:
                 f"output {op.name}: layer {read} is also read by {reader}, which is not supported by backend 'hls4ml'; give the "
                 "output a layer of its own"
             )
+
+
+def preview(graph: Graph, target: Target, variant: str) -> str:
+    """Say what would be built: layers, multiplications and the widest sum."""
+    layers = plan(graph, target, variant).layers
+    multiplications = sum(layer.multiply_adds for layer in graph.layers())
+    widest = max(tensor.format.width for tensor in graph.tensors.values())
+    return f"{len(layers)} hls4ml layers with reuse factor 1; {multiplications:,} multiplications, sums of up to {widest} bits"

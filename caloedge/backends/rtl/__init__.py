@@ -1,6 +1,6 @@
 """Plain Verilog without vendor tools: unrolled adder graphs and streaming layers, simulated cycle by cycle."""
 
-from caloedge.backends.rtl.design import VARIANTS
+from caloedge.backends.rtl.design import VARIANTS, preview
 from caloedge.backends.rtl.project import build, check, emulate, simulate_cycles
 from caloedge.catalog import Backend
 
@@ -11,4 +11,5 @@ BACKEND = Backend(
     build=build,
     emulate=emulate,
     simulate=simulate_cycles,
+    preview=preview,
 )

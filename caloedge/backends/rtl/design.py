@@ -559,3 +559,18 @@ def table(stages: tuple[Stage, ...]) -> list[dict[str, Any]]:
         }
         for stage in stages
     ]
+
+
+def preview(graph: Graph, target: Target, variant: str) -> str:
+    """Say what would be built: strategies, interval, multipliers and LUTs, all estimated."""
+    made = design(graph, target, variant, {})
+    unrolled = [stage for stage in made.stages if stage.strategy == "unrolled"]
+    lut = sum(stage.layer.estimated_lut for stage in unrolled)
+    multipliers = sum(stage.multipliers for stage in made.stages)
+    shares = [f"about {lut:,} LUT in unrolled layers ({lut / max(target.resources.get('LUT', 1), 1):.1%})"] if unrolled else []
+    if multipliers:
+        shares.append(f"{multipliers:,} multipliers ({multipliers / max(target.resources.get('DSP', 1), 1):.1%} of the DSP)")
+    streaming = len(made.stages) - len(unrolled)
+    parts = [f"{len(unrolled)} layers unrolled"] * bool(unrolled) + [f"{streaming} streaming"] * bool(streaming)
+    cycles = max(stage.cycles for stage in made.stages)
+    return f"{', '.join(parts)}; one event in {cycles} cycles; {', '.join(shares) or 'no multipliers'}"
