@@ -487,7 +487,8 @@ def run(
 
 @app.command(name="list")
 def list_() -> None:
-    """List tasks, networks, targets, backends, geometries and shipped shower libraries."""
+    """List tasks, networks, targets, backends, geometries, shipped shower libraries and QONNX operators."""
+    from caloedge.compiler.reader import READERS
     from caloedge.detector.geometry import GEOMETRIES
     from caloedge.detector.library import open_library, shipped_names
 
@@ -507,6 +508,7 @@ def list_() -> None:
         made = ", ".join(library.provenance.get(key, "") for key in ("particle", "version", "physics_list"))
         grid.add_row("library", name, f"{len(library):,} showers, {made}")
     _show(grid)
+    _say(f"operators that `caloedge compile` takes: {', '.join(sorted(READERS))}")
 
 
 def _read_codes(path: Path, name: str = "inputs") -> Any:

@@ -576,7 +576,7 @@ class Drawing:
             return None
         moves = (
             *(self.reshape, self.flatten, self.transpose, self.squeeze, self.unsqueeze, self.cut, self.split),
-            *(self.pad, self.gather, self.resize, self.tile, self.expand, self.blocks_of_channels),
+            *(self.pad, self.gather, self.resize, self.tile, self.expand, self.blocks_of_channels, self.nothing),
         )
         return self.pick(*moves)(x)
 
@@ -594,6 +594,14 @@ class Drawing:
         if events != -1 and self.coin():
             wanted[-1] = -1
         return self.elsewhere(x, self.node("Reshape", [x.name, self.constant(wanted, np.int64)]), tuple(shape))
+
+    def nothing(self, x: Tensor) -> Tensor:
+        kind = self.pick("Identity", "Dropout", "Cast", "Shape")
+        if kind == "Shape":  # as exporters write x.reshape(len(x), -1)
+            events = self.node("Gather", [self.node("Shape", [x.name]), self.constant([0], np.int64)], axis=0)
+            shape = self.node("Concat", [events, self.constant([-1], np.int64)], axis=0)
+            return self.elsewhere(x, self.node("Reshape", [x.name, shape]), (math.prod(x.shape),))
+        return replace(x, name=self.node(kind, [x.name], to=TensorProto.FLOAT if kind == "Cast" else None))
 
     def flatten(self, x: Tensor) -> Tensor:
         return self.elsewhere(x, self.node("Flatten", [x.name], axis=1), (math.prod(x.shape),))
@@ -911,8 +919,9 @@ def stimulus(graph: Graph, seed: int, events: int) -> dict[str, NDArray[np.float
 def compare(path: Path, graph: Graph, reals: dict[str, NDArray[np.float64]]) -> Comparison:
     """Run a file's network and the executor on real inputs, and compare codes with `==`."""
     model = onnx.load(path)
-    rounded = {node.input[0] for node in model.graph.node if node.op_type in _LIMITS} & _depending(model)
-    found = execute(path, reals, keep=sorted(rounded))
+    depending = _depending(model)
+    roundings = [node for node in model.graph.node if node.op_type in _LIMITS and node.input[0] in depending]
+    found = execute(path, reals, keep=sorted({name for node in roundings for name in node.input if name}))
     codes = graph.run(graph.quantise_inputs(reals))
     assert list(codes) == [value.name for value in model.graph.output]
     events = len(next(iter(reals.values())))
@@ -931,47 +940,52 @@ def compare(path: Path, graph: Graph, reals: dict[str, NDArray[np.float64]]) -> 
         if largest > WIDE:
             good = np.abs(real - codes[op.name]) <= 1e-12 * largest
         agree &= good.reshape(events, -1).all(axis=1)
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     doubtful = np.zeros(events, dtype=bool)
     softmaxes = {node.output[0] for node in model.graph.node if node.op_type == "Softmax"}
     rough = _rough(model)
-    for node in model.graph.node:
-        if node.op_type in _LIMITS and node.input[0] in rounded:
-            values = found[node.input[0]]
-            noise = SOFTMAX_NOISE if node.input[0] in softmaxes else NOISE
-            distance = _LIMITS[node.op_type](values, [constants.get(name) for name in node.input[1:]])
-            least = -1.0 if node.input[0] in rough else 0.0
-            doubtful |= ((distance > least) & (distance < noise)).reshape(events, -1).any(axis=1)
+    for node in roundings:
+        source, *constants = node.input
+        distance = _LIMITS[node.op_type](node, found[source], [found[name] for name in constants if name])
+        noise = SOFTMAX_NOISE if source in softmaxes else NOISE
+        least = -1.0 if source in rough else 0.0
+        doubtful |= ((distance > least) & (distance < noise)).reshape(events, -1).any(axis=1)
     return Comparison(agree, doubtful)
 
 
-def _to_halves(values: NDArray[np.float64], constants: list[Any]) -> NDArray[np.float64]:
-    """Return how far value / scale + zero point is from a multiple of a half, in units of its own size if that is above one."""
-    scale = np.asarray(constants[0], dtype=np.float64)
-    if scale.ndim == 1 and scale.size > 1:  # QuantizeLinear per channel
-        scale = scale.reshape(-1, *(1,) * (values.ndim - 2))
-    zero = np.asarray(constants[1], dtype=np.float64)
-    y = values / scale + (zero if zero.size == 1 else 0)
-    return np.abs(2 * y - np.rint(2 * y)) / np.maximum(1, np.abs(y))
+def _to_boundaries(node: onnx.NodeProto, values: NDArray[np.float64], constants: list[Any]) -> NDArray[np.float64]:
+    """Return how far value / scale + zero point is from where rounding steps, in units of its own size if that is above one."""
+    scale, zero = constants[0], constants[1] if len(constants) > 1 else np.zeros(1)
+    if scale.ndim == 1 and scale.size > 1 and node.op_type == "QuantizeLinear":
+        scale, zero = scale.reshape(-1, *(1,) * (values.ndim - 2)), zero[0]
+    y = values / scale + zero
+    if node.op_type == "Trunc":
+        return np.abs(2 * y - np.rint(2 * y)) / np.maximum(1, np.abs(y))
+    directed = _text(node, "rounding_mode") in ("FLOOR", "CEIL", "UP", "DOWN")
+    edges = y if directed else y - 0.5
+    return np.abs(edges - np.rint(edges)) / np.maximum(1, np.abs(y))
 
 
-def _to_thresholds(values: NDArray[np.float64], constants: list[Any]) -> NDArray[np.float64]:
-    thresholds = np.asarray(constants[0], dtype=np.float64)
+def _text(node: onnx.NodeProto, name: str) -> str:
+    return next((item.s.decode() for item in node.attribute if item.name == name), "")
+
+
+def _to_thresholds(_: onnx.NodeProto, values: NDArray[np.float64], constants: list[Any]) -> NDArray[np.float64]:
+    thresholds = constants[0]
     near = np.abs(values[..., None] - thresholds.reshape(-1))
     return near / max(float(np.abs(values).max()), 1e-300)
 
 
-def _to_zero(values: NDArray[np.float64], _: list[Any]) -> NDArray[np.float64]:
+def _to_zero(_: onnx.NodeProto, values: NDArray[np.float64], _constants: list[Any]) -> NDArray[np.float64]:
     return np.abs(values) / max(float(np.abs(values).max()), 1e-300)
 
 
-def _to_each_other(values: NDArray[np.float64], _: list[Any]) -> NDArray[np.float64]:
+def _to_each_other(_: onnx.NodeProto, values: NDArray[np.float64], _constants: list[Any]) -> NDArray[np.float64]:
     gaps = np.diff(np.sort(values.reshape(len(values), -1), axis=1), axis=1)
     return gaps / max(float(np.abs(values).max()), 1e-300)
 
 
-_LIMITS: dict[str, Callable[[NDArray[np.float64], list[Any]], NDArray[np.float64]]] = {
-    **dict.fromkeys(("Quant", "IntQuant", "QuantizeLinear", "Trunc"), _to_halves),
+_LIMITS: dict[str, Callable[[onnx.NodeProto, NDArray[np.float64], list[Any]], NDArray[np.float64]]] = {
+    **dict.fromkeys(("Quant", "IntQuant", "QuantizeLinear", "Trunc"), _to_boundaries),
     "MultiThreshold": _to_thresholds,
     "BipolarQuant": _to_zero,
     **dict.fromkeys(("TopK", "ArgMax", "ArgMin"), _to_each_other),
@@ -988,7 +1002,7 @@ def _rough(model: onnx.ModelProto) -> set[str]:
 
 
 def _depending(model: onnx.ModelProto) -> set[str]:
-    found = {value.name for value in model.graph.input}
+    found = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
         if found.intersection(node.input):
             found.update(node.output)

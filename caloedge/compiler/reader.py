@@ -126,7 +126,9 @@ def _read_node(proto: onnx.NodeProto, reading: Reading, folder: Path) -> None:
     known = proto.op_type in READERS or proto.op_type in FOLDED
     if not known or proto.domain not in allowed:
         operator = shown(f"{proto.domain}.{proto.op_type}" if proto.domain else proto.op_type)
-        raise Unsupported(f"operator {operator} is not supported; export the network without it, or calculate it outside")
+        raise Unsupported(
+            f"operator {operator} is not supported (see `caloedge list`); export the network without it, or calculate it outside"
+        )
     if not custom and not last:
         _refuse_wrong_count(proto, reading.opset)
     operands = [reading.operands[name] for name in proto.input if name]

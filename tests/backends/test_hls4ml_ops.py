@@ -334,6 +334,12 @@ def test_what_streams_cannot_do_is_refused_by_name() -> None:
         plan(graph, TARGET, "io_stream")
     what = "adding or multiplying streams of (4, 5, 3) and (1, 1, 3)"
     assert str(caught.value) == f"layer sum: {what} is not supported by backend 'hls4ml'; use io_parallel"
+    rows = after(Conv("rows", ("act",), np.ones((2, 3, 1, 2), np.int64), ZEROS, WEIGHT, stride=(2, 1)))
+    assert plan(rows, TARGET, "io_parallel").layers
+    with pytest.raises(
+        Unsupported, match=r"^layer rows: kernel \(1, 2\) with stride \(2, 1\) in io_stream is not .*; use io_parallel$"
+    ):
+        plan(rows, TARGET, "io_stream")
     both = after(Reshape("flat", ("act",)), concatenation("joined", 0, ("flat", (60,)), ("flat", (60,))))
     with pytest.raises(Unsupported, match=r"^layer joined: a concatenation of flattened streams is not .*; use io_parallel$"):
         plan(both, TARGET, "io_stream")

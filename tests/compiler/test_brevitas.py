@@ -220,7 +220,8 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own
         if form == "QCDQ":
-            model = export_onnx_qcdq(net, example, dynamo=False, opset_version=13)
+            export_onnx_qcdq(net, example, str(path), dynamo=False, opset_version=13)
+            model = onnx.load(path)
         else:
             model = export_qonnx(net, example, dynamo=form == "dynamo")
     model.ir_version = 10  # the newest that onnxruntime reads

@@ -65,8 +65,8 @@ def build(
 ) -> None:
     """Write header and source and compile the library; the folder appears whole or not at all.
 
-    `name` (default: the graph's) and the graph's digest name the library's symbols. What the compiler prints goes to build.log in the folder, or
-    beside the folder when it fails. `builds` replaces those of the variant.
+    `name` (default: the graph's) and the graph's digest name the library's symbols. What the compiler prints goes to build.log
+    in the folder, or beside the folder when it fails. `builds` replaces those of the variant.
     """
     if builds is None:
         builds = BUILDS[variant] if platform.machine() in ("x86_64", "AMD64") or variant == "native" else {"plain": ()}

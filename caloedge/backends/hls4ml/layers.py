@@ -152,6 +152,9 @@ def _convolution(op: Conv, draft: Draft) -> Wire:
     if len(op.kernel) > 2:
         raise refusal_of_kind(op, NAME)
     source, layout = draft.wires[op.inputs[0]], channels_last(graph.tensors[op.name].shape)
+    if draft.streaming and len(op.kernel) == 2 and op.kernel[0] == 1 < op.kernel[1] and op.stride[0] > 1:
+        # Its stream of a kernel without rows knows no rows to leave out: it makes one for every input row.
+        raise refusal(op, f"kernel {op.kernel} with stride {op.stride} in io_stream", NAME, "use io_parallel")
     weights = np.moveaxis(_plain_kernel(op), (0, 1), (-1, -2))
     layer = {**_geometry(op, graph), **_constants("weight", weights, op.weight_format, op.bias, op.name, graph)}
     result = graph.tensors[op.name].format
