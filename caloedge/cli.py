@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from caloedge.catalog import Backend, Network, Target, Task, find, names
-from caloedge.errors import BadData, MissingTool, UserError
+from caloedge.errors import BadData, MissingTool, Unsupported, UserError
 from caloedge.files import replacing
 from caloedge.results import Claim, Number, Table
 
+MAX_VERIFIED_CODES = 2**26
+"""Tensor elements of all events that `caloedge compile` verifies: it should take seconds."""
 DEFAULT_TARGET = "xcvu13p"
 INTERRUPTED = 130
 """Exit code that typer gives after Ctrl-C, as shells do."""
@@ -130,6 +132,8 @@ def _verify_compiled(path: Path, compiled: Any, n_events: int) -> None:
     from caloedge.verification import compare_codes, random_codes, run_qonnx
 
     graph = compiled.graph
+    size = sum(graph.tensors[op.name].size for op in graph.ops)
+    n_events = max(1, min(n_events, MAX_VERIFIED_CODES // size))
     codes = random_codes(graph, n_events, seed=1)
     found = graph.run(codes)
     try:
@@ -137,7 +141,7 @@ def _verify_compiled(path: Path, compiled: Any, n_events: int) -> None:
             _show_effect(graph.output_values(found), execute(path, graph.input_values(codes)), n_events)
             return
         check = compare_codes("QONNX executor", found, run_qonnx(path, graph, codes), 0.0)
-    except MissingTool as problem:
+    except (MissingTool, Unsupported) as problem:
         _say(f"not verified: {problem}")
         return
     if check.exact:

@@ -38,6 +38,8 @@ STASH_TYPE_SINCE = {"LayerNormalization": 17, "GroupNormalization": 21, "RMSNorm
 """Operators that name the precision of their mean and variance, float32 unless told, and since which version they do."""
 IR_VERSION = 10  # onnx 1.23 writes 14, onnxruntime 1.31 reads up to 13
 BLOCK_EVENTS = 1024
+MAX_BATCH = 2**16
+"""Largest batch that a file may ask for."""
 BLOCK_ELEMENTS = 2**17
 """At most so many input elements run at once: a convolution of large images needs about a thousand times the memory."""
 SUMMATION_TOLERANCE = 1e-9
@@ -259,6 +261,8 @@ def _checked_inputs(model: _Model, inputs: Mapping[str, Array]) -> tuple[dict[st
     if len({len(array) for array in arrays.values()}) > 1 or not all(len(array) for array in arrays.values()):
         events = ", ".join(f"{name!r} {len(array)}" for name, array in arrays.items())
         raise UserError(f"{model.file}: events per input: {events}; give the same number, at least one")
+    if max(baked, default=1) > MAX_BATCH:
+        raise Unsupported(f"{model.file}: a batch of {max(baked):,} events is not supported; export with a batch of 1")
     if len(baked) > 1:
         raise Unsupported(f"{model.file}: inputs of different batch sizes {sorted(baked)} are not supported; export with one")
     return arrays, max(baked, default=1)

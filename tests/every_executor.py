@@ -21,7 +21,7 @@ from caloedge.backends.emulator import project as emulator
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
-from caloedge.errors import MissingTool, Unsupported
+from caloedge.errors import MissingTool, Unsupported, UserError
 
 FIRMWARE = (("hls4ml", "io_parallel"), ("hls4ml", "io_stream"), ("rtl", "unrolled"), ("rtl", "streaming"))
 EVENTS = 40
@@ -89,6 +89,9 @@ def check_firmware(
         backend.build(graph, find(Target, "xcvu13p"), variant, folder / f"{name}_{variant}", {})
     except (Unsupported, MissingTool):
         ran[f"{name} {variant} refused"] += 1
+        return
+    except UserError as problem:
+        wrong.append(f"seed {seed}: {name} {variant} was taken but not built: {problem}")
         return
     ran[f"{name} {variant}"] += 1
     given = codes if len(codes) > 1 else next(iter(codes.values()))

@@ -497,7 +497,7 @@ class Drawing:
         gamma = self.rng.uniform(0.3, 2, channels) * np.where(self.rng.random(channels) < 0.3, -1, 1)
         gamma[self.rng.random(channels) < 0.1] = 0
         beta, mean = self.rng.normal(0, 0.5, channels), self.rng.normal(0, x.reach / 3, channels)
-        variance = self.rng.uniform(0.3, 2, channels) * x.reach**2
+        variance = self.rng.uniform(0.3, 2, channels) * min(x.reach, 1e9) ** 2
         if self.coin(3):  # everything is rational then
             gamma, variance = np.sign(gamma), 4.0 ** np.rint(np.log(np.maximum(variance, 1e-6)) / np.log(4))
             beta, mean = np.rint(beta * 4) / 4, np.zeros(channels)
@@ -696,8 +696,11 @@ class Drawing:
     def blocks_of_channels(self, x: Tensor) -> Tensor | None:
         if len(x.shape) != 3:
             return None
+        if self.coin() and 4 * math.prod(x.shape) <= MAX_SIZE:
+            repeats = self.constant([1, 4, 1, 1], np.int64)
+            x = self.elsewhere(x, self.node("Tile", [x.name, repeats]), (4 * x.shape[0], *x.shape[1:]))
         channels, height, width = x.shape
-        if channels % 4 == 0 and self.coin():
+        if channels % 4 == 0:
             y = self.node("DepthToSpace", [x.name], blocksize=2, mode=self.pick("DCR", "CRD"))
             return self.elsewhere(x, y, (channels // 4, 2 * height, 2 * width))
         if height % 2 or width % 2:
@@ -805,7 +808,7 @@ class Drawing:
 
     def model(self) -> onnx.ModelProto:
         """Draw inputs and blocks; every tensor that nothing reads becomes an output."""
-        shapes = ((4,), (2, 6), (2, 4, 5), (1, 4, 4), (3, 3, 4), (4, 2, 2), (2, 3, 2, 3), (6,))
+        shapes = ((4,), (2, 6), (2, 4, 5), (1, 4, 4), (3, 3, 4), (8, 2, 2), (2, 3, 2, 3), (6,))
         shape = self.pick(*shapes)
         self.begin(0, shape)
         if self.coin(4):
@@ -890,8 +893,10 @@ class Comparison:
 
     agree: NDArray[np.bool_]
     doubtful: NDArray[np.bool_]
-    """Events in which something that is rounded lies next to a tie or a limit in float64, but not on it: exact numbers may
-    lie on it, and float64 rounds to the other side."""
+    """Events in which something that is rounded lies next to where rounding steps in float64, but not on it: exact numbers
+    may lie on it, and float64 rounds to the other side. A sum of 0.1 and -0.1 that is 4e-16 is rounded up to 1."""
+    closest: NDArray[np.float64]
+    """How close anything in each event comes to where rounding steps, in units of its own size if that is above one code."""
 
 
 def stimulus(graph: Graph, seed: int, events: int) -> dict[str, NDArray[np.float64]]:
@@ -940,7 +945,7 @@ def compare(path: Path, graph: Graph, reals: dict[str, NDArray[np.float64]]) -> 
         if largest > WIDE:
             good = np.abs(real - codes[op.name]) <= 1e-12 * largest
         agree &= good.reshape(events, -1).all(axis=1)
-    doubtful = np.zeros(events, dtype=bool)
+    doubtful, closest = np.zeros(events, dtype=bool), np.full(events, np.inf)
     softmaxes = {node.output[0] for node in model.graph.node if node.op_type == "Softmax"}
     rough = _rough(model)
     for node in roundings:
@@ -949,7 +954,8 @@ def compare(path: Path, graph: Graph, reals: dict[str, NDArray[np.float64]]) -> 
         noise = SOFTMAX_NOISE if source in softmaxes else NOISE
         least = -1.0 if source in rough else 0.0
         doubtful |= ((distance > least) & (distance < noise)).reshape(events, -1).any(axis=1)
-    return Comparison(agree, doubtful)
+        closest = np.minimum(closest, distance.reshape(events, -1).min(axis=1, initial=np.inf))
+    return Comparison(agree, doubtful, closest)
 
 
 def _to_boundaries(node: onnx.NodeProto, values: NDArray[np.float64], constants: list[Any]) -> NDArray[np.float64]:

@@ -362,6 +362,13 @@ def test_max_pool(one: Run) -> None:
     )
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_global_max_pools(one: Run, axes: int) -> None:
+    """onnx.reference has only that of images right."""
+    x = normal(3, 2, *(4, 3, 2)[:axes])
+    assert one("GlobalMaxPool", x).tolist() == x.reshape(3, 2, -1).max(axis=2).reshape(3, 2, *[1] * axes).tolist()
+
+
 def test_average_pools(one: Run) -> None:
     x = normal(3, 2, 4, 6)
     assert close(one("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]), x.reshape(3, 2, 2, 2, 3, 2).mean(axis=(3, 5)))

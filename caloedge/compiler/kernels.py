@@ -80,9 +80,9 @@ def kernel(op: Op, tensors: Mapping[str, Tensor]) -> Kernel:
         case Rearrange():
             return _rearrange_kernel(op, tensors[op.name])
         case Softmax():
-            return _softmax_kernel(op)
+            return _softmax_kernel(op, exact_type(tensors[op.name].bound))
         case TopK():
-            return _top_k_kernel(op)
+            return _top_k_kernel(op, exact_type(tensors[op.name].bound))
         case Output():
             return lambda x: x
         case _:
@@ -191,7 +191,7 @@ def _rearrange_kernel(op: Rearrange, result: Tensor) -> Kernel:
     return rearrange
 
 
-def _softmax_kernel(op: Softmax) -> Kernel:
+def _softmax_kernel(op: Softmax, dtype: type[Any]) -> Kernel:
     exponentials = np.append(op.exponentials, 0)
     numerator, denominator = op.ratio
 
@@ -202,14 +202,14 @@ def _softmax_kernel(op: Softmax) -> Kernel:
         dividend, divisor = each * numerator, each.sum(axis=-2, keepdims=True) * denominator
         quotient, twice_rest = dividend // divisor, 2 * (dividend % divisor)
         quotient += (twice_rest > divisor) | ((twice_rest == divisor) & (quotient & 1 == 1))
-        return fixed.saturate(quotient, 0, op.format.max_code)
+        return fixed.saturate(quotient, 0, op.format.max_code).astype(dtype)
 
     return softmax
 
 
-def _top_k_kernel(op: TopK) -> Kernel:
+def _top_k_kernel(op: TopK, dtype: type[Any]) -> Kernel:
     def best(x: Array) -> Array:
         order = np.argsort(-x if op.largest else x, axis=-2, kind="stable")[..., : op.k, :]
-        return order if op.part == "indices" else np.take_along_axis(x, order, axis=-2)
+        return (order if op.part == "indices" else np.take_along_axis(x, order, axis=-2)).astype(dtype, copy=False)
 
     return best

@@ -28,6 +28,7 @@ from caloedge.compiler.ops import (
     Table,
     Threshold,
 )
+from caloedge.compiler.ranges import INT_LIMIT
 
 Pass = Callable[[Graph], Graph]
 ELEMENTWISE = Requantise | Affine | Threshold | Table
@@ -96,6 +97,8 @@ def merge_requantisations(graph: Graph) -> Graph:
         before = graph.tensors[first.inputs[0]]
         if before.format.fraction != first.format.fraction or first.name in dropped or first.inputs[0] in dropped:
             continue
+        if shift < 0 and max(map(abs, (*before.range, first.low, first.high))) << -shift >= INT_LIMIT:
+            continue  # only what is limited before fits
         ends = [
             int(fixed.requantise(np.array([code]), shift, op.low, op.high, op.rounding)[0]) for code in (first.low, first.high)
         ]

@@ -39,6 +39,7 @@ def read_arithmetic(node: Node) -> None:
 
 def _with_constant(node: Node, operand: Operand, constant: Constant, index: int) -> None:
     """Apply a constant to input number `index`."""
+    node.numbers(1 - index, "the constant")
     values = real_weights(constant)
     if isinstance(operand, RawInput):
         _to_raw_input(node, operand, values, index)
@@ -77,6 +78,9 @@ def _to_raw_input(node: Node, raw: RawInput, values: np.ndarray, index: int) -> 
     numbers = set(checked(values, "the constant").flat)
     if len(numbers) != 1:
         raise Unsupported("constants that differ between channels before the first quantiser are not supported; quantise first")
+    shape = (1, *raw.index.shape)
+    if np.broadcast_shapes(shape, values.shape) != shape:
+        raise Unsupported(f"a constant of shape {values.shape} repeats the network's input; quantise first")
     factor, summand = _factor_and_summand(node, rationals(np.array([numbers.pop()])), index)
     changed = replace(raw, factor=raw.factor * factor[0], summand=raw.summand * factor[0] + summand[0])
     node.give(changed)
@@ -135,7 +139,7 @@ def read_neg(node: Node) -> None:
 def read_batch_normalization(node: Node) -> None:
     """Read BatchNormalization: gamma * (x - mean) / sqrt(variance + epsilon) + beta, exactly up to the root."""
     value = node.value(0)
-    if node.whole("training_mode", 0):
+    if node.whole("training_mode", 0) or any(node.proto.output[1:]):
         raise Unsupported("batch normalisation in training mode is not supported; export in evaluation mode")
     names = ("gamma", "beta", "mean", "variance")
     gamma, beta, mean, variance = (checked(node.numbers(i + 1, name), name).reshape(-1) for i, name in enumerate(names))

@@ -261,6 +261,9 @@ def read_gemm(node: Node) -> None:
     if not node.whole("transB", 0):
         weights = transposed(weights, (1, 0))
     bias = _bias(node, 2, len(weights.values))
+    added = node.operand(2) if node.has(2) else None
+    if isinstance(added, Constant) and added.values.ndim > 1 and added.values.shape[:-1] != (1,):
+        raise Unsupported(f"its bias {added.values.shape} differs between events; use one of shape ({len(weights.values)},)")
     node.give(_dense(node, node.plain(0), weights, None if bias is None else bias * beta / alpha, alpha))
 
 
@@ -482,6 +485,8 @@ def read_global_max_pool(node: Node) -> None:
     value = positive(node.builder, node.plain(0))
     if len(value.shape) < 2:
         raise Unsupported("its input has no axes but channels")
+    if any(size != 1 for array in (value.scale, value.offset) for size in array.shape[1:]):
+        raise Unsupported("its input has scales that differ between positions; quantise it with one scale")
     op = MaxPool(node.builder.new_name("pool"), (value.op,), value.shape[1:], (1,) * (len(value.shape) - 1))
     node.give_plain(node.builder.add(op), value.scale, value.offset)
 
@@ -507,7 +512,7 @@ def read_reduce(node: Node) -> None:
     builder = node.builder
     factor = Fraction(1)
     if node.kind == "ReduceMax":
-        rows = positive(builder, _one_scale(rows))
+        rows = positive(builder, rows)
         op = builder.add(MaxPool(builder.new_name("pool"), (rows.op,), (count,), (1,)))
         offset = rows.offset
     else:
@@ -522,19 +527,20 @@ def read_reduce(node: Node) -> None:
     node.give(moved(builder, total, places, "reshape"), scalar=not shape)
 
 
-def _one_scale(rows: Value) -> Value:
-    if all(number >= 0 for number in rows.scale.flat) or uniform(rows.scale) is not None:
-        return rows
-    raise Unsupported("its input has scales of both signs; quantise it with one scale")
-
-
 # Choices
 
 
 def read_softmax(node: Node) -> None:
     """Read Softmax: it waits for a quantiser, which turns it into integers."""
     x = node.plain(0)
-    node.give(Scores(x, node.axis(node.whole("axis", -1), len(x.shape)), node.name))
+    old = node.reading.opset < 13
+    axis = node.axis(node.whole("axis", 1 if old else -1), len(x.shape))
+    if old and math.prod(x.shape[axis:]) != x.shape[axis]:
+        raise Unsupported(
+            f"before opset 13 Softmax adds over all axes from its axis on, here ({', '.join(map(str, x.shape[axis:]))}); "
+            "export with opset 13"
+        )
+    node.give(Scores(x, axis, node.name))
 
 
 def quantised_softmax(node: Node, scores: Scores, scale: Rationals, quantiser: Quantiser) -> Value:

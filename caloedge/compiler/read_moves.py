@@ -7,16 +7,31 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.ops import Affine, Rearrange
 from caloedge.compiler.ranges import MAX_ELEMENTS
 from caloedge.compiler.rationals import Rationals, exponent_of
-from caloedge.compiler.reading import Constant, Node, RawInput, Scores
+from caloedge.compiler.reading import Constant, Node, Operand, RawInput, Scores
 from caloedge.compiler.values import Value, moved, uniform
 from caloedge.errors import BadData, Unsupported
 
 Index = NDArray[np.int64]
+WHOLE_TYPES: dict[int, tuple[int, int]] = {
+    TensorProto.INT8: (-(2**7), 2**7 - 1),
+    TensorProto.INT16: (-(2**15), 2**15 - 1),
+    TensorProto.INT32: (-(2**31), 2**31 - 1),
+    TensorProto.INT64: (-(2**63), 2**63 - 1),
+    TensorProto.UINT8: (0, 2**8 - 1),
+    TensorProto.UINT16: (0, 2**16 - 1),
+    TensorProto.UINT32: (0, 2**32 - 1),
+    TensorProto.UINT64: (0, 2**64 - 1),
+    TensorProto.BOOL: (0, 1),
+    TensorProto.FLOAT16: (-(2**11), 2**11),
+    TensorProto.BFLOAT16: (-(2**8), 2**8),
+}
+"""Types that a cast may go to, and from where to where they hold every whole number."""
 
 
 def _shape(node: Node) -> tuple[int, ...]:
@@ -28,18 +43,37 @@ def _shape(node: Node) -> tuple[int, ...]:
 
 
 def read_identity(node: Node) -> None:
-    """Read Identity, Dropout and casts between real types."""
-    if node.kind == "Cast" and node.whole("to") not in (1, 10, 11, 16) and not _whole_numbers(node):
-        raise Unsupported("a cast to whole numbers is not supported; use a quantiser")
+    """Read Identity."""
     node.give(node.operand(0))
 
 
-def _whole_numbers(node: Node) -> bool:
-    """Tell whether the input holds whole numbers only, which a cast does not change."""
-    value = node.operand(0)
-    if not isinstance(value, Value) or not value.is_plain:
+def read_dropout(node: Node) -> None:
+    """Read Dropout, which leaves out nothing when it is not trained."""
+    if node.has(2) and np.any(node.numbers(2, "training_mode")):
+        raise Unsupported("Dropout in training mode is not supported; export in evaluation mode")
+    found = node.operand(0)
+    node.give(found)
+    shape = found.values.shape if isinstance(found, Constant) else (1, *_shape(node))
+    node.give(Constant(np.ones(shape, dtype=np.bool_)), 1)
+
+
+def read_cast(node: Node) -> None:
+    """Read casts between real types, and those to whole numbers that change nothing."""
+    to = node.whole("to")
+    if to not in (TensorProto.FLOAT, TensorProto.DOUBLE) and not _holds_all(to, node.operand(0), node):
+        raise Unsupported("a cast that may change numbers is not supported; use a quantiser")
+    node.give(node.operand(0))
+
+
+def _holds_all(to: int, value: Operand, node: Node) -> bool:
+    """Tell whether a type holds every number of a tensor: whole ones within its range."""
+    if not isinstance(value, Value) or not value.is_plain or to not in WHOLE_TYPES:
         return False
-    return all(number.denominator == 1 for number in (*value.scale.flat, *value.offset.flat))
+    if any(number.denominator != 1 for number in (*value.scale.flat, *value.offset.flat)):
+        return False
+    low, high = WHOLE_TYPES[to]
+    ends = [scale * code for scale in value.scale.flat for code in node.builder.tensors[value.op].range]
+    return bool(low <= min(ends) + min(value.offset.flat) and max(ends) + max(value.offset.flat) <= high)
 
 
 def read_shape(node: Node) -> None:
@@ -69,6 +103,9 @@ def read_reshape(node: Node) -> None:
     known = math.prod(size for size in rest if size != -1)
     if not sizes or rest.count(-1) > 1 or min([1, *rest]) < -1 or known <= 0 or len(rest) > 8:
         raise Unsupported(f"Reshape to {tuple(wanted)} is not supported; keep the events on axis 0")
+    batch = node.reading.batch_sizes
+    if -1 in rest and batch and sizes[0] not in (0, *batch):
+        raise Unsupported(f"Reshape to {tuple(wanted)} divides events of {count} elements; keep the events on axis 0")
     if -1 in rest and count % known == 0 and sizes[0] != -1:
         rest = [count // known if size == -1 else size for size in rest]
     if math.prod(rest) != count:
@@ -293,9 +330,14 @@ def read_resize(node: Node) -> None:
     shape = _shape(node)
     if node.text("mode", "nearest") != "nearest":
         raise Unsupported("only Resize to the nearest element is supported; use mode='nearest'")
+    if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise Unsupported("only Resize with keep_aspect_ratio_policy='stretch' is supported; give the sizes themselves")
     scales = _factors(node, len(shape))
-    how = node.text("coordinate_transformation_mode", "half_pixel" if node.kind == "Resize" else "asymmetric")
-    rule = node.text("nearest_mode", "round_prefer_floor" if node.kind == "Resize" else "floor")
+    old = _is_upsample(node)
+    how = node.text("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
+    rule = node.text("nearest_mode", "floor" if old else "round_prefer_floor")
+    if old and min(factor for factor, _ in scales) < 1:
+        raise Unsupported("a Resize of opset 10 that makes its input smaller is not defined exactly; export with opset 11")
     if how not in ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"):
         raise Unsupported(f"coordinate_transformation_mode {how} is not supported")
     rounders: dict[str, Callable[[Fraction], int]] = {
@@ -325,10 +367,15 @@ def read_resize(node: Node) -> None:
     node.move(lambda index: index[np.ix_(*places)], "resize")
 
 
+def _is_upsample(node: Node) -> bool:
+    """Tell whether a node takes the element before, as Upsample and the Resize of opset 10 do."""
+    return node.kind == "Upsample" or node.reading.opset < 11
+
+
 def _factors(node: Node, rank: int) -> list[tuple[Fraction, int]]:
     """Return factor and size of each axis of a Resize."""
     shape = _shape(node)
-    first = 2 if node.kind == "Resize" else 1
+    first = 1 if _is_upsample(node) else 2
     if "axes" in node.attributes:
         raise Unsupported("Resize of some axes is not supported; give all")
     if node.has(3) and node.kind == "Resize":
@@ -353,7 +400,8 @@ def read_expand(node: Node) -> None:
             raise Unsupported(f"repeats {tuple(sizes)} are not possible, or repeat events")
         node.move(lambda index: np.tile(index, sizes[1:]), "repeat")
         return
-    if len(sizes) != len(shape) + 1 or min(sizes[1:]) < 1 or math.prod(sizes[1:]) > MAX_ELEMENTS:
+    keeps_events = bool(sizes) and sizes[0] in (0, 1, *node.reading.batch_sizes)
+    if len(sizes) != len(shape) + 1 or not keeps_events or min(sizes[1:], default=1) < 1 or math.prod(sizes[1:]) > MAX_ELEMENTS:
         raise Unsupported(f"Expand to {tuple(sizes)} is not possible here")
     wanted = np.broadcast_shapes(shape, tuple(sizes[1:])) if _broadcasts(shape, sizes[1:]) else None
     if wanted is None:
@@ -404,8 +452,8 @@ def read_space_depth(node: Node) -> None:
 
 READERS: dict[str, Callable[[Node], None]] = {
     "Identity": read_identity,
-    "Dropout": read_identity,
-    "Cast": read_identity,
+    "Dropout": read_dropout,
+    "Cast": read_cast,
     "Shape": read_shape,
     "Flatten": read_flatten,
     "Reshape": read_reshape,

@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from caloedge.compiler.fixed import Codes, Format, Rounding
@@ -27,6 +28,13 @@ ROUNDINGS = {
     "HALF_UP": Rounding.HALF_FROM_ZERO,
     "HALF_DOWN": Rounding.HALF_TO_ZERO,
 }
+LINEAR_TYPES: dict[int, np.dtype[Any]] = {
+    onnx.TensorProto.INT8: np.dtype(np.int8),
+    onnx.TensorProto.UINT8: np.dtype(np.uint8),
+    onnx.TensorProto.INT16: np.dtype(np.int16),
+    onnx.TensorProto.UINT16: np.dtype(np.uint16),
+}
+"""Types that QuantizeLinear names where it has no zero point."""
 MAX_BITS = 32
 """Widest quantiser of weights, biases and activations that is believed; more is a mistake in the file."""
 
@@ -331,7 +339,11 @@ def _linear_zero(node: Node) -> tuple[NDArray[Any], np.dtype[Any]]:
         if zero.dtype.kind not in "iu":
             raise Unsupported(f"a zero point of type {zero.dtype} is not supported; use int8 or uint8")
         return zero, zero.dtype
-    return np.zeros((), dtype=np.uint8), np.dtype(np.uint8)
+    wanted = node.whole("output_dtype", 0) or onnx.TensorProto.UINT8
+    if wanted not in LINEAR_TYPES:
+        raise Unsupported(f"QuantizeLinear to data type {wanted} is not supported; use int8 or uint8")
+    kind = LINEAR_TYPES[wanted]
+    return np.zeros((), dtype=kind), kind
 
 
 def _along_axis(node: Node, values: NDArray[Any], rank: int) -> NDArray[Any]:

@@ -21,8 +21,14 @@ from caloedge.errors import BadData, Unsupported
 
 MAX_WEIGHT_BITS = 24
 SOFTMAX = "the result of a softmax is not quantised; add a quantiser, or leave it out: the largest score stays the largest"
+COUNT_KEEPERS = (
+    *("Cast", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+)
+"""Operators after which the number of events, where it still is among the numbers, still is 0."""
 AXIS_MAKERS = ("Expand", "Flatten", "Reshape", "Unsqueeze")
 """Operators that give a tensor of shape (N,) more axes."""
+MAX_ZERO_POINT = 2**32
+"""Beyond this, float64 cannot add a zero point to real values without rounding before the quantiser does."""
 MAX_SCALE_SPREAD = 8
 """Power-of-two scales of channels that lie further apart (in bits) keep their own scales instead of being aligned."""
 
@@ -81,6 +87,8 @@ class Reading:
     """Tensors that got such a quantiser."""
     scalars: set[str] = field(default_factory=set)
     """Tensors of shape (N,) in the file, kept as (1,): adding an axis to them changes nothing."""
+    event_counts: set[str] = field(default_factory=set)
+    """Constants made from the number of events, for which 0 stands: a shape may hold them, arithmetic may not."""
 
 
 class Node:
@@ -109,6 +117,11 @@ class Node:
 
     def numbers(self, index: int, what: str) -> NDArray[Any]:
         """Return a constant input."""
+        if self.has(index) and self.proto.input[index] in self.reading.event_counts:
+            raise Unsupported(f"{what} depends on the number of events, which hardware does not know; use a number")
+        return self._numbers(index, what)
+
+    def _numbers(self, index: int, what: str) -> NDArray[Any]:
         found = self.operand(index, what)
         if not isinstance(found, Constant):
             raise Unsupported(f"{what} must be a constant")
@@ -116,7 +129,7 @@ class Node:
 
     def integers(self, index: int, what: str) -> list[int]:
         """Return a constant input of whole numbers as a flat list."""
-        values = np.asarray(self.numbers(index, what), dtype=np.float64).reshape(-1)
+        values = np.asarray(self._numbers(index, what), dtype=np.float64).reshape(-1)
         if not np.isfinite(values).all() or np.any(values != np.rint(values)) or values.size > MAX_ELEMENTS:
             raise BadData(f"{what} must be whole numbers")
         return [int(value) for value in values]
@@ -154,6 +167,13 @@ class Node:
             self.reading.operands[self.proto.output[index]] = operand
             if scalar or (self.kind not in AXIS_MAKERS and self._reads_scalars()):
                 self.reading.scalars.add(self.proto.output[index])
+            if isinstance(operand, Constant) and (self.kind == "Shape" or self._counts_events(operand)):
+                self.reading.event_counts.add(self.proto.output[index])
+
+    def _counts_events(self, result: Constant) -> bool:
+        return not self.reading.event_counts.isdisjoint(self.proto.input) and (
+            self.kind not in COUNT_KEEPERS or bool(np.any(result.values == 0))
+        )
 
     def _reads_scalars(self) -> bool:
         moving = [name for name in self.proto.input if name and not isinstance(self.reading.operands.get(name), Constant)]
@@ -265,7 +285,11 @@ def fitted(values: NDArray[Any], shape: tuple[int, ...], what: str) -> Rationals
     if found.ndim > rank:
         raise BadData(f"{what} of shape {values.shape} does not fit a tensor ({', '.join(map(str, shape))})")
     found = found.reshape((1,) * (rank - found.ndim) + found.shape)
-    if any(n not in (1, size) and size != 1 for n, size in zip(found.shape, shape, strict=True)):
+    if any(n not in (1, size) for n, size in zip(found.shape, shape, strict=True)):
+        if all(n == size or 1 in (n, size) for n, size in zip(found.shape, shape, strict=True)):
+            raise Unsupported(
+                f"{what} of shape {values.shape} repeats a tensor ({', '.join(map(str, shape))}); put Expand before it"
+            )
         raise BadData(f"{what} of shape {values.shape} does not fit a tensor ({', '.join(map(str, shape))})")
     if found.size > MAX_ELEMENTS // 16:
         raise Unsupported(f"{what} has {found.size:,} elements, too many to be kept as fractions")
@@ -280,8 +304,10 @@ def quantise_input(
     if own is None or whole_scale is None or own.denominator != 1 or not raw.factor:
         raise Unsupported("the quantiser of the network's input needs one scale and one whole zero point for all elements")
     zero, real_scale = own + raw.summand / whole_scale, whole_scale / raw.factor
-    if zero.denominator != 1 or real_scale < 0 or (zero_after and raw.summand):
+    if zero.denominator != 1 or abs(zero) >= 2**53 or real_scale < 0 or (zero_after and raw.summand):
         raise Unsupported("what is done to the network's input before its quantiser has no exact integer form; quantise first")
+    if abs(zero) >= MAX_ZERO_POINT:
+        raise Unsupported(f"zero point {float(zero):g} of the network's input lies beyond 32 bits; quantise first")
     limits = quantiser.limits
     if limits is not None:
         raise Unsupported("the quantiser of the network's input leaves out codes at its upper end; use narrow_range=False")

@@ -322,6 +322,8 @@ def single(builder: Builder, value: Value) -> Value:
             names.append(name)  # the sum aligns fractions itself
             continue
         whole = _whole(compressed(multipliers))
+        if any(size not in (1, own) for size, own in zip(whole.shape, builder.tensors[name].shape, strict=True)):
+            name = expanded(builder, replace(value, terms=((name, scale),))).op
         names.append(_affine(builder, name, whole, np.zeros_like(whole), fraction))
     assert unit.ndim == rank
     return replace(value, terms=((_sum(builder, names), unit),))
@@ -390,7 +392,7 @@ def positive(builder: Builder, value: Value) -> Value:
         return value
     signs = np.array([-1 if number < 0 else 1 for number in scale.flat], dtype=np.int64).reshape(scale.shape)
     op = builder.add(Affine(builder.new_name("sign"), (name,), signs, np.zeros_like(signs), Format(True, 2, 0)))
-    return replace(value, terms=((op, scale * rationals(signs)),))
+    return replace(value, terms=((op, compressed(scale * rationals(signs))),))
 
 
 def nominal_format(low: int, high: int, scale: Fraction) -> tuple[Format, bool]:

@@ -326,6 +326,12 @@ def test_what_cannot_be_built_is_refused_by_name(graph: Graph, message: str) -> 
     assert str(caught.value) == message
 
 
+def test_a_reshaped_input_is_no_output() -> None:
+    graph = Graph((IMAGE, Reshape("flat", ("x",)), Output("y", ("flat",))))
+    with pytest.raises(Unsupported, match=r"^output y: is the input itself; backend 'hls4ml' needs a layer between$"):
+        plan(graph, TARGET, "io_parallel")
+
+
 def test_what_streams_cannot_do_is_refused_by_name() -> None:
     mean = Conv("mean", ("act",), np.ones((3, 3, 4, 5), np.int64), np.zeros(3, np.int64), WEIGHT)
     graph = after(mean, Add("sum", ("act", "mean")))

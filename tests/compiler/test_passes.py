@@ -81,6 +81,14 @@ def test_a_limit_joins_the_requantisation_after_it() -> None:
     same(graph, after)
 
 
+def test_a_limit_stays_where_only_what_it_leaves_can_be_shifted() -> None:
+    x = InputQuantiser("x", (4,), Format(True, 32, 8))
+    limited = Requantise("limited", ("x",), Format(True, 8, 8), relu=False)
+    finer = Requantise("finer", ("limited",), Format(True, 32, 40), relu=False)
+    graph = Graph((x, limited, finer, Output("y", ("finer",))))
+    same(graph, passes.optimise(graph))
+
+
 def test_transposes_meet_and_cancel() -> None:
     shape = (2, 4, 4)
     there = np.moveaxis(np.arange(32).reshape(shape), 0, -1)

@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 QUICK = settings(
-    max_examples=50,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     database=None,
@@ -87,7 +87,7 @@ def test_most_random_files_compile_and_are_exact(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_hundreds_of_random_files_hold_every_operator_and_are_exact(folder: Path) -> None:
-    operators = check_many(range(1000, 1600), folder)
+    operators = check_many(range(1000, 1700), folder)
     parts = (read_quantisers, read_layers, read_elementwise, read_moves)
     missing = {name for part in parts for name in part.READERS} - set(operators) - NEVER_DRAWN
     assert not missing
@@ -121,8 +121,8 @@ def corrupted(graph: Graph) -> Iterator[tuple[str, Graph | None]]:
                 yield "threshold", changed(graph, op.name, thresholds=thresholds)
             case Table():
                 values, middle = op.values.copy(), op.values.shape[-1] // 2
-                up = values[..., middle] < op.format.max_code
-                values[..., middle] = np.where(up, values[..., middle] + 1, op.format.min_code)
+                up = values[..., middle:] < op.format.max_code
+                values[..., middle:] = np.where(up, values[..., middle:] + 1, op.format.min_code)
                 yield "entry", changed(graph, op.name, values=values)
             case Requantise() if op.high > op.low:
                 yield "limit", changed(graph, op.name, limits=(op.low, op.high - 1))
@@ -252,3 +252,23 @@ def test_a_softmax_of_too_many_codes_is_refused(tmp_path: Path) -> None:
         Unsupported, match="a softmax of scores with 1,048,576 codes is not supported; quantise them to fewer bits"
     ):
         read(path)
+
+
+@pytest.mark.parametrize("kind", ["Softmax", "TopK"])
+def test_what_softmax_and_topk_leave_is_quantised_again(kind: str, tmp_path: Path) -> None:
+    begin, constants = quantised("x", "q", 0.25, 5)
+    end, more = quantised("middle", "y", 4.0 if kind == "TopK" else 0.125, 3, signed=0)
+    constants |= more
+    if kind == "Softmax":
+        middle, more = quantised("softmax", "middle", 2.0**-8, 8, signed=0)
+        nodes = [begin, helper.make_node("Softmax", ["q"], ["softmax"], axis=1), middle, end]
+        constants |= more
+    else:
+        nodes = [
+            begin,
+            helper.make_node("TopK", ["q", "k"], ["values", "indices"], axis=1),
+            helper.make_node("Cast", ["indices"], ["middle"], to=1),
+            end,
+        ]
+        constants["k"] = np.array([2])
+    exact(written(tmp_path / "again.onnx", nodes, (9,), constants))

@@ -362,7 +362,11 @@ cases: list[tuple[dict[str, list[Any]], tuple[int, ...], str]] = [
         (3,),
         "node Transpose_y: Transpose with perm (1, 0) moves the event axis; keep it first",
     ),
-    (replaced(dense_file(), y=node("Erf", ["a"], "y")), (3,), "node Erf_y: operator Erf is not supported (see `caloedge list`); export the network"),
+    (
+        replaced(dense_file(), y=node("Erf", ["a"], "y")),
+        (3,),
+        "node Erf_y: operator Erf is not supported (see `caloedge list`); export the network",
+    ),
     (dense_file(), (4,), "node MatMul_m: weights for 3 inputs do not fit a tensor (4)"),
 ]
 

@@ -113,10 +113,14 @@ def _layer_names(graph: Graph) -> dict[str, str]:
 def _refuse_read_outputs(draft: Draft) -> None:
     """Refuse outputs whose layer feeds others as well, which hls4ml builds wrong or not at all."""
     kinds = {layer["name"]: layer["class_name"] for layer in draft.layers}
+    sources = {layer["name"]: layer["inputs"] for layer in draft.layers}
     titles = {identifier: name for name, identifier in draft.names.items()}
     for op in draft.graph.outputs:
         layer = draft.wires[op.name].layer
-        if kinds[layer] == "InputLayer":
+        origin = layer
+        while kinds[origin] == "Reshape":  # only another name for the same array
+            origin = sources[origin][0]
+        if kinds[origin] == "InputLayer":
             raise Unsupported(f"output {op.name}: is the input itself; backend 'hls4ml' needs a layer between")
         if readers := [other["name"] for other in draft.layers if layer in other["inputs"]]:
             read, reader = (titles.get(name, name) for name in (layer, readers[0]))
