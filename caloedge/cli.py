@@ -525,7 +525,7 @@ def _read_codes(path: Path, name: str = "inputs") -> Any:
         raise BadData(f"{path}: not a readable .npz file ({problem}); write codes with numpy.savez(FILE, inputs=codes)") from None
     if not np.issubdtype(codes.dtype, np.integer):
         raise BadData(
-            f"{path}: 'inputs' holds {codes.dtype}, not integer codes; write codes with numpy.savez(FILE, inputs=codes)"
+            f"{path}: {name!r} holds {codes.dtype}, not integer codes; write codes with numpy.savez(FILE, {name}=codes)"
         )
     return codes.astype(np.int64)
 
