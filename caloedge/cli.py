@@ -135,11 +135,13 @@ def _verify_compiled(path: Path, compiled: Any, n_events: int) -> None:
     size = sum(graph.tensors[op.name].size for op in graph.ops)
     n_events = max(1, min(n_events, MAX_VERIFIED_CODES // size))
     codes = random_codes(graph, n_events, seed=1)
-    found = graph.run(codes)
     try:
         if compiled.inserted:
-            _show_effect(graph.output_values(found), execute(path, graph.input_values(codes)), n_events)
+            reals = _between_codes(graph, codes)
+            rounded = graph.output_values(graph.run(graph.quantise_inputs(reals)))
+            _show_effect(rounded, execute(path, reals), n_events)
             return
+        found = graph.run(codes)
         check = compare_codes("QONNX executor", found, run_qonnx(path, graph, codes), 0.0)
     except (MissingTool, Unsupported) as problem:
         _say(f"not verified: {problem}")
@@ -153,6 +155,15 @@ def _verify_compiled(path: Path, compiled: Any, n_events: int) -> None:
         f"first in event {check.first_event}{', ' + place if place else ''}"
     )
     raise typer.Exit(1)
+
+
+def _between_codes(graph: Any, codes: Any) -> dict[str, Any]:
+    """Return the real values of input codes, each moved by up to half a step: quantising an input has an effect, too."""
+    rng, found = np.random.default_rng(2), {}
+    for op in graph.inputs:
+        values = graph.input_values(codes)[op.name]
+        found[op.name] = values + rng.uniform(-0.5, 0.5, values.shape) * op.format.lsb * op.scale
+    return found
 
 
 def _show_effect(rounded: Any, real: Any, n_events: int) -> None:

@@ -30,7 +30,8 @@ LAYERS = """
     compiler.passes
     compiler.values
     compiler.reading
-    compiler.read_layers, compiler.read_elementwise, compiler.read_moves
+    compiler.read_convolutions, compiler.read_choices, compiler.read_elementwise, compiler.read_moves
+    compiler.read_products, compiler.read_pools
     compiler.read_quantisers
     compiler.reader
     arithmetic, published

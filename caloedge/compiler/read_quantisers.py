@@ -12,7 +12,7 @@ from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.ops import Threshold
 from caloedge.compiler.ranges import MAX_ELEMENTS
 from caloedge.compiler.rationals import Rationals, exponent_of, nearest_exponent, rationals
-from caloedge.compiler.read_layers import quantised_softmax
+from caloedge.compiler.read_choices import quantised_softmax
 from caloedge.compiler.reading import SOFTMAX, Constant, Node, RawInput, Scores, checked, fitted, quantise_input
 from caloedge.compiler.steps import Quantiser
 from caloedge.compiler.values import Value, constant_of, plain, plain_value, positive, quantised, scaled, single, uniform

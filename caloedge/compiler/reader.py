@@ -17,7 +17,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from caloedge.compiler import read_elementwise, read_layers, read_moves, read_quantisers
+from caloedge.compiler import (
+    read_choices,
+    read_convolutions,
+    read_elementwise,
+    read_moves,
+    read_pools,
+    read_products,
+    read_quantisers,
+)
 from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
@@ -34,7 +42,10 @@ QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.gen
 CHANNELS_LAST_DOMAIN = "qonnx.custom_op.channels_last"
 READERS: Mapping[str, Callable[[Node], None]] = {
     **read_quantisers.READERS,
-    **read_layers.READERS,
+    **read_convolutions.READERS,
+    **read_products.READERS,
+    **read_pools.READERS,
+    **read_choices.READERS,
     **read_elementwise.READERS,
     **read_moves.READERS,
 }
@@ -121,7 +132,7 @@ def _read_node(proto: onnx.NodeProto, reading: Reading, folder: Path) -> None:
         node.give(_constant(node, folder))
         return
     custom = proto.op_type in read_quantisers.CUSTOM
-    last = node.last and proto.op_type in read_layers.CHANNELS_LAST
+    last = node.last and proto.op_type in read_convolutions.CHANNELS_LAST
     allowed = QUANT_DOMAINS if custom else (CHANNELS_LAST_DOMAIN,) if last else ("", "ai.onnx")
     known = proto.op_type in READERS or proto.op_type in FOLDED
     if not known or proto.domain not in allowed:

@@ -402,6 +402,16 @@ def _with_units(real: Rationals, axis: int, units: list[Fraction]) -> tuple[Code
     return np.array([int(number) for number in whole.flat], dtype=np.int64).reshape(real.shape), every
 
 
+def transposed(constant: Constant, order: tuple[int, ...]) -> Constant:
+    """Return a constant with its axes in another order."""
+    return Constant(
+        constant.values.transpose(order),
+        None if constant.codes is None else constant.codes.transpose(order),
+        None if constant.scale is None else constant.scale.transpose(order),
+        constant.format,
+    )
+
+
 def real_weights(constant: Constant) -> NDArray[np.float64]:
     """Return the weights' real values."""
     if constant.codes is not None and constant.scale is not None:

@@ -17,6 +17,7 @@ from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.functions import Function
 from caloedge.compiler.ops import Add, Affine, Rearrange, Requantise, Reshape
+from caloedge.compiler.ranges import INT_LIMIT
 from caloedge.compiler.rationals import Rationals, common_unit, compressed, exponent_of, nearest_exponent, rationals
 from caloedge.compiler.steps import Quantiser, exactly_rounded, quantise_affine, quantise_function, rounded_quotients
 from caloedge.errors import Unsupported
@@ -258,6 +259,9 @@ def _small_multipliers(
     free = (codes > quantiser.low) & (codes < quantiser.high)
     for shift in range(2, 40):
         multipliers = [int(exactly_rounded(factor * 2**shift, Rounding.HALF_EVEN)) for factor in known]
+        reach = sum(abs(m) * max(map(abs, ends)) for m, ends in zip(multipliers, ranges, strict=True))
+        if reach + (max(abs(quantiser.low), abs(quantiser.high)) + 1 << shift) >= INT_LIMIT:
+            return None
         sums = sum(m * grid.astype(np.int64) for m, grid in zip(multipliers, grids, strict=True))
         limit = np.clip(codes, quantiser.low, quantiser.high)
         least = np.where(free | (limit == quantiser.high), (limit << shift) - sums, -(2**62)).max()
