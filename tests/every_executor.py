@@ -1,4 +1,6 @@
-"""Random QONNX files through every executor: `python tests/every_executor.py 300` proves and writes reports/random_graphs.json.
+"""Random QONNX files through every executor: `python tests/every_executor.py 330` proves and writes reports/random_graphs.json.
+
+With `--continue` it goes on after the files that the record holds already.
 
 Each file of `random_qonnx` is compiled; on random events the integer graph must equal the QONNX executor, the emulator and, up
 to a number of files each, every other backend that takes it. The tests call `prove` with fewer files.
@@ -34,9 +36,11 @@ def equal(wanted: dict[str, NDArray[np.int64]], found: dict[str, NDArray[np.int6
     return list(wanted) == list(found) and all(np.array_equal(wanted[name], found[name]) for name in wanted)
 
 
-def prove(seeds: Iterable[int], firmware: int, progress: bool = False) -> tuple[Counter[str], list[str]]:
+def prove(
+    seeds: Iterable[int], firmware: int, progress: bool = False, before: Counter[str] | None = None
+) -> tuple[Counter[str], list[str]]:
     """Return how many files each executor ran, and what differed; at most `firmware` files go to each firmware backend."""
-    ran: Counter[str] = Counter()
+    ran: Counter[str] = Counter(before)
     wrong: list[str] = []
     start = time.perf_counter()
     for seed in seeds:
@@ -99,12 +103,15 @@ def check_firmware(
         wrong.append(f"seed {seed}: {name} {variant}")
 
 
-def main(files: int) -> None:
-    ran, wrong = prove(range(files), firmware=max(10, files // 20), progress=True)
+def main(files: int, go_on: bool) -> None:
+    there = json.loads(RESULT.read_text(encoding="utf-8")) if go_on else {"differing": [], "files": {}}
+    seeds = range(there["files"].get("files", 0), files)
+    ran, wrong = prove(seeds, max(10, files // 20), progress=True, before=Counter(there["files"]))
+    wrong = [*there["differing"], *wrong]
     record = {"origin": "computed", "events_per_file": EVENTS, "differing": wrong, "files": dict(sorted(ran.items()))}
     RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     sys.exit(bool(wrong))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), "--continue" in sys.argv)
