@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Codes, Format, Rounding
+from caloedge.compiler.onnx_file import shown
 from caloedge.compiler.ops import InputQuantiser
 from caloedge.compiler.ranges import MAX_ELEMENTS
 from caloedge.compiler.rationals import Rationals, common_unit, compressed, exponent_of, nearest_exponent, rationals, to_floats
@@ -217,10 +218,10 @@ class Node:
         return found
 
     def text(self, name: str, default: str) -> str:
-        """Return a text attribute."""
+        """Return a text attribute, made printable."""
         if name not in self.attributes:
             return default
-        return bytes(self._attribute(name, (onnx.AttributeProto.STRING,))).decode("utf-8", "replace")
+        return shown(bytes(self._attribute(name, (onnx.AttributeProto.STRING,))).decode("utf-8", "replace"))
 
     def wholes(self, name: str, default: tuple[int, ...] | None = None) -> tuple[Any, ...]:
         """Return an attribute of several whole numbers; without a default it is required."""
