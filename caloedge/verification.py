@@ -75,7 +75,8 @@ def compare_codes(executor: str, golden: Mapping[str, NDArray[Any]], found: Mapp
         events = np.flatnonzero(difference.any(axis=tuple(range(1, difference.ndim))))
         differing += int(np.count_nonzero(difference))
         largest = max(largest, int(difference.max(initial=0)))
-        flipped |= codes.reshape(vectors, -1).argmax(axis=1) != wanted.reshape(vectors, -1).argmax(axis=1)
+        if wanted.size:
+            flipped |= codes.reshape(vectors, -1).argmax(axis=1) != wanted.reshape(vectors, -1).argmax(axis=1)
         if len(events):
             first = int(events[0]) if first is None else min(first, int(events[0]))
     return Check(executor, vectors, total, differing, largest, first, seconds, int(flipped.sum()))

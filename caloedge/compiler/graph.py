@@ -148,7 +148,7 @@ class Graph:
             scaled = (values[op.name] - (0.0 if op.offset is None else op.offset)) / (lsb if op.scale is None else op.scale)
             nearest = np.rint(scaled)
             between = np.abs(scaled - nearest) > (0.0 if op.scale is None and op.offset is None else CODE_NOISE)
-            found[op.name] = np.where(between, nearest + np.sign(scaled) + 1, nearest).astype(np.int64)
+            found[op.name] = np.where(between, nearest + np.where(scaled < 0, -2, 2), nearest).astype(np.int64)
         return found
 
     def run(self, codes: Inputs) -> dict[str, Codes]:
