@@ -40,8 +40,14 @@ class Sample(Generic[Truth]):
     inputs: NDArray[Any]
     """(N, *input_shape) float32 in the task's unit."""
     targets: NDArray[Any]
-    """(N, outputs) float32."""
+    """(N, outputs + loss_weights) float32."""
     truth: Truth
+    published_inputs: NDArray[Any] | None = None
+    """(N, *published_input_shape) float32, where the published network does not take what the edge network takes."""
+
+    def inputs_of(self, stage: str) -> NDArray[Any]:
+        """Return the inputs of one training stage's network: `published`, `edge` or `quantised`."""
+        return self.published_inputs if stage == "published" and self.published_inputs is not None else self.inputs
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,18 @@ class Task:
     """(test sample, scores by method, working points)."""
     item: str = "input"
     """What one input of the network is called, e.g. `window`."""
+    published_input_shape: tuple[int, ...] | None = None
+    """Of the published network, where it takes something else than `input_shape`."""
+    loss_weights: int = 0
+    """Last columns of the targets, which no output estimates: they are weights in the loss."""
+    physical: bool = False
+    """Whether outputs are quantities: the integer network's scores are then values, codes times their LSB."""
+    lower_is_better: bool = False
+    """Whether an assessment's headline figures are losses, such as widths; else they are shares in percent of what is right."""
+
+    def shape_of(self, stage: str) -> tuple[int, ...]:
+        """Return the shape of one input of a training stage's network."""
+        return self.published_input_shape if stage == "published" and self.published_input_shape else self.input_shape
 
 
 @dataclass(frozen=True)

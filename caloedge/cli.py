@@ -500,6 +500,47 @@ def run(
     _say(f"report: {places(read_named_recipe(recipe)[1], output).report / 'report.html'}")
 
 
+@app.command()
+def study(
+    recipe: Recipe,
+    bits: Annotated[list[int] | None, typer.Option(help="Bits of weights and activations; give it several times.")] = None,
+    output: Output = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    precision: Precision = "32-true",
+) -> None:
+    """Train, prove and synthesise a recipe's network at several bit widths: accuracy against cost."""
+    _need_training()
+    from caloedge.study import DEFAULT_BITS
+    from caloedge.study import study as at_every_width
+
+    done = at_every_width(recipe, bits or DEFAULT_BITS, output, _hardware(accelerator, devices, precision))
+    _show_blocks(block for section in done.sections[:2] for block in section.blocks if isinstance(block, Claim | Table))
+
+
+@app.command()
+def reconstruct(
+    seeds: Annotated[str, typer.Argument(help="An artifact of task seed_finder: a folder, or its name in ./models.")],
+    centres: Annotated[str, typer.Argument(help="An artifact of task center_finder.")],
+    library: Annotated[Path | None, typer.Option(help="A shower library; default: the artifacts' own test showers.")] = None,
+    events: Annotated[int, typer.Option(help="Composed test events.", min=500)] = 40_000,
+    valid_events: Annotated[int, typer.Option(help="Validation events, on which thresholds are set.", min=500)] = 10_000,
+    output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("reports/deepcluster"),
+    work: Annotated[Path, typer.Option(help="Folder for firmware projects, which can be made again.")] = Path("runs/deepcluster"),
+) -> None:
+    """Turn whole events into photons, in float, in integers and classically; prove the hardware of it; write the report."""
+    _need_training()
+    from caloedge.detector.library import open_library
+    from caloedge.pipeline import open_model
+    from caloedge.reconstruction.chain import Chain
+    from caloedge.reconstruction.report import report as whole_report
+
+    models = Chain(open_model(seeds), open_model(centres))
+    done = whole_report(models, open_library(library) if library else None, events, valid_events, work, output)
+    _show_blocks(block for section in done.sections for block in section.blocks if isinstance(block, Claim))
+    _say(f"report: {output / 'report.html'}")
+
+
 @app.command(name="list")
 def list_() -> None:
     """List tasks, networks, targets, backends, geometries, shipped shower libraries and QONNX operators."""

@@ -55,7 +55,7 @@ def read_named_recipe(name: str) -> tuple[Path, Recipe]:
 def train_recipe(name: str, output: Path | None, hardware: Hardware) -> dict[str, Trained]:
     """Train what is not trained yet."""
     path, recipe = read_named_recipe(name)
-    library = open_library(_beside(path, recipe.library))
+    library = open_library(library_beside(path, recipe.library))
     return train(recipe, library, places(recipe, output).work / "training", hardware, path.parent)
 
 
@@ -63,7 +63,7 @@ def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifac
     """Train what is not trained yet and export the artifact."""
     path, recipe = read_named_recipe(name)
     trained = train_recipe(name, output, hardware)
-    library = open_library(_beside(path, recipe.library))
+    library = open_library(library_beside(path, recipe.library))
     return export(recipe, path, library, trained, places(recipe, output).artifact)
 
 
@@ -79,7 +79,7 @@ def make_report(artifact: Artifact, to: Places, independent: ShowerLibrary | Non
         title=f"{artifact.recipe.name}: float against fixed point",
         summary=_summary(artifact),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data_label=_data_label(artifact.manifest.library),
+        data_label=data_label(artifact.manifest.library),
         headline=on_test.headline,
         sections=(
             Section(title="Claims", blocks=(*on_test.claims, sections.exactness_claim(checks))),
@@ -117,14 +117,14 @@ def comparison_report(artifact: Artifact, library: ShowerLibrary, assessment: As
         title=f"{artifact.recipe.name} on {library.path.name}",
         summary=f"{len(library):,} showers; working points as set on the artifact's own validation events.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data_label=_data_label(library.provenance),
+        data_label=data_label(library.provenance),
         headline=assessment.headline,
         sections=(Section(title="Claims", blocks=assessment.claims), *assessment.sections),
     )
     store.save(report, folder)
 
 
-def _data_label(provenance: Mapping[str, str]) -> str:
+def data_label(provenance: Mapping[str, str]) -> str:
     """Return what stands above every figure, e.g. "Geant4 11.4.1 simulation"."""
     return f"{provenance['version']} simulation" if "version" in provenance else "simulation"
 
@@ -141,7 +141,8 @@ def _summary(artifact: Artifact) -> str:
     )
 
 
-def _beside(recipe_path: Path, library: str) -> str | Path:
+def library_beside(recipe_path: Path, library: str) -> str | Path:
+    """Return the name of a shipped library as it is, and a path as one from the recipe's folder."""
     return recipe_path.parent / library if Path(library).suffix else library
 
 

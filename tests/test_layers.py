@@ -18,7 +18,8 @@ LAYERS = """
     files, results, progress
     detector.geometry, detector.library, detector.geant4_tables
     detector.geant4, detector.events
-    detector.parametrised, detector.shapes
+    detector.photons
+    detector.parametrised, detector.shapes, detector.clusters, detector.groups
     detector.production
     catalog
     recipe, statistics
@@ -35,6 +36,9 @@ LAYERS = """
     compiler.read_quantisers
     compiler.reader
     arithmetic, published
+    reconstruction.matching, reconstruction.resolution
+    reconstruction.claims, reconstruction.displays, reconstruction.pions
+    reconstruction.physics
     tasks.*, networks.*, targets.*
     tools, project, budgets, qonnx_executor, refusals
     backends.rtl.steps, backends.rtl.tables
@@ -55,7 +59,8 @@ LAYERS = """
     training.export
     synthesis.cost
     training.timing
-    verification, comparison
+    verification, comparison, reconstruction.chain
+    reconstruction.firmware
     crosscheck, inspection
     firmware
     reports.canvas, reports.ratios, reports.rounding
@@ -65,11 +70,12 @@ LAYERS = """
     reports.page
     reports.store
     pipeline
+    study, reconstruction.report
     cli
     __main__
 """
 PLUGINS = ("tasks", "networks", "targets", "backends")
-INNER = ("detector", "tasks", "networks", "training", "compiler", "targets", "backends", "synthesis", "reports")
+INNER = ("detector", "tasks", "networks", "training", "compiler", "targets", "backends", "synthesis", "reports", "reconstruction")
 
 
 @functools.cache

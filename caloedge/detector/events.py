@@ -105,10 +105,10 @@ def compose(library: ShowerLibrary, rows: NDArray[Any], n_events: int, rng: np.r
     photons is log-uniform from 1 to 45 crystals where the grid allows it, so that close pairs are frequent.
     """
     chosen_EP = rng.choice(rows, (n_events, 2))
-    inside_EP2 = _inside(library, chosen_EP)
-    crystal_EP2 = _place(inside_EP2, rng)
+    inside_EP2 = inside(library, chosen_EP)
+    crystal_EP2 = place(inside_EP2, rng)
     two_E = rng.random(n_events) < 0.5
-    cells_EXY = _deposit(library.cells_mev, chosen_EP, crystal_EP2, two_E)
+    cells_EXY = deposit(library.cells_mev, chosen_EP, crystal_EP2, two_E)
     absent_EP = np.stack([np.zeros_like(two_E), ~two_E], axis=1)
     impact_EP2 = np.where(absent_EP[:, :, None], np.nan, crystal_EP2 + inside_EP2)
     energy_EP = np.where(absent_EP, np.nan, library.energies_mev[chosen_EP] * 1e-3)
@@ -175,7 +175,7 @@ def _best_pairs(
     """Return showers (E, P), step (E, 2), distance (E,) and what it misses, of the best of all pairs of candidates."""
     n_events, _, n = near_EPK.shape
     energy_EPK = library.energies_mev[near_EPK] * 1e-3
-    inside_EPK2 = _inside(library, near_EPK)
+    inside_EPK2 = inside(library, near_EPK)
     pair_EKL2 = np.stack(np.broadcast_arrays(energy_EPK[:, 0, :, None], energy_EPK[:, 1, None, :]), axis=-1)
     wanted_EKL = np.where(np.isnan(wanted_E)[:, None, None], pion_distance(pair_EKL2), wanted_E[:, None, None])
     angle_E = rng.uniform(0, 2 * np.pi, n_events)
@@ -238,12 +238,12 @@ def windows(events: CrystalEvents) -> Windows:
     return Windows(views[event_W, x_W, y_W], event_W, crystal_W2)
 
 
-def _inside(library: ShowerLibrary, shower: NDArray[Any]) -> NDArray[Any]:
+def inside(library: ShowerLibrary, shower: NDArray[Any]) -> NDArray[Any]:
     """Return where in its crystal each shower's photon hits, (..., 2) in [0, 1)."""
     return np.asarray(np.clip(library.impact_mm[shower] / PBWO4.cell_mm + 0.5, 0, 1 - 1e-6))
 
 
-def _place(inside_EP2: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+def place(inside_EP2: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     """Return crystals (E, P, 2) so that both windows fit and the impact points are at least one crystal apart."""
     n = len(inside_EP2)
     first = rng.integers(MARGIN, GRID - MARGIN, (n, 2))
@@ -261,7 +261,7 @@ def _place(inside_EP2: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     return np.stack([first, second], axis=1)
 
 
-def _deposit(showers_mev: NDArray[Any], chosen_EP: NDArray[Any], crystal_EP2: NDArray[Any], two_E: NDArray[Any]) -> NDArray[Any]:
+def deposit(showers_mev: NDArray[Any], chosen_EP: NDArray[Any], crystal_EP2: NDArray[Any], two_E: NDArray[Any]) -> NDArray[Any]:
     """Add the showers into the grid (float32 GeV); what falls outside the grid is lost, as in a detector."""
     side = PBWO4.cells_per_side
     pad = side // 2

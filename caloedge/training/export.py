@@ -41,7 +41,7 @@ def export(recipe: Recipe, recipe_path: Path, library: ShowerLibrary, trained: M
         for stage, one in trained.items():
             weights = weights_of(one.network)
             if stage == "published":  # halves a large file; all figures are taken with the weights as stored
-                weights = {name: values.astype(np.float16) for name, values in weights.items()}
+                weights = {name: values.astype(np.float16) if values.ndim > 1 else values for name, values in weights.items()}
             store.write_weights(new, stage, weights)
         twin = trained["quantised"].network
         write_qonnx(twin, task.input_shape, task.output, new / store.MODEL)
@@ -113,15 +113,16 @@ def run_twin(twin: nn.Module, inputs: NDArray[Any]) -> NDArray[Any]:
 def scores(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDArray[Any]]:
     """Return each method's scores on a sample: logits for float networks, output codes for the integer network.
 
-    Their shape is (N,) for a network of one output and (N, outputs) for others.
+    Of a task whose outputs are physical, all are values. Their shape is (N,) for a network of one output, else (N, outputs).
     """
     graph = read(artifact.model)
     found: dict[str, NDArray[Any]] = {}
     for method, stage in ((REFERENCE, "published"), (FLOAT, "edge")):
         network = build_network(artifact.recipe, stage, artifact.weights(stage))
-        found[method] = _per_input(predict(network, torch.from_numpy(sample.inputs)).numpy())
-    codes = graph.run(graph.quantise_input(sample.inputs))[graph.outputs[0].name]
-    return found | {INTEGER: _per_input(codes), BASELINE: task.baseline(sample)}
+        found[method] = _per_input(predict(network, torch.from_numpy(sample.inputs_of(stage))).numpy())
+    codes = graph.run(graph.quantise_input(sample.inputs))
+    (integer,) = (graph.output_values(codes) if task.physical else codes).values()
+    return found | {INTEGER: _per_input(integer), BASELINE: task.baseline(sample)}
 
 
 def _per_input(outputs: NDArray[Any]) -> NDArray[Any]:

@@ -41,10 +41,32 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
+SEED_WEIGHT, FOCAL_ALPHA, FOCAL_GAMMA = 0.05, 0.25, 2.0
+"""Of the center finder's loss (arXiv 2311.17914)."""
+
+
+def photon_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return DeepCluster's loss of photons: mean absolute errors of position and energy, and a focal loss of the seeds.
+
+    `outputs` (N, 4) are x, y, energy and the logit of being a seed; `targets` (N, 6) the same and the weights of position and
+    energy: 0 where they are not known. Energies are weighted, so that a unit of each photon's own can be used.
+    """
+    position, energy, seed = outputs[:, :2], outputs[:, 2], outputs[:, 3]
+    position_weight, energy_weight, is_seed = targets[:, 4], targets[:, 5], targets[:, 3]
+    apart = (position - targets[:, :2]).abs().sum(dim=1)
+    positions = (apart * position_weight).sum() / (position_weight > 0).sum().clamp(min=1)
+    energies = ((energy - targets[:, 2]).abs() * energy_weight).sum() / (energy_weight > 0).sum().clamp(min=1)
+    entropy = functional.binary_cross_entropy_with_logits(seed, is_seed, reduction="none")
+    missed = torch.abs(is_seed - torch.sigmoid(seed))
+    share = FOCAL_ALPHA * is_seed + (1 - FOCAL_ALPHA) * (1 - is_seed)
+    return positions + energies + SEED_WEIGHT * (share * missed**FOCAL_GAMMA * entropy).mean()
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "binary cross entropy": functional.binary_cross_entropy_with_logits,
     "cross entropy": functional.cross_entropy,  # targets are the classes' probabilities: (N, classes)
     "mean squared error": functional.mse_loss,
+    "photon": photon_loss,
 }
 
 
@@ -73,20 +95,21 @@ class EpochEvents(IterableDataset[Any]):
     """The batches of one epoch on one rank, made when they are asked for."""
 
     def __init__(
-        self, task: Task, library: ShowerLibrary, schedule: Schedule, key: tuple[int, int], shard: tuple[int, int]
+        self, task: Task, library: ShowerLibrary, schedule: Schedule, stage: str, key: tuple[int, int], shard: tuple[int, int]
     ) -> None:
-        self.task, self.library, self.schedule = task, library, schedule
+        self.task, self.library, self.schedule, self.stage = task, library, schedule, stage
         self.key = key  # (seed, epoch)
         self.rank, self.world = shard
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (inputs, targets); the last incomplete batch is dropped."""
         sample, order = self.composed
+        inputs = sample.inputs_of(self.stage)
         size = self.schedule.batch_size // self.world
         # Every rank must take the same number of steps, and the number of windows differs from epoch to epoch.
         for first in range(0, steps_per_epoch(self.task, self.library, self.schedule) * size, size):
             rows = np.take(order, range(first, first + size), mode="wrap")
-            yield torch.from_numpy(sample.inputs[rows]), torch.from_numpy(sample.targets[rows])
+            yield torch.from_numpy(inputs[rows]), torch.from_numpy(sample.targets[rows])
 
     @cached_property
     def composed(self) -> tuple[Sample[Any], NDArray[Any]]:
@@ -178,9 +201,9 @@ def fit(
     schedule: Schedule,
     folder: Path,
     *,
+    stage: str,
     seed: int,
     hardware: Hardware,
-    label: str = "training",
 ) -> list[dict[str, float]]:
     """Train `network` in place and return the learning curve; checkpoints go to `folder` and a second call resumes there."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +213,7 @@ def fit(
     if last.exists():
         done = _epochs_done(last)
     valid = task.sample(library, "valid", 1000, seed)
-    valid_inputs, valid_targets = torch.from_numpy(valid.inputs), torch.from_numpy(valid.targets)
+    valid_inputs, valid_targets = torch.from_numpy(valid.inputs_of(stage)), torch.from_numpy(valid.targets)
 
     def validate(module: _Learner) -> float:
         module.eval()
@@ -198,11 +221,11 @@ def fit(
         module.train()
         return float(module.loss(outputs.float(), valid_targets))
 
-    with progress(label, steps * schedule.epochs, steps * done) as advance:
+    with progress(f"training {stage}", steps * schedule.epochs, steps * done) as advance:
         keeper = _Keeper(folder, seed, validate, advance)
         trainer = _trainer(hardware, schedule, keeper)
         learner = _Learner(network, task, schedule, steps)
-        data = _Epochs(task, library, schedule, seed)
+        data = _Epochs(task, library, schedule, stage, seed)
         network.train()
         with warnings.catch_warnings():
             # One process makes the data faster than one device learns from it; IterableDatasets need no sampler.
@@ -215,9 +238,9 @@ def fit(
 
 
 class _Epochs(lightning.LightningDataModule):
-    def __init__(self, task: Task, library: ShowerLibrary, schedule: Schedule, seed: int) -> None:
+    def __init__(self, task: Task, library: ShowerLibrary, schedule: Schedule, stage: str, seed: int) -> None:
         super().__init__()
-        self.arguments, self.seed = (task, library, schedule), seed
+        self.arguments, self.seed = (task, library, schedule, stage), seed
 
     def train_dataloader(self) -> DataLoader[Any]:
         trainer = self.trainer

@@ -43,6 +43,14 @@ def weights_of(network: nn.Module) -> dict[str, NDArray[Any]]:
     return {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
 
 
+def n_parameters(network: nn.Module) -> int:
+    """Return the number of weights, with the statistics of batch normalisation and without scales of quantisers."""
+    values = [*network.named_parameters(), *network.named_buffers()]
+    kept = [value for name, value in values if isinstance(value, nn.Parameter) or "running_" in name]
+    scales = sum(value.numel() for name, value in network.named_parameters() if "scaling_impl" in name)
+    return sum(value.numel() for value in kept) - scales
+
+
 def build_network(recipe: Recipe, stage: str, weights: dict[str, NDArray[Any]] | None = None) -> nn.Module:
     """Build the network of one stage, with weights loaded if they are given (all of them, by name)."""
     definition = find(Network, recipe.network)
@@ -94,9 +102,9 @@ def _train_stage(
     record = place / "stage.json"
     if record.exists():
         return _finished(network, place)
-    curve = fit(network, task, library, schedule, place, seed=recipe.seed, hardware=hardware, label=f"training {stage}")
+    curve = fit(network, task, library, schedule, place, stage=stage, seed=recipe.seed, hardware=hardware)
     finished = Stage(
-        parameters=sum(p.numel() for name, p in network.named_parameters() if "scaling_impl" not in name),
+        parameters=n_parameters(network),
         epochs=schedule.epochs,
         windows_seen=steps_per_epoch(task, library, schedule) * schedule.batch_size * schedule.epochs,
         seconds=sum(point["seconds"] for point in curve),

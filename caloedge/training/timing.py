@@ -42,8 +42,8 @@ def float_timings(artifact: Artifact, threads: int = 1) -> tuple[Timing, ...]:
     found = []
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    shape = find(Task, artifact.recipe.task).input_shape
     for stage in ("published", "edge"):
+        shape = find(Task, artifact.recipe.task).shape_of(stage)
         network = build_network(artifact.recipe, stage, artifact.weights(stage))
         with TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -6,10 +6,12 @@ A case is one parameter set of a part with its input and the output that a plain
 
 import json
 import os
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,10 +38,14 @@ class Case:
     """Cycles per event without stalls."""
     latency: int = 0
     """Cycles from the first input that stands ready after a reset to the first output that leaves, without stalls."""
+    leaves: list[int] = field(default_factory=list)
+    """Cycle in which each output beat leaves without stalls: instead of `cycles` and `latency` where events differ."""
     capacity: tuple[int, int] = (0, 1 << 30)
     """Fewest and most input beats that may be taken while no output is."""
     more_ports: tuple[str, ...] = ()
     """Connections besides those of the stream; `NAME` stands for the instance, here and in `wiring`."""
+    connections: dict[str, str] = field(default_factory=dict)
+    """What ports of the stream are connected to instead of `NAME_port`."""
     data_elsewhere: bool = False
     """The part has no port `in_data`."""
     wiring: str = ""
@@ -55,7 +61,7 @@ class Ended:
     """Message by name of the cocotb test."""
 
 
-LITERALS = ("LOW", "HIGH", "OF_NEGATIVE", "OF_OTHERS", "WEIGHT", "BIAS")
+LITERALS = ("LOW", "HIGH", "OF_NEGATIVE", "OF_OTHERS", "WEIGHT", "BIAS", "THRESHOLD")
 HANDSHAKE = ("clk", "rst", "in_valid", "in_ready", "out_valid", "out_ready")
 
 
@@ -65,7 +71,8 @@ def instance(case: Case) -> str:
         f".{key}(64'sh{value % 2**64:x})" if key in LITERALS else f".{key}({value})" for key, value in case.parameters.items()
     )
     ports = (*(HANDSHAKE if case.clocked else ()), *(() if case.data_elsewhere else ("in_data",)), "out_data")
-    wires = ", ".join([*(f".{port}({port if port == 'clk' else f'NAME_{port}'})" for port in ports), *case.more_ports])
+    to = {port: port if port == "clk" else f"NAME_{port}" for port in ports} | case.connections
+    wires = ", ".join([*(f".{port}({wire})" for port, wire in to.items()), *case.more_ports])
     return f"    {case.part} #({values}) NAME ({wires});"
 
 
@@ -79,6 +86,7 @@ def top(cases: Sequence[Case]) -> str:
             ports += [f"input wire {name}_{port}" for port in ("rst", "in_valid", "out_ready")]
             ports += [f"output wire {name}_{port}" for port in ("in_ready", "out_valid")]
         body.append((case.wiring + instance(case)).replace("NAME", name))
+    ports = [f"{port} /* verilator public_flat_rw */" for port in ports]
     return "module bench (\n    " + ",\n    ".join(ports) + "\n);\n" + "\n".join(body) + "\nendmodule\n"
 
 
@@ -136,18 +144,25 @@ class Bench:
 
     def lint(self, cases: Sequence[Case], rtl: Path = RTL) -> None:
         """Require that Verilator has nothing to say about any case, read as Verilog of 2005 or as SystemVerilog."""
+        self.lint_text(top(cases), [] if any(case.clocked for case in cases) else ["-Wno-UNUSEDSIGNAL"], rtl)  # its clock
+
+    def lint_text(self, text: str, options: Sequence[str] = (), rtl: Path = RTL) -> None:
+        """Require that Verilator has nothing to say about a bench, read as Verilog of 2005 or as SystemVerilog."""
         environment = verilator_environment()
-        (self.folder / "bench.v").write_text(top(cases))
-        command = [tools.newest("verilator").path, "--lint-only", "-Wall", "-y", rtl, "bench.v"]
-        command += [] if any(case.clocked for case in cases) else ["-Wno-UNUSEDSIGNAL"]  # the clock of the bench
+        (self.folder / "bench.v").write_text(text)
+        command = [tools.newest("verilator").path, "--lint-only", "-Wall", "-y", rtl, "bench.v", *options]
         for language in ("1364-2005", "1800-2017"):
             words = [*command, "--language", language]
             tools.run(words, cwd=self.folder, log=self.folder / "lint.log", timeout_s=60, environment=environment)
 
     def simulate(self, cases: Sequence[Case], rtl: Path = RTL) -> Ended:
         """Build all cases into one simulation, run it, and return how its tests ended."""
+        return self.run(top(cases), cases, f"cocotb_{'streams' if cases[0].clocked else 'combinational'}", rtl)
+
+    def run(self, text: str, cases: Sequence[Any], module: str, rtl: Path = RTL) -> Ended:
+        """Build a bench, run the tests of a cocotb module, and return how they ended; the cases are dataclasses."""
         runner = pytest.importorskip("cocotb_tools.runner").get_runner("verilator")
-        (self.folder / "bench.v").write_text(top(cases))
+        (self.folder / "bench.v").write_text(text)
         (self.folder / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
         results, build = self.folder / "results.xml", self.folder / "build"
         with self.monkeypatch.context() as patch:
@@ -158,13 +173,22 @@ class Bench:
                 sources=[self.folder / "bench.v"],
                 hdl_toplevel="bench",
                 build_dir=build,
-                build_args=["-y", str(rtl), "--x-assign", "unique", "--x-initial", "unique", "--no-timing"],
+                build_args=[
+                    "-y",
+                    str(rtl),
+                    "--x-assign",
+                    "unique",
+                    "--x-initial",
+                    "unique",
+                    "--no-timing",
+                    "--no-public-flat-rw",
+                ],
                 timescale=("1ns", "1ps"),
                 log_file=self.folder / "build.log",
             )
             try:
                 runner.test(
-                    test_module=f"hls.tests.{'cocotb_streams' if cases[0].clocked else 'cocotb_combinational'}",
+                    test_module=f"hls.tests.{module}",
                     hdl_toplevel="bench",
                     seed=1,
                     plusargs=["+verilator+rand+reset+2", "+verilator+seed+1"],  # registers start with anything
@@ -175,6 +199,28 @@ class Bench:
             except SystemExit:  # how the runner says that a test failed: the results say which
                 assert results.exists(), (self.folder / "test.log").read_text()
         return read_results(results)
+
+    def copies_with_errors(self, part: str, errors: Sequence[tuple[str, str]]) -> tuple[Path, list[str]]:
+        """Return a folder with all parts and, for each error, a copy of one that has it; and the names of the copies.
+
+        An error is a text that occurs once in the part, and what stands there instead. Verilator must accept it.
+        """
+        rtl = self.folder / "rtl"
+        shutil.copytree(RTL, rtl, dirs_exist_ok=True)
+        text = (rtl / f"{part}.v").read_text()
+        names = [f"{part}_with_error_{number}" for number in range(len(errors))]
+        for name, (right, wrong) in zip(names, errors, strict=True):
+            assert text.count(right) == 1, f"{part}: {right!r} occurs {text.count(right)} times"
+            (rtl / f"{name}.v").write_text(text.replace(f"module {part} ", f"module {name} ").replace(right, wrong))
+        return rtl, names
+
+    def simulate_errors(self, case: Case, errors: Sequence[tuple[str, str]]) -> list[bool]:
+        """Simulate a case with its part as it is and with one error each; return for each error whether it was caught."""
+        rtl, names = self.copies_with_errors(case.part, errors)
+        ended = self.simulate([case, *(replace(case, part=name) for name in names)], rtl)
+        said = "\n".join(ended.failed.values())
+        assert f"{case.part} " not in said, said
+        return [f"{name} " in said for name in names]
 
 
 def read_results(path: Path) -> Ended:

@@ -33,13 +33,13 @@ def test_events_are_composed_of_showers_of_their_split_only(
     library: ShowerLibrary, monkeypatch: pytest.MonkeyPatch, split: str
 ) -> None:
     seen: set[int] = set()
-    deposit = detector_events._deposit
+    deposit = detector_events.deposit
 
     def spy(showers: np.ndarray, chosen: np.ndarray, crystals: np.ndarray, two: np.ndarray) -> np.ndarray:
         seen.update(chosen.ravel().tolist())
         return deposit(showers, chosen, crystals, two)
 
-    monkeypatch.setattr(detector_events, "_deposit", spy)
+    monkeypatch.setattr(detector_events, "deposit", spy)
     TASK.sample(library, split, 300, 1)
     allowed = set(split_rows(len(library), split).tolist())
     assert seen <= allowed

@@ -1,11 +1,33 @@
 """The C++ that drives a design's Verilator model: events in, events out, cycle by cycle, with stalls on request."""
 
-from caloedge.backends.rtl.design import Design
+from typing import Protocol
+
+from caloedge.backends.rtl.design import Stream
 
 FUNCTION = "caloedge_simulate"
 
 
-def harness(design: Design, *, trace: bool) -> str:
+class Ports(Protocol):
+    """What the harness knows of a design."""
+
+    @property
+    def name(self) -> str:
+        """Of the top module."""
+
+    @property
+    def source(self) -> Stream:
+        """The input port's stream."""
+
+    @property
+    def result(self) -> Stream:
+        """The output port's stream."""
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the ports have valid and ready."""
+
+
+def harness(design: Ports, *, trace: bool) -> str:
     """Return the source of one C function that simulates events and notes the cycles of each; with `trace` it writes a VCD."""
     source, result = design.source, design.result
     handshake = int(design.streaming)

@@ -12,8 +12,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from caloedge import tools
-from caloedge.backends.rtl.design import Design, design, layers_of, table
-from caloedge.backends.rtl.harness import harness
+from caloedge.backends.rtl.design import Design, Stream, design, layers_of, table
+from caloedge.backends.rtl.harness import Ports, harness
 from caloedge.backends.rtl.simulation import compile_model, simulate
 from caloedge.backends.rtl.verilog import Text, write_design
 from caloedge.catalog import CycleRun, Target
@@ -43,22 +43,31 @@ def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Map
     start = time.perf_counter()
     text = write_design(what, target.adders_per_stage())
     written = time.perf_counter()
+    values = _record(graph, target, variant, choices, what) | {"write_seconds": round(written - start, 1)}
+    write_project(what, text, values, folder)
+
+
+def write_project(what: Ports, text: Text, values: Mapping[str, Any], folder: Path) -> None:
+    """Write all sources and the record `values` with what they need to be simulated and synthesised, and compile the simulation.
+
+    The folder appears whole or not at all.
+    """
+    start = time.perf_counter()
     log = folder.with_name(f"{folder.name}.{LOG}").absolute()
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     with replacing_folder(folder) as temporary:
         sources = _write(what, text, temporary)
-        values = _record(graph, target, variant, choices, what, text, sources)
-        library = values["library"]
-        compile_model(temporary.absolute(), what.name, sources, library, log, trace=False)
-        values |= {"write_seconds": round(written - start, 1), "compile_seconds": round(time.perf_counter() - written, 1)}
+        values = {**values, **_simulation(what, text, sources)}
+        compile_model(temporary.absolute(), what.name, sources, values["library"], log, trace=False)
+        values["compile_seconds"] = round(time.perf_counter() - start, 1)
         if (folder / SYNTHESIS).is_dir():  # its results are kept by content: what did not change is not synthesised again
             shutil.copytree(folder / SYNTHESIS, temporary / SYNTHESIS)
         write_record(temporary, values)
         shutil.move(log, temporary / LOG)
 
 
-def _write(what: Design, text: Text, folder: Path) -> list[str]:
+def _write(what: Ports, text: Text, folder: Path) -> list[str]:
     """Write all sources and return the Verilog ones, relative to the folder."""
     (folder / "rtl").mkdir(parents=True)
     (folder / "sim").mkdir()
@@ -90,37 +99,43 @@ def _record(
     variant: str,
     choices: Mapping[str, LayerChoice],
     what: Design,
-    text: Text,
-    sources: list[str],
 ) -> dict[str, Any]:
     output = graph.tensors[what.output]
     interval = max(stage.cycles for stage in what.stages)
     values = record("rtl", graph, target, variant, choices)
-    values["input"] |= {"beats": what.source.beats, "words": what.source.words, "order": what.source.order.tolist()}
-    written = "".join(text.modules.values()) + harness(what, trace=False)
-    stamp = hashlib.sha256(written.encode()).hexdigest()[:16]
+    values["input"] |= streamed(what.source)
     return values | {
         "output": {
             "name": what.output,
             "shape": list(output.shape),
             "format": str(output.format),
-            "beats": what.result.beats,
-            "words": what.result.words,
-            "order": what.result.order.tolist(),
+            **streamed(what.result),
         },
+        "stages": table(what.stages),
+        # No design is silent for longer: all stages one after the other, and their registers.
+        "patience_cycles": 200 + 4 * interval * len(what.stages) + 4 * what.source.beats,
+    }
+
+
+def streamed(stream: Stream) -> dict[str, Any]:
+    """Return what a record says of how an event travels through a port."""
+    return {"beats": stream.beats, "words": stream.words, "order": stream.order.tolist()}
+
+
+def _simulation(what: Ports, text: Text, sources: list[str]) -> dict[str, Any]:
+    written = "".join(text.modules.values()) + harness(what, trace=False)
+    stamp = hashlib.sha256(written.encode()).hexdigest()[:16]
+    return {
         "top": what.name,
         "sources": sources,
         "blocks": text.blocks,
         "ports": text.ports,
         "handshake": what.streaming,
-        "stages": table(what.stages),
         "adders": text.adders,
         "pipeline_cycles": text.pipeline_cycles,
         # A name of its own per design: a process that has loaded one library must not be handed it for another.
         "library": f"sim/{what.name}-{stamp}.so",
         "traced_library": f"sim/{what.name}-{stamp}-vcd.so",
-        # No design is silent for longer: all stages one after the other, and their registers.
-        "patience_cycles": 200 + 4 * interval * len(what.stages) + 4 * what.source.beats,
     }
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from caloedge.project import checked_codes, read_record
 
 TIMEOUT_S = 3600.0
 STALL_SCALE = 65536
+STALL_MARGIN, MOST_STALL = 5, 0.95
+"""A stalled design is waited for so much longer than its share of cycles asks for, which is at least 5 %."""
 NO_WAVES = -2
 
 
@@ -135,7 +138,8 @@ def simulate(
     function.restype = ctypes.c_int64
     pointers = [ctypes.c_void_p(array.ctypes.data) for array in (stimulus, found, first_in, last_out)]
     chances = [ctypes.c_uint32(round(chance * STALL_SCALE)) for chance in (stall_in, stall_out)]
-    patience = ctypes.c_int64(values["patience_cycles"] * (100 if stall_in or stall_out else 1))
+    slower = math.ceil(STALL_MARGIN / (1 - min(max(stall_in, stall_out), MOST_STALL))) if stall_in or stall_out else 1
+    patience = ctypes.c_int64(values["patience_cycles"] * slower)
     name = ctypes.c_char_p(str(vcd).encode()) if vcd else None
     done = function(*pointers[:2], ctypes.c_int64(n_events), *pointers[2:], *chances, ctypes.c_uint64(seed), patience, name)
     if done != n_events:

@@ -1,0 +1,224 @@
+"""One network at several bit widths: what each costs, how well it measures, and which of them are worth having."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from caloedge.artifact import Artifact
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Backend, Target, Task, find
+from caloedge.comparison import compare, library_of
+from caloedge.compiler.reader import read
+from caloedge.detector.library import ShowerLibrary, open_library
+from caloedge.errors import UserError
+from caloedge.files import write_text
+from caloedge.pipeline import data_label, library_beside, places, read_named_recipe
+from caloedge.project import is_built, record
+from caloedge.recipe import Recipe
+from caloedge.reports import sections, store
+from caloedge.results import Claim, Number, Plot, Report, Section, Series, Table
+from caloedge.synthesis.cost import implement
+from caloedge.training.export import export
+from caloedge.training.fit import Hardware
+from caloedge.training.stages import train
+from caloedge.verification import Check, run_check, run_qonnx
+
+DEFAULT_BITS = (8, 6, 5, 4, 3)
+VARIANT = "unrolled"
+"""How each network is synthesised: all of it in LUTs, so that one number is the whole cost."""
+TOLERANCE = 0.05
+"""Of the recommended network: largest relative loss in any figure against the float network of the same shape."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One bit width."""
+
+    bits: int
+    figures: Mapping[str, Number]
+    """The headline figures of the integer network, by label; all such that less is better."""
+    ebops: int
+    resources: Mapping[str, int]
+    """Synthesised; empty where no tool was there."""
+    cycles: int | None
+    """From input to output of the synthesised design."""
+
+    @property
+    def cost(self) -> float:
+        """LUTs, or effective bit operations where nothing was synthesised."""
+        return self.resources.get("LUT", self.ebops)
+
+
+def study(name: str, bits: Sequence[int], output: Path | None, hardware: Hardware) -> Report:
+    """Train, compile, compare and synthesise the quantised network at each bit width, and write the report.
+
+    Weights and activations get the same number of bits; the input stays as it is. Float networks are trained once. What is
+    finished is kept in the work folder, and the same call goes on.
+    """
+    path, recipe = read_named_recipe(name)
+    wrong = [str(b) for b in bits if not 2 <= b <= 8]
+    if wrong or not bits:
+        raise UserError(f"--bits {', '.join(wrong) or 'without a number'}: give numbers from 2 to 8, e.g. --bits 8 --bits 6")
+    library = open_library(library_beside(path, recipe.library))
+    to = places(recipe, output)
+    found: list[tuple[Point, list[Check]]] = []
+    levels: dict[str, dict[str, Number]] = {}
+    artifact = None
+    for width in sorted(set(bits), reverse=True):
+        artifact = _artifact(path, recipe, width, library, to.work, hardware)
+        point, checks, others = _measure(artifact, to.work / "study" / f"{width}_bit" / "projects")
+        found.append((point, checks))
+        levels = levels or others
+    assert artifact is not None
+    report = _report(recipe, artifact, [point for point, _ in found], [c for _, checks in found for c in checks], levels)
+    folder = to.report.with_name(f"{to.report.name}_bits")
+    store.save(report, folder)
+    store.write_index(folder.parent)
+    return report
+
+
+def _artifact(path: Path, recipe: Recipe, bits: int, library: ShowerLibrary, work: Path, hardware: Hardware) -> Artifact:
+    """Train and export one bit width."""
+    narrow = recipe.quantisation.model_copy(update={"weight_bits": bits, "activation_bits": bits})
+    other = recipe.model_copy(update={"quantisation": narrow, "name": f"{recipe.name}_{bits}_bit"})
+    trained = train(other, library, work / "training", hardware, path.parent)
+    place = work / "study" / f"{bits}_bit"
+    values = other.model_dump(mode="json") | {"library": str(library_beside(path.absolute(), recipe.library))}
+    write_text(place / "recipe.yaml", yaml.safe_dump(values, sort_keys=False))
+    return export(other, place / "recipe.yaml", library, trained, place / "artifact")
+
+
+def _measure(artifact: Artifact, projects: Path) -> tuple[Point, list[Check], dict[str, dict[str, Number]]]:
+    """Return a point, its exactness, and the figures of the other methods by method and label."""
+    graph, golden, bits = read(artifact.model), artifact.golden(), artifact.recipe.quantisation.weight_bits
+    checks = [
+        run_check(f"integer graph, {bits} bit", golden, graph.run),
+        run_check(f"QONNX executor, {bits} bit", golden, lambda codes: run_qonnx(artifact.model, graph, codes)),
+    ]
+    levels: dict[str, dict[str, Number]] = {method: {} for method in (REFERENCE, FLOAT, INTEGER, BASELINE)}
+    task = find(Task, artifact.recipe.task)
+    for label, value in compare(artifact, library_of(artifact)).headline:
+        what, _, method = label.rpartition(", ")
+        if not task.lower_is_better:
+            what, value = f"100 % − {what.lower()}", value.model_copy(update={"value": 100 - value.value})
+        levels[method][what] = value
+    target = find(Target, artifact.recipe.target)
+    folder = projects / f"rtl_{VARIANT}"
+    if not is_built(folder, record("rtl", graph, target, VARIANT)):
+        find(Backend, "rtl").build(graph, target, VARIANT, folder, {})
+    simulate = find(Backend, "rtl").simulate
+    assert simulate is not None
+    run = simulate(folder, golden.inputs[:256], 0.0, None)
+    checks.append(run_check(f"rtl {VARIANT}, {bits} bit", golden, lambda codes: simulate(folder, codes, 0.0, None).codes))
+    cost = implement(folder, artifact.recipe.target, artifact.recipe.route_limit_s)
+    resources = dict(cost.netlist.resources) if cost and cost.netlist else {}
+    ebops = sum(layer.ebops for layer in graph.layers())
+    return Point(bits, levels.pop(INTEGER), ebops, resources, run.latency_cycles), checks, levels
+
+
+def front(points: Sequence[Point], figure: str) -> list[Point]:
+    """Return the points that no cheaper one equals in a figure, of which less is better, in the order of cost."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: p.cost):
+        if not kept or point.figures[figure].value < kept[-1].figures[figure].value:
+            kept.append(point)
+    return kept
+
+
+def recommended(points: Sequence[Point], levels: Mapping[str, Number]) -> Point | None:
+    """Return the cheapest point of which every figure is at most `TOLERANCE` above its level; None when there is none."""
+    good = [p for p in points if all(p.figures[what].value <= (1 + TOLERANCE) * of.value for what, of in levels.items())]
+    return min(good, key=lambda p: p.cost, default=None)
+
+
+def _report(
+    recipe: Recipe, artifact: Artifact, points: list[Point], checks: list[Check], levels: Mapping[str, Mapping[str, Number]]
+) -> Report:
+    best = recommended(points, levels[FLOAT])
+    worst = {p.bits: max(p.figures[what].value / of.value for what, of in levels[FLOAT].items()) for p in points}
+    ratios = "; ".join(f"{bits} bit: {ratio:.3f}" for bits, ratio in worst.items())
+    claim = Claim(
+        statement=f"There is a bit width at which no figure is more than {TOLERANCE:.0%} (relative) above the float network's of "
+        "the same shape; the cheapest is recommended.",
+        holds=best is not None,
+        found=(f"recommended: {best.bits} bit, {_cost(best)}; " if best else "") + f"largest ratio of any figure: {ratios}",
+    )
+    return Report(
+        title=f"{recipe.name}: accuracy against bit width",
+        summary="The same network quantised to different numbers of bits (weights and activations alike), each trained for it, "
+        "compiled, proven exact and synthesised.",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        data_label=data_label(artifact.manifest.library),
+        headline=tuple((f"{what}, {p.bits} bit", figure) for p in points for what, figure in list(p.figures.items())[:1]),
+        sections=(
+            Section(title="Claims", blocks=(claim, sections.exactness_claim(checks))),
+            Section(
+                title="Accuracy against cost",
+                text="Smaller is better in every figure. LUTs are those of the unrolled Verilog, one input per clock cycle, by "
+                "yosys; EBOPs sum weight bits times input bits over all products. All widths are judged on the same events.",
+                blocks=(_table(points, levels), *(_plot(points, what, levels, axis) for what in levels[FLOAT] for axis in AXES)),
+            ),
+            sections.exactness(checks),
+            sections.what_was_run(artifact),
+        ),
+    )
+
+
+AXES = ("LUT", "EBOPs")
+
+
+def _cost(point: Point) -> str:
+    return f"{point.cost:,.0f} {'LUT (synthesised)' if point.resources else 'EBOPs (estimated)'}"
+
+
+def _x(point: Point, axis: str) -> float:
+    return float(point.resources.get("LUT", 0) if axis == "LUT" else point.ebops)
+
+
+def _table(points: list[Point], levels: Mapping[str, Mapping[str, Number]]) -> Table:
+    figures = list(levels[FLOAT])
+    rows: list[tuple[Number | str, ...]] = [(method, "–", "–", "–", "–", *of.values()) for method, of in levels.items()]
+    for point in points:
+        synthesised = (
+            Number(value=point.resources[name], origin="synthesised") if name in point.resources else "–"
+            for name in ("LUT", "FF")
+        )
+        cycles = Number(value=point.cycles, unit="cycles", origin="simulated") if point.cycles is not None else "–"
+        ebops = Number(value=point.ebops, origin="estimated")
+        rows.append((f"{point.bits} bit", ebops, *synthesised, cycles, *(point.figures[what] for what in figures)))
+    columns = ("network", "EBOPs", "LUT", "FF", "latency", *figures)
+    return Table(title="Bit widths", columns=columns, rows=tuple(rows))
+
+
+def _plot(points: list[Point], what: str, levels: Mapping[str, Mapping[str, Number]], axis: str) -> Plot:
+    shown = [p for p in points if _x(p, axis) > 0]
+    best = front(shown, what)
+    ends = (min(_x(p, axis) for p in shown), max(_x(p, axis) for p in shown)) if shown else ()
+
+    def error(p: Point) -> tuple[float, ...]:
+        given = p.figures[what].uncertainty
+        return (float(given),) if given is not None else ()
+
+    unit = levels[FLOAT][what].unit
+    return Plot(
+        title=f"{what} against {axis}",
+        x_label="LUT of the unrolled network (synthesised)" if axis == "LUT" else "effective bit operations (estimated)",
+        y_label=f"{what} [{unit}]" if unit else what,
+        x_scale="log",
+        series=(
+            *(
+                Series(name=f"{p.bits} bit", x=(_x(p, axis),), y=(float(p.figures[what].value),), y_error_low=error(p),
+                       y_error_high=error(p))
+                for p in shown
+            ),
+            Series(name="Pareto front", x=tuple(_x(p, axis) for p in best), y=tuple(float(p.figures[what].value) for p in best),
+                   style="line"),
+            *(
+                Series(name=method, x=ends, y=(float(of[what].value),) * len(ends), style="line")
+                for method, of in levels.items()
+            ),
+        ),
+        caption="Points on the front are better than every cheaper one. Horizontal lines: the other methods on the same events.",
+    )  # fmt: skip
