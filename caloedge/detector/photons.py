@@ -108,7 +108,9 @@ def _turned(cells_EXY: NDArray[Any], impact_EP2: NDArray[Any], rng: np.random.Ge
     for axis in (0, 1):
         chosen = rng.random(len(cells_EXY)) < 0.5
         cells_EXY[chosen] = np.flip(cells_EXY[chosen], axis + 1)
-        impact_EP2[chosen, :, axis] = GRID - impact_EP2[chosen, :, axis]
+        # A point on a crystal's lower edge would become one on the upper, which is another crystal's.
+        impact_EP = np.maximum(impact_EP2[chosen, :, axis], np.floor(impact_EP2[chosen, :, axis]) + 1e-6)
+        impact_EP2[chosen, :, axis] = GRID - impact_EP
     chosen = rng.random(len(cells_EXY)) < 0.5
     cells_EXY[chosen] = cells_EXY[chosen].swapaxes(1, 2)
     impact_EP2[chosen] = impact_EP2[chosen][..., ::-1]

@@ -74,7 +74,7 @@ class PublishedCenterFinder(nn.Module):
             features[used] = self.features(windows[used] / SCALE_GEV).to(features.dtype)
         else:
             features = self.features(windows / SCALE_GEV)
-        joined = self.body((features.reshape(len(x), 4, -1) * weights).flatten(1))
+        joined = self.body((features.reshape(-1, 4, 576) * weights).flatten(1))
         nine_gev, unit_gev = self._own_scale(x[:, 0, :-1].reshape(-1, WINDOW, WINDOW))
         energy = (SCALE_GEV * self.energy(joined)[:, 0] - nine_gev) / unit_gev
         return torch.cat([self.centre(joined), energy[:, None], self.seed(joined)], dim=1)
@@ -82,8 +82,11 @@ class PublishedCenterFinder(nn.Module):
     def _own_scale(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sum of the nine central crystals and the unit, both (N,) in GeV, as the hardware sees them."""
         codes = torch.clamp(torch.round(windows[:, 2:5, 2:5] * LSB_PER_GEV), max=4095)
-        exponent = torch.floor(torch.log2(torch.clamp(codes[:, 1, 1], min=16)))
-        return codes.sum(dim=(1, 2)) / LSB_PER_GEV, torch.exp2(exponent - 4)
+        # Comparisons are exact everywhere; ONNX has no exp2, and its logarithms are natural.
+        unit = torch.ones_like(codes[:, 1, 1])
+        for exponent in range(5, 12):
+            unit = torch.where(codes[:, 1, 1] >= 2**exponent, 2.0 ** (exponent - 4), unit)
+        return codes.sum(dim=(1, 2)) / LSB_PER_GEV, unit
 
 
 def _dense(features_in: int, features_out: int, dropout: float) -> nn.Sequential:
