@@ -24,6 +24,7 @@ test: $(VENV)/.ready
 
 benchmark: $(VENV)/.ready
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/reconstruction.py
 
 clean:
 	rm -rf runs build $(VENV)

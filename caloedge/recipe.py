@@ -45,6 +45,9 @@ class Quantisation(Value):
     input_fraction: int
     """The input's LSB is 2**-input_fraction of the task's unit."""
     input_signed: bool = False
+    activation_quantile: float = Field(default=0.9999, gt=0, le=1)
+    """Largest useful value of each activation, as a quantile on training events: the rarer larger values saturate. A lower
+    one makes the step finer where large values are rare."""
 
 
 class LayerChoice(Value):

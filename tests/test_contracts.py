@@ -112,6 +112,17 @@ def test_a_sample_is_deterministic_and_of_the_declared_shape(name: str, library:
         assert np.isfinite(one.inputs).all()
         assert np.isfinite(one.targets).all()
         assert one.inputs.any()
+        assert task.shape_of("edge") == task.shape_of("quantised") == task.input_shape
+        published, same = one.inputs_of("published"), again.inputs_of("published")
+        assert published.shape == (len(one.targets), *task.shape_of("published"))
+        assert published.dtype == np.float32
+        assert np.isfinite(published).all()
+        np.testing.assert_array_equal(published, same)
+        assert one.inputs_of("edge") is one.inputs_of("quantised") is one.inputs
+        assert (one.published_inputs is None) == (task.published_input_shape is None)
+        outputs = one.targets.shape[1] - task.loss_weights
+        assert outputs >= 1
+        assert (one.targets[:, outputs:] >= 0).all(), "a weight in the loss is negative"
         np.testing.assert_array_equal(one.inputs, again.inputs)
         np.testing.assert_array_equal(one.targets, again.targets)
         assert one.inputs.shape != other.inputs.shape or not np.array_equal(one.inputs, other.inputs)
@@ -124,7 +135,7 @@ def test_the_baseline_scores_every_input_once_and_tells_something(name: str, lib
     task = find(Task, name)
     sample = task.sample(library, "test", 40, 1)
     scores = task.baseline(sample)
-    outputs = sample.targets.shape[1]
+    outputs = sample.targets.shape[1] - task.loss_weights
     assert scores.shape == ((len(sample.inputs),) if outputs == 1 else (len(sample.inputs), outputs))
     assert np.isfinite(scores).all()
     assert len(np.unique(scores)) > 10
@@ -146,11 +157,19 @@ def test_all_methods_are_assessed_alike(name: str, library: ShowerLibrary) -> No
 
 
 @pytest.mark.parametrize("name", names("task"))
-def test_a_task_names_a_loss(name: str) -> None:
+def test_a_task_names_a_loss_that_takes_its_targets(name: str, library: ShowerLibrary) -> None:
+    torch = pytest.importorskip("torch")
     pytest.importorskip("lightning")
     from caloedge.training.fit import LOSSES
 
-    assert find(Task, name).loss in LOSSES
+    task = find(Task, name)
+    targets = torch.from_numpy(task.sample(library, "train", 20, 1).targets)
+    outputs = torch.zeros(len(targets), targets.shape[1] - task.loss_weights, requires_grad=True)
+    loss = LOSSES[task.loss](outputs, targets)
+    assert loss.shape == ()
+    loss.backward()
+    assert torch.isfinite(outputs.grad).all()
+    assert (outputs.grad != 0).any(dim=0).all(), "an output that nothing trains"
 
 
 # Networks, in both arithmetics
@@ -199,21 +218,45 @@ def test_the_quantised_network_is_the_float_one_but_for_rounding(name: str) -> N
 
 @pytest.mark.parametrize("name", names("network"))
 def test_an_edge_network_is_small(name: str) -> None:
-    plain, _ = both(name)
-    assert sum(p.numel() for p in plain.parameters()) <= 10_000
+    plain, quantised = both(name)
+    pytest.importorskip("lightning")
+    from caloedge.training.stages import n_parameters
+
+    assert n_parameters(plain) == n_parameters(quantised) <= 20_000
 
 
 @pytest.mark.parametrize(
     ("name", "size", "parameters"),
-    [("seed_finder", "published", 7_029_449), ("seed_finder", "edge", 4_989), ("shower_shape", "published", 4_389)],
+    [
+        ("seed_finder", "published", 7_029_449),
+        ("seed_finder", "edge", 4_989),
+        ("shower_shape", "published", 4_389),
+        ("center_finder", "published", 3_226_504),
+        ("center_finder", "edge", 17_396),
+    ],
 )
 def test_a_network_has_its_published_size(name: str, size: str, parameters: int) -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("lightning")
     from caloedge.arithmetic import FloatArithmetic
+    from caloedge.training.stages import n_parameters
 
     network = find(Network, name)
-    built = network.build(FloatArithmetic(), network.sizes[size])
-    assert sum(p.numel() for p in built.parameters()) == parameters
+    assert n_parameters(network.build(FloatArithmetic(), network.sizes[size])) == parameters
+
+
+@pytest.mark.parametrize("name", names("network"))
+def test_both_sizes_take_what_the_task_gives_them(name: str, library: ShowerLibrary) -> None:
+    torch = pytest.importorskip("torch")
+    from caloedge.arithmetic import FloatArithmetic
+
+    network, task = find(Network, name), find(Task, name)
+    sample = task.sample(library, "train", 10, 1)
+    for stage in ("published", "edge"):
+        built = network.build(FloatArithmetic(), network.sizes[stage]).eval()
+        with torch.no_grad():
+            outputs = built(torch.from_numpy(sample.inputs_of(stage)))
+        assert outputs.shape == (len(sample.inputs), sample.targets.shape[1] - task.loss_weights)
+        assert torch.isfinite(outputs).all()
 
 
 def test_a_quantised_network_refuses_what_firmware_cannot_do() -> None:

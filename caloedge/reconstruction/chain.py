@@ -86,10 +86,15 @@ def networks(
 
 
 def _require(graph: Graph, fmt: Format, shape: tuple[int, ...], outputs: int, what: str) -> None:
-    given, (output,) = graph.tensors[graph.input.name], graph.outputs
-    made = graph.tensors[output.name]
+    if len(graph.outputs) != 1:
+        names = ", ".join(output.name for output in graph.outputs)
+        raise BadData(f"{what}: has {len(graph.outputs)} outputs ({names}); the reconstruction takes one")
+    source, (output,) = graph.input, graph.outputs
+    given, made = graph.tensors[source.name], graph.tensors[output.name]
     if given.format != fmt or given.shape != shape:
         raise BadData(f"{what}: takes {given.format} {given.shape}; the reconstruction gives {fmt} {shape}")
+    if source.scale != 1 or source.zero_point:
+        raise BadData(f"{what}: its input has a scale or a zero point; the reconstruction's codes have a power-of-two scale only")
     if made.size != outputs or output.scale is not None or output.offset is not None:
         raise BadData(f"{what}: gives {made.size} outputs; the reconstruction takes {outputs}, with a power-of-two scale")
 
@@ -154,7 +159,7 @@ class Chain:
 
     def integer(self, photon_threshold: int = -(2**62), runs: tuple[Run, Run] | None = None) -> Networks:
         """Return the integer networks; without a threshold every member is a photon."""
-        threshold = int(np.ceil(self.seeds.manifest.working_points[INTEGER]))
+        threshold = int(np.ceil(max(self.seeds.manifest.working_points[INTEGER], -(2.0**62))))
         return networks(read(self.seeds.model), read(self.centres.model), threshold, photon_threshold, runs)
 
     def floating(self, stage: str) -> FloatNetworks:

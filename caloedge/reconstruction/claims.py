@@ -44,7 +44,7 @@ def narrower(statement: str, found: Estimate, wanted: Estimate, edges: NDArray[A
         return _untested(statement, np.isfinite(ratio_B), edges)
     mean, mean_error = float(ratio_B.mean()), _deviation((found.replicas_RB / wanted.replicas_RB).mean(axis=1))
     parts = [
-        f"{_energies(edges, b)}: {ratio_B[b]:.3f} ± {error_B[b]:.3f} ({(1 - ratio_B[b]) / error_B[b]:+.1f} σ)"
+        f"{_energies(edges, b)}: {ratio_B[b]:.3f} ± {error_B[b]:.3f} ({_sigmas(1 - ratio_B[b], error_B[b])})"
         for b in range(len(ratio_B))
     ]
     return Claim(
@@ -58,12 +58,12 @@ def clearly_narrower(statement: str, found: Estimate, wanted: Estimate) -> Claim
     """Claim that one method's width in the only bin is clearly below the other's."""
     ratio, error = float(found.value_B[0] / wanted.value_B[0]), _deviation(found.replicas_RB[:, 0] / wanted.replicas_RB[:, 0])
     if not np.isfinite(ratio):
-        return Claim(statement=statement, holds=None, found="too few photons")
+        return Claim(statement=statement, holds=None, found="too few photons, or a median that is not positive")
     return Claim(
         statement=statement,
         holds=1 - ratio > CLEARLY * error,
         found=f"{found.value_B[0]:.2%} against {wanted.value_B[0]:.2%}: ratio {ratio:.3f} ± {error:.3f}, "
-        f"{(1 - ratio) / error:+.1f} σ (paired bootstrap; {found.count_B[0]:,} and {wanted.count_B[0]:,} photons)",
+        f"{_sigmas(1 - ratio, error)} (paired bootstrap; {found.count_B[0]:,} and {wanted.count_B[0]:,} photons)",
     )
 
 
@@ -80,6 +80,11 @@ def clearly_more(statement: str, found: statistics.Ratio, wanted: statistics.Rat
     )
 
 
+def _sigmas(difference: float, error: float) -> str:
+    """Return a difference in its standard deviations; that of a method from itself has none."""
+    return f"{difference / error:+.1f} σ" if error > 0 else "no spread"
+
+
 def _deviation(replicas_R: NDArray[Any]) -> float:
     return float(resolution.spread(replicas_R[:, None])[0])
 
@@ -90,4 +95,4 @@ def _energies(edges: NDArray[Any], b: int) -> str:
 
 def _untested(statement: str, known_B: NDArray[Any], edges: NDArray[Any]) -> Claim:
     bins = ", ".join(_energies(edges, int(b)) for b in np.flatnonzero(~known_B))
-    return Claim(statement=statement, holds=None, found=f"too few photons in {bins}")
+    return Claim(statement=statement, holds=None, found=f"too few photons, or a median that is not positive, in {bins}")

@@ -229,7 +229,6 @@ def _write_top(seeds: _Network, centres: _Network, nets: Networks, lanes: int, t
         TOP, f"{GRID} rows of {GRID} crystals in; {SLOTS} slots of {', '.join(WORDS)} out, {word_bits} bit each.",
         GRID * groups.CODE_BITS, SLOTS * len(WORDS) * word_bits, body,
     )  # fmt: skip
-    text.blocks |= {"seeds_lane": lanes} if not text.blocks else {}
     text.blocks = {name: number * (lanes if name.startswith("seeds_") else 1) for name, number in text.blocks.items()}
     text.ports = [("clk", "input", 1), ("rst", "input", 1), ("in_valid", "input", 1), ("in_ready", "output", 1),
                   ("in_data", "input", GRID * groups.CODE_BITS), ("out_valid", "output", 1), ("out_ready", "input", 1),

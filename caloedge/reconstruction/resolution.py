@@ -55,8 +55,9 @@ def half_width(ordered_N: NDArray[Any]) -> float:
 
 
 def relative_width(ordered_N: NDArray[Any]) -> float:
-    """Return the half width divided by the median."""
-    return half_width(ordered_N) / median(ordered_N)
+    """Return the half width divided by the median, NaN where that is not positive."""
+    middle = median(ordered_N)
+    return half_width(ordered_N) / middle if middle > 0 else float("nan")
 
 
 def bin_of(values: NDArray[Any], edges: NDArray[Any]) -> NDArray[Any]:

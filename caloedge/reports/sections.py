@@ -144,7 +144,7 @@ def training(manifest: Manifest) -> Section:
             " The published network's validation loss is above the small quantised network's: it was not trained to its best "
             "here, and its figures are likely below what that architecture can reach."
         )
-    columns = ("network", "parameters", "epochs", "inputs seen", "wall time without composing events", "training loss", "validation loss")
+    columns = ("network", "parameters", "epochs", "inputs seen", "time in steps", "training loss", "validation loss")
     rows = tuple(
         (
             name,

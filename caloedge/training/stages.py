@@ -27,7 +27,6 @@ from caloedge.training.fit import Hardware, fit, predict, steps_per_epoch
 
 STAGES = ("published", "edge", "quantised")
 CALIBRATION_EVENTS = 2000
-CALIBRATION_QUANTILE = 0.9999  # the rare larger values saturate; the step is halved for all others
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def _finished(network: nn.Module, place: Path) -> Trained:
 def _twin(recipe: Recipe, task: Task, library: ShowerLibrary, edge: nn.Module) -> nn.Module:
     """Build the quantised network with the float edge network's weights and activation ranges."""
     definition = find(Network, recipe.network)
-    ranges = _activation_max(task, library, edge, recipe.seed)
+    ranges = _activation_max(task, library, edge, recipe.seed, recipe.quantisation.activation_quantile)
     twin: nn.Module = definition.build(_quantised(recipe, ranges), definition.sizes["edge"])
     missing, unexpected = twin.load_state_dict(edge.state_dict(), strict=False)
     assert not unexpected, unexpected
@@ -139,13 +138,13 @@ def _twin(recipe: Recipe, task: Task, library: ShowerLibrary, edge: nn.Module) -
     return twin
 
 
-def _activation_max(task: Task, library: ShowerLibrary, edge: nn.Module, seed: int) -> dict[str, float]:
+def _activation_max(task: Task, library: ShowerLibrary, edge: nn.Module, seed: int, quantile: float) -> dict[str, float]:
     """Return the largest useful value of each activation of the float network on training events."""
     found: dict[str, float] = {}
 
     def note(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            found[name] = max(float(np.quantile(output.numpy(), CALIBRATION_QUANTILE)), 1e-3)
+            found[name] = max(float(np.quantile(output.numpy(), quantile)), 1e-3)
 
         return hook
 

@@ -1,6 +1,6 @@
 // Gathers what belongs to an event, which comes one by one, into one beat.
 //
-//   KEEP   most items of an event, at least 1; more than these are dropped
+//   KEEP   most items of an event, 1 to 32; more than these are dropped
 //   WIDTH  bits of an item
 //
 // In: beats {last, item}; the items of an event and then one beat with last = 1, whose item does not count. Out: one beat

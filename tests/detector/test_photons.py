@@ -229,6 +229,18 @@ def test_an_event_is_one_of_its_eight_orientations(
     assert (np.abs(found - n / 8) < 4 * np.sqrt(n * 7 / 64)).all(), found
 
 
+def test_pions_are_placed_anywhere_before_they_are_turned(
+    shipped: ShowerLibrary, clean: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turning would hide a border that is never reached."""
+    _, start = turned_and_not(clean, monkeypatch, split_rows(len(shipped), "test"), 1000, 10, (0, 0, 1))
+    hit = crystals_hit(start)
+    for photon in (0, 1):
+        for axis in (0, 1):
+            assert hit[:, photon, axis].min() == MARGIN
+            assert hit[:, photon, axis].max() == GRID - MARGIN - 1
+
+
 def test_a_lone_shower_lies_around_its_impact_point_in_every_orientation(
     shipped: ShowerLibrary, clean: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,5 +161,6 @@ def test_a_project_says_what_it_was_built_from(project: Callable[[str], Path]) -
 
 def test_networks_of_another_form_are_refused() -> None:
     wrong = CENTRES.replacing("features", format=Format(False, 10, 8))
-    with pytest.raises(BadData, match=r"^center finder: takes ufixed<10,2> \(81,\); the reconstruction gives ufixed<12,4> \(81,\)$"):
+    said = r"^center finder: takes ufixed<10,2> \(81,\); the reconstruction gives ufixed<12,4> \(81,\)$"
+    with pytest.raises(BadData, match=said):
         nets(centres=wrong)

@@ -72,12 +72,12 @@ def test_artifacts_of_two_libraries_are_refused(models: Chain, tmp_path: Path) -
     other = tmp_path / "other.h5"
     simulate(Production(generator="parametrised", showers=200, seed=8), other, workers=1)
     pair = Chain(models.seeds, centres_on(other, tmp_path / "recipe"))
-    with pytest.raises(BadData, match="was trained on another library than .*; train both on one library$"):
+    with pytest.raises(BadData, match=r"was trained on another library than .*; train both on one library$"):
         module.report(pair, None, 500, 500, tmp_path / "work", tmp_path / "report")
 
 
 def test_showers_seen_in_training_are_refused(models: Chain, showers_file: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.h5"
     copy.write_bytes(showers_file.read_bytes() + b"\0")  # another file, the same showers
-    with pytest.raises(BadData, match="evaluate on showers of another seed$"):
+    with pytest.raises(BadData, match=r"evaluate on showers of another seed$"):
         module.report(models, open_library(copy), 500, 500, tmp_path / "work", tmp_path / "report")

@@ -152,3 +152,9 @@ def test_too_few_bins_give_no_fit() -> None:
     fit = resolution.fit(nothing, np.ones((3, 3)))
     assert np.isnan(fit.terms_T).all()
     assert np.isnan(fit.chi2)
+
+
+def test_a_width_needs_a_positive_median():
+    values = np.sort(np.random.default_rng(1).normal(-1, 0.4, 500))
+    assert np.isnan(resolution.relative_width(values))
+    assert resolution.relative_width(np.sort(-values)) > 0

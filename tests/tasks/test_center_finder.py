@@ -1,5 +1,6 @@
 """The center finder's samples, targets, baseline, working points and figures, each against a plain reading of its definition."""
 
+import re
 from math import ceil, hypot
 from typing import Any
 
@@ -80,7 +81,9 @@ def plain(made: Sample[MemberTruth], composed: PhotonEvents, member: int) -> dic
     """Return what is to be known of a member, from the event alone."""
     event, (x, y) = int(made.truth.event_M[member]), made.truth.crystal_M2[member].tolist()
     crystals = composed.crystals
-    codes = [[min(round(float(cell) * 32), 4095) for cell in row[y - 3 : y + 4]] for row in crystals.cells_EXY[event, x - 3 : x + 4]]
+    codes = [
+        [min(round(float(cell) * 32), 4095) for cell in row[y - 3 : y + 4]] for row in crystals.cells_EXY[event, x - 3 : x + 4]
+    ]
     around = [
         (float(ix) - x - 0.5, float(iy) - y - 0.5, float(energy), (int(ix), int(iy)) == (x, y))
         for (ix, iy), energy in zip(crystals.impact_EP2[event], crystals.energy_EP[event], strict=True)
@@ -120,9 +123,30 @@ def test_targets_and_truth_are_those_of_the_events(made: Sample[MemberTruth], co
         assert truth.kind_M[m] == composed.kind_E[event]
         np.testing.assert_array_equal(truth.distance_M[m], composed.distance[event])
         np.testing.assert_array_equal(truth.shower_MP[m], composed.crystals.shower_EP[event])
-    assert min(kinds.values()) > 50, kinds
+    assert kinds["seed"] > 900
+    assert kinds["near"] > 50
+    assert kinds["far"] > 5
     np.testing.assert_array_equal(truth.codes_EXY, groups.digitised(composed.crystals.cells_EXY))
     assert len(truth.codes_EXY) == N
+
+
+def test_the_photon_that_hit_counts_even_if_another_is_nearer() -> None:
+    offset = np.array(
+        [[[0.45, 0.45], [-0.51, 0.0]], [[-0.51, 0.0], [0.45, 0.45]], [[0.6, 0.0], [-0.55, 0.0]], [[0.9, 0.9], [9, 9]]]
+    )
+    hit = np.array([[True, False], [False, True], [False, False], [False, False]])
+    energy = np.array([[10.0, 20], [20, 10], [10, 20], [10, np.nan]])
+    exponent, total = np.array([5, 5, 5, 5]), np.array([64, 64, 64, 64])
+    targets, of_seed, nearest = center_finder._targets(offset, hit, energy, exponent, total)
+    expected = [
+        [0.45, 0.45, (10 - 2) / 2, 1, 1, 0.6],
+        [0.45, 0.45, (10 - 2) / 2, 1, 1, 0.6],
+        [-0.55, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
+    np.testing.assert_array_equal(targets, np.array(expected, np.float32))
+    np.testing.assert_array_equal(of_seed, [10, 10, np.nan, np.nan])
+    np.testing.assert_array_equal(nearest, [[0.45, 0.45], [0.45, 0.45], [-0.55, 0], [0.9, 0.9]])
 
 
 def test_the_targets_stand_for_the_true_energies(made: Sample[MemberTruth]) -> None:
@@ -144,7 +168,9 @@ def test_inputs_of_both_kinds_show_the_same_windows(made: Sample[MemberTruth], c
     for m in range(len(made.inputs)):
         own, others = made.published_inputs[m, 0], made.published_inputs[m, 1:]
         x, y = truth.crystal_M2[m]
-        np.testing.assert_array_equal(own[:49].reshape(7, 7), composed.crystals.cells_EXY[truth.event_M[m], x - 3 : x + 4, y - 3 : y + 4])
+        np.testing.assert_array_equal(
+            own[:49].reshape(7, 7), composed.crystals.cells_EXY[truth.event_M[m], x - 3 : x + 4, y - 3 : y + 4]
+        )
         assert own[49] == 1
         codes = groups.digitised(own[:49]).astype(int)
         exponent = int(codes[24]).bit_length() - 1
@@ -266,7 +292,7 @@ def test_perfect_outputs_fulfil_every_claim_and_noise_none(large: Sample[MemberT
 
 
 def test_only_the_outputs_of_the_integer_network_decide_its_claims(large: Sample[MemberTruth]) -> None:
-    """A tenth more width in one energy bin is seen, and named."""
+    """A fifth more width in one energy bin is seen, and named."""
     reference, base = smeared(large, 1, 0.05), TASK.baseline(large)
     truth = large.truth
     wide = (truth.energy_M >= 20) & (truth.energy_M < 30)
@@ -276,7 +302,7 @@ def test_only_the_outputs_of_the_integer_network_decide_its_claims(large: Sample
     energy, position, *_ = TASK.assess(large, scores, dict.fromkeys(METHODS, 0.0)).claims
     for claim in (energy, position):
         assert claim.holds is False
-        assert "in 1 of 7 bins: 20–30 GeV: 1.2" in claim.found
+        assert re.search(r"in 1 of 7 bins: 20–30 GeV: 1\.(19|20)\d ± ", claim.found), claim.found
 
 
 def smallest_half(values: np.ndarray) -> float:
