@@ -19,6 +19,7 @@ from caloedge.catalog import FOLDERS, names
 from caloedge.cli import app
 
 VERBS = ["simulate", "train", "export", "compile", "build", "emulate", "inspect", "verify", "compare", "report", "run", "list"]
+VERBS += ["reconstruct", "study"]
 Call = Callable[..., Any]
 
 
@@ -85,6 +86,20 @@ def test_as_a_program_it_ends_the_same_way(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (2, "")
         assert len(done.stderr.splitlines()) == 1
         assert done.stderr == f"caloedge: {message}\n" or message is None
+    assert files(tmp_path) == []
+
+
+def test_whole_events_need_one_artifact_of_each_task(tiny: Path, caloedge: Call, tmp_path: Path) -> None:
+    said = complaint(caloedge("reconstruct", tiny, tiny, "--output", tmp_path / "report", "--work", tmp_path / "work"))
+    assert said == f"{tiny}: is of task 'seed_finder'; 'center_finder' is needed in this place"
+    said = complaint(caloedge("reconstruct", tmp_path / "none", tiny))
+    assert said == f"{tmp_path / 'none'}: no manifest.json there; an artifact is made by: caloedge export RECIPE"
+    assert files(tmp_path) == []
+
+
+def test_a_study_refuses_widths_that_no_network_can_have(tiny_recipe: Path, caloedge: Call, tmp_path: Path) -> None:
+    said = complaint(caloedge("study", tiny_recipe, "--bits", 12, "--output", tmp_path / "out"))
+    assert said == "--bits 12: give numbers from 2 to 8, e.g. --bits 8 --bits 6"
     assert files(tmp_path) == []
 
 
