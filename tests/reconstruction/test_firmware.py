@@ -59,6 +59,13 @@ def center_finder() -> Graph:
     )
 
 
+def one_bit(weights: np.ndarray) -> np.ndarray:
+    """Return weights with the lowest bit of the central cell's first one turned."""
+    changed = weights.copy()
+    changed[0, 24] ^= 1
+    return changed
+
+
 SEEDS, CENTRES = seed_finder(), center_finder()
 
 
@@ -136,8 +143,11 @@ def test_order_of_events_does_not_matter(project: Callable[[str], Path], event_c
     [
         ("seed threshold", {"seed_threshold": -163}),
         ("photon threshold", {"photon_threshold": 300}),
-        ("a weight of the seed finder", {"seeds": SEEDS.replacing("logit", bias=np.array([-180]))}),
-        ("a weight of the center finder", {"centres": CENTRES.replacing("outputs", bias=CENTRES["outputs"].bias + 1)}),
+        ("a bias of the seed finder", {"seeds": SEEDS.replacing("logit", bias=np.array([-180]))}),
+        ("a bias of the center finder", {"centres": CENTRES.replacing("outputs", bias=CENTRES["outputs"].bias + 1)}),
+        ("one bit of one weight", {"centres": CENTRES.replacing("dense", weights=one_bit(CENTRES["dense"].weights))}),
+        ("a rounding of the center finder", {"centres": CENTRES.replacing("act", rounding=Rounding.TRUNCATE)}),
+        ("a rounding of the seed finder", {"seeds": SEEDS.replacing("act", rounding=Rounding.TRUNCATE)}),
     ],
 )
 def test_another_reconstruction_is_told_apart(
