@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge import statistics
 from caloedge.artifact import Artifact
 from caloedge.catalog import INTEGER, Target, find
 from caloedge.comparison import EVALUATION_SEED, library_of, refuse_seen_showers
@@ -130,16 +129,31 @@ def reconstructed(
 def working_points(models: Chain, library: ShowerLibrary, n_events: int) -> dict[str, float]:
     """Return each method's threshold on the photons' scores, from validation events, at one rate of fakes for all."""
     truth, found, _ = reconstructed(models, library, "valid", n_events)
-    fakes = {method: of.score_N[matching.match(truth.crystals, of).fake_N] for method, of in found.items()}
-    return {method: statistics.threshold_at_rate(scores, n_events, FAKES_PER_EVENT) for method, scores in fakes.items()}
+    return {method: working_point(truth, of, int(FAKES_PER_EVENT * n_events)) for method, of in found.items()}
+
+
+def working_point(truth: PhotonEvents, of: Photons, most_fakes: int) -> float:
+    """Return the lowest score as a threshold that leaves at most so many fakes.
+
+    What is left is matched anew each time: without its weaker duplicate a photon that counted as a fake may be the true one's.
+    """
+    scores = np.append(np.unique(of.score_N), np.inf)
+    low, high = 0, len(scores) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if matching.match(truth.crystals, chain.selected(of, scores[middle])).fake_N.sum() <= most_fakes:
+            high = middle
+        else:
+            low = middle + 1
+    return float(scores[low])
 
 
 def _working_point_section(thresholds: Mapping[str, float], n_events: int) -> Section:
     rows = tuple((method, Number(value=value, origin="computed")) for method, value in thresholds.items())
     return Section(
         title="Working points",
-        text=f"A photon counts from a score on that gives each method {100 * FAKES_PER_EVENT:g} fakes per 100 validation events. "
-        "Scores are logits, for the classical clusters their significance.",
+        text=f"A photon counts from a score on that leaves each method {100 * FAKES_PER_EVENT:g} fakes per 100 validation "
+        "events. Scores are logits, for the classical clusters their significance.",
         blocks=(Table(title="Thresholds", columns=("method", "score"), rows=rows, caption=f"{n_events:,} validation events."),),
     )
 

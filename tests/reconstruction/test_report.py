@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from caloedge.artifact import Artifact, read_artifact
+from caloedge.detector.events import CrystalEvents
 from caloedge.detector.library import open_library
+from caloedge.detector.photons import PhotonEvents, Photons
 from caloedge.detector.production import Production, simulate
 from caloedge.errors import BadData
 from caloedge.results import Claim, Table
@@ -81,3 +84,16 @@ def test_showers_seen_in_training_are_refused(models: Chain, showers_file: Path,
     copy.write_bytes(showers_file.read_bytes() + b"\0")  # another file, the same showers
     with pytest.raises(BadData, match=r"evaluate on showers of another seed$"):
         module.report(models, open_library(copy), 500, 500, tmp_path / "work", tmp_path / "report")
+
+
+def test_a_working_point_counts_fakes_after_its_own_cut() -> None:
+    """A true photon's weaker duplicate lies nearer to it: matched before the cut, the stronger one would count as a fake."""
+    impact = np.array([[[10.5, 10.5], [np.nan, np.nan]]] * 40)
+    crystals = CrystalEvents(np.zeros((0, 51, 51)), impact, np.array([[10.0, np.nan]] * 40), np.array([[0, -1]] * 40))
+    truth = PhotonEvents(crystals, np.zeros(40, np.int64))
+    strong, weak = np.full(40, 5.0), np.full(40, 1.0)
+    position = np.tile([[10.9, 10.5], [10.5, 10.5]], (40, 1))
+    found = Photons(np.repeat(np.arange(40), 2), position, np.full(80, 10.0), np.column_stack([strong, weak]).ravel())
+    assert module.working_point(truth, found, most_fakes=0) == 5
+    assert module.working_point(truth, found, most_fakes=40) == 1
+    assert module.working_point(truth, Photons(found.event_N, position + 20, found.energy_N, found.score_N), 0) == np.inf
