@@ -28,6 +28,11 @@ FOLDER = "synthesis"
 GLUE = "(glue)"
 """Name of the row with what is outside all blocks."""
 BLOCK_TIMEOUT_S = 4 * 3600.0
+MAPPING = "+&scorr;&sweep;&dc2;&dch,-f,-r;&if,{W},{D},{R}"
+"""How logic becomes LUTs on AMD devices: as by default but for `&mfs` at the end, whose time grows faster than the netlist.
+
+In adder graphs it took two thirds of the mapping and changed the LUTs by 0.2 % at most.
+"""
 
 
 @dataclass(frozen=True)
@@ -120,11 +125,11 @@ def commands(family: str, top: str, paths: list[str], blackboxes: list[str] | No
     lines = [read_command(path) for path in paths]
     if blackboxes:
         lines += [f"hierarchy -top {top}", f"blackbox {' '.join(blackboxes)}"]
+    if family == "ecp5":
+        return "\n".join([*lines, f"synth_ecp5 -top {top}", ""])
     # no pads and no clock buffers: the design is a part of something larger
-    synth = (
-        f"synth_ecp5 -top {top}" if family == "ecp5" else f"synth_xilinx -family {family} -flatten -noiopad -noclkbuf -top {top}"
-    )
-    return "\n".join([*lines, synth, ""])
+    synth = f"synth_xilinx -family {family} -flatten -noiopad -noclkbuf -top {top}"
+    return "\n".join([*lines, f'scratchpad -set abc9.script "{MAPPING}"', synth, ""])
 
 
 def read_command(path: str) -> str:

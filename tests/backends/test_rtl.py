@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from random_networks import graphs, stimulus
 
 from caloedge import tools
-from caloedge.backends.rtl import BACKEND
+from caloedge.backends.rtl import BACKEND, verilog
+from caloedge.backends.rtl.adders import core_modules
 from caloedge.backends.rtl.design import design
 from caloedge.backends.rtl.project import check
 from caloedge.backends.rtl.simulation import compile_model, simulate
@@ -148,6 +150,40 @@ def test_a_dropped_pipeline_register_is_caught(tmp_path: Path, project: Path) ->
     width = re.search(rf"reg (.*) {name};", text)[1]  # type: ignore[index]
     broken = broken.replace("endmodule", f"  wire {width} {name} = {source};\nendmodule")
     assert differing(rebuilt(project, tmp_path / "register", core.stem, (text, broken))) > 0
+
+
+@pytest.fixture(scope="module")
+def in_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rtl") / "pieces"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verilog, "core_modules", partial(core_modules, piece_bits=90))
+        BACKEND.build(network(), replace(TARGET, clock_mhz=400.0), "unrolled", folder, {})
+    return folder
+
+
+def test_a_core_in_pieces_gives_the_same_codes_at_the_same_cycles(in_pieces: Path) -> None:
+    codes = stimulus(network(), 2, N_EVENTS)
+    run = simulate(in_pieces, codes)
+    assert np.array_equal(run.codes["scores"], network().run(codes)["scores"])
+    assert (run.interval_cycles, run.latency_cycles) == (1, read_record(in_pieces)["pipeline_cycles"])
+
+
+def test_pieces_are_synthesised_by_themselves(in_pieces: Path) -> None:
+    record = read_record(in_pieces)
+    written = {path.stem for path in (in_pieces / "rtl").glob("*_piece_*.v")}
+    assert len(written) > 10
+    assert set(record["blocks"]) == written
+    assert {record["blocks"][name] for name in written if name.startswith("core_conv0")} == {20}
+    assert any("end of stage" in (in_pieces / "rtl" / f"{name}.v").read_text() for name in written)
+
+
+def test_two_pieces_with_crossed_inputs_are_caught(tmp_path: Path, in_pieces: Path) -> None:
+    text = (in_pieces / "rtl" / "core_dense0.v").read_text()
+    found = re.search(r"piece_1_unit \(\.clk\(clk\), \.in_data\(\{(\w+), (\w+)", text)
+    assert found
+    crossed = found[0].replace(f"{found[1]}, {found[2]}", f"{found[2]}, {found[1]}")
+    assert differing(in_pieces) == 0
+    assert differing(rebuilt(in_pieces, tmp_path / "crossed", "core_dense0", (found[0], crossed))) > 0
 
 
 def test_a_dropped_handshake_is_caught(tmp_path: Path, project: Path) -> None:

@@ -7,7 +7,9 @@ later. Nothing else of alkaid is used, and none of its text goes into the projec
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate, groupby
 from typing import Any, assert_never
 
 import numpy as np
@@ -173,37 +175,139 @@ def _core(comb: Any, words_in: int, format_in: Format, format_out: Format, cutof
 
 # Verilog
 
+PIECE_BITS = 14_000
+"""A core whose values have more bits is written in pieces of about so many, as synthesis takes ever longer per bit.
 
-def core_verilog(name: str, core: Core, remark: str) -> str:
-    """Return the module `name`: ports clk, in_data, out_data; word 0 in the lowest bits."""
+Smaller pieces do not pay: of some 40 s for each, yosys 0.70 spends 10 s on reading its own libraries.
+"""
+INPUT, CONSTANT = -1, 5
+"""alkaid's operations that are only wiring."""
+
+
+def core_modules(name: str, core: Core, remark: str, piece_bits: int = PIECE_BITS) -> dict[str, str]:
+    """Return the pieces of a core, if it is a large one, and last the module `name`, which joins them.
+
+    Ports of `name`: clk, in_data, out_data; word 0 in the lowest bits.
+    """
     last_use = _last_uses(core)
+    used = [index for index in sorted(last_use) if core.values[index].width]
+    waits = {
+        index: range(core.values[index].stage, last)
+        for index, last in last_use.items()
+        if core.values[index].width and core.values[index].opcode != CONSTANT
+    }
+    inner = sorted(
+        (index for index in used if core.values[index].opcode not in (INPUT, CONSTANT)),
+        key=lambda index: core.values[index].stage,
+    )
+    pieces = _pieces(core, inner, piece_bits)
+    if len(pieces) < 2:
+        return {name: _core_module(name, core, remark, [*_wires(core, used), *_registers(core, waits)])}
+    # A piece holds values that follow each other and the first register of each; what waits for more than one clock edge does
+    # so outside. Values of one stage go from piece to piece unregistered: a netlist stays right, as each piece works for any
+    # input, and hardly grows, as the carry chain that ends an adder cannot share its LUTs with the next adder anyway.
+    later = waits | {index: waits[index][1:] for index in inner}
+    reads = [_reads(core, piece) for piece in pieces]
+    joined = {_reference(core, index, core.stages) for index, _ in core.outputs if index >= 0}
+    joined |= {_register(index, later[index].start) for index in inner if later[index]}
+    body, modules = _wires(core, sorted(set(used).difference(inner))), {}
+    for n, piece in enumerate(pieces):
+        first = {index: waits[index][:1] for index in piece}
+        made = _makes(core, first)
+        given = {wire: width for wire, width in reads[n].items() if wire not in made}
+        wanted = joined.union(*reads[:n], *reads[n + 1 :])
+        taken = {wire: width for wire, width in made.items() if wire in wanted}
+        lines = [*_wires(core, [*_constants(core, piece), *piece]), *_registers(core, first)]
+        module = f"{name}_piece_{n}"
+        modules[module] = _piece_module(module, f"{remark}: piece {n + 1} of {len(pieces)}", given, taken, lines)
+        body += [f"  wire [{width - 1}:0] {wire};" for wire, width in taken.items()]
+        body.append(f"  {module} {module}_unit (.clk(clk), .in_data({_joined(given)}), .out_data({_joined(taken)}));")
+    return modules | {name: _core_module(name, core, remark, [*body, *_registers(core, later)])}
+
+
+def _pieces(core: Core, inner: list[int], piece_bits: int) -> list[list[int]]:
+    """Cut values into runs of about the same bits, `piece_bits` at most but for the last value of a run."""
+    before = list(accumulate((core.values[index].width for index in inner), initial=0))
+    number = max(-(-before[-1] // piece_bits), 1)
+    runs = groupby(zip(before, inner, strict=False), key=lambda pair: pair[0] * number // max(before[-1], 1))
+    return [[index for _, index in run] for _, run in runs]
+
+
+def _constants(core: Core, piece: list[int]) -> list[int]:
+    """Return the constants that the values of a piece refer to."""
+    sources = {source for index in piece for source in core.values[index].sources}
+    return sorted(index for index in sources if core.values[index].opcode == CONSTANT and core.values[index].width)
+
+
+def _makes(core: Core, first: Mapping[int, range]) -> dict[str, int]:
+    """Return the names of values and of their first registers, and their widths."""
+    values = {f"v{index}": core.values[index].width for index in first}
+    return values | {_register(index, stages.stop): core.values[index].width for index, stages in first.items() if stages}
+
+
+def _reads(core: Core, piece: list[int]) -> dict[str, int]:
+    """Return the names that the values of a piece refer to, constants left out, and their widths."""
+    found = {}
+    for index in piece:
+        for source in core.values[index].sources:
+            value = core.values[source]
+            if value.width and value.opcode != CONSTANT:
+                found[_reference(core, source, core.values[index].stage)] = value.width
+    return found
+
+
+def _joined(wires: Iterable[str]) -> str:
+    """Return wires side by side, the first in the lowest bits; a bit of zero for none."""
+    return f"{{{', '.join(reversed(list(wires))) or chr(49) + chr(39) + 'b0'}}}"
+
+
+def _wires(core: Core, indices: Iterable[int]) -> list[str]:
+    return [f"  wire [{core.values[index].width - 1}:0] v{index} = {_expression(core, index)};" for index in indices]
+
+
+def _registers(core: Core, waits: Mapping[int, range]) -> list[str]:
+    """Return a register for each stage at whose end a value waits."""
     body: list[str] = []
-    for index, value in enumerate(core.values):
-        if index in last_use and value.width:
-            body.append(f"  wire [{value.width - 1}:0] v{index} = {_expression(core, index)};")
     registers: dict[int, list[str]] = defaultdict(list)
-    for index, last in last_use.items():
-        value = core.values[index]
-        if value.width and value.opcode != 5:
-            for stage in range(value.stage, last):
-                body.append(f"  reg [{value.width - 1}:0] {_register(index, stage + 1)};")
-                source = f"v{index}" if stage == value.stage else _register(index, stage)
-                registers[stage].append(f"    {_register(index, stage + 1)} <= {source};")
+    for index, stages in waits.items():
+        for stage in stages:
+            body.append(f"  reg [{core.values[index].width - 1}:0] {_register(index, stage + 1)};")
+            registers[stage].append(f"    {_register(index, stage + 1)} <= {_reference(core, index, stage)};")
     for stage in sorted(registers):
         body += [f"  always @(posedge clk) begin  // end of stage {stage}", *registers[stage], "  end"]
+    return body
+
+
+def _core_module(name: str, core: Core, remark: str, body: list[str]) -> str:
     width = core.format_out.width
+    lines = list(body)
     for word, (index, shift) in enumerate(core.outputs):
         text = _aligned(core, index, core.stages, 0, shift, width) if index >= 0 else f"{width}'d0"
-        body.append(f"  assign out_data[{word * width + width - 1}:{word * width}] = {text};")
-    lines = "\n".join(body)
-    return f"""\
+        lines.append(f"  assign out_data[{word * width + width - 1}:{word * width}] = {text};")
+    about = f"""\
 // {remark}
 // {core.words_in} words of {core.format_in.width} bit in, {core.words_out} of {width} bit out; \
-{core.adders} adders, {core.stages} pipeline stages, one event per cycle.
+{core.adders} adders, {core.stages} pipeline stages, one event per cycle."""
+    return _module(name, about, core.bits_in, core.bits_out, lines)
+
+
+def _piece_module(name: str, remark: str, given: Mapping[str, int], taken: Mapping[str, int], body: list[str]) -> str:
+    lines, low = [], 0
+    for wire, width in given.items():
+        lines.append(f"  wire [{width - 1}:0] {wire} = in_data[{low + width - 1}:{low}];")
+        low += width
+    lines += [*body, f"  assign out_data = {_joined(taken)};"]
+    return _module(name, f"// {remark}", max(low, 1), sum(taken.values()), lines)
+
+
+def _module(name: str, about: str, bits_in: int, bits_out: int, body: list[str]) -> str:
+    lines = "\n".join(body)
+    return f"""\
+{about}
 module {name} (
   input clk,
-  input [{core.bits_in - 1}:0] in_data,
-  output [{core.bits_out - 1}:0] out_data
+  input [{bits_in - 1}:0] in_data,
+  output [{bits_out - 1}:0] out_data
 );
 {lines}
 endmodule

@@ -11,7 +11,7 @@ from typing import assert_never
 
 import numpy as np
 
-from caloedge.backends.rtl.adders import Core, Step, core_verilog, trace_core
+from caloedge.backends.rtl.adders import Core, Step, core_modules, trace_core
 from caloedge.backends.rtl.design import Design, Layer, Stage, Stream, window_size
 from caloedge.backends.rtl.steps import Rounded, Scaled
 from caloedge.backends.rtl.tables import literal, row_verilog
@@ -96,8 +96,9 @@ def _unrolled(stages: list[Stage], design: Design, cutoff: int, text: Text) -> l
                 layers = [replace(first.layer, op=None, source=first.layer.sums)]
             core = _core(layers, cutoff)
             remark = f"Unrolled: {', '.join(stage.layer.name for stage in members)}"
-            text.modules[name] = core_verilog(name, core, remark)
-            text.blocks[name] = layers[0].positions
+            modules = core_modules(name, core, remark)
+            text.modules |= modules
+            text.blocks |= dict.fromkeys(list(modules)[:-1] or modules, layers[0].positions)
             text.adders += core.adders * layers[0].positions
             module = name
             if is_convolution:
@@ -408,7 +409,7 @@ def _convolution(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
         return lines + _multiply(stage, name, "window", 1, layer.weights.shape[1], text)
     core = _core([layer], cutoff)
     module = f"core_{name.removeprefix('layer_')}"
-    text.modules[module] = core_verilog(module, core, f"Kernel of {layer.name}, one position per cycle")
+    text.modules |= core_modules(module, core, f"Kernel of {layer.name}, one position per cycle")
     text.adders += core.adders
     lines += [f"  wire [{core.bits_out - 1}:0] result;",
               f"  {module} core (.clk(clk), .in_data(window_data), .out_data(result));"]  # fmt: skip
