@@ -27,6 +27,7 @@ from caloedge.training.fit import Hardware, fit, predict, steps_per_epoch
 
 STAGES = ("published", "edge", "quantised")
 CALIBRATION_EVENTS = 2000
+PROBE_EVENTS = 200
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,12 @@ def _train_stage(
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, stage)
     key: dict[str, Any] = {"schedule": schedule.model_dump(), "library": library.digest, "seed": recipe.seed}
-    key |= {"network": recipe.network, "shape": str(network)}
+    key |= {"network": recipe.network, "shape": str(network), "data": _probe(task, library, stage, recipe.seed)}
     if stage == "quantised":
         assert edge is not None
         network = _twin(recipe, task, library, edge.network)
         key |= {"quantisation": recipe.quantisation.model_dump(), "from": _digest(weights_of(edge.network))}
-    # Other settings get another folder, so that a changed recipe never continues the wrong run.
+    # Other settings or data get another folder, so that a changed recipe or task never continues the wrong run.
     place = folder / f"{stage}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]}"
     record = place / "stage.json"
     if record.exists():
@@ -115,6 +116,12 @@ def _train_stage(
         torch.save(network.state_dict(), temporary)
     write_text(record, finished.model_dump_json(indent=1))
     return Trained(network.eval(), finished)
+
+
+def _probe(task: Task, library: ShowerLibrary, stage: str, seed: int) -> str:
+    """Return a digest of what a task makes of a few events: it changes with the task's code."""
+    sample = task.sample(library, "train", PROBE_EVENTS, seed)
+    return hashlib.sha256(np.ascontiguousarray(sample.inputs_of(stage)).tobytes() + sample.targets.tobytes()).hexdigest()
 
 
 def _finished(network: nn.Module, place: Path) -> Trained:
