@@ -148,7 +148,7 @@ def test_the_energy_stands_for_0_to_100_gev_in_total(share: float) -> None:
     x[:, 0, :-1], x[:, 0, -1] = cells, 1
     outputs = run(net, torch.from_numpy(x)).numpy().astype(float)
     exponent, total = groups.exponents(digits), groups.sums(digits)
-    _, energy = groups.photon_codes(np.rint(outputs * 2**20).astype(np.int64), 20, np.full((len(cells), 2), 20), exponent, total)
+    _, energy = groups.photon_codes(np.rint(outputs * 2**20).astype(np.int64), 20, np.full((len(cells), 2), 20), digits)
     # float32: 2^-23 of what the nine crystals hold, which is subtracted and added again
     assert (np.abs(energy / 2**20 - 100 * share) <= 2.0**-22 * (100 + total / 32)).all()
     assert set(exponent.tolist()) == set(range(4, 12))

@@ -1,5 +1,9 @@
 """From crystal codes to what DeepCluster's networks see: windows, the best of each event, and the groups that they form.
 
+A crystal matrix looks the same from eight sides, and so do showers in it. So each window that is kept is turned until its
+core lies in one of the eight ways (`turns`), the same for every network, and positions are turned back at the end
+(`turned_back`): a network then has to learn an eighth of what it would have to.
+
 Everything up to the photons is integer arithmetic that the hardware parts `caloedge_extract`, `caloedge_top`,
 `caloedge_group` and `caloedge_photon` repeat bit for bit. Axes: E event, X and Y crystal, W window, M member (a window that
 was kept, in the order of event and rank), K rank, C cell of a window, F feature.
@@ -33,6 +37,8 @@ LOWEST_EXPONENT, HIGHEST_EXPONENT = 4, CODE_BITS - 1
 OFFSETS = tuple((x, y) for x in range(-2, 3) for y in range(-2, 3) if (x, y) != (0, 0))
 """Where a neighbour can be: all closer than `REACH`."""
 WEIGHT_CODES = tuple(round(UNIT * (1 - np.hypot(x, y) / REACH)) for x, y in OFFSETS)
+FLIP_X, FLIP_Y, SWAP = 1, 2, 4
+"""Bits of a turn: x is reversed, y is reversed, and after that they change places."""
 FEATURES = WINDOW * WINDOW + len(OFFSETS) + HIGHEST_EXPONENT - LOWEST_EXPONENT + 1
 
 
@@ -110,6 +116,36 @@ def grouped(event_W: NDArray[Any], crystal_W2: NDArray[Any], window_M: NDArray[A
     return Groups(window_M, event_M, crystal_M2, others_MK, weight_MK)
 
 
+def turns(codes_MXY: NDArray[Any]) -> NDArray[Any]:
+    """Return the turn (M,) of each window: what brings most energy of its nine central crystals to higher x, then higher y."""
+    core = codes_MXY[:, MARGIN - 1 : MARGIN + 2, MARGIN - 1 : MARGIN + 2].astype(np.int32)
+    step_x_M = core[:, 2].sum(axis=1) - core[:, 0].sum(axis=1)
+    step_y_M = core[:, :, 2].sum(axis=1) - core[:, :, 0].sum(axis=1)
+    swap_M = np.abs(step_y_M) > np.abs(step_x_M)
+    return np.asarray(FLIP_X * (step_x_M < 0) + FLIP_Y * (step_y_M < 0) + SWAP * swap_M)
+
+
+def _turned_square(square_XY: NDArray[Any], turn: int) -> NDArray[Any]:
+    flipped = square_XY[:: -1 if turn & FLIP_X else 1, :: -1 if turn & FLIP_Y else 1]
+    return flipped.T if turn & SWAP else flipped
+
+
+CELL_OF_TURN = np.stack([_turned_square(np.arange(WINDOW**2).reshape(WINDOW, WINDOW), t).ravel() for t in range(8)])
+"""(8, 49) which cell of a window comes to each place."""
+
+
+def turned(vector_M2: NDArray[Any], turn_M: NDArray[Any]) -> NDArray[Any]:
+    """Return vectors (M, 2) along x and y as they lie in windows that were turned."""
+    flipped_M2 = np.where(np.stack([turn_M & FLIP_X, turn_M & FLIP_Y], axis=1) > 0, -vector_M2, vector_M2)
+    return np.where((turn_M & SWAP > 0)[:, None], flipped_M2[:, ::-1], flipped_M2)
+
+
+def turned_back(vector_M2: NDArray[Any], turn_M: NDArray[Any]) -> NDArray[Any]:
+    """Return vectors (M, 2) in windows that were turned as they lie in the event: `turned` undone."""
+    back_M2 = np.where((turn_M & SWAP > 0)[:, None], vector_M2[:, ::-1], vector_M2)
+    return np.where(np.stack([turn_M & FLIP_X, turn_M & FLIP_Y], axis=1) > 0, -back_M2, back_M2)
+
+
 def exponents(codes_MXY: NDArray[Any]) -> NDArray[Any]:
     """Return the position (M,) of the leading bit of each window's central code, at least `LOWEST_EXPONENT`."""
     _, position_M = np.frexp(codes_MXY[:, MARGIN, MARGIN].astype(np.float32))
@@ -125,20 +161,20 @@ def sums(codes_MXY: NDArray[Any]) -> NDArray[Any]:
 def features(codes_MXY: NDArray[Any], groups: Groups) -> NDArray[Any]:
     """Return the input codes (M, F) int16 of the edge center finder.
 
-    49 cells, shifted so that the central one lies in [128, 256); the weights of neighbours at their places around the
-    centre; one of eight words set for the exponent.
+    Of the window as `turns` turns it: 49 cells, shifted so that the central one lies in [128, 256); the weights of
+    neighbours at their places around the centre; one of eight words set for the exponent.
     """
-    exponent_M = exponents(codes_MXY)
+    exponent_M, turn_M = exponents(codes_MXY), turns(codes_MXY)
     out_MF = np.zeros((len(codes_MXY), FEATURES), np.int16)
     cells = WINDOW * WINDOW
     # 12 bits shifted left by at most 3 fit into uint16.
-    codes_MC = codes_MXY.reshape(-1, cells)
+    codes_MC = np.take_along_axis(codes_MXY.reshape(-1, cells), CELL_OF_TURN[turn_M], axis=1)
     left_M = np.maximum(NORMALISED - exponent_M, 0).astype(np.uint16)
     right_M = np.maximum(exponent_M - NORMALISED, 0).astype(np.uint16)
     shifted_MC = (codes_MC << left_M[:, None]) >> right_M[:, None]
     out_MF[:, :cells] = np.minimum(shifted_MC, 2**FEATURE_BITS - 1)
     member, slot = np.nonzero(groups.weight_MK)
-    step = groups.crystal_M2[groups.others_MK[member, slot]] - groups.crystal_M2[member]
+    step = turned(groups.crystal_M2[groups.others_MK[member, slot]] - groups.crystal_M2[member], turn_M[member])
     place = (step[:, 0] + 2) * 5 + step[:, 1] + 2
     place -= place > 12  # the centre has no word
     near = np.abs(step).max(axis=1, initial=0) <= 2
@@ -148,14 +184,16 @@ def features(codes_MXY: NDArray[Any], groups: Groups) -> NDArray[Any]:
 
 
 def photon_codes(
-    outputs_M4: NDArray[Any], fraction: int, crystal_M2: NDArray[Any], exponent_M: NDArray[Any], sum_M: NDArray[Any]
+    outputs_M4: NDArray[Any], fraction: int, crystal_M2: NDArray[Any], codes_MXY: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return positions (M, 2) and energies (M,) as codes with `fraction` fraction bits, in crystals and GeV.
 
-    `outputs_M4` are the network's output codes: offsets in x and y from the crystal's centre, energy beyond the nine
-    central crystals in units of 2^(exponent − 4) GeV, and seed logit, with the same fraction bits, at least 5.
+    `outputs_M4` are the network's output codes: offsets in x and y from the crystal's centre in the turned window, energy
+    beyond the nine central crystals in units of 2^(exponent − 4) GeV, and seed logit, with the same fraction bits, at least 5.
     """
-    position_M2 = (crystal_M2.astype(np.int64) << fraction) + (1 << (fraction - 1)) + outputs_M4[:, :2]
+    exponent_M, sum_M = exponents(codes_MXY), sums(codes_MXY)
+    offset_M2 = turned_back(outputs_M4[:, :2].astype(np.int64), turns(codes_MXY))
+    position_M2 = (crystal_M2.astype(np.int64) << fraction) + (1 << (fraction - 1)) + offset_M2
     beyond_M = outputs_M4[:, 2] << (exponent_M.astype(np.int64) - LOWEST_EXPONENT)
     return position_M2, (sum_M << (fraction - CODE_FRACTION)) + beyond_M
 
@@ -165,10 +203,10 @@ def units_gev(exponent_M: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.ldexp(1.0, exponent_M.astype(np.int64) - LOWEST_EXPONENT))
 
 
-def joined_windows(cells_EXY: NDArray[Any], groups: Groups) -> NDArray[Any]:
+def joined_windows(cells_EXY: NDArray[Any], groups: Groups, turn_M: NDArray[Any]) -> NDArray[Any]:
     """Return the inputs (M, 4, 50) float32 of the published center finder: the own window and the others by rank.
 
-    49 cells in GeV each, zeros for an absent one, and the weight, 1 for the own.
+    49 cells in GeV each, zeros for an absent one, and the weight, 1 for the own. All are turned as the own one is.
     """
     views = np.lib.stride_tricks.sliding_window_view(cells_EXY, (WINDOW, WINDOW), axis=(1, 2))
     corner_M2 = groups.crystal_M2 - MARGIN
@@ -176,5 +214,6 @@ def joined_windows(cells_EXY: NDArray[Any], groups: Groups) -> NDArray[Any]:
     out = np.zeros((len(own_MC), KEPT, WINDOW * WINDOW + 1), np.float32)
     out[:, 0, :-1], out[:, 0, -1] = own_MC, 1
     out[:, 1:, :-1] = np.where(groups.others_MK[..., None] >= 0, own_MC[groups.others_MK], 0)
+    out[:, :, :-1] = np.take_along_axis(out[:, :, :-1], CELL_OF_TURN[turn_M][:, None], axis=2)
     out[:, 1:, -1] = groups.weight_MK
     return out

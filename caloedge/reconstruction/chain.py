@@ -113,9 +113,7 @@ def integer_photons(codes_EXY: NDArray[Any], nets: Networks) -> PhotonCodes:
     outputs_M4 = nets.centres(groups.features(codes_MXY, group).view(np.uint16))
     (kept,) = np.nonzero(outputs_M4[:, 3] >= nets.photon_threshold)
     outputs_M4, codes_MXY = outputs_M4[kept], codes_MXY[kept]
-    position_M2, energy_M = groups.photon_codes(
-        outputs_M4, nets.fraction, group.crystal_M2[kept], groups.exponents(codes_MXY), groups.sums(codes_MXY)
-    )
+    position_M2, energy_M = groups.photon_codes(outputs_M4, nets.fraction, group.crystal_M2[kept], codes_MXY)
     return PhotonCodes(group.event_M[kept], position_M2, energy_M, outputs_M4[:, 3], nets.fraction)
 
 
@@ -140,14 +138,17 @@ def float_photons(cells_EXY: NDArray[Any], nets: FloatNetworks) -> Photons:
     score_W = nets.seeds(cells_WXY[:, None])[:, 0]
     group = groups.grouped(cut.event_W, cut.crystal_W2, groups.best(cut.event_W, cut.key, score_W, nets.seed_threshold))
     codes_MXY = cut.codes_WXY[group.window_M]
+    turn_M = groups.turns(codes_MXY)
     if nets.stage == "published":
-        inputs = groups.joined_windows(cells_EXY, group)
+        inputs = groups.joined_windows(cells_EXY, group, turn_M)
     else:
         inputs = groups.features(codes_MXY, group).astype(np.float32) / groups.UNIT
     outputs_M4 = nets.centres(inputs).astype(np.float64)
     exponent_M = groups.exponents(codes_MXY)
     energy_M = groups.sums(codes_MXY) * 2.0**-groups.CODE_FRACTION + outputs_M4[:, 2] * groups.units_gev(exponent_M)
-    return Photons(group.event_M, group.crystal_M2 + 0.5 + outputs_M4[:, :2], energy_M, outputs_M4[:, 3])
+    return Photons(
+        group.event_M, group.crystal_M2 + 0.5 + groups.turned_back(outputs_M4[:, :2], turn_M), energy_M, outputs_M4[:, 3]
+    )
 
 
 @dataclass(frozen=True)

@@ -54,15 +54,16 @@ def narrower(statement: str, found: Estimate, wanted: Estimate, edges: NDArray[A
     )
 
 
-def clearly_narrower(statement: str, found: Estimate, wanted: Estimate) -> Claim:
-    """Claim that one method's width in the only bin is clearly below the other's."""
+def clearly_narrower(statement: str, found: Estimate, wanted: Estimate, unit: str = "%") -> Claim:
+    """Claim that one method's width in the only bin, relative or in a unit, is clearly below the other's."""
     ratio, error = float(found.value_B[0] / wanted.value_B[0]), _deviation(found.replicas_RB[:, 0] / wanted.replicas_RB[:, 0])
     if not np.isfinite(ratio):
         return Claim(statement=statement, holds=None, found="too few photons, or a median that is not positive")
+    mine, theirs = (f"{of.value_B[0]:.2%}" if unit == "%" else f"{of.value_B[0]:.3g} {unit}" for of in (found, wanted))
     return Claim(
         statement=statement,
         holds=1 - ratio > CLEARLY * error,
-        found=f"{found.value_B[0]:.2%} against {wanted.value_B[0]:.2%}: ratio {ratio:.3f} ± {error:.3f}, "
+        found=f"{mine} against {theirs}: ratio {ratio:.3f} ± {error:.3f}, "
         f"{_sigmas(1 - ratio, error)} (paired bootstrap; {found.count_B[0]:,} and {wanted.count_B[0]:,} photons)",
     )
 

@@ -35,8 +35,9 @@ WORDS = ("valid", "x", "y", "energy", "score")
 COORDINATE_BITS = (GRID - 1).bit_length()
 WINDOW_BITS = WINDOW * WINDOW * groups.CODE_BITS
 SUM_BITS = groups.CODE_BITS + 4
-CONTEXT_BITS = 2 * COORDINATE_BITS + 4 + SUM_BITS
-"""Of what a member's photon is computed from, besides the outputs: row, column, exponent, sum of nine crystals."""
+CONTEXT_BITS = 2 * COORDINATE_BITS + 3 + 4 + SUM_BITS
+"""Of what a member's photon is computed from, besides the outputs: row, column, turn, exponent, sum of
+nine crystals."""
 IN_FLIGHT = 8
 """Windows that a streaming network works on at the same time, at most; more would only wait in front of it."""
 

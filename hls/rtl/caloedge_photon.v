@@ -8,12 +8,14 @@
 //   ENERGY_BITS    bits of an energy, two's complement; energies are exact modulo 2 ** ENERGY_BITS
 //   THRESHOLD      least seed of a photon, a 64-bit literal
 //
-// In: beats {last, row, column, exponent, sum9, outputs} with row, column, exponent (4 bits) and sum9 (BITS + 4 bits) of
-// caloedge_group; the outputs are the words dx, dy, e and seed, dx lowest. Out: one beat {last, row_position,
-// column_position, energy, score} for each that is a photon, in their order: those with seed >= THRESHOLD. With
-// x * 2 ** n written as x << n
-//   row_position    = (row << FRACTION) + (1 << (FRACTION - 1)) + dx
-//   column_position = (column << FRACTION) + (1 << (FRACTION - 1)) + dy
+// In: beats {last, row, column, turn, exponent, sum9, outputs} with row, column, turn (3 bits: swap, flip_columns and
+// flip_rows, which is the lowest), exponent (4 bits) and sum9 (BITS + 4 bits) of caloedge_group; the outputs are the words
+// dx, dy, e and seed, dx lowest. Out: one beat {last, row_position, column_position, energy, score} for each that is a
+// photon, in their order: those with seed >= THRESHOLD. With x * 2 ** n written as x << n
+//   row_offset      = swap ? dy : dx, negated if flip_rows: as it lies in the event, not in the turned window
+//   column_offset   = swap ? dx : dy, negated if flip_columns
+//   row_position    = (row << FRACTION) + (1 << (FRACTION - 1)) + row_offset
+//   column_position = (column << FRACTION) + (1 << (FRACTION - 1)) + column_offset
 //   energy          = (sum9 << (FRACTION - 5)) + (e << (max(exponent, 4) - 4))
 //   score           = seed
 // A beat with last = 1 gives one with last = 1 and zeros everywhere else.
@@ -30,14 +32,14 @@ module caloedge_photon #(
     parameter ENERGY_BITS = 28,
     parameter signed [63:0] THRESHOLD = 64'sd0
 ) (
-    input  wire                                                         clk,
-    input  wire                                                         rst,
-    input  wire                                                         in_valid,
-    output wire                                                         in_ready,
-    input  wire [1+$clog2(ROWS)+$clog2(COLUMNS)+4+BITS+4+4*OUT_BITS-1:0] in_data,
-    output wire                                                         out_valid,
-    input  wire                                                         out_ready,
-    output wire [1+2*POSITION_BITS+ENERGY_BITS+OUT_BITS-1:0]            out_data
+    input  wire                                                            clk,
+    input  wire                                                            rst,
+    input  wire                                                            in_valid,
+    output wire                                                            in_ready,
+    input  wire [1+$clog2(ROWS)+$clog2(COLUMNS)+3+4+BITS+4+4*OUT_BITS-1:0] in_data,
+    output wire                                                            out_valid,
+    input  wire                                                            out_ready,
+    output wire [1+2*POSITION_BITS+ENERGY_BITS+OUT_BITS-1:0]               out_data
 );
     localparam ROW_BITS = $clog2(ROWS);
     localparam COLUMN_BITS = $clog2(COLUMNS);
@@ -49,19 +51,27 @@ module caloedge_photon #(
     wire last;
     wire [ROW_BITS-1:0] row;
     wire [COLUMN_BITS-1:0] column;
+    wire swap;
+    wire flip_columns;
+    wire flip_rows;
     wire [3:0] exponent;
     wire [SUM_BITS-1:0] sum9;
     wire [OUT_BITS-1:0] seed;
     wire [OUT_BITS-1:0] e;
     wire [OUT_BITS-1:0] dy;
     wire [OUT_BITS-1:0] dx;
-    assign {last, row, column, exponent, sum9, seed, e, dy, dx} = in_data;
+    assign {last, row, column, swap, flip_columns, flip_rows, exponent, sum9, seed, e, dy, dx} = in_data;
 
     // All with bits above those that count.
     wire [POSITION_BITS+ROW_BITS+FRACTION-1:0] unused_row = {{POSITION_BITS{1'b0}}, row, MIDDLE};
     wire [POSITION_BITS+COLUMN_BITS+FRACTION-1:0] unused_column = {{POSITION_BITS{1'b0}}, column, MIDDLE};
-    wire [POSITION_BITS+OUT_BITS-1:0] unused_dx = {{POSITION_BITS{dx[OUT_BITS-1]}}, dx};
-    wire [POSITION_BITS+OUT_BITS-1:0] unused_dy = {{POSITION_BITS{dy[OUT_BITS-1]}}, dy};
+    wire [OUT_BITS-1:0] along_rows = swap ? dy : dx;
+    wire [OUT_BITS-1:0] along_columns = swap ? dx : dy;
+    wire [POSITION_BITS+OUT_BITS-1:0] unused_along_rows = {{POSITION_BITS{along_rows[OUT_BITS-1]}}, along_rows};
+    wire [POSITION_BITS+OUT_BITS-1:0] unused_along_columns = {{POSITION_BITS{along_columns[OUT_BITS-1]}}, along_columns};
+    // A negation is an inversion here and one more in the sum, in all bits of a position: also the most negative is exact.
+    wire [POSITION_BITS-1:0] row_offset = unused_along_rows[POSITION_BITS-1:0] ^ {POSITION_BITS{flip_rows}};
+    wire [POSITION_BITS-1:0] column_offset = unused_along_columns[POSITION_BITS-1:0] ^ {POSITION_BITS{flip_columns}};
     wire [ENERGY_BITS+OUT_BITS-1:0] unused_e = {{ENERGY_BITS{e[OUT_BITS-1]}}, e};
     wire signed [63:0] seed_wide = {{(64-OUT_BITS){seed[OUT_BITS-1]}}, seed};
     wire [3:0] shift = exponent < 4'd4 ? 4'd0 : exponent - 4'd4;
@@ -90,8 +100,8 @@ module caloedge_photon #(
     always @(posedge clk)
         if (advance) begin
             first_last <= last;
-            first_row <= unused_row[POSITION_BITS-1:0] + unused_dx[POSITION_BITS-1:0];
-            first_column <= unused_column[POSITION_BITS-1:0] + unused_dy[POSITION_BITS-1:0];
+            first_row <= unused_row[POSITION_BITS-1:0] + row_offset + {{(POSITION_BITS-1){1'b0}}, flip_rows};
+            first_column <= unused_column[POSITION_BITS-1:0] + column_offset + {{(POSITION_BITS-1){1'b0}}, flip_columns};
             first_correction <= unused_e[ENERGY_BITS-1:0] << shift;
             first_sum9 <= sum9;
             first_score <= seed;

@@ -9,6 +9,7 @@ import pytest
 from caloedge.detector import groups
 from caloedge.detector.events import GRID, MARGIN, SEED_THRESHOLD_GEV, WINDOW
 from caloedge.detector.groups import FEATURES, KEPT, OFFSETS, THRESHOLD_CODE, CodeWindows, Groups
+from tests.turning import turned
 
 TOP = 4095
 THREE_CODES = THRESHOLD_CODE - 1, THRESHOLD_CODE, THRESHOLD_CODE + 1
@@ -186,19 +187,62 @@ def slow_features(codes_MXY: np.ndarray, group: Groups) -> np.ndarray:
     places = [(x, y) for x in range(-2, 3) for y in range(-2, 3) if (x, y) != (0, 0)]
     rows = []
     for member, window in enumerate(codes_MXY.tolist()):
+        others = [other for other in group.others_MK[member].tolist() if other >= 0]
+        steps = [tuple((group.crystal_M2[other] - group.crystal_M2[member]).tolist()) for other in others]
+        window, steps, _ = turned(window, steps)
         exponent = window[3][3].bit_length() - 1
         cells = [int(code * 2.0 ** (7 - exponent)) for line in window for code in line]
         marks = [0] * 24
-        for other in group.others_MK[member].tolist():
-            if other < 0:
-                continue
-            dx, dy = (group.crystal_M2[other] - group.crystal_M2[member]).tolist()
+        for dx, dy in steps:
             if abs(dx) <= 2 and abs(dy) <= 2:
                 marks[places.index((dx, dy))] = round(256 * (1 - hypot(dx, dy) / 3))
         word = [0] * 8
         word[exponent - 4] = 256
         rows.append([min(cell, 4095) for cell in cells] + marks + word)
     return np.array(rows)
+
+
+def test_windows_are_turned_the_way_their_core_says(codes: np.ndarray, made: tuple[CodeWindows, Groups]) -> None:
+    cut, group = made
+    windows = cut.codes_WXY[group.window_M]
+    turn = groups.turns(windows)
+    assert set(turn.tolist()) == set(range(8))
+    found = np.take_along_axis(windows.reshape(-1, 49), groups.CELL_OF_TURN[turn], axis=1).reshape(windows.shape)
+    for member in range(0, len(windows), 7):
+        expected, _, done = turned(windows[member].tolist(), [])
+        assert found[member].tolist() == expected
+        assert turn[member] == ("x" in done) * groups.FLIP_X + ("y" in done) * groups.FLIP_Y + ("swap" in done) * groups.SWAP
+    assert not groups.turns(found).any(), "what was turned stays"
+
+
+def test_all_eight_views_of_a_window_become_one() -> None:
+    window = np.random.default_rng(3).integers(0, TOP + 1, (7, 7)).astype(np.uint16)
+    views = [np.rot90(flipped, k) for flipped in (window, window[::-1]) for k in range(4)]
+    turn = groups.turns(np.stack(views))
+    assert sorted(turn.tolist()) == list(range(8))
+    assert len({view.ravel()[groups.CELL_OF_TURN[t]].tobytes() for view, t in zip(views, turn, strict=True)}) == 1
+
+
+def test_equal_sides_are_not_turned() -> None:
+    window = np.zeros((1, 7, 7), np.uint16)
+    window[0, 2:5, 2:5] = [[5, 8, 5], [8, 90, 8], [5, 8, 5]]
+    assert groups.turns(window).tolist() == [0]
+    window[0, 4, 4] = 9  # as much along x as along y
+    assert groups.turns(window).tolist() == [0]
+    window[0, 3, 4] = 9
+    assert groups.turns(window).tolist() == [groups.SWAP]
+
+
+def test_vectors_turn_with_their_windows_and_back() -> None:
+    turn = np.repeat(np.arange(8), 24)
+    steps = np.tile(OFFSETS, (8, 1))
+    found = groups.turned(steps, turn)
+    for before, after, t in zip(steps.tolist(), found.tolist(), turn.tolist(), strict=True):
+        grid = np.zeros((7, 7), int)
+        grid[3 + before[0], 3 + before[1]] = 1
+        assert grid.ravel()[groups.CELL_OF_TURN[t]].reshape(7, 7)[3 + after[0], 3 + after[1]] == 1
+    np.testing.assert_array_equal(groups.turned_back(found, turn), steps)
+    assert (found != steps).any(axis=1).sum() > 100
 
 
 def test_features_of_windows_that_know_their_neighbours(codes: np.ndarray, made: tuple[CodeWindows, Groups]) -> None:
@@ -244,7 +288,7 @@ def test_only_places_closer_than_three_crystals_are_marked() -> None:
             if (dx, dy) == (0, 0):
                 continue
             group = groups.grouped(np.zeros(2, int), np.array([[20, 20], [20 + dx, 20 + dy]]), np.arange(2))
-            marks = groups.features(windows, group)[:, 49:73]
+            marks = groups.features(windows, group)[:, 49:73]  # nothing is turned: the windows are flat
             near = max(abs(dx), abs(dy)) <= 2
             assert (marks > 0).sum(axis=1).tolist() == [near, near], (dx, dy)
             if near:
@@ -264,9 +308,10 @@ def test_exact_outputs_give_the_photon_to_the_rounding() -> None:
         offset, energy = rng.uniform(-1, 1, (n, 2)), rng.uniform(1, 120, n)
         exponent, total = groups.exponents(windows), groups.sums(windows)
         unit = groups.units_gev(exponent)
-        exact = np.column_stack([offset, (energy - total / 32) / unit, rng.normal(size=n)])
+        exact = np.column_stack([groups.turned(offset, groups.turns(windows)), (energy - total / 32) / unit, rng.normal(size=n)])
         codes = np.rint(exact * 2**fraction).astype(np.int64)
-        position, found = groups.photon_codes(codes, fraction, crystal, exponent, total)
+        position, found = groups.photon_codes(codes, fraction, crystal, windows)
+        turn = groups.turns(windows)
         lsb = 2.0**-fraction
         assert np.abs(position * lsb - (crystal + 0.5 + offset)).max() <= lsb / 2
         assert (np.abs(found * lsb - energy) <= unit * lsb / 2 * (1 + 1e-9)).all()  # 1e-9: rounding of doubles
@@ -274,6 +319,8 @@ def test_exact_outputs_give_the_photon_to_the_rounding() -> None:
         # and number by number, in integers
         for m in range(0, n, 50):
             dx, dy, beyond, _ = codes[m].tolist()
+            dx, dy = (dy, dx) if turn[m] & groups.SWAP else (dx, dy)
+            dx, dy = -dx if turn[m] & groups.FLIP_X else dx, -dy if turn[m] & groups.FLIP_Y else dy
             assert position[m].tolist() == [
                 2**fraction * x + 2 ** (fraction - 1) + d for x, d in zip(crystal[m].tolist(), (dx, dy), strict=True)
             ]
@@ -286,18 +333,22 @@ def test_exact_outputs_give_the_photon_to_the_rounding() -> None:
 def test_joined_windows_are_the_own_one_and_the_others_by_rank(codes: np.ndarray, made: tuple[CodeWindows, Groups]) -> None:
     _, group = made
     cells = (codes / np.float32(32)).astype(np.float32)
-    found = groups.joined_windows(cells, group)
+    turn = np.random.default_rng(4).integers(0, 8, len(group.window_M))
+    found = groups.joined_windows(cells, group, turn)
     assert found.dtype == np.float32
     assert found.shape == (len(group.window_M), 4, WINDOW * WINDOW + 1)
 
-    def window(member: int) -> np.ndarray:
+    def window(member: int, turned_as: int) -> np.ndarray:
         x, y = group.crystal_M2[member]
-        return cells[group.event_M[member], x - 3 : x + 4, y - 3 : y + 4].ravel()
+        window = cells[group.event_M[member], x - 3 : x + 4, y - 3 : y + 4]
+        window = window[::-1] if turn[turned_as] & groups.FLIP_X else window
+        window = window[:, ::-1] if turn[turned_as] & groups.FLIP_Y else window
+        return (window.T if turn[turned_as] & groups.SWAP else window).ravel()
 
     for member in range(len(found)):
-        np.testing.assert_array_equal(found[member, 0], [*window(member), 1])
+        np.testing.assert_array_equal(found[member, 0], [*window(member, member), 1])
         for slot, other in enumerate(group.others_MK[member]):
-            expected = [*(window(other) if other >= 0 else np.zeros(49)), group.weight_MK[member, slot]]
+            expected = [*(window(other, member) if other >= 0 else np.zeros(49)), group.weight_MK[member, slot]]
             np.testing.assert_array_equal(found[member, slot + 1], np.array(expected, np.float32))
 
 
@@ -311,8 +362,8 @@ def whole(codes: np.ndarray) -> tuple[np.ndarray, ...]:
     group = groups.grouped(cut.event_W, cut.crystal_W2, groups.best(cut.event_W, cut.key, score, 2))
     windows = cut.codes_WXY[group.window_M]
     outputs = groups.features(windows, group)[:, 20:24].astype(np.int64) - 300
-    photons = groups.photon_codes(outputs, 8, group.crystal_M2, groups.exponents(windows), groups.sums(windows))
-    joined = groups.joined_windows(codes / np.float32(32), group)
+    photons = groups.photon_codes(outputs, 8, group.crystal_M2, windows)
+    joined = groups.joined_windows(codes / np.float32(32), group, groups.turns(windows))
     return group.event_M, group.crystal_M2, group.weight_MK, groups.features(windows, group), joined, *photons
 
 

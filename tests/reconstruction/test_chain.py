@@ -22,6 +22,7 @@ from caloedge.errors import BadData, Unsupported
 from caloedge.recipe import read_recipe
 from caloedge.reconstruction import chain
 from caloedge.reconstruction.chain import Chain, FloatNetworks, Networks, PhotonCodes
+from tests.turning import turned, turned_back
 
 ROOT = Path(__file__).parents[2]
 N = 40
@@ -76,20 +77,19 @@ def centres(centre_file: Path) -> Graph:
 # The integer chain
 
 
-def plain_features(codes_XY: list[list[int]], x: int, y: int, others: list[tuple[int, int]]) -> list[int]:
+def plain_features(codes_XY: list[list[int]], x: int, y: int, others: list[tuple[int, int]]) -> tuple[list[int], list[str]]:
+    """Return the features, and how the window was turned."""
     exponent = codes_XY[x][y].bit_length() - 1
-    cells = [
-        min(4095, codes_XY[i][j] << 7 >> exponent)
-        for i in range(x - 3, x + 4)
-        for j in range(y - 3, y + 4)
-    ]  # fmt: skip
+    around = [row[y - 3 : y + 4] for row in codes_XY[x - 3 : x + 4]]
+    window, steps, done = turned(around, [(i - x, j - y) for i, j in others])
+    cells = [min(4095, code << 7 >> exponent) for line in window for code in line]
     marks = [
-        round(256 * (1 - hypot(i, j) / 3)) if (x + i, y + j) in others else 0
+        round(256 * (1 - hypot(i, j) / 3)) if (i, j) in steps else 0
         for i in range(-2, 3)
         for j in range(-2, 3)
         if (i, j) != (0, 0)
     ]
-    return cells + marks + [256 * (power == exponent) for power in range(4, 12)]
+    return cells + marks + [256 * (power == exponent) for power in range(4, 12)], done
 
 
 def plain_photons(
@@ -106,14 +106,15 @@ def plain_photons(
     found = []
     fraction = centres.tensors[centres.outputs[0].name].format.fraction
     for x, y in kept:
-        features = plain_features(codes_XY, x, y, [place for place in kept if place != (x, y)])
+        features, done = plain_features(codes_XY, x, y, [place for place in kept if place != (x, y)])
         (outputs,) = centres.run(np.array([features]))[centres.outputs[0].name].tolist()
+        dx, dy = turned_back(*outputs[:2], done)
         nine = sum(codes_XY[i][j] for i in range(x - 1, x + 2) for j in range(y - 1, y + 2))
         if outputs[3] >= photon_threshold:
             found.append(
                 (
-                    x * 2**fraction + 2 ** (fraction - 1) + outputs[0],
-                    y * 2**fraction + 2 ** (fraction - 1) + outputs[1],
+                    x * 2**fraction + 2 ** (fraction - 1) + dx,
+                    y * 2**fraction + 2 ** (fraction - 1) + dy,
                     nine * 2 ** (fraction - 5) + outputs[2] * 2 ** (codes_XY[x][y].bit_length() - 5),
                     outputs[3],
                 )
@@ -343,9 +344,13 @@ def test_float_networks_see_undigitised_energies(cells: np.ndarray) -> None:
         ranked = sorted(mine, key=lambda w: (-cells[event, cut.crystal_W2[w, 0], cut.crystal_W2[w, 1]], cut.key[w]))[:4]
         for w in ranked:
             x, y = cut.crystal_W2[w]
-            np.testing.assert_array_equal(seen["members"][number, 0, :49], cells[event, x - 3 : x + 4, y - 3 : y + 4].ravel())
+            window, _, done = turned(codes[event, x - 3 : x + 4, y - 3 : y + 4].tolist(), [])
+            own = seen["members"][number, 0, :49]
+            np.testing.assert_array_equal(np.sort(own), np.sort(cells[event, x - 3 : x + 4, y - 3 : y + 4].ravel()))
+            np.testing.assert_array_equal(groups.digitised(own), np.ravel(window))
             assert found.event_N[number] == event
-            assert found.position_N2[number].tolist() == [x + 0.75, y]
+            dx, dy = turned_back(0.25, -0.5, done)
+            assert found.position_N2[number].tolist() == [x + 0.5 + dx, y + 0.5 + dy]
             exponent = int(codes[event, x, y]).bit_length() - 1
             nine = int(codes[event, x - 1 : x + 2, y - 1 : y + 2].astype(int).sum())
             assert found.energy_N[number] == nine / 32 + 2 * 2.0 ** (exponent - 4)
