@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= $(shell nproc)
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "caloedge needs Python 3.11 or newer; call make PYTHON=python3.x")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hls4ml,rtl,geant4,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hls4ml,rtl,geant4,jets,dev]'
 	touch $@
 
 demo: $(VENV)/.ready

@@ -16,8 +16,8 @@ PACKAGE = Path(__file__).parents[1] / "caloedge"
 LAYERS = """
     errors
     files, results, progress
-    detector.geometry, detector.library, detector.geant4_tables
-    detector.geant4, detector.events
+    detector.geometry, detector.library, detector.geant4_tables, detector.full_events
+    detector.geant4, detector.events, detector.jets
     detector.photons
     detector.parametrised, detector.shapes, detector.clusters, detector.groups
     detector.production

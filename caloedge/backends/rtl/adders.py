@@ -258,7 +258,8 @@ def _reads(core: Core, piece: list[int]) -> dict[str, int]:
 
 def _joined(wires: Iterable[str]) -> str:
     """Return wires side by side, the first in the lowest bits; a bit of zero for none."""
-    return f"{{{', '.join(reversed(list(wires))) or chr(49) + chr(39) + 'b0'}}}"
+    inside = ", ".join(reversed(list(wires))) or "1'b0"
+    return f"{{{inside}}}"
 
 
 def _wires(core: Core, indices: Iterable[int]) -> list[str]:

@@ -1,0 +1,521 @@
+"""QCD events: the shipped sample, its file format, Pythia itself where it is installed, and jets in images."""
+
+import importlib.util
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from caloedge.detector import jets as module
+from caloedge.detector.full_events import (
+    CHARGED_HADRON,
+    ETA_H,
+    FIELD_ON,
+    MAX_ETA,
+    NEUTRAL_HADRON,
+    PHI_W,
+    PION,
+    Particles,
+    images,
+    toy_particles,
+)
+from caloedge.detector.jets import Sample, jets, qcd_events, read_particles, shipped_sample, write_particles
+from caloedge.detector.library import shipped_names
+from caloedge.errors import BadData, MissingTool, UnknownName, UserError
+
+THIS = sys.platform, platform.machine()
+
+
+def need(*packages: str) -> None:
+    """Skip where optional packages are missing, but never in continuous integration."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        assert os.environ.get("CI") != "true", f"{', '.join(missing)} missing in continuous integration"
+        pytest.skip(f"{', '.join(missing)} not installed; pip install 'caloedge[jets]'")
+
+
+@pytest.fixture
+def pythia() -> None:
+    need("pythia8mc")
+
+
+@pytest.fixture
+def fastjet() -> None:
+    need("fastjet", "awkward")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Sample:
+    return read_particles("qcd_jets")
+
+
+@pytest.fixture
+def toy() -> Sample:
+    """Particles that float16 holds exactly, with empty events."""
+    made = toy_particles(6, np.array([0, 20, 3, 0, 50, 0]), np.random.default_rng(1))
+    rounded = {name: getattr(made, name).astype("f2").astype("f8") for name in ("energy_N", "eta_N", "phi_N")}
+    return Sample(replace(made, **rounded), 6, {"generator": "toy", "settings": "[1]"})
+
+
+@pytest.fixture
+def file(toy: Sample, tmp_path: Path) -> Path:
+    path = tmp_path / "toy.hdf5"
+    write_particles(path, toy)
+    return path
+
+
+def same(one: Sample, other: Sample) -> None:
+    for field in fields(Particles):
+        np.testing.assert_array_equal(getattr(one.particles, field.name), getattr(other.particles, field.name), field.name)
+    assert one.n_events == other.n_events
+
+
+def transverse_gev(particles: Particles) -> np.ndarray:
+    return particles.energy_N / np.cosh(particles.eta_N)
+
+
+# The shipped sample
+
+
+def test_it_is_large_enough_and_small_enough(shipped: Sample) -> None:
+    assert shipped.n_events >= 2000
+    assert shipped_sample("qcd_jets").stat().st_size <= 4_000_000
+
+
+def test_it_says_how_it_was_made(shipped: Sample) -> None:
+    made = shipped.provenance
+    assert made["version"] == "pythia8mc 8.317.2"
+    settings = json.loads(made["settings"])
+    assert settings == list(module.SETTINGS)
+    for setting in ("Beams:eCM = 7000.", "HardQCD:all = on", "PhaseSpace:pTHatMin = 120.", "Tune:pp = 14"):
+        assert setting in settings
+    assert int(made["events"]) == shipped.n_events
+    assert made["made_by"].startswith("caloedge ")
+    assert made["made_by"].endswith(f"qcd_events({shipped.n_events}, seed={made['seed']})")
+
+
+def test_it_is_no_shower_library() -> None:
+    assert "qcd_jets" not in shipped_names()
+
+
+def test_every_particle_is_in_the_detector(shipped: Sample) -> None:
+    particles = shipped.particles
+    assert np.abs(particles.eta_N).max() < MAX_ETA
+    assert np.abs(particles.phi_N).max() < 3.15  # π, and what float16 adds
+    assert particles.energy_N.min() > 0
+    assert particles.energy_N.max() < 3500  # a beam's
+    found = images(particles, shipped.n_events, FIELD_ON, np.random.default_rng(1))
+    np.testing.assert_allclose(
+        found.truth_EHW.sum(axis=(1, 2)),
+        np.bincount(particles.event_N, particles.energy_N, shipped.n_events),
+        rtol=1e-5,  # float32
+    )
+
+
+def test_energy_is_shared_as_in_jets(shipped: Sample) -> None:
+    """About 65 % of a jet are charged, 25 % photons and 10 % neutral hadrons (CMS, JINST 12 (2017) P10003)."""
+    particles = shipped.particles
+    total = particles.energy_N.sum()
+    shares = [particles.energy_N[particles.species_N == species].sum() / total for species in range(3)]
+    for share, (low, high) in zip(shares, ((0.24, 0.31), (0.08, 0.14), (0.57, 0.66)), strict=True):
+        assert low < share < high
+    charged = particles.charge_N != 0
+    np.testing.assert_array_equal(charged[particles.species_N == NEUTRAL_HADRON], False)
+    np.testing.assert_array_equal(charged[particles.species_N == CHARGED_HADRON], True)
+    electrons = (particles.species_N == PION) & charged
+    assert 0.5 < electrons.sum() / shipped.n_events < 3  # mostly from π⁰ → e⁺e⁻γ
+
+
+def test_events_are_hard_balanced_and_alike_all_around(shipped: Sample) -> None:
+    particles, n = shipped.particles, shipped.n_events
+    pt = transverse_gev(particles)
+    sums = np.bincount(particles.event_N, pt, n)
+    assert 300 < np.median(sums) < 500  # two jets of more than 120 GeV and the underlying event, mostly inside |η| = 2.5
+    assert (sums > 200).mean() > 0.95
+    px, py = (np.bincount(particles.event_N, pt * turn(particles.phi_N), n) for turn in (np.cos, np.sin))
+    assert np.median(np.hypot(px, py) / sums) < 0.25
+    charge = np.bincount(particles.event_N, particles.charge_N, n)
+    assert abs(charge.mean() - 2 / 3) < 1.5  # two protons' charge at most
+    for angles in (particles.phi_N, particles.phi_N * 2):
+        # Jets are 2n correlated numbers in φ: 5σ.
+        assert abs(np.average(np.cos(angles), weights=pt)) < 5 / np.sqrt(2 * n)
+        assert abs(np.average(np.sin(angles), weights=pt)) < 5 / np.sqrt(2 * n)
+    assert abs(np.average(np.sign(particles.eta_N), weights=pt)) < 5 / np.sqrt(2 * n)
+
+
+def test_every_event_is_another(shipped: Sample) -> None:
+    particles = shipped.particles
+    energies = np.bincount(particles.event_N, particles.energy_N, shipped.n_events)
+    assert len(np.unique(energies)) > 0.99 * shipped.n_events
+
+
+# Pythia
+
+
+@pytest.mark.usefixtures("pythia")
+def test_the_shipped_sample_is_made_again() -> None:
+    shipped = read_particles("qcd_jets")
+    if shipped.provenance["version"] != f"pythia8mc {version('pythia8mc')}" or THIS != ("linux", "x86_64"):
+        pytest.skip("another release or machine rounds differently, and so makes other events")
+    few = qcd_events(4, int(shipped.provenance["seed"]))
+    n = len(few.particles)
+    first = Particles(*(getattr(shipped.particles, field.name)[:n] for field in fields(Particles)))
+    same(few, Sample(first, 4, {}))
+    assert shipped.particles.event_N[n] == 4
+    assert few.provenance["settings"] == shipped.provenance["settings"]
+
+
+@pytest.mark.usefixtures("pythia")
+def test_another_seed_makes_other_events_and_all_survive_a_file(tmp_path: Path) -> None:
+    one, other = qcd_events(2, 5), qcd_events(2, 6)
+    assert not np.array_equal(one.particles.energy_N, other.particles.energy_N)
+    write_particles(tmp_path / "one.hdf5", one)
+    again = read_particles(tmp_path / "one.hdf5")
+    same(one, again)
+    assert again.provenance == one.provenance
+    assert qcd_events(0, 1).n_events == len(qcd_events(0, 1).particles) == 0
+
+
+@pytest.mark.usefixtures("pythia")
+def test_particles_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        (22, 0, 1, 0, 0),
+        (-11, 1, 2, 0, 0),
+        (13, -1, 3, 0, 0),
+        (130, 0, 4, 0, 0),
+        (-2112, 0, 5, 2.4999, 0),
+        (211, 1, 6, -1, 3),
+    ]
+    monkeypatch.setattr(module, "_visible", lambda event: np.array(rows, float))
+    particles = qcd_events(1, 1).particles
+    np.testing.assert_array_equal(
+        particles.species_N, [PION, PION, CHARGED_HADRON, NEUTRAL_HADRON, NEUTRAL_HADRON, CHARGED_HADRON]
+    )
+    np.testing.assert_array_equal(particles.charge_N, [0, 1, -1, 0, 0, 1])
+    np.testing.assert_array_equal(particles.energy_N, [1, 2, 3, 4, 5, 6])
+    assert particles.eta_N.max() == 2.498046875  # float16 would make it 2.5, outside of the images
+    np.testing.assert_array_equal(particles.phi_N, [0, 0, 0, 0, 0, 3])
+
+
+class Particle:
+    """Stands for one of Pythia's."""
+
+    def __init__(self, code: int, eta: float = 0.0, final: bool = True, visible: bool = True) -> None:
+        self.numbers = {"id": code, "charge": 0.0, "e": 1.5, "eta": eta, "phi": 0.5, "isFinal": final, "isVisible": visible}
+
+    def __getattr__(self, name: str) -> Callable[[], float]:
+        return lambda: self.numbers[name]
+
+
+def test_only_what_reaches_the_detector_is_taken() -> None:
+    event = [Particle(22), Particle(111, final=False), Particle(12, visible=False), Particle(22, eta=2.6), Particle(22, eta=-2.4)]
+    np.testing.assert_array_equal(module._visible(event), [[22, 0, 1.5, 0, 0.5], [22, 0, 1.5, -2.4, 0.5]])
+    assert module._visible([]).shape == (0, 5)
+
+
+def test_events_that_fail_are_tried_again_but_not_for_ever() -> None:
+    class Generator:
+        def __init__(self, *answers: bool) -> None:
+            self.answers = list(answers)
+
+        def next(self) -> bool:
+            return self.answers.pop(0) if self.answers else False
+
+    generator = Generator(False, False, True, True)
+    module._next(generator)
+    assert generator.answers == [True]
+    with pytest.raises(UserError) as caught:
+        module._next(Generator())
+    assert str(caught.value) == "Pythia 8 gave up 100 events in a row; what it printed says why"
+
+
+# Files
+
+
+def test_a_file_gives_back_what_was_written(toy: Sample, file: Path) -> None:
+    again = read_particles(file)
+    same(toy, again)
+    assert again.provenance == toy.provenance
+    assert again.n_events == 6  # the last is empty
+
+
+def test_particles_are_ordered_by_event(toy: Sample, tmp_path: Path) -> None:
+    reverse = Particles(*(getattr(toy.particles, field.name)[::-1] for field in fields(Particles)))
+    write_particles(tmp_path / "mixed.h5", Sample(reverse, 6, {}))
+    again = read_particles(tmp_path / "mixed.h5")
+    assert (np.diff(again.particles.event_N) >= 0).all()
+    np.testing.assert_array_equal(np.sort(again.particles.energy_N), np.sort(toy.particles.energy_N))
+    np.testing.assert_array_equal(again.particles.energy_N[:20], toy.particles.energy_N[19::-1])
+
+
+def test_values_are_rounded_far_below_any_resolution(tmp_path: Path) -> None:
+    made = toy_particles(3, 2000, np.random.default_rng(2))
+    write_particles(tmp_path / "a.hdf5", Sample(made, 3, {}))
+    again = read_particles(tmp_path / "a.hdf5").particles
+    large = made.energy_N > 0.01
+    assert np.abs(again.energy_N / made.energy_N - 1)[large].max() < 0.05 / 100
+    assert np.abs(again.eta_N - made.eta_N).max() < 5 / 56 / 90
+    assert np.abs(again.phi_N - made.phi_N).max() < 2 * np.pi / 56 / 110
+
+
+def test_equal_samples_give_equal_bytes(toy: Sample, file: Path, tmp_path: Path) -> None:
+    write_particles(tmp_path / "again.hdf5", toy)
+    assert (tmp_path / "again.hdf5").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("n_events", [0, 4])
+def test_no_particles_are_no_particles(n_events: int, tmp_path: Path) -> None:
+    none = toy_particles(n_events, 0, np.random.default_rng(3))
+    write_particles(tmp_path / "none.hdf5", Sample(none, n_events, {}))
+    same(read_particles(tmp_path / "none.hdf5"), Sample(none, n_events, {}))
+
+
+@pytest.mark.parametrize(
+    ("key", "place", "value", "message"),
+    [
+        ("multiplicity", 1, -1, "multiplicity[1] = -1 is negative; make the file again"),
+        ("multiplicity", 1, 21, "'species' has 73 particles, the events have 74; make it again"),
+        ("species", 2, 3, "species[2] = 3 is not one of 0 to 2; make the file again"),
+        ("species", 2, -1, "species[2] = -1 is not one of 0 to 2; make the file again"),
+        ("charge", 2, 2, "charge[2] = 2 is not −1, 0 or 1; make the file again"),
+        ("charge", 2, -128, "charge[2] = -128 is not −1, 0 or 1; make the file again"),
+        ("energy_gev", 7, -1, "energy_gev[7] = -1.0 is negative; make the file again"),
+        ("energy_gev", 7, np.nan, "energy_gev[7] = nan is not finite; make the file again"),
+        ("eta", 7, np.inf, "eta[7] = inf is not finite; make the file again"),
+        ("phi", 7, np.nan, "phi[7] = nan is not finite; make the file again"),
+    ],
+)
+def test_damaged_values_are_named(file: Path, key: str, place: int, value: float, message: str) -> None:
+    with h5py.File(file, "r+") as opened:
+        opened[key][place] = value
+    with pytest.raises(BadData) as caught:
+        read_particles(file)
+    assert str(caught.value) == f"{file}: {message}"
+
+
+@pytest.mark.parametrize(("species", "charge"), [(NEUTRAL_HADRON, 1), (CHARGED_HADRON, 0)])
+def test_a_charge_that_contradicts_its_species_is_named(file: Path, species: int, charge: int) -> None:
+    with h5py.File(file, "r+") as opened:
+        opened["species"][4], opened["charge"][4] = species, charge
+    with pytest.raises(BadData) as caught:
+        read_particles(file)
+    assert str(caught.value) == f"{file}: charge[4] = {charge} contradicts 'species'; make the file again"
+
+
+def test_missing_and_odd_data_sets_are_named(file: Path) -> None:
+    with h5py.File(file, "r+") as opened:
+        phi = opened["phi"][:]
+        del opened["phi"]
+    with pytest.raises(BadData) as caught:
+        read_particles(file)
+    assert str(caught.value) == (
+        f"{file}: no dataset 'phi' (found: charge, energy_gev, eta, multiplicity, species);"
+        " a sample has multiplicity, species, charge, energy_gev, eta, phi"
+    )
+    for values, said, wanted in (
+        (phi[:, None], "(73, 1) float16", "(N,) numbers"),
+        (phi.astype("i2"), "(73,) int16", "(N,) numbers"),
+    ):
+        with h5py.File(file, "r+") as opened:
+            opened["phi"] = values
+        with pytest.raises(BadData) as caught:
+            read_particles(file)
+        assert str(caught.value) == f"{file}: 'phi' holds {said}; expected {wanted}"
+        with h5py.File(file, "r+") as opened:
+            del opened["phi"]
+
+
+def test_damaged_and_absent_files_are_named(file: Path, tmp_path: Path) -> None:
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(BadData) as caught:
+        read_particles(file)
+    assert str(caught.value).startswith(f"{file}: not a readable HDF5 file (")
+    assert str(caught.value).endswith("); damaged or truncated: make or copy it again")
+    with pytest.raises(BadData) as caught:
+        read_particles(tmp_path / "none.hdf5")
+    assert str(caught.value) == (
+        f"{tmp_path / 'none.hdf5'}: no such file; make one with write_particles(path, qcd_events(2000, seed=1))"
+    )
+    with pytest.raises(UnknownName) as unknown:
+        read_particles("qcd")
+    assert str(unknown.value) == "no shipped sample 'qcd'; there are: qcd_jets (or give a path ending in .hdf5)"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"energy_N": np.array([70000.0])}, "a particle has 70000 GeV; a sample holds 0 to 65504 GeV"),
+        ({"energy_N": np.array([-1.0])}, "a particle has -1 GeV; a sample holds 0 to 65504 GeV"),
+        ({"energy_N": np.array([np.nan])}, "a particle has nan GeV; a sample holds 0 to 65504 GeV"),
+        ({"event_N": np.array([2])}, "a particle is of event 2, the sample has 2 events"),
+        ({"event_N": np.array([-1])}, "a particle is of event -1, the sample has 2 events"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused(change: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.hdf5"
+    with pytest.raises(UserError) as caught:
+        write_particles(path, Sample(replace(toy_particles(1, 1, np.random.default_rng(4)), **change), 2, {}))
+    assert str(caught.value) == f"{path}: {message}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_must_be_those_of_samples(toy: Sample, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        write_particles(tmp_path / "a.txt", toy)
+    assert str(caught.value) == f"{tmp_path / 'a.txt'}: a sample of particles ends in .hdf5; give such a name"
+
+
+# Optional packages and arguments
+
+
+@pytest.mark.parametrize(
+    ("call", "package", "purpose"),
+    [
+        (lambda: qcd_events(1, 1), "pythia8mc", "QCD events"),
+        (lambda: jets(np.zeros((1, 56, 56))), "fastjet", "Jets"),
+    ],
+)
+def test_missing_packages_are_named(
+    call: Callable[[], object], package: str, purpose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingTool) as caught:
+        call()
+    assert str(caught.value) == f"{purpose} need the package {package}; pip install 'caloedge[jets]'"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: qcd_events(-1, 1), "n_events = -1: give 0 or more"),
+        (lambda: qcd_events(1, 0), "seed = 0: Pythia takes 1 to 900000000"),
+        (lambda: qcd_events(1, 900_000_001), "seed = 900000001: Pythia takes 1 to 900000000"),
+        (lambda: jets(np.zeros((56, 56))), "images of shape (56, 56); jets are clustered in (events, 56, 56)"),
+        (lambda: jets(np.zeros((2, 4, 56))), "images of shape (2, 4, 56); jets are clustered in (events, 56, 56)"),
+        (lambda: jets(np.full((1, 56, 56), np.nan)), "image[0, 0, 0] is not finite; jets need finite energies"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+# Jets
+
+
+@pytest.mark.usefixtures("fastjet")
+def test_lone_pixels_are_jets_at_their_centres() -> None:
+    image = np.zeros((3, 56, 56), np.float32)
+    image[0, 28, 10], image[0, 40, 50], image[2, 5, 0] = 100, 80, 300
+    found = jets(image)
+    order = [(0, 28, 10, 100), (0, 40, 50, 80), (2, 5, 0, 300)]
+    np.testing.assert_array_equal(found.event_N, [event for event, *_ in order])
+    for at, (_, row, column, energy) in enumerate(order):
+        assert found.pt_N[at] == pytest.approx(energy / np.cosh(ETA_H[row]), rel=1e-9)  # rounding of doubles
+        assert found.eta_N[at] == pytest.approx(ETA_H[row], abs=1e-9)
+        assert found.phi_N[at] == pytest.approx(PHI_W[column], abs=1e-9)
+
+
+@pytest.mark.usefixtures("fastjet")
+def test_near_pixels_are_one_jet_also_across_the_seam() -> None:
+    image = np.zeros((3, 56, 56))
+    image[0, 28, 0], image[0, 28, 55] = 60, 60  # one pixel of 0.112 rad apart
+    image[1, 28, 10], image[1, 28, 13] = 60, 60  # 0.337 rad apart
+    image[2, 28, 10], image[2, 28, 14] = 60, 60  # 0.449 rad apart
+    found = jets(image)
+    np.testing.assert_array_equal(found.event_N, [0, 1, 2, 2])
+    assert abs(abs(found.phi_N[0]) - np.pi) < 1e-9  # rounding of doubles
+    half = np.pi / 56
+    np.testing.assert_allclose(found.pt_N[:2] * np.cosh(ETA_H[28]), [120 * np.cos(half), 120 * np.cos(3 * half)], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("fastjet")
+def test_soft_negative_and_absent_energies_make_no_jets() -> None:
+    image = np.zeros((4, 56, 56))
+    image[0, 28, 10] = 19.9
+    image[1] = -5.0
+    image[3, 28, 10] = 20.1
+    np.testing.assert_array_equal(jets(image).event_N, [3])
+    np.testing.assert_array_equal(jets(image, lowest_pt_gev=5).event_N, [0, 3])
+    negative = image.copy()
+    negative[3, 28, 11] = -10
+    np.testing.assert_array_equal(jets(negative).pt_N, jets(image).pt_N)
+    for none in (jets(np.zeros((0, 56, 56))), jets(np.zeros((2, 56, 56)))):
+        assert none.event_N.shape == none.pt_N.shape == none.eta_N.shape == none.phi_N.shape == (0,)
+
+
+def plain_anti_kt(image: np.ndarray, lowest_pt_gev: float) -> list[tuple[float, float, float]]:
+    """Cluster one image by the definition: join the pair with the least distance, or call the particle a jet."""
+    rows, columns = np.nonzero(image > 0)
+    momenta = [
+        image[r, c] / np.cosh(ETA_H[r]) * np.array([np.cos(PHI_W[c]), np.sin(PHI_W[c]), np.sinh(ETA_H[r]), np.cosh(ETA_H[r])])
+        for r, c in zip(rows, columns, strict=True)
+    ]
+    found = []
+    while momenta:
+        px, py, pz, energy = np.array(momenta).T
+        pt2, phi, rapidity = px**2 + py**2, np.arctan2(py, px), np.log((energy + pz) / (energy - pz)) / 2
+        turn = np.abs(phi[:, None] - phi)
+        apart2 = np.minimum(turn, 2 * np.pi - turn) ** 2 + (rapidity[:, None] - rapidity) ** 2
+        distance = np.minimum(1 / pt2[:, None], 1 / pt2) * apart2 / 0.4**2
+        np.fill_diagonal(distance, 1 / pt2)
+        first, second = sorted(int(i) for i in np.unravel_index(np.argmin(distance), distance.shape))
+        last = momenta.pop(second)
+        if first == second:
+            if np.hypot(last[0], last[1]) >= lowest_pt_gev:
+                found.append(
+                    (np.hypot(last[0], last[1]), np.arcsinh(last[2] / np.hypot(*last[:2])), np.arctan2(last[1], last[0]))
+                )
+        else:
+            momenta[first] = momenta[first] + last
+    return sorted(found, reverse=True)
+
+
+@pytest.mark.usefixtures("fastjet")
+def test_jets_are_anti_kt_by_its_definition() -> None:
+    rng = np.random.default_rng(5)
+    image = np.where(rng.random((4, 56, 56)) < 0.04, rng.exponential(12, (4, 56, 56)), 0)
+    found = jets(image)
+    for event in range(4):
+        mine = found.event_N == event
+        expected = np.array(plain_anti_kt(image[event], 20.0))
+        assert len(expected) > 5
+        actual = np.stack([found.pt_N[mine], found.eta_N[mine], found.phi_N[mine]], axis=1)
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)  # rounding of sums of doubles
+
+
+@pytest.mark.usefixtures("fastjet")
+def test_blocks_of_events_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(6)
+    image = np.where(rng.random((7, 56, 56)) < 0.03, rng.exponential(20, (7, 56, 56)), 0)
+    image[2] = 0
+    whole = jets(image)
+    monkeypatch.setattr(module, "EVENTS_PER_CALL", 2)
+    parts = jets(image)
+    for name in ("event_N", "pt_N", "eta_N", "phi_N"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
+    assert set(whole.event_N.tolist()) == {0, 1, 3, 4, 5, 6}
+
+
+@pytest.mark.usefixtures("fastjet")
+def test_the_shipped_events_have_two_hard_jets(shipped: Sample) -> None:
+    n = 200
+    chosen = shipped.particles.event_N < n
+    particles = Particles(*(getattr(shipped.particles, field.name)[chosen] for field in fields(Particles)))
+    found = jets(images(particles, n, FIELD_ON, np.random.default_rng(7)).truth_EHW)
+    per_event = np.bincount(found.event_N, minlength=n)
+    assert (per_event >= 2).mean() > 0.85  # else one flies out of the detector
+    first = np.searchsorted(found.event_N, np.flatnonzero(per_event >= 2))
+    assert (found.pt_N[first] >= found.pt_N[first + 1]).all()
+    assert 120 < np.median(found.pt_N[first]) < 180  # momentum transfers fall steeply from 120 GeV
+    opposite = np.abs(np.abs(found.phi_N[first] - found.phi_N[first + 1]) - np.pi)
+    assert np.median(opposite) < 0.4
