@@ -44,11 +44,20 @@ class Point:
     """Synthesised; empty where no tool was there."""
     cycles: int | None
     """From input to output of the synthesised design."""
+    remarks: tuple[str, ...] = ()
+    """Why something was not synthesised."""
 
-    @property
-    def cost(self) -> float:
-        """LUTs, or effective bit operations where nothing was synthesised."""
-        return self.resources.get("LUT", self.ebops)
+    def cost(self, axis: str) -> float:
+        """Return LUTs, 0 if they are not known, or effective bit operations."""
+        return float(self.resources.get("LUT", 0) if axis == "LUT" else self.ebops)
+
+
+AXES = ("LUT", "EBOPs")
+
+
+def axis_of(points: Sequence[Point]) -> str:
+    """Return what all points can be compared by: LUTs if all were synthesised."""
+    return "LUT" if all("LUT" in point.resources for point in points) else "EBOPs"
 
 
 def study(name: str, bits: Sequence[int], output: Path | None, hardware: Hardware) -> Report:
@@ -115,13 +124,14 @@ def _measure(artifact: Artifact, projects: Path) -> tuple[Point, list[Check], di
     cost = implement(folder, artifact.recipe.target, artifact.recipe.route_limit_s)
     resources = dict(cost.netlist.resources) if cost and cost.netlist else {}
     ebops = sum(layer.ebops for layer in graph.layers())
-    return Point(bits, levels.pop(INTEGER), ebops, resources, run.latency_cycles), checks, levels
+    remarks = cost.remarks if cost else ("no synthesiser",)
+    return Point(bits, levels.pop(INTEGER), ebops, resources, run.latency_cycles, remarks), checks, levels
 
 
-def front(points: Sequence[Point], figure: str) -> list[Point]:
+def front(points: Sequence[Point], figure: str, axis: str) -> list[Point]:
     """Return the points that no cheaper one equals in a figure, of which less is better, in the order of cost."""
     kept: list[Point] = []
-    for point in sorted(points, key=lambda p: p.cost):
+    for point in sorted(points, key=lambda p: p.cost(axis)):
         if not kept or point.figures[figure].value < kept[-1].figures[figure].value:
             kept.append(point)
     return kept
@@ -130,7 +140,7 @@ def front(points: Sequence[Point], figure: str) -> list[Point]:
 def recommended(points: Sequence[Point], levels: Mapping[str, Number]) -> Point | None:
     """Return the cheapest point of which every figure is at most `TOLERANCE` above its level; None when there is none."""
     good = [p for p in points if all(p.figures[what].value <= (1 + TOLERANCE) * of.value for what, of in levels.items())]
-    return min(good, key=lambda p: p.cost, default=None)
+    return min(good, key=lambda p: p.cost(axis_of(points)), default=None)
 
 
 def _report(
@@ -143,7 +153,8 @@ def _report(
         statement=f"There is a bit width at which no figure is more than {TOLERANCE:.0%} (relative) above the float network's of "
         "the same shape; the cheapest is recommended.",
         holds=best is not None,
-        found=(f"recommended: {best.bits} bit, {_cost(best)}; " if best else "") + f"largest ratio of any figure: {ratios}",
+        found=(f"recommended: {best.bits} bit, {_cost(best, axis_of(points))}; " if best else "")
+        + f"largest ratio of any figure: {ratios}",
     )
     return Report(
         title=f"{recipe.name}: accuracy against bit width",
@@ -166,15 +177,8 @@ def _report(
     )
 
 
-AXES = ("LUT", "EBOPs")
-
-
-def _cost(point: Point) -> str:
-    return f"{point.cost:,.0f} {'LUT (synthesised)' if point.resources else 'EBOPs (estimated)'}"
-
-
-def _x(point: Point, axis: str) -> float:
-    return float(point.resources.get("LUT", 0) if axis == "LUT" else point.ebops)
+def _cost(point: Point, axis: str) -> str:
+    return f"{point.cost(axis):,.0f} {'LUT (synthesised)' if axis == 'LUT' else 'EBOPs (estimated)'}"
 
 
 def _table(points: list[Point], levels: Mapping[str, Mapping[str, Number]]) -> Table:
@@ -189,13 +193,14 @@ def _table(points: list[Point], levels: Mapping[str, Mapping[str, Number]]) -> T
         ebops = Number(value=point.ebops, origin="estimated")
         rows.append((f"{point.bits} bit", ebops, *synthesised, cycles, *(point.figures[what] for what in figures)))
     columns = ("network", "EBOPs", "LUT", "FF", "latency", *figures)
-    return Table(title="Bit widths", columns=columns, rows=tuple(rows))
+    missing = "; ".join(f"{point.bits} bit: {remark}" for point in points for remark in point.remarks)
+    return Table(title="Bit widths", columns=columns, rows=tuple(rows), caption=missing)
 
 
 def _plot(points: list[Point], what: str, levels: Mapping[str, Mapping[str, Number]], axis: str) -> Plot:
-    shown = [p for p in points if _x(p, axis) > 0]
-    best = front(shown, what)
-    ends = (min(_x(p, axis) for p in shown), max(_x(p, axis) for p in shown)) if shown else ()
+    shown = [p for p in points if p.cost(axis) > 0]
+    best = front(shown, what, axis)
+    ends = (min(p.cost(axis) for p in shown), max(p.cost(axis) for p in shown)) if shown else ()
 
     def error(p: Point) -> tuple[float, ...]:
         given = p.figures[what].uncertainty
@@ -209,11 +214,11 @@ def _plot(points: list[Point], what: str, levels: Mapping[str, Mapping[str, Numb
         x_scale="log",
         series=(
             *(
-                Series(name=f"{p.bits} bit", x=(_x(p, axis),), y=(float(p.figures[what].value),), y_error_low=error(p),
+                Series(name=f"{p.bits} bit", x=(p.cost(axis),), y=(float(p.figures[what].value),), y_error_low=error(p),
                        y_error_high=error(p))
                 for p in shown
             ),
-            Series(name="Pareto front", x=tuple(_x(p, axis) for p in best), y=tuple(float(p.figures[what].value) for p in best),
+            Series(name="Pareto front", x=tuple(p.cost(axis) for p in best), y=tuple(float(p.figures[what].value) for p in best),
                    style="line"),
             *(
                 Series(name=method, x=ends, y=(float(of[what].value),) * len(ends), style="line")

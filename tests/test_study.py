@@ -9,7 +9,7 @@ import yaml
 
 from caloedge.errors import UserError
 from caloedge.results import Claim, Number, Plot, Table
-from caloedge.study import Point, front, recommended
+from caloedge.study import Point, axis_of, front, recommended
 
 
 def number(value: float) -> Number:
@@ -24,10 +24,10 @@ POINTS = [point(8, 800, 2.0), point(6, 500, 2.02), point(5, 400, 1.99), point(4,
 
 
 def test_the_front_keeps_what_no_cheaper_one_equals() -> None:
-    assert [p.bits for p in front(POINTS, "width")] == [3, 4, 5]
-    assert [p.bits for p in front(POINTS[::-1], "width")] == [3, 4, 5]
-    assert [p.bits for p in front(POINTS, "other")] == [3, 4]  # equal ones that cost more are not worth having
-    assert front([], "width") == []
+    assert [p.bits for p in front(POINTS, "width", "LUT")] == [3, 4, 5]
+    assert [p.bits for p in front(POINTS[::-1], "width", "LUT")] == [3, 4, 5]
+    assert [p.bits for p in front(POINTS, "other", "LUT")] == [3, 4]  # equal ones that cost more are not worth having
+    assert front([], "width", "LUT") == []
 
 
 def test_the_cheapest_good_one_is_recommended() -> None:
@@ -43,7 +43,12 @@ def test_the_cheapest_good_one_is_recommended() -> None:
 
 
 def test_without_synthesis_the_bit_operations_are_the_cost() -> None:
-    assert replace(POINTS[0], resources={}).cost == 8000
+    assert axis_of(POINTS) == "LUT"
+    unknown = replace(POINTS[0], resources={}, ebops=1)  # LUTs and bit operations are not compared with each other
+    points = [unknown, *POINTS[1:]]
+    assert axis_of(points) == "EBOPs"
+    assert recommended(points, {"width": number(9.0), "other": number(9.0)}) == unknown
+    assert front(points, "width", "EBOPs")[0] == unknown
 
 
 RECIPE = """\

@@ -1,8 +1,8 @@
 """From crystal codes to what DeepCluster's networks see: windows, the best of each event, and the groups that they form.
 
-A crystal matrix looks the same from eight sides, and so do showers in it. So each window that is kept is turned until its
-core lies in one of the eight ways (`turns`), the same for every network, and positions are turned back at the end
-(`turned_back`): a network then has to learn an eighth of what it would have to.
+This crystal matrix looks the same from eight sides, and so do photons that hit it at a right angle. So each window that is
+kept is turned until its core lies in one way (`turns`), the same for every network, and positions are turned back at the end
+(`turned_back`): a small network then need not learn the same eight times. Tilted crystals or a field would break that.
 
 Everything up to the photons is integer arithmetic that the hardware parts `caloedge_extract`, `caloedge_top`,
 `caloedge_group` and `caloedge_photon` repeat bit for bit. Axes: E event, X and Y crystal, W window, M member (a window that

@@ -3,7 +3,7 @@
 The published network runs shared convolutions over the four windows of an event, weights their features by the distance of
 the seeds and joins them: 3,226,504 parameters. It is written here for one window and its three others, which is the same
 function. Its energy output is converted to the task's unit, so that both networks learn the same target; its windows are
-turned to one orientation as the edge twin's are, which the paper does not do and which makes it better here.
+turned to one orientation as the edge twin's are, which the paper does not do.
 
 The edge twin sees one window with its neighbours marked where they lie in it, all shifted to the window's own scale, through
 dense layers: a chain that firmware can hold.

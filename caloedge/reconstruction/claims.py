@@ -64,7 +64,7 @@ def clearly_narrower(statement: str, found: Estimate, wanted: Estimate, unit: st
         statement=statement,
         holds=1 - ratio > CLEARLY * error,
         found=f"{mine} against {theirs}: ratio {ratio:.3f} ± {error:.3f}, "
-        f"{_sigmas(1 - ratio, error)} (paired bootstrap; {found.count_B[0]:,} and {wanted.count_B[0]:,} photons)",
+        f"{_sigmas(1 - ratio, error)} (paired bootstrap; {found.count_B[0]:,} and {wanted.count_B[0]:,} values)",
     )
 
 

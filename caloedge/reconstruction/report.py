@@ -62,7 +62,7 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
         title="DeepCluster: from crystals to photons, float against firmware",
         summary="Whole events of 51 × 51 PbWO4 crystals: threshold, windows, seed finder, groups of four, center finder, "
         "photons. The published float networks, the edge networks in float and in integers, and a classical clustering, on the "
-        "same events.",
+        "same events. Windows are turned to one orientation before every center finder, the published one's, too.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data_label=data_label((library or own).provenance),
         headline=headline,

@@ -125,11 +125,17 @@ def commands(family: str, top: str, paths: list[str], blackboxes: list[str] | No
     lines = [read_command(path) for path in paths]
     if blackboxes:
         lines += [f"hierarchy -top {top}", f"blackbox {' '.join(blackboxes)}"]
-    if family == "ecp5":
-        return "\n".join([*lines, f"synth_ecp5 -top {top}", ""])
     # no pads and no clock buffers: the design is a part of something larger
-    synth = f"synth_xilinx -family {family} -flatten -noiopad -noclkbuf -top {top}"
-    return "\n".join([*lines, f'scratchpad -set abc9.script "{MAPPING}"', synth, ""])
+    options = "" if family == "ecp5" else " -noiopad -noclkbuf"
+    settings, synth = synthesis_commands(family)
+    return "\n".join([*lines, *settings, f"{synth}{options} -top {top}", ""])
+
+
+def synthesis_commands(family: str) -> tuple[list[str], str]:
+    """Return what comes before the command that synthesises for a family, and that command without the top module."""
+    if family == "ecp5":
+        return [], "synth_ecp5"
+    return [f'scratchpad -set abc9.script "{MAPPING}"'], f"synth_xilinx -family {family} -flatten"
 
 
 def read_command(path: str) -> str:

@@ -108,9 +108,9 @@ def _connections(ports: list[Port], vector: str) -> list[str]:
 
 def netlist_script(family: str, paths: list[str], output: str) -> str:
     """Return the synthesiser's script for the whole design, flat, as a netlist in JSON."""
-    synth = "synth_ecp5" if family == "ecp5" else f"synth_xilinx -family {family} -flatten"
+    settings, synth = netlist.synthesis_commands(family)
     reads = [netlist.read_command(path) for path in paths]
-    return "\n".join([*reads, f"{synth} -top {WRAPPER} -json {output}", ""])
+    return "\n".join([*reads, *settings, f"{synth} -top {WRAPPER} -json {output}", ""])
 
 
 def pin_constraints(pins: Mapping[str, str]) -> str:

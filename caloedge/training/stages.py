@@ -92,7 +92,12 @@ def _train_stage(
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, stage)
     key: dict[str, Any] = {"schedule": schedule.model_dump(), "library": library.digest, "seed": recipe.seed}
-    key |= {"network": recipe.network, "shape": str(network), "data": _probe(task, library, stage, recipe.seed)}
+    key |= {
+        "network": recipe.network,
+        "shape": str(network),
+        "loss": task.loss,
+        "data": _probe(task, library, stage, recipe.seed),
+    }
     if stage == "quantised":
         assert edge is not None
         network = _twin(recipe, task, library, edge.network)
@@ -119,7 +124,7 @@ def _train_stage(
 
 
 def _probe(task: Task, library: ShowerLibrary, stage: str, seed: int) -> str:
-    """Return a digest of what a task makes of a few events: it changes with the task's code."""
+    """Return a digest of what a task makes of a few events: most changes of the task's code show in it."""
     sample = task.sample(library, "train", PROBE_EVENTS, seed)
     return hashlib.sha256(np.ascontiguousarray(sample.inputs_of(stage)).tobytes() + sample.targets.tobytes()).hexdigest()
 

@@ -5,11 +5,11 @@ from math import hypot
 
 import numpy as np
 import pytest
+from turning import turned
 
 from caloedge.detector import groups
 from caloedge.detector.events import GRID, MARGIN, SEED_THRESHOLD_GEV, WINDOW
 from caloedge.detector.groups import FEATURES, KEPT, OFFSETS, THRESHOLD_CODE, CodeWindows, Groups
-from tests.turning import turned
 
 TOP = 4095
 THREE_CODES = THRESHOLD_CODE - 1, THRESHOLD_CODE, THRESHOLD_CODE + 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from turning import turned, turned_back
 
 from caloedge.artifact import read_artifact
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Network, find
@@ -22,7 +23,6 @@ from caloedge.errors import BadData, Unsupported
 from caloedge.recipe import read_recipe
 from caloedge.reconstruction import chain
 from caloedge.reconstruction.chain import Chain, FloatNetworks, Networks, PhotonCodes
-from tests.turning import turned, turned_back
 
 ROOT = Path(__file__).parents[2]
 N = 40

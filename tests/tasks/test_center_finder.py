@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from turning import turned
 
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Sample
 from caloedge.detector import events, groups, photons
@@ -16,7 +17,6 @@ from caloedge.detector.photons import ONE, PhotonEvents
 from caloedge.results import Number, Plot, Table
 from caloedge.tasks import center_finder
 from caloedge.tasks.center_finder import EVENTS_PER_BLOCK, NEAR, OTHER, TASK, MemberTruth, energies
-from tests.turning import turned
 
 METHODS = (REFERENCE, FLOAT, INTEGER, BASELINE)
 N = 700

@@ -302,7 +302,7 @@ def _piece_module(name: str, remark: str, given: Mapping[str, int], taken: Mappi
 
 
 def _module(name: str, about: str, bits_in: int, bits_out: int, body: list[str]) -> str:
-    lines = "\n".join(body)
+    lines = "\n".join(sorted(body, key=lambda line: not line.startswith("  reg ")))  # nothing is used before it is declared
     return f"""\
 {about}
 module {name} (
