@@ -1,11 +1,13 @@
 """A design of our own from the graph to a routed clock, with the open tools as they are."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from caloedge.backends.rtl import BACKEND
+from caloedge.backends.rtl import BACKEND, verilog
+from caloedge.backends.rtl.adders import core_modules
 from caloedge.catalog import Target, find
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
@@ -50,3 +52,18 @@ def test_without_a_vendor_tool_an_hls_project_has_no_cost(tmp_path: Path, monkey
     monkeypatch.setenv("PATH", str(tmp_path))
     write_record(tmp_path, {"backend": "hls4ml"})
     assert implement(tmp_path, "xcvu13p", 1.0) is None
+
+
+@pytest.mark.slow
+def test_a_core_in_pieces_is_synthesised_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    luts = {}
+    for kind, bits in (("whole", 10_000), ("cut", 150)):
+        monkeypatch.setattr(verilog, "core_modules", partial(core_modules, piece_bits=bits))
+        BACKEND.build(perceptron(), find(Target, "lfe5u_85"), "unrolled", tmp_path / kind, {})
+        cost = implement(tmp_path / kind, "xcvu13p", 300.0)
+        assert cost is not None
+        assert cost.netlist is not None
+        luts[kind] = cost.netlist.resources["LUT"]
+        assert any("_piece_" in block.module for block in cost.netlist.blocks) == (kind == "cut")
+    # Nothing is lost or counted twice; what grows lies at the cuts.
+    assert luts["whole"] <= luts["cut"] <= 1.3 * luts["whole"]
