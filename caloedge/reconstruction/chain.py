@@ -26,6 +26,8 @@ SLOTS = groups.KEPT
 """Photons that an event can have."""
 STAGES = {REFERENCE: "published", FLOAT: "edge"}
 NETWORK_METHODS = (REFERENCE, FLOAT, INTEGER)
+PARTICLE_FLOW = "classical particle flow"
+"""Clustering as in particle flow: seeds are local maxima, positions logarithmic. The baseline fits the showers' profile."""
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 """An integer network: input codes (N, *shape) to output codes (N, outputs)."""
 
@@ -184,6 +186,7 @@ def methods(chain: Chain) -> dict[str, Callable[[NDArray[Any]], Photons]]:
         FLOAT: lambda cells_EXY: float_photons(cells_EXY, edge),
         INTEGER: lambda cells_EXY: integer_photons(groups.digitised(cells_EXY), integer).photons,
         BASELINE: lambda cells_EXY: clusters.reconstruct(cells_EXY, clusters.TUNING),
+        PARTICLE_FLOW: lambda cells_EXY: clusters.reconstruct(cells_EXY, clusters.PARTICLE_FLOW),
     }
 
 

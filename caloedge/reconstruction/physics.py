@@ -5,7 +5,7 @@ both methods find. Lengths are in crystals, energies in GeV.
 Axes: E event, P true photon, B bin.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -67,10 +67,13 @@ class Measured:
     """Pairs with both photons found: closer than `CLOSE`, and others."""
 
 
-def sections(events: PhotonEvents, found: Mapping[str, Photons]) -> tuple[tuple[Section, ...], tuple[Claim, ...], Headline]:
-    """Compare the photons of the methods, `catalog`'s four by name, on the same events.
+def sections(
+    events: PhotonEvents, found: Mapping[str, Photons], rivals: Sequence[str] = (BASELINE,)
+) -> tuple[tuple[Section, ...], tuple[Claim, ...], Headline]:
+    """Compare the photons of the methods, `catalog`'s four by name and any others, on the same events.
 
-    The cells may be those of the first events only; they are used for displays. Raises `UserError` if a method is missing,
+    The integer network is claimed to be better than each of the `rivals`. The cells may be those of the first events only;
+    they are used for displays. Raises `UserError` if a method is missing,
     `BadData` for photons that are not sorted by event or have no place and energy.
     """
     missing = [name for name in METHODS if name not in found]
@@ -95,7 +98,7 @@ def sections(events: PhotonEvents, found: Mapping[str, Photons]) -> tuple[tuple[
         pions.section(compared),
         *((Section(title="Event displays", text=DISPLAYS_TEXT, blocks=shown),) if shown else ()),
     )
-    return result, _claims(compared, measured), _headline(compared, measured)
+    return result, _claims(compared, measured, rivals), _headline(compared, measured)
 
 
 DISPLAYS_TEXT = (
@@ -454,42 +457,50 @@ def _pair_section(compared: Comparison) -> Section:
     )
 
 
-def _claims(compared: Comparison, measured: Mapping[str, Measured]) -> tuple[Claim, ...]:
-    """Test the integer network against the published one and against the classical baseline."""
-    above, below = ENERGY_BINS_GEV[:-1] >= 3, ENERGY_BINS_GEV[1:] <= 30
-    above_edges, below_edges = ENERGY_BINS_GEV[ENERGY_BINS_GEV >= 3], ENERGY_BINS_GEV[ENERGY_BINS_GEV <= 30]
+def _claims(compared: Comparison, measured: Mapping[str, Measured], rivals: Sequence[str]) -> tuple[Claim, ...]:
+    """Test the integer network against the published one and against its rivals."""
+    above, edges = ENERGY_BINS_GEV[:-1] >= 3, ENERGY_BINS_GEV[ENERGY_BINS_GEV >= 3]
     worse = (
         f"is at most {100 * TOLERANCE:g} % (relative) worse than that of the published float network as trained here, in every "
         "bin above 3 GeV"
     )
-    close = f"for two photons closer than {CLOSE:g} crystals"
-    both = "of the photons that both methods find"
-    clearly = f"by more than {claims.CLEARLY:g} σ"
     integer, published = _found_by_both(compared, REFERENCE)
-    mine, theirs = _found_by_both(compared, BASELINE)
     return (
         *(
             claims.no_wider(
-                f"The integer network's {what} resolution for single photons {worse}, {both}.",
-                _only(integer[what], above), _only(published[what], above), above_edges, TOLERANCE,
+                f"The integer network's {what} resolution for single photons {worse}, {BOTH}.",
+                _only(integer[what], above), _only(published[what], above), edges, TOLERANCE,
             )
             for what in ("energy", "position")
         ),
+        *(claim for rival in rivals for claim in _claims_against(rival, compared, measured)),
+    )  # fmt: skip
+
+
+BOTH = "of the photons that both methods find"
+
+
+def _claims_against(rival: str, compared: Comparison, measured: Mapping[str, Measured]) -> tuple[Claim, ...]:
+    """Test whether the integer network is better than a classical method."""
+    below, edges = ENERGY_BINS_GEV[1:] <= 30, ENERGY_BINS_GEV[ENERGY_BINS_GEV <= 30]
+    close, clearly = f"for two photons closer than {CLOSE:g} crystals", f"by more than {claims.CLEARLY:g} σ"
+    mine, theirs = _found_by_both(compared, rival)
+    return (
         *(
             claims.narrower(
-                f"The integer network's {what} resolution for single photons is better than the classical baseline's in every "
-                f"bin below 30 GeV, and in their mean {clearly}, {both}.",
-                _only(mine[what], below), _only(theirs[what], below), below_edges,
+                f"The integer network's {what} resolution for single photons is better than the {rival}'s in every "
+                f"bin below 30 GeV, and in their mean {clearly}, {BOTH}.",
+                _only(mine[what], below), _only(theirs[what], below), edges,
             )
             for what in ("energy", "position")
         ),
         claims.clearly_more(
-            f"The integer network finds both photons more often than the classical baseline {close}, {clearly}.",
-            measured[INTEGER].pairs, measured[BASELINE].pairs, "pairs",
+            f"The integer network finds both photons more often than the {rival} {close}, {clearly}.",
+            measured[INTEGER].pairs, measured[rival].pairs, "pairs",
         ),
         *(
             claims.clearly_narrower(
-                f"The integer network's {what} resolution {close} is better than the classical baseline's, {clearly}, of the "
+                f"The integer network's {what} resolution {close} is better than the {rival}'s, {clearly}, of the "
                 "pairs that both methods find whole.",
                 mine[f"close {what}"], theirs[f"close {what}"], unit,
             )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.artifact import Artifact
-from caloedge.catalog import INTEGER, Target, find
+from caloedge.catalog import BASELINE, INTEGER, Target, find
 from caloedge.comparison import EVALUATION_SEED, library_of, refuse_seen_showers
 from caloedge.compiler.reader import read
 from caloedge.detector import events, groups, photons
@@ -55,14 +55,16 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
     truth, found, seconds = reconstructed(models, library or own, "all" if library else "test", n_events)
     thresholds = working_points(models, own, valid_events)
     selected = {method: chain.selected(of, thresholds[method]) for method, of in found.items()}
-    physics_sections, claims, headline = physics.sections(truth, selected)
+    physics_sections, claims, headline = physics.sections(truth, selected, (chain.PARTICLE_FLOW, BASELINE))
     nets = models.integer(round(thresholds[INTEGER] * 2.0 ** models.integer().fraction))
     checks, designs = _hardware(models, nets, library or own, work)
     made = Report(
         title="DeepCluster: from crystals to photons, float against firmware",
         summary="Whole events of 51 × 51 PbWO4 crystals: threshold, windows, seed finder, groups of four, center finder, "
-        "photons. The published float networks, the edge networks in float and in integers, and a classical clustering, on the "
-        "same events. Windows are turned to one orientation before every center finder, the published one's, too.",
+        "photons. The published float networks, the edge networks in float and in integers, and two classical clusterings, on "
+        "the same events: particle flow (local maxima, sharing, logarithmic positions), and the baseline, which fits the "
+        "showers' profile to shared crystals and looks for hidden photons. Windows are turned to one orientation before every "
+        "center finder, the published one's, too.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data_label=data_label((library or own).provenance),
         headline=headline,

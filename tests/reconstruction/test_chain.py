@@ -384,7 +384,7 @@ def test_all_methods_reconstruct_the_same_events(cells: np.ndarray, centre_file:
         assert both.floating(stage).stage == stage
     few = cells[2:14]
     found = {method: of(few) for method, of in chain.methods(both).items()}
-    assert list(found) == [REFERENCE, FLOAT, INTEGER, BASELINE]
+    assert list(found) == [REFERENCE, FLOAT, INTEGER, BASELINE, chain.PARTICLE_FLOW]
     integer = chain.integer_photons(groups.digitised(few), nets).photons
     for field in ("event_N", "position_N2", "energy_N", "score_N"):
         np.testing.assert_array_equal(getattr(found[INTEGER], field), getattr(integer, field))

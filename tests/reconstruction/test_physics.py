@@ -348,3 +348,16 @@ def test_every_plot_shows_all_methods(good: Result) -> None:
 def test_a_missing_method_is_named(truth: PhotonEvents) -> None:
     with pytest.raises(UserError, match=r"^no photons of 'integer edge'; give those of 'float published', 'float edge', "):
         sections(truth, {name: smeared(truth, GOOD[name], 1) for name in METHODS if name != INTEGER})
+
+
+def test_claims_are_made_against_every_rival(truth: PhotonEvents) -> None:
+    worse = Smearing(relative=0.09, crystals=0.1, close_found=0.4, close_width=2.0)
+    found = {name: smeared(truth, how, seed) for seed, (name, how) in enumerate({**GOOD, "particle flow": worse}.items())}
+    _, claims, _ = sections(truth, found, ("particle flow", BASELINE))
+    assert [claim.holds for claim in claims] == [True] * 12
+    assert [("particle flow's" in c.statement or "than the particle flow" in c.statement) for c in claims] == [False] * 2 + [
+        True
+    ] * 5 + [False] * 5
+    spoilt = found | {"particle flow": found[INTEGER]}
+    _, claims, _ = sections(truth, spoilt, ("particle flow", BASELINE))
+    assert [claim.holds for claim in claims] == [True] * 2 + [False] * 5 + [True] * 5

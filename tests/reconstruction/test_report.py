@@ -61,7 +61,13 @@ def test_from_networks_to_the_page(models: Chain, tmp_path: Path, monkeypatch: p
     assert exact.found == "2 simulations of 54 whole events: 0 LSB everywhere"
     found = made.sections[1].blocks[0]
     assert isinstance(found, Table)
-    assert [row[0] for row in found.rows] == ["float published", "float edge", "integer edge", "classical baseline"]
+    assert [row[0] for row in found.rows] == [
+        "float published",
+        "float edge",
+        "integer edge",
+        "classical baseline",
+        "classical particle flow",
+    ]
 
 
 def test_artifacts_in_the_wrong_place_are_refused(models: Chain, tmp_path: Path) -> None:
