@@ -146,16 +146,9 @@ def recommended(points: Sequence[Point], levels: Mapping[str, Number]) -> Point 
 def _report(
     recipe: Recipe, artifact: Artifact, points: list[Point], checks: list[Check], levels: Mapping[str, Mapping[str, Number]]
 ) -> Report:
-    best = recommended(points, levels[FLOAT])
-    worst = {p.bits: max(p.figures[what].value / of.value for what, of in levels[FLOAT].items()) for p in points}
-    ratios = "; ".join(f"{bits} bit: {ratio:.3f}" for bits, ratio in worst.items())
-    claim = Claim(
-        statement=f"There is a bit width at which no figure is more than {TOLERANCE:.0%} (relative) above the float network's of "
-        "the same shape; the cheapest is recommended.",
-        holds=best is not None,
-        found=(f"recommended: {best.bits} bit, {_cost(best, axis_of(points))}; " if best else "")
-        + f"largest ratio of any figure: {ratios}",
-    )
+    claims = tuple(_claim(points, levels[method], whose) for method, whose in (
+        (REFERENCE, "the published float network's as trained here"), (FLOAT, "those of the float network of the same shape"),
+    ))  # fmt: skip
     return Report(
         title=f"{recipe.name}: accuracy against bit width",
         summary="The same network quantised to different numbers of bits (weights and activations alike), each trained for it, "
@@ -164,7 +157,7 @@ def _report(
         data_label=data_label(artifact.manifest.library),
         headline=tuple((f"{what}, {p.bits} bit", figure) for p in points for what, figure in list(p.figures.items())[:1]),
         sections=(
-            Section(title="Claims", blocks=(claim, sections.exactness_claim(checks))),
+            Section(title="Claims", blocks=(*claims, sections.exactness_claim(checks))),
             Section(
                 title="Accuracy against cost",
                 text="Smaller is better in every figure. LUTs are those of the unrolled Verilog, one input per clock cycle, by "
@@ -174,6 +167,19 @@ def _report(
             sections.exactness(checks),
             sections.what_was_run(artifact),
         ),
+    )
+
+
+def _claim(points: Sequence[Point], levels: Mapping[str, Number], whose: str) -> Claim:
+    best = recommended(points, levels)
+    worst = {p.bits: max(p.figures[what].value / of.value for what, of in levels.items()) for p in points}
+    ratios = "; ".join(f"{bits} bit: {ratio:.3f}" for bits, ratio in worst.items())
+    return Claim(
+        statement=f"There is a bit width at which no figure is more than {TOLERANCE:.0%} (relative) above {whose}; the cheapest "
+        "is recommended.",
+        holds=best is not None,
+        found=(f"recommended: {best.bits} bit, {_cost(best, axis_of(points))}; " if best else "none recommended; ")
+        + f"largest ratio of any figure: {ratios}",
     )
 
 
