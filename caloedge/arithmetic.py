@@ -1,15 +1,24 @@
 """The two arithmetics a network is written in: float (torch.nn) and quantised (Brevitas).
 
 A network file calls these operations by name and never knows which it got. Trainable parameters have the same names in
-both, so float weights load into the quantised twin. Quantised values use power-of-two scales per tensor, round half to
-even and saturate; biases are integers at the accumulator's scale.
+both, so float weights load into the quantised twin; only batch normalisation is missing there, because `folded` has put it
+into the layer before. Quantised values use power-of-two scales per tensor, round half to even and saturate; biases are
+integers at the accumulator's scale.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
+
+GATE_BITS = 8
+"""Of the means and gates of squeeze-and-excitation: there is one per channel and event, so they cost nothing."""
+GATE_SLOPE, GATE_CENTRE = 0.25, 0.5
+"""Of the hard sigmoid; the slope is the sigmoid's own at 0."""
+NORM = "_norm"
+"""What the name of a batch normalisation adds to that of the layer before it."""
 
 
 class Arithmetic(Protocol):
@@ -21,10 +30,23 @@ class Arithmetic(Protocol):
     def scale(self, factor: float) -> nn.Module:
         """Multiply by a constant."""
 
-    def conv2d(self, name: str, channels_in: int, channels_out: int, kernel: int) -> nn.Module:
-        """Convolve without padding."""
+    def conv2d(
+        self,
+        name: str,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        *,
+        padding: int = 0,
+        groups: int = 1,
+        is_output: bool = False,
+    ) -> nn.Module:
+        """Convolve, with `padding` zeros on every side; the last layer of a network `is_output`."""
 
-    def dense(self, name: str, features_in: int, features_out: int, *, is_output: bool = False) -> nn.Module:
+    def norm(self, name: str, channels: int) -> nn.Module:
+        """Normalise the channels of the convolution whose name this one continues with `_norm`."""
+
+    def dense(self, name: str, features_in: int, features_out: int, *, bias: bool = True, is_output: bool = False) -> nn.Module:
         """Multiply by a matrix and add a bias; the last layer of a network `is_output`."""
 
     def activation(self, name: str, leaky_slope: float) -> nn.Module:
@@ -35,6 +57,15 @@ class Arithmetic(Protocol):
 
     def flatten(self) -> nn.Module:
         """Flatten channels, rows and columns, in this order."""
+
+    def squeeze(self, name: str) -> nn.Module:
+        """Sum each channel's pixels and divide by the next power of two of their number: (N, C, H, W) to (N, C)."""
+
+    def gate(self, name: str) -> nn.Module:
+        """Squash to 0 … 1 piecewise linearly."""
+
+    def scale_channels(self, name: str) -> nn.Module:
+        """Multiply the channels of the first argument (N, C, H, W), which is not negative, by the second (N, C)."""
 
 
 class Scale(nn.Module):
@@ -49,6 +80,56 @@ class Scale(nn.Module):
         return self.factor * x
 
 
+class Squeeze(nn.Module):
+    """Sum pixels and divide by the next power of two of their number, which is exact in binary."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, C) from (N, C, H, W)."""
+        rows, columns = x.shape[-2:]
+        return torch.sum(x, dim=(2, 3)) * 2.0 ** -(int(rows) * int(columns) - 1).bit_length()
+
+
+class HardSigmoid(nn.Module):
+    """Squash to 0 … 1 piecewise linearly, with the slope of the sigmoid at 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the same shape."""
+        return torch.clamp(GATE_SLOPE * x + GATE_CENTRE, 0.0, 1.0)
+
+
+class ScaleChannels(nn.Module):
+    """Multiply channels (N, C, H, W) by factors (N, C)."""
+
+    def forward(self, x: Tensor, factors: Tensor) -> Tensor:
+        """Return (N, C, H, W)."""
+        return x * factors[:, :, None, None]
+
+
+CALIBRATED = (nn.ReLU, Squeeze, ScaleChannels)
+"""Layers whose quantised twins need to know how large their results are."""
+
+
+def folded(network: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a float network as its quantised twin takes them: batch normalisation is put into convolutions.
+
+    That is exact as long as the statistics are not those of a batch.
+    """
+    modules, weights = dict(network.named_modules()), dict(network.state_dict())
+    for name, norm in modules.items():
+        if not isinstance(norm, nn.BatchNorm2d):
+            continue
+        before = name.removesuffix(NORM)
+        layer = modules[before]
+        assert isinstance(layer, nn.Conv2d), before
+        assert layer.bias is not None, before
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        weights[f"{before}.weight"] = (layer.weight * factor[:, None, None, None]).detach()
+        weights[f"{before}.bias"] = ((layer.bias - norm.running_mean) * factor + norm.bias).detach()
+    return {name: value for name, value in weights.items() if not name.rpartition(".")[0].endswith(NORM)}
+
+
 class FloatArithmetic:
     """Plain torch layers."""
 
@@ -60,13 +141,36 @@ class FloatArithmetic:
         """Multiply by a constant."""
         return Scale(factor)
 
-    def conv2d(self, name: str, channels_in: int, channels_out: int, kernel: int) -> nn.Module:  # noqa: ARG002
-        """Convolve without padding."""
-        return nn.Conv2d(channels_in, channels_out, kernel)
+    def conv2d(
+        self,
+        name: str,  # noqa: ARG002
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        *,
+        padding: int = 0,
+        groups: int = 1,
+        is_output: bool = False,  # noqa: ARG002
+    ) -> nn.Module:
+        """Convolve."""
+        return nn.Conv2d(channels_in, channels_out, kernel, padding=padding, groups=groups)
 
-    def dense(self, name: str, features_in: int, features_out: int, *, is_output: bool = False) -> nn.Module:  # noqa: ARG002
+    def norm(self, name: str, channels: int) -> nn.Module:
+        """Normalise each channel."""
+        assert name.endswith(NORM), name
+        return nn.BatchNorm2d(channels)
+
+    def dense(
+        self,
+        name: str,  # noqa: ARG002
+        features_in: int,
+        features_out: int,
+        *,
+        bias: bool = True,
+        is_output: bool = False,  # noqa: ARG002
+    ) -> nn.Module:
         """Multiply by a matrix and add a bias."""
-        return nn.Linear(features_in, features_out)
+        return nn.Linear(features_in, features_out, bias=bias)
 
     def activation(self, name: str, leaky_slope: float) -> nn.Module:  # noqa: ARG002
         """Rectify."""
@@ -79,6 +183,44 @@ class FloatArithmetic:
     def flatten(self) -> nn.Module:
         """Flatten channels, rows and columns, in this order."""
         return nn.Flatten()
+
+    def squeeze(self, name: str) -> nn.Module:  # noqa: ARG002
+        """Sum each channel's pixels."""
+        return Squeeze()
+
+    def gate(self, name: str) -> nn.Module:  # noqa: ARG002
+        """Squash to 0 … 1."""
+        return HardSigmoid()
+
+    def scale_channels(self, name: str) -> nn.Module:  # noqa: ARG002
+        """Multiply channels."""
+        return ScaleChannels()
+
+
+def _plain(x: Any) -> Tensor:
+    """Return a tensor without its scale, which Brevitas passes on only through layers that it knows."""
+    value: Tensor = getattr(x, "value", x)
+    return value
+
+
+class _Then(nn.Module):
+    """A layer without weights, and the quantiser of its result."""
+
+    def __init__(self, layer: nn.Module, quantiser: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.quantiser = layer, quantiser
+
+    def forward(self, *inputs: Any) -> Any:
+        """Return what the quantiser makes of the layer's result."""
+        return self.quantiser(self.layer(*(_plain(x) for x in inputs)))
+
+
+class _Ramp(nn.Module):
+    """The hard sigmoid before it is clipped."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the same shape."""
+        return GATE_SLOPE * x + GATE_CENTRE
 
 
 @dataclass(frozen=True)
@@ -116,34 +258,58 @@ class QuantisedArithmetic:
         """Refuse: a quantised network takes its input in the unit of the read-out."""
         raise ValueError(f"a quantised network cannot scale its input by {factor}; choose input_fraction instead")
 
-    def conv2d(self, name: str, channels_in: int, channels_out: int, kernel: int) -> nn.Module:  # noqa: ARG002
-        """Convolve without padding."""
+    def conv2d(
+        self,
+        name: str,  # noqa: ARG002
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        *,
+        padding: int = 0,
+        groups: int = 1,
+        is_output: bool = False,
+    ) -> nn.Module:
+        """Convolve."""
         from brevitas.nn import QuantConv2d
-        from brevitas.quant import Int8WeightPerTensorFixedPoint, Int16Bias
+        from brevitas.quant import Int8WeightPerTensorFixedPoint, Int32Bias
 
         layer: nn.Module = QuantConv2d(
             channels_in,
             channels_out,
             kernel,
+            padding=padding,
+            groups=groups,
             weight_quant=Int8WeightPerTensorFixedPoint,
             weight_bit_width=self.weight_bits,
-            bias_quant=Int16Bias,
-            return_quant_tensor=True,
+            bias_quant=Int32Bias,
+            return_quant_tensor=not is_output,
         )
         return layer
 
-    def dense(self, name: str, features_in: int, features_out: int, *, is_output: bool = False) -> nn.Module:  # noqa: ARG002
+    def norm(self, name: str, channels: int) -> nn.Module:  # noqa: ARG002
+        """Do nothing: `folded` has put it into the convolution."""
+        return nn.Identity()
+
+    def dense(
+        self,
+        name: str,  # noqa: ARG002
+        features_in: int,
+        features_out: int,
+        *,
+        bias: bool = True,
+        is_output: bool = False,
+    ) -> nn.Module:
         """Multiply by a matrix and add a bias."""
         from brevitas.nn import QuantLinear
-        from brevitas.quant import Int8WeightPerTensorFixedPoint, Int16Bias
+        from brevitas.quant import Int8WeightPerTensorFixedPoint, Int32Bias
 
         layer: nn.Module = QuantLinear(
             features_in,
             features_out,
-            bias=True,
+            bias=bias,
             weight_quant=Int8WeightPerTensorFixedPoint,
             weight_bit_width=self.weight_bits,
-            bias_quant=Int16Bias,
+            bias_quant=Int32Bias if bias else None,
             return_quant_tensor=not is_output,
         )
         return layer
@@ -172,3 +338,30 @@ class QuantisedArithmetic:
     def flatten(self) -> nn.Module:
         """Flatten channels, rows and columns, in this order."""
         return nn.Flatten()
+
+    def squeeze(self, name: str) -> nn.Module:
+        """Sum each channel's pixels; the result has `GATE_BITS`."""
+        return _Then(Squeeze(), self._positive(GATE_BITS, self.activation_max.get(name, 1.0)))
+
+    def gate(self, name: str) -> nn.Module:  # noqa: ARG002
+        """Squash to 0 … 1 − 2^-GATE_BITS."""
+        return _Then(_Ramp(), self._positive(GATE_BITS, 1.0, trained=False))
+
+    def scale_channels(self, name: str) -> nn.Module:
+        """Multiply channels and round to the bits of an activation."""
+        return _Then(ScaleChannels(), self._positive(self.activation_bits, self.activation_max.get(name, 1.0)))
+
+    def _positive(self, bits: int, largest: float, *, trained: bool = True) -> nn.Module:
+        """Return a quantiser to unsigned codes that saturates at both ends."""
+        from brevitas.core.scaling import ScalingImplType
+        from brevitas.nn import QuantIdentity
+        from brevitas.quant import Uint8ActPerTensorFixedPoint
+
+        layer: nn.Module = QuantIdentity(
+            act_quant=Uint8ActPerTensorFixedPoint,
+            bit_width=bits,
+            scaling_impl_type=ScalingImplType.PARAMETER if trained else ScalingImplType.CONST,
+            scaling_init=largest,
+            return_quant_tensor=True,
+        )
+        return layer

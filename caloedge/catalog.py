@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from caloedge.detector.library import open_library
 from caloedge.errors import UnknownName
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from caloedge.compiler.graph import Graph
-    from caloedge.detector.library import ShowerLibrary
     from caloedge.recipe import LayerChoice
     from caloedge.results import Claim, Number, Section, Table
 
@@ -31,6 +31,25 @@ INTEGER = "integer edge"
 BASELINE = "classical baseline"
 
 Truth = TypeVar("Truth")
+
+
+class Library(Protocol):
+    """What events are made of: a file of showers or of particles, whole in memory or read when asked for."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """How the file was made; empty for files from elsewhere."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+
+    def __len__(self) -> int:
+        """Return the number of showers or events."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +90,7 @@ class Task:
     """Name of the network's output."""
     loss: str
     """Key of `training.fit.LOSSES`."""
-    sample: Callable[[ShowerLibrary, str, int, int], Sample[Any]]
+    sample: Callable[[Any, str, int, int], Sample[Any]]
     """(library, split, events, seed): splits are `train`, `valid`, `test`, and `all` for a library that was not trained on."""
     baseline: Callable[[Sample[Any]], NDArray[Any]]
     """Scores of the classical, non-ML method: (N,), or (N, outputs) for several outputs."""
@@ -79,8 +98,14 @@ class Task:
     """(validation sample, scores by method): the threshold of each method."""
     assess: Callable[[Sample[Any], Mapping[str, NDArray[Any]], Mapping[str, float]], Assessment]
     """(test sample, scores by method, working points)."""
+    open: Callable[[str | Path], Library] = open_library
+    """Open the library that a recipe names, by path or by the name of a shipped one."""
+    contents: str = "showers"
+    """What the library holds."""
     item: str = "input"
     """What one input of the network is called, e.g. `window`."""
+    valid_events: int = 1000
+    """On which the validation loss is taken after each epoch."""
     published_input_shape: tuple[int, ...] | None = None
     """Of the published network, where it takes something else than `input_shape`."""
     loss_weights: int = 0
@@ -104,6 +129,8 @@ class Network:
     """`published` is the float reference; `edge` is the one that goes to firmware."""
     build: Callable[[Any, Any], Any]
     """(arithmetic, size): a torch module; parameters have the same names in every arithmetic."""
+    counts_statistics: bool = True
+    """Whether the statistics of batch normalisation count as parameters, as its authors' framework has it."""
     published_firmware: Callable[[], Table] | None = None
     """Firmware figures from the literature for networks of this size."""
 

@@ -36,6 +36,7 @@ AnyModel = Annotated[str, typer.Argument(help="A QONNX file, an artifact's folde
 Output = Annotated[Path | None, typer.Option(help="Folder for everything; default: ./runs, ./models and ./reports.")]
 Accelerator = Annotated[str, typer.Option(help="cpu, gpu, or auto.")]
 Devices = Annotated[int, typer.Option(help="How many of them; more than one trains in parallel.", min=1)]
+ChannelsLast = Annotated[bool, typer.Option(help="Keep a pixel's channels side by side: faster for large images on CPUs.")]
 Precision = Annotated[str, typer.Option(help="32-true, or bf16-mixed where the hardware is faster with it.")]
 
 
@@ -77,12 +78,14 @@ def train(
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
     precision: Precision = "32-true",
+    channels_last: ChannelsLast = False,
+    rival: Annotated[list[str] | None, typer.Option(help="Train these rivals of the recipe, too.")] = None,
 ) -> None:
     """Train the networks of a recipe. A second call resumes, or says that all is done."""
     _need_training()
     from caloedge.pipeline import train_recipe
 
-    trained = train_recipe(recipe, output, _hardware(accelerator, devices, precision))
+    trained = train_recipe(recipe, output, _hardware(accelerator, devices, precision, channels_last), rival or ())
     for stage, one in trained.items():
         record = one.record
         _say(f"{stage}: {record.parameters:,} parameters, {record.epochs} epochs, validation loss {record.valid_loss:.4f}")
@@ -450,11 +453,10 @@ def compare(
     _need_training()
     from caloedge.comparison import compare as assess
     from caloedge.comparison import library_of
-    from caloedge.detector.library import open_library
     from caloedge.pipeline import comparison_report, open_model
 
     artifact = open_model(model)
-    showers = open_library(library) if library else library_of(artifact)
+    showers = find(Task, artifact.recipe.task).open(library) if library else library_of(artifact)
     assessment = assess(artifact, showers, events)
     for section in assessment.sections:
         _show_blocks(section.blocks)
@@ -487,6 +489,7 @@ def run(
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
     precision: Precision = "32-true",
+    channels_last: ChannelsLast = False,
     independent: Annotated[Path | None, typer.Option(help="A second shower library to repeat the comparison on.")] = None,
 ) -> None:
     """Do the whole story of a recipe: train, export, compile, build, emulate, compare, report."""
@@ -494,10 +497,30 @@ def run(
     from caloedge.pipeline import places, read_named_recipe
     from caloedge.pipeline import run as whole_story
 
-    hardware = _hardware(accelerator, devices, precision)
+    hardware = _hardware(accelerator, devices, precision, channels_last)
     done = whole_story(recipe, output, hardware, independent)
     _show_blocks(block for section in done.sections for block in section.blocks if isinstance(block, Claim))
     _say(f"report: {places(read_named_recipe(recipe)[1], output).report / 'report.html'}")
+
+
+@app.command()
+def tradeoff(
+    recipe: Recipe,
+    output: Output = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    precision: Precision = "32-true",
+    channels_last: ChannelsLast = False,
+    threads: Annotated[int, typer.Option(help="CPU threads when float networks are timed.", min=1)] = 1,
+    device: Annotated[str, typer.Option(help="Where torch is timed, e.g. cuda.")] = "cpu",
+) -> None:
+    """Compare all networks of a recipe: accuracy against size and latency, and its firmware at several foldings."""
+    _need_training()
+    from caloedge.tradeoff import tradeoff as compare_all
+
+    hardware = _hardware(accelerator, devices, precision, channels_last)
+    done = compare_all(recipe, output, hardware, threads, device)
+    _show_blocks(block for section in done.sections[:3] for block in section.blocks if isinstance(block, Claim | Table))
 
 
 @app.command()
@@ -508,13 +531,14 @@ def study(
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
     precision: Precision = "32-true",
+    channels_last: ChannelsLast = False,
 ) -> None:
     """Train, prove and synthesise a recipe's network at several bit widths: accuracy against cost."""
     _need_training()
     from caloedge.study import DEFAULT_BITS
     from caloedge.study import study as at_every_width
 
-    done = at_every_width(recipe, bits or DEFAULT_BITS, output, _hardware(accelerator, devices, precision))
+    done = at_every_width(recipe, bits or DEFAULT_BITS, output, _hardware(accelerator, devices, precision, channels_last))
     _show_blocks(block for section in done.sections[:2] for block in section.blocks if isinstance(block, Claim | Table))
 
 
@@ -582,14 +606,14 @@ def _read_codes(path: Path, name: str = "inputs") -> Any:
     return codes.astype(np.int64)
 
 
-def _hardware(accelerator: str, devices: int, precision: str) -> Any:
+def _hardware(accelerator: str, devices: int, precision: str, channels_last: bool) -> Any:
     """Check where to train before anything is written."""
     from caloedge.training.fit import ACCELERATORS, PRECISIONS, Hardware
 
     for value, known, option in ((accelerator, ACCELERATORS, "--accelerator"), (precision, PRECISIONS, "--precision")):
         if value not in known:
             raise UserError(f"{option} {value!r} is not known; there are: {', '.join(known)}")
-    return Hardware(accelerator=accelerator, devices=devices, precision=precision)
+    return Hardware(accelerator=accelerator, devices=devices, precision=precision, channels_last=channels_last)
 
 
 def _need_training() -> None:

@@ -3,21 +3,21 @@
 import numpy as np
 
 from caloedge.artifact import Artifact
-from caloedge.catalog import Assessment, Task, find
-from caloedge.detector.library import ShowerLibrary, open_library
+from caloedge.catalog import Assessment, Library, Task, find
+from caloedge.detector.library import ShowerLibrary
 from caloedge.errors import BadData, UserError
 
 EVALUATION_SEED = 97
 """Composition of the test events; no training or tuning uses it."""
 
 
-def library_of(artifact: Artifact) -> ShowerLibrary:
-    """Open the shower library that the artifact was trained on."""
+def library_of(artifact: Artifact) -> Library:
+    """Open the library that the artifact was trained on."""
     path = artifact.manifest.library.get("path")  # from the artifact's folder; none for a shipped library
-    return open_library(artifact.folder / path if path else artifact.recipe.library)
+    return find(Task, artifact.recipe.task).open(artifact.folder / path if path else artifact.recipe.library)
 
 
-def refuse_seen_showers(artifact: Artifact, library: ShowerLibrary) -> None:
+def refuse_seen_showers(artifact: Artifact, library: Library) -> None:
     """Refuse a library that contains showers the artifact was trained on, whatever the file looks like."""
     try:
         known = library_of(artifact)
@@ -25,6 +25,8 @@ def refuse_seen_showers(artifact: Artifact, library: ShowerLibrary) -> None:
         return  # the training library is not on this computer
     if known.digest != artifact.manifest.library["sha256"]:
         return
+    if not isinstance(library, ShowerLibrary) or not isinstance(known, ShowerLibrary):
+        return  # particles of a library are evaluated on, never trained on
     seen = np.isin(np.float32(library.energies_mev), np.float32(known.energies_mev)).sum()
     # Energies are continuous: a handful may agree in float32 by chance.
     if seen > 10 + 0.01 * len(library):
@@ -34,7 +36,7 @@ def refuse_seen_showers(artifact: Artifact, library: ShowerLibrary) -> None:
         )
 
 
-def compare(artifact: Artifact, library: ShowerLibrary, n_events: int | None = None) -> Assessment:
+def compare(artifact: Artifact, library: Library, n_events: int | None = None) -> Assessment:
     """Compare float published, float edge, integer edge and the baseline on test events of `library`.
 
     Of the library that the artifact was trained on only the test showers are used; of any other, all. Working points are

@@ -1,15 +1,14 @@
 """The whole story of one recipe, in order: read this first."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from caloedge.artifact import Artifact, read_artifact
-from caloedge.catalog import Assessment, Network, Task, find
+from caloedge.catalog import Assessment, Library, Network, Task, find
 from caloedge.comparison import compare, library_of
 from caloedge.compiler.reader import read
-from caloedge.detector.library import ShowerLibrary, open_library
 from caloedge.errors import BadData
 from caloedge.firmware import firmware
 from caloedge.recipe import Recipe, find_recipe, read_recipe
@@ -17,7 +16,7 @@ from caloedge.reports import latency, sections, store
 from caloedge.results import Report, Section
 from caloedge.training.export import export
 from caloedge.training.fit import Hardware
-from caloedge.training.stages import Trained, train
+from caloedge.training.stages import Trained, train, train_rival
 from caloedge.training.timing import computer, float_timings
 from caloedge.verification import verify
 
@@ -41,7 +40,8 @@ def places(recipe: Recipe, output: Path | None) -> Places:
 
 def run(name: str, output: Path | None, hardware: Hardware, independent: Path | None = None) -> Report:
     """Train, export, compile, build, emulate, compare and report; what is already there is not done again."""
-    other = open_library(independent) if independent else None
+    _, recipe = read_named_recipe(name)
+    other = find(Task, recipe.task).open(independent) if independent else None
     artifact = make_artifact(name, output, hardware)
     return make_report(artifact, places(artifact.recipe, output), other)
 
@@ -52,22 +52,23 @@ def read_named_recipe(name: str) -> tuple[Path, Recipe]:
     return path, read_recipe(path)
 
 
-def train_recipe(name: str, output: Path | None, hardware: Hardware) -> dict[str, Trained]:
-    """Train what is not trained yet."""
+def train_recipe(name: str, output: Path | None, hardware: Hardware, rivals: Iterable[str] = ()) -> dict[str, Trained]:
+    """Train what is not trained yet: the stages of a recipe, and those of its rivals that are named."""
     path, recipe = read_named_recipe(name)
-    library = open_library(library_beside(path, recipe.library))
-    return train(recipe, library, places(recipe, output).work / "training", hardware, path.parent)
+    library, folder = open_beside(path, recipe), places(recipe, output).work / "training"
+    trained = train(recipe, library, folder, hardware, path.parent)
+    return trained | {rival: train_rival(recipe, rival, library, folder, hardware, trained) for rival in rivals}
 
 
 def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifact:
     """Train what is not trained yet and export the artifact."""
     path, recipe = read_named_recipe(name)
     trained = train_recipe(name, output, hardware)
-    library = open_library(library_beside(path, recipe.library))
+    library = open_beside(path, recipe)
     return export(recipe, path, library, trained, places(recipe, output).artifact)
 
 
-def make_report(artifact: Artifact, to: Places, independent: ShowerLibrary | None = None) -> Report:
+def make_report(artifact: Artifact, to: Places, independent: Library | None = None) -> Report:
     """Verify the chain, measure the firmware, compare the accuracies, write report.json and report.html."""
     graph = read(artifact.model)
     projects = to.work / "projects"
@@ -97,7 +98,7 @@ def make_report(artifact: Artifact, to: Places, independent: ShowerLibrary | Non
     return report
 
 
-def _independent(artifact: Artifact, library: ShowerLibrary) -> tuple[Section, ...]:
+def _independent(artifact: Artifact, library: Library) -> tuple[Section, ...]:
     """Repeat the comparison on showers that no training, tuning or working point has seen."""
     if library.digest == artifact.manifest.library["sha256"]:
         raise BadData(f"{library.path}: is the library that {artifact.recipe.name} was trained on, not an independent one")
@@ -111,7 +112,7 @@ def _independent(artifact: Artifact, library: ShowerLibrary) -> tuple[Section, .
     )
 
 
-def comparison_report(artifact: Artifact, library: ShowerLibrary, assessment: Assessment, folder: Path) -> None:
+def comparison_report(artifact: Artifact, library: Library, assessment: Assessment, folder: Path) -> None:
     """Write a report of one comparison only."""
     report = Report(
         title=f"{artifact.recipe.name} on {library.path.name}",
@@ -144,6 +145,11 @@ def _summary(artifact: Artifact) -> str:
 def library_beside(recipe_path: Path, library: str) -> str | Path:
     """Return the name of a shipped library as it is, and a path as one from the recipe's folder."""
     return recipe_path.parent / library if Path(library).suffix else library
+
+
+def open_beside(recipe_path: Path, recipe: Recipe) -> Library:
+    """Open the library of a recipe."""
+    return find(Task, recipe.task).open(library_beside(recipe_path, recipe.library))
 
 
 def open_model(name: str) -> Artifact:

@@ -22,6 +22,8 @@ from caloedge.errors import BadData, UserError
 from caloedge.recipe import LayerChoice
 
 RECORD = "caloedge.json"
+KINDS = ("emulator", "hls4ml", "rtl")
+"""Folders of hand-written hardware."""
 AUTO = "auto"
 """The variant that decides layer by layer."""
 
@@ -32,7 +34,7 @@ def generator_digest() -> str:
     whole = hashlib.sha256()
     backends = sorted((Path(__file__).parent / "backends").rglob("*.py"))
     hardware = resources.files("caloedge.hls")
-    parts = [part for kind in ("emulator", "rtl") for part in sorted((hardware / kind).iterdir(), key=lambda part: part.name)]
+    parts = [part for kind in KINDS for part in sorted((hardware / kind).iterdir(), key=lambda part: part.name)]
     contents = [(file.name, file.read_bytes()) for file in backends] + [(part.name, part.read_bytes()) for part in parts]
     for name, content in contents:
         whole.update(f"\0{name}\0".encode() + content)

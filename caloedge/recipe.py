@@ -1,7 +1,7 @@
 """A recipe: everything that decides an artifact, in one YAML file."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -33,6 +33,20 @@ class Training(Value):
     published: Schedule
     edge: Schedule
     quantised: Schedule
+    edge_from_published: bool = False
+    """Whether the edge network starts from the published network's weights, which then have the same names."""
+    edge_teacher: Literal["published"] | None = None
+    """Network whose outputs are half of what the edge network learns (arXiv 1503.02531)."""
+
+
+class Rival(Value):
+    """A further float network on the same data."""
+
+    size: str
+    """One of the network's sizes."""
+    schedule: Schedule
+    teacher: Literal["published", "edge"] | None = None
+    """Network whose outputs are half of what is learnt."""
 
 
 class Quantisation(Value):
@@ -58,6 +72,16 @@ class LayerChoice(Value):
     """Streaming: clock cycles for which each multiplier is used, per event (dense) or per kernel position (convolution)."""
 
 
+class Tradeoff(Value):
+    """What `caloedge tradeoff` compares beside the recipe's own networks and its rivals."""
+
+    bits: tuple[Annotated[int, Field(ge=2, le=8)], ...] = ()
+    """Further widths of weights and activations."""
+    folds: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    """Clock cycles for which the streaming firmware uses each multiplier of a convolution per pixel."""
+    synthesised_folds: tuple[int, ...] = ()
+
+
 class Evaluation(Value):
     """How many composed events the figures rest on."""
 
@@ -77,10 +101,16 @@ class Recipe(Value):
     """Name of a shipped shower library, or a path relative to the recipe."""
     seed: int = Field(ge=0)
     training: Training
+    edge_size: str = "edge"
+    """One of the network's sizes: the one that goes to firmware."""
+    rivals: dict[str, Rival] = Field(default_factory=dict)
+    """For `caloedge tradeoff`, by name; they are not part of the artifact."""
     reference_from: str | None = None
     """Folder of an artifact, relative to the recipe, whose published network is taken instead of training one."""
     quantisation: Quantisation
-    golden_vectors: int = Field(default=1024, ge=1000)
+    tradeoff: Tradeoff = Tradeoff()
+    golden_vectors: int = Field(default=1024, ge=10)
+    """Inputs; together they have at least 1,000 output codes."""
     evaluation: Evaluation
     target: str = "xcvu13p"
     builds: dict[str, tuple[str, ...]] = Field(default_factory=dict)

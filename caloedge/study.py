@@ -8,13 +8,12 @@ from pathlib import Path
 import yaml
 
 from caloedge.artifact import Artifact
-from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Backend, Target, Task, find
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Backend, Library, Target, Task, find
 from caloedge.comparison import compare, library_of
 from caloedge.compiler.reader import read
-from caloedge.detector.library import ShowerLibrary, open_library
 from caloedge.errors import UserError
 from caloedge.files import write_text
-from caloedge.pipeline import data_label, library_beside, places, read_named_recipe
+from caloedge.pipeline import data_label, library_beside, open_beside, places, read_named_recipe
 from caloedge.project import is_built, record
 from caloedge.recipe import Recipe
 from caloedge.reports import sections, store
@@ -70,13 +69,13 @@ def study(name: str, bits: Sequence[int], output: Path | None, hardware: Hardwar
     wrong = [str(b) for b in bits if not 2 <= b <= 8]
     if wrong or not bits:
         raise UserError(f"--bits {', '.join(wrong) or 'without a number'}: give numbers from 2 to 8, e.g. --bits 8 --bits 6")
-    library = open_library(library_beside(path, recipe.library))
+    library = open_beside(path, recipe)
     to = places(recipe, output)
     found: list[tuple[Point, list[Check]]] = []
     levels: dict[str, dict[str, Number]] = {}
     artifact = None
     for width in sorted(set(bits), reverse=True):
-        artifact = _artifact(path, recipe, width, library, to.work, hardware)
+        artifact = artifact_at(path, recipe, width, library, to.work, hardware)
         point, checks, others = _measure(artifact, to.work / "study" / f"{width}_bit" / "projects")
         found.append((point, checks))
         levels = levels or others
@@ -88,7 +87,7 @@ def study(name: str, bits: Sequence[int], output: Path | None, hardware: Hardwar
     return report
 
 
-def _artifact(path: Path, recipe: Recipe, bits: int, library: ShowerLibrary, work: Path, hardware: Hardware) -> Artifact:
+def artifact_at(path: Path, recipe: Recipe, bits: int, library: Library, work: Path, hardware: Hardware) -> Artifact:
     """Train and export one bit width."""
     narrow = recipe.quantisation.model_copy(update={"weight_bits": bits, "activation_bits": bits})
     other = recipe.model_copy(update={"quantisation": narrow, "name": f"{recipe.name}_{bits}_bit"})

@@ -23,7 +23,8 @@ from caloedge.project import is_built, record
 from caloedge.qonnx_executor import execute
 from caloedge.recipe import Recipe
 
-RANDOM_VECTORS = 10_000
+RANDOM_VECTORS, RANDOM_IMAGES, IMAGE_SIZE = 10_000, 10, 1_000
+"""Inputs of random codes; the fewer are images: inputs of more numbers than `IMAGE_SIZE`."""
 STALL = 0.2
 """Chance per cycle that an end of a streaming design waits, in the simulation of random codes."""
 SOFTWARE = "emulator"
@@ -133,8 +134,10 @@ def designs(recipe: Recipe) -> tuple[Design, ...]:
     return tuple(dict.fromkeys((*own, *others)))
 
 
-def random_vectors(graph: Graph, n_events: int = RANDOM_VECTORS, seed: int = 20_261) -> Golden:
+def random_vectors(graph: Graph, n_events: int | None = None, seed: int = 20_261) -> Golden:
     """Return random input codes over the whole input format with the outputs of `Graph.run`."""
+    size = sum(graph.tensors[op.name].size for op in graph.inputs)
+    n_events = n_events or (RANDOM_IMAGES if size > IMAGE_SIZE else RANDOM_VECTORS)
     codes = random_codes(graph, n_events, seed)
     return Golden(codes, graph.run(codes))
 

@@ -19,7 +19,7 @@ from caloedge.catalog import FOLDERS, names
 from caloedge.cli import app
 
 VERBS = ["simulate", "train", "export", "compile", "build", "emulate", "inspect", "verify", "compare", "report", "run", "list"]
-VERBS += ["reconstruct", "study"]
+VERBS += ["reconstruct", "study", "tradeoff"]
 Call = Callable[..., Any]
 
 
@@ -222,7 +222,7 @@ def test_an_unknown_recipe_is_one_line(caloedge: Call, tmp_path: Path, monkeypat
 RECIPE_MISTAKES = [
     ({"libary": "x"}, "libary: Extra inputs are not permitted"),
     ({"seed": "-1"}, "seed: Input should be greater than or equal to 0"),
-    ({"golden_vectors": "10"}, "golden_vectors: Input should be greater than or equal to 1000"),
+    ({"golden_vectors": "9"}, "golden_vectors: Input should be greater than or equal to 10"),
     ({"evaluation": "{events: 10, valid_evnts: 5}"}, "evaluation.valid_events: Field required"),
     ({"name": "../escape"}, "name: String should match pattern '^[a-z][a-z0-9_]*$'"),
 ]
@@ -273,7 +273,7 @@ def test_an_unknown_library_name_is_one_line(caloedge: Call, tiny_recipe: Path, 
             ("--target", "abacus"),
             f"no target 'abacus'; there are: {', '.join(names('target'))} (or give a module path with a dot)",
         ),
-        (("--variant", "io_serial"), "backend 'hls4ml' has no variant 'io_serial'; there are: io_parallel, io_stream"),
+        (("--variant", "io_serial"), "backend 'hls4ml' has no variant 'io_serial'; there are: io_parallel, io_stream, auto"),
     ],
 )
 def test_unknown_names_of_a_build_are_one_line(

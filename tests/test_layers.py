@@ -17,8 +17,8 @@ LAYERS = """
     errors
     files, results, progress
     detector.geometry, detector.library, detector.geant4_tables, detector.full_events
-    detector.geant4, detector.events, detector.jets
-    detector.photons
+    detector.geant4, detector.events, detector.jets, detector.layered
+    detector.photons, detector.layered_files
     detector.parametrised, detector.shapes, detector.clusters, detector.groups
     detector.production
     catalog
@@ -28,7 +28,7 @@ LAYERS = """
     compiler.ranges, compiler.functions
     compiler.kernels, compiler.builder
     compiler.graph, compiler.steps
-    compiler.passes
+    compiler.passes, compiler.gates
     compiler.values
     compiler.reading
     compiler.read_convolutions, compiler.read_choices, compiler.read_elementwise, compiler.read_moves
@@ -36,15 +36,20 @@ LAYERS = """
     compiler.read_quantisers
     compiler.reader
     arithmetic, published
-    reconstruction.matching, reconstruction.resolution
-    reconstruction.claims, reconstruction.displays, reconstruction.pions
-    reconstruction.physics
+    reconstruction.matching, reconstruction.resolution, reconstruction.energy_flow, reconstruction.energy_jets
+    reconstruction.claims, reconstruction.displays, reconstruction.pions, reconstruction.neutral_energy
+    reconstruction.energy_images
+    reconstruction.physics, reconstruction.energy_comparison, reconstruction.energy_displays
+    reconstruction.energy_report
     tasks.*, networks.*, targets.*
     tools, project, budgets, qonnx_executor, refusals
-    backends.rtl.steps, backends.rtl.tables
-    backends.rtl.adders, backends.rtl.design, backends.hls4ml.layout
+    backends.rtl.steps, backends.rtl.tables, backends.rtl.text
+    backends.rtl.layers
+    backends.rtl.adders, backends.rtl.design, backends.hls4ml.layout, backends.hls4ml.reuse
+    backends.rtl.arrays
     backends.rtl.verilog, backends.rtl.harness, backends.hls4ml.layers
-    backends.rtl.simulation, backends.hls4ml.plan
+    backends.hls4ml.gates
+    backends.rtl.simulation, backends.hls4ml.plan, backends.hls4ml.extension
     backends.rtl.project, backends.hls4ml.project
     backends.emulator.layout
     backends.emulator.steps
@@ -70,7 +75,9 @@ LAYERS = """
     reports.page
     reports.store
     pipeline
+    foldings
     study, reconstruction.report
+    tradeoff
     cli
     __main__
 """

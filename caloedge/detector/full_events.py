@@ -127,20 +127,21 @@ def toy_particles(
     return Particles(event_N, species_N, charge_N, energy_N, MAX_ETA * at_2N[0], np.pi * at_2N[1])
 
 
-def images(particles: Particles, n_events: int, field: float, rng: np.random.Generator) -> EventImages:
-    """Put events through the detector; `field` in rad · GeV, 0 is off.
+def images(particles: Particles, n_events: int, field: float | NDArray[Any], rng: np.random.Generator) -> EventImages:
+    """Put events through the detector; `field` in rad · GeV, one number or one per event (E,), 0 is off.
 
     The smearing does not depend on the field: equal `rng` give equal measurements, only elsewhere. Raises `UserError` for
     a field that cannot be, and for particles of other events than 0 to `n_events` − 1.
     """
-    if not 0 <= field < np.inf:
+    field_E = _per_event("field", field, n_events)
+    if not ((field_E >= 0) & (field_E < np.inf)).all():
         raise UserError(f"field = {field} rad · GeV: give a finite number of 0 or more")
     event_N = particles.event_N
     if len(event_N) and not (event_N.min() >= 0 and event_N.max() < n_events):
         raise UserError(f"particles of events {event_N.min()} to {event_N.max()}, but images of {n_events} events are wanted")
     track_N, emcal_N, hcal_N = response(particles, rng)
     # Below the EMCal's threshold nothing is deposited, so it does not matter where.
-    bend_N = particles.charge_N * field / np.maximum(particles.energy_N, EMCAL_ABOVE_GEV)
+    bend_N = particles.charge_N * field_E[event_N] / np.maximum(particles.energy_N, EMCAL_ABOVE_GEV)
     inside = (particles.eta_N >= -MAX_ETA) & (particles.eta_N < MAX_ETA)
     row_N = np.floor((particles.eta_N[inside] + MAX_ETA) * (PIXELS / (2 * MAX_ETA))).astype(np.int64)
     line_N = event_N[inside] * PIXELS + np.minimum(row_N, PIXELS - 1)  # the last η below the edge may be rounded up to it

@@ -9,6 +9,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -31,7 +32,7 @@ from caloedge.detector.full_events import (
 )
 from caloedge.detector.library import DAMAGE, SUFFIXES
 from caloedge.errors import BadData, MissingTool, UnknownName, UserError
-from caloedge.files import replacing
+from caloedge.files import replacing, sha256
 from caloedge.progress import progress
 
 SETTINGS = (
@@ -72,6 +73,16 @@ class Sample:
     n_events: int
     provenance: Mapping[str, str]
     """How it was made; empty for files from elsewhere."""
+    path: Path = Path()
+    """Where it was read from."""
+
+    def __len__(self) -> int:
+        return self.n_events
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return sha256(self.path)
 
 
 @dataclass(frozen=True)
@@ -213,7 +224,7 @@ def read_particles(source: str | Path) -> Sample:
     _require(path, "charge", np.abs(charge_N.astype(int)) <= 1, charge_N, "is not −1, 0 or 1")
     fits = (species_N == PION) | ((species_N == CHARGED_HADRON) == (charge_N != 0))
     _require(path, "charge", fits, charge_N, "contradicts 'species'")
-    return Sample(_particles(multiplicity_E, columns), len(multiplicity_E), provenance)
+    return Sample(_particles(multiplicity_E, columns), len(multiplicity_E), provenance, path)
 
 
 def shipped_sample(name: str) -> Path:

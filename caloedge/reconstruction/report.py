@@ -50,6 +50,7 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
     """
     _check_pair(models)
     own = library_of(models.centres)
+    assert isinstance(own, ShowerLibrary), "the center finder's task opens one"
     if library is not None:
         refuse_seen_showers(models.centres, library)
     truth, found, seconds = reconstructed(models, library or own, "all" if library else "test", n_events)

@@ -1,6 +1,9 @@
 """The parts of a report that every task shares: what was run, exactness, the integer network, firmware, training."""
 
-from caloedge.artifact import Artifact, Manifest
+from collections.abc import Mapping
+
+from caloedge.artifact import Artifact, Manifest, Stage
+from caloedge.catalog import Task, find
 from caloedge.compiler.graph import Graph
 from caloedge.results import Claim, Facts, Number, Plot, Section, Series, Table
 from caloedge.verification import Check
@@ -10,7 +13,8 @@ def what_was_run(artifact: Artifact) -> Section:
     """Say which recipe, data and software made the artifact."""
     manifest, recipe = artifact.manifest, artifact.recipe
     library = {key: value for key, value in manifest.library.items() if key not in ("name", "showers", "path")}
-    showers = (("shower library", f"{manifest.library['name']}, {int(manifest.library['showers']):,} showers"), *library.items())
+    contents = find(Task, recipe.task).contents
+    made = (("library", f"{manifest.library['name']}, {int(manifest.library['showers']):,} {contents}"), *library.items())
     return Section(
         title="What was run",
         blocks=(
@@ -25,7 +29,7 @@ def what_was_run(artifact: Artifact) -> Section:
                     *((f"version of {name}", value) for name, value in manifest.versions.items()),
                 ),
             ),
-            Facts(title="Showers", items=tuple((key.replace("_", " "), str(value)) for key, value in showers)),
+            Facts(title=contents.capitalize(), items=tuple((key.replace("_", " "), str(value)) for key, value in made)),
         ),
     )
 
@@ -136,7 +140,7 @@ def integer_network(graph: Graph, manifest: Manifest) -> Section:
 
 
 def training(manifest: Manifest) -> Section:
-    """Show how the networks were trained."""
+    """Show how the networks of an artifact were trained."""
     published, quantised = manifest.stages["published"], manifest.stages["quantised"]
     remark = ""
     if published.valid_loss > quantised.valid_loss:
@@ -144,6 +148,11 @@ def training(manifest: Manifest) -> Section:
             " The published network's validation loss is above the small quantised network's: it was not trained to its best "
             "here, and its figures are likely below what that architecture can reach."
         )
+    return trainings(manifest.stages, remark)
+
+
+def trainings(stages: Mapping[str, Stage], remark: str = "") -> Section:
+    """Show how networks were trained."""
     columns = ("network", "parameters", "epochs", "inputs seen", "time in steps", "training loss", "validation loss")
     rows = tuple(
         (
@@ -155,7 +164,7 @@ def training(manifest: Manifest) -> Section:
             Number(value=stage.train_loss, origin="computed"),
             Number(value=stage.valid_loss, origin="computed"),
         )
-        for name, stage in manifest.stages.items()
+        for name, stage in stages.items()
     )
     series = tuple(
         Series(
@@ -164,11 +173,12 @@ def training(manifest: Manifest) -> Section:
             y=tuple(point["valid_loss"] for point in stage.curve),
             style="line",
         )
-        for name, stage in manifest.stages.items()
+        for name, stage in stages.items()
     )
     return Section(
         title="Training",
-        text="Events are composed anew in every epoch from the training showers; validation showers are others." + remark,
+        text="Events are new in every epoch: generated, or composed of the training showers. Those of validation are others."
+        + remark,
         blocks=(
             Table(title="Trainings", columns=columns, rows=rows),
             Plot(title="Learning curves", x_label="epoch", y_label="validation loss", y_scale="log", series=series),

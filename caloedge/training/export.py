@@ -18,21 +18,23 @@ from torch import nn
 
 from caloedge import artifact as store
 from caloedge.artifact import Artifact, Golden, Manifest, read_artifact
-from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Sample, Task, find
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Library, Sample, Task, find
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
-from caloedge.detector.library import ShowerLibrary
+from caloedge.errors import BadData
 from caloedge.files import replacing_folder
 from caloedge.recipe import Recipe
 from caloedge.training.fit import predict
 from caloedge.training.stages import Trained, build_network, weights_of
 
+GOLDEN_CODES = 1000
+"""Output codes that are compared at least."""
 IR_VERSION = 10  # onnx 1.23 writes 14, onnxruntime 1.31 reads up to 13
 OPSET = 14
 PACKAGES = ("caloedge", "torch", "brevitas", "qonnx", "onnx", "numpy", "lightning")
 
 
-def export(recipe: Recipe, recipe_path: Path, library: ShowerLibrary, trained: Mapping[str, Trained], folder: Path) -> Artifact:
+def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping[str, Trained], folder: Path) -> Artifact:
     """Write the artifact whole, and return it as read back."""
     task = find(Task, recipe.task)
     store.refuse_foreign_files(folder)
@@ -46,8 +48,10 @@ def export(recipe: Recipe, recipe_path: Path, library: ShowerLibrary, trained: M
         twin = trained["quantised"].network
         write_qonnx(twin, task.input_shape, task.output, new / store.MODEL)
         graph = read(new / store.MODEL)
+        _check_golden(recipe, graph)
         sample = task.sample(library, "test", _events_for(recipe.golden_vectors), recipe.seed)
-        codes = graph.quantise_input(sample.inputs[: recipe.golden_vectors])
+        rows = np.linspace(0, len(sample.inputs) - 1, recipe.golden_vectors).astype(int)  # some of every kind of event
+        codes = graph.quantise_input(sample.inputs[rows])
         store.write_golden(new, golden_vectors(twin, codes, graph))
         manifest = Manifest(
             name=recipe.name,
@@ -113,20 +117,42 @@ def run_twin(twin: nn.Module, inputs: NDArray[Any]) -> NDArray[Any]:
 def scores(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDArray[Any]]:
     """Return each method's scores on a sample: logits for float networks, output codes for the integer network.
 
-    Of a task whose outputs are physical, all are values. Their shape is (N,) for a network of one output, else (N, outputs).
+    Of a task whose outputs are physical, all are values. Their shape is (N,) for a network of one output, else (N, outputs), and
+    that of images for images.
     """
-    graph = read(artifact.model)
     found: dict[str, NDArray[Any]] = {}
     for method, stage in ((REFERENCE, "published"), (FLOAT, "edge")):
         network = build_network(artifact.recipe, stage, artifact.weights(stage))
-        found[method] = _per_input(predict(network, torch.from_numpy(sample.inputs_of(stage))).numpy())
+        found[method] = float_scores(network, sample, stage)
+    return found | {INTEGER: integer_scores(read(artifact.model), task, sample), BASELINE: task.baseline(sample)}
+
+
+def float_scores(network: nn.Module, sample: Sample[Any], stage: str) -> NDArray[Any]:
+    """Return the scores of a float network."""
+    return _per_input(predict(network.eval(), torch.from_numpy(sample.inputs_of(stage))).numpy())
+
+
+def integer_scores(graph: Graph, task: Task, sample: Sample[Any]) -> NDArray[Any]:
+    """Return the scores of an integer network."""
     codes = graph.run(graph.quantise_input(sample.inputs))
-    (integer,) = (graph.output_values(codes) if task.physical else codes).values()
-    return found | {INTEGER: _per_input(integer), BASELINE: task.baseline(sample)}
+    (scores,) = (graph.output_values(codes) if task.physical else codes).values()
+    return _per_input(scores)
 
 
 def _per_input(outputs: NDArray[Any]) -> NDArray[Any]:
+    """Return images as they are, and the scores of vectors (N,) where there is one output."""
+    if outputs.ndim > 2:
+        return outputs.astype(np.float32)
     return (outputs[:, 0] if outputs.shape[1] == 1 else outputs).astype(np.float64)
+
+
+def _check_golden(recipe: Recipe, graph: Graph) -> None:
+    codes = recipe.golden_vectors * sum(graph.tensors[op.name].size for op in graph.outputs)
+    if codes < GOLDEN_CODES:
+        raise BadData(
+            f"recipe {recipe.name!r}: golden_vectors: {recipe.golden_vectors} have {codes} output codes; give so many that they"
+            f" have at least {GOLDEN_CODES:,}"
+        )
 
 
 def _events_for(vectors: int) -> int:
@@ -143,14 +169,14 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _library_record(recipe: Recipe, library: ShowerLibrary, folder: Path) -> dict[str, str]:
+def _library_record(recipe: Recipe, library: Library, folder: Path) -> dict[str, str]:
     made = {"name": recipe.library, "sha256": library.digest, "showers": str(len(library)), **library.provenance}
     # The recipe's path starts at the recipe, which is copied into the artifact's folder.
     return made | ({"path": os.path.relpath(library.path, folder)} if Path(recipe.library).suffix else {})
 
 
 def _card(recipe: Recipe, manifest: Manifest, points: Mapping[str, float]) -> str:
-    q, unit = recipe.quantisation, find(Task, recipe.task).input_unit
+    q, task = recipe.quantisation, find(Task, recipe.task)
     sign = "signed" if q.input_signed else "unsigned"
     stages = "\n".join(
         f"| {name} | {s.parameters:,} | {s.epochs} | {s.windows_seen:,} | {s.seconds:,.0f} | {s.valid_loss:.4f} |"
@@ -162,8 +188,8 @@ def _card(recipe: Recipe, manifest: Manifest, points: Mapping[str, float]) -> st
 Made by `caloedge run {recipe.name}` from `recipe.yaml`; nothing here is edited by hand.
 
 - Task `{recipe.task}`, network `{recipe.network}`; weights {q.weight_bits} bit, activations {q.activation_bits} bit,
-  input {sign} {q.input_bits} bit with 2^-{q.input_fraction} {unit} as LSB, power-of-two scales, 16-bit biases.
-- Showers: {manifest.library["name"]}, {manifest.library["showers"]} {manifest.library.get("particle", "")}
+  input {sign} {q.input_bits} bit with 2^-{q.input_fraction} {task.input_unit} as LSB, power-of-two scales, 32-bit biases.
+- {task.contents.capitalize()}: {manifest.library["name"]}, {manifest.library["showers"]} {manifest.library.get("particle", "")}
   ({manifest.library.get("version", "unknown origin")}, {manifest.library.get("physics_list", "")}).
 - `model.qonnx` is the network, `golden.npz` {recipe.golden_vectors} input and output codes of the quantised twin in float64.
 - The published network's weights are stored in half precision; all figures are taken with them as stored.

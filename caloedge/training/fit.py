@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
-from caloedge.catalog import Sample, Task
-from caloedge.detector.library import ShowerLibrary
+from caloedge.catalog import Library, Sample, Task
 from caloedge.errors import UserError
 from caloedge.files import write_text
 from caloedge.progress import progress
@@ -40,6 +39,11 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+
+PROBE_EVENTS = 250
+"""From which the number of inputs per event is taken."""
+BATCH_NUMBERS = 2**18
+"""Input numbers that are evaluated together where no batch size is given."""
 
 SEED_WEIGHT, FOCAL_ALPHA, FOCAL_GAMMA = 0.05, 0.25, 2.0
 """Of the center finder's loss (arXiv 2311.17914)."""
@@ -62,11 +66,34 @@ def photon_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return positions + energies + SEED_WEIGHT * (share * missed**FOCAL_GAMMA * entropy).mean()
 
 
+SSIM_WEIGHT = 0.05
+SSIM_WINDOW, SSIM_SIGMA, SSIM_K = 11, 1.5, (0.01, 0.03)
+"""Of the loss of energy images (arXiv 2410.07250): pixels, pixels, and roots of the constants at a range of 1."""
+
+
+def weighted_mean_square(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean over events of Σ y (ŷ − y)² / Σ y over all pixels, of images (N, 1, H, W)."""
+    weighted = (targets * (outputs - targets) ** 2).sum(dim=(1, 2, 3))
+    return (weighted / (targets.sum(dim=(1, 2, 3)) + 1e-8)).mean()
+
+
+def image_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of energy images: errors weighted by energy, and 0.05 (1 − SSIM)."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    similarity = structural_similarity_index_measure(
+        outputs, targets, kernel_size=SSIM_WINDOW, sigma=SSIM_SIGMA, data_range=1.0, k1=SSIM_K[0], k2=SSIM_K[1]
+    )
+    assert isinstance(similarity, Tensor)
+    return weighted_mean_square(outputs, targets) + SSIM_WEIGHT * (1 - similarity)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "binary cross entropy": functional.binary_cross_entropy_with_logits,
     "cross entropy": functional.cross_entropy,  # targets are the classes' probabilities: (N, classes)
     "mean squared error": functional.mse_loss,
     "photon": photon_loss,
+    "image": image_loss,
 }
 
 
@@ -89,13 +116,15 @@ class Hardware(BaseModel):
     accelerator: str = "auto"
     devices: int = Field(default=1, gt=0)
     precision: str = "32-true"
+    channels_last: bool = False
+    """Keep a pixel's channels side by side in memory: on CPUs 1.3 times faster for large images."""
 
 
 class EpochEvents(IterableDataset[Any]):
     """The batches of one epoch on one rank, made when they are asked for."""
 
     def __init__(
-        self, task: Task, library: ShowerLibrary, schedule: Schedule, stage: str, key: tuple[int, int], shard: tuple[int, int]
+        self, task: Task, library: Library, schedule: Schedule, stage: str, key: tuple[int, int], shard: tuple[int, int]
     ) -> None:
         self.task, self.library, self.schedule, self.stage = task, library, schedule, stage
         self.key = key  # (seed, epoch)
@@ -120,16 +149,20 @@ class EpochEvents(IterableDataset[Any]):
         return sample, rng.permutation(len(sample.inputs))
 
 
-def steps_per_epoch(task: Task, library: ShowerLibrary, schedule: Schedule) -> int:
+def steps_per_epoch(task: Task, library: Library, schedule: Schedule) -> int:
     """Return the number of batches in an epoch, the same for every epoch and rank."""
-    probe = task.sample(library, "train", 250, 0)
-    return max(1, int(len(probe.inputs) / 250 * schedule.events_per_epoch / schedule.batch_size))
+    probe = task.sample(library, "train", PROBE_EVENTS, 0)
+    return max(1, int(len(probe.inputs) / PROBE_EVENTS * schedule.events_per_epoch / schedule.batch_size))
 
 
 class _Learner(lightning.LightningModule):
-    def __init__(self, network: nn.Module, task: Task, schedule: Schedule, steps: int) -> None:
+    def __init__(
+        self, network: nn.Module, task: Task, schedule: Schedule, steps: int, teacher: nn.Module | None, share: float
+    ) -> None:
         super().__init__()
         self.network, self.schedule, self.total_steps = network, schedule, steps * schedule.epochs
+        self.teacher = (teacher,)  # in a tuple it is not a part of what is saved and trained
+        self.teacher_share = share
         self.loss: Callable[[Tensor, Tensor], Tensor] = LOSSES[task.loss]
         self.losses: list[Tensor] = []
 
@@ -137,7 +170,12 @@ class _Learner(lightning.LightningModule):
         inputs, targets = batch
         if not len(inputs):
             raise UserError("training: an empty batch; the library's training split gives no windows, use more events")
-        loss = self.loss(self.network(inputs), targets)
+        outputs = self.network(inputs).float()
+        loss = self.loss(outputs, targets)
+        if self.teacher[0] is not None:
+            with torch.no_grad():
+                taught = self.teacher[0].to(inputs.device)(inputs).float().clamp(min=0)
+            loss = (1 - self.teacher_share) * loss + self.teacher_share * self.loss(outputs, taught)
         if not torch.isfinite(loss):
             raise UserError(
                 f"training: loss is {loss.item()} in epoch {self.current_epoch}; the last good checkpoint is kept, lower the"
@@ -197,22 +235,31 @@ class _Keeper(Callback):
 def fit(
     network: nn.Module,
     task: Task,
-    library: ShowerLibrary,
+    library: Library,
     schedule: Schedule,
     folder: Path,
     *,
     stage: str,
     seed: int,
     hardware: Hardware,
+    teacher: nn.Module | None = None,
+    teacher_share: float = 0.5,
 ) -> list[dict[str, float]]:
-    """Train `network` in place and return the learning curve; checkpoints go to `folder` and a second call resumes there."""
+    """Train `network` in place and return the learning curve; checkpoints go to `folder` and a second call resumes there.
+
+    With a teacher, `teacher_share` of the loss is taken against its outputs instead of the targets.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if hardware.channels_last:
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):  # what has another number of axes cannot have this order
+                layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = steps_per_epoch(task, library, schedule)
     last = folder / "last.ckpt"
     done = 0
     if last.exists():
         done = _epochs_done(last)
-    valid = task.sample(library, "valid", 1000, seed)
+    valid = task.sample(library, "valid", task.valid_events, seed)
     valid_inputs, valid_targets = torch.from_numpy(valid.inputs_of(stage)), torch.from_numpy(valid.targets)
 
     def validate(module: _Learner) -> float:
@@ -224,7 +271,7 @@ def fit(
     with progress(f"training {stage}", steps * schedule.epochs, steps * done) as advance:
         keeper = _Keeper(folder, seed, validate, advance)
         trainer = _trainer(hardware, schedule, keeper)
-        learner = _Learner(network, task, schedule, steps)
+        learner = _Learner(network, task, schedule, steps, teacher, teacher_share)
         data = _Epochs(task, library, schedule, stage, seed)
         network.train()
         with warnings.catch_warnings():
@@ -238,7 +285,7 @@ def fit(
 
 
 class _Epochs(lightning.LightningDataModule):
-    def __init__(self, task: Task, library: ShowerLibrary, schedule: Schedule, stage: str, seed: int) -> None:
+    def __init__(self, task: Task, library: Library, schedule: Schedule, stage: str, seed: int) -> None:
         super().__init__()
         self.arguments, self.seed = (task, library, schedule, stage), seed
 
@@ -286,7 +333,8 @@ def _epochs_done(checkpoint: Path) -> int:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, inputs: Tensor, batch: int = 4096) -> Tensor:
+def predict(network: nn.Module, inputs: Tensor, batch: int | None = None) -> Tensor:
     """Return the network's outputs for (N, ...) inputs, in batches, on the network's own device."""
     device = next(network.parameters()).device
+    batch = batch or max(1, BATCH_NUMBERS // max(1, inputs[:1].numel()))
     return torch.cat([network(part.to(device)).cpu() for part in torch.split(inputs, batch)])

@@ -1,12 +1,14 @@
 """The three trainings of a recipe: the published float network, the float edge network, and its quantised twin.
 
-The twin starts from the float edge network's weights, its activation ranges from that network on training events.
+The twin starts from the float edge network's weights, its activation ranges from that network on training events. Rivals are
+further float networks on the same data.
 """
 
 import hashlib
 import json
 import pickle
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from caloedge.arithmetic import FloatArithmetic, QuantisedArithmetic
+from caloedge.arithmetic import CALIBRATED, FloatArithmetic, QuantisedArithmetic, folded
 from caloedge.artifact import Stage, read_artifact
-from caloedge.catalog import Network, Task, find
-from caloedge.detector.library import ShowerLibrary
-from caloedge.errors import BadData
+from caloedge.catalog import Library, Network, Task, find
+from caloedge.errors import BadData, UnknownName
 from caloedge.files import replacing, write_text
 from caloedge.recipe import Recipe, Schedule
 from caloedge.training.fit import Hardware, fit, predict, steps_per_epoch
 
 STAGES = ("published", "edge", "quantised")
-CALIBRATION_EVENTS = 2000
+CALIBRATION_SHARE = 2
+"""Events on which ranges of activations are taken, as a multiple of those of validation."""
 PROBE_EVENTS = 200
 
 
@@ -43,26 +45,33 @@ def weights_of(network: nn.Module) -> dict[str, NDArray[Any]]:
     return {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
 
 
-def n_parameters(network: nn.Module) -> int:
-    """Return the number of weights, with the statistics of batch normalisation and without scales of quantisers."""
+def n_parameters(network: nn.Module, *, statistics: bool = True) -> int:
+    """Return the number of weights without scales of quantisers, by default with the statistics of batch normalisation."""
     values = [*network.named_parameters(), *network.named_buffers()]
-    kept = [value for name, value in values if isinstance(value, nn.Parameter) or "running_" in name]
+    kept = [value for name, value in values if isinstance(value, nn.Parameter) or (statistics and "running_" in name)]
     scales = sum(value.numel() for name, value in network.named_parameters() if "scaling_impl" in name)
     return sum(value.numel() for value in kept) - scales
 
 
 def build_network(recipe: Recipe, stage: str, weights: dict[str, NDArray[Any]] | None = None) -> nn.Module:
-    """Build the network of one stage, with weights loaded if they are given (all of them, by name)."""
-    definition = find(Network, recipe.network)
-    size = definition.sizes["published" if stage == "published" else "edge"]
+    """Build the network of one stage or rival, with weights loaded if they are given (all of them, by name)."""
     arithmetic = _quantised(recipe, {}) if stage == "quantised" else FloatArithmetic()
-    network: nn.Module = definition.build(arithmetic, size)
+    network: nn.Module = find(Network, recipe.network).build(arithmetic, _size(recipe, stage))
     if weights is not None:
         network.load_state_dict({name: torch.from_numpy(values.astype(np.float32)) for name, values in weights.items()})
     return network.eval()
 
 
-def train(recipe: Recipe, library: ShowerLibrary, folder: Path, hardware: Hardware, base: Path) -> dict[str, Trained]:
+def _size(recipe: Recipe, stage: str) -> Any:
+    """Return the size of the network of one stage or rival."""
+    sizes = find(Network, recipe.network).sizes
+    name = recipe.rivals[stage].size if stage in recipe.rivals else "published" if stage == "published" else recipe.edge_size
+    if name not in sizes:
+        raise UnknownName(f"network {recipe.network!r} has no size {name!r}; there are: {', '.join(sizes)}")
+    return sizes[name]
+
+
+def train(recipe: Recipe, library: Library, folder: Path, hardware: Hardware, base: Path) -> dict[str, Trained]:
     """Run the stages that are not finished yet and return all three; `base` is the folder of the recipe."""
     trained: dict[str, Trained] = {}
     for stage in STAGES:
@@ -71,10 +80,25 @@ def train(recipe: Recipe, library: ShowerLibrary, folder: Path, hardware: Hardwa
             network = build_network(recipe, stage, artifact.weights(stage))
             trained[stage] = Trained(network, artifact.manifest.stages[stage])
         else:
-            trained[stage] = _train_stage(recipe, stage, library, folder, hardware, trained.get("edge"))
+            trained[stage] = _train_stage(recipe, stage, library, folder, hardware, trained)
+    _leave_other_ranks()
+    return trained
+
+
+def train_rival(
+    recipe: Recipe, name: str, library: Library, folder: Path, hardware: Hardware, trained: Mapping[str, Trained]
+) -> Trained:
+    """Train one rival if it is not finished yet; `trained` holds its teacher."""
+    if name not in recipe.rivals:
+        raise UnknownName(f"recipe {recipe.name!r} has no rival {name!r}; there are: {', '.join(recipe.rivals) or 'none'}")
+    rival = _train_stage(recipe, name, library, folder, hardware, trained)
+    _leave_other_ranks()
+    return rival
+
+
+def _leave_other_ranks() -> None:
     if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
         sys.exit(0)  # Lightning starts the same command once per further device; only the first goes on
-    return trained
 
 
 def _quantised(recipe: Recipe, activation_max: dict[str, float]) -> QuantisedArithmetic:
@@ -85,10 +109,11 @@ def _quantised(recipe: Recipe, activation_max: dict[str, float]) -> QuantisedAri
 
 
 def _train_stage(
-    recipe: Recipe, stage: str, library: ShowerLibrary, folder: Path, hardware: Hardware, edge: Trained | None
+    recipe: Recipe, stage: str, library: Library, folder: Path, hardware: Hardware, trained: Mapping[str, Trained]
 ) -> Trained:
     task = find(Task, recipe.task)
-    schedule: Schedule = getattr(recipe.training, stage)
+    rival = recipe.rivals.get(stage)
+    schedule: Schedule = rival.schedule if rival else getattr(recipe.training, stage)
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, stage)
     key: dict[str, Any] = {"schedule": schedule.model_dump(), "library": library.digest, "seed": recipe.seed}
@@ -99,17 +124,24 @@ def _train_stage(
         "data": _probe(task, library, stage, recipe.seed),
     }
     if stage == "quantised":
-        assert edge is not None
-        network = _twin(recipe, task, library, edge.network)
-        key |= {"quantisation": recipe.quantisation.model_dump(), "from": _digest(weights_of(edge.network))}
+        edge = trained["edge"].network
+        network = _twin(recipe, task, library, edge)
+        key |= {"quantisation": recipe.quantisation.model_dump(), "from": _digest(weights_of(edge))}
+    if stage == "edge" and recipe.training.edge_from_published:
+        network.load_state_dict(trained["published"].network.state_dict())
+        key |= {"from": _digest(weights_of(trained["published"].network))}
+    taught_by = rival.teacher if rival else recipe.training.edge_teacher if stage == "edge" else None
+    teacher = trained[taught_by].network if taught_by else None
+    if teacher is not None:
+        key |= {"teacher": _digest(weights_of(teacher))}
     # Other settings or data get another folder, so that a changed recipe or task never continues the wrong run.
     place = folder / f"{stage}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]}"
     record = place / "stage.json"
     if record.exists():
         return _finished(network, place)
-    curve = fit(network, task, library, schedule, place, stage=stage, seed=recipe.seed, hardware=hardware)
+    curve = fit(network, task, library, schedule, place, stage=stage, seed=recipe.seed, hardware=hardware, teacher=teacher)
     finished = Stage(
-        parameters=n_parameters(network),
+        parameters=n_parameters(network, statistics=find(Network, recipe.network).counts_statistics),
         epochs=schedule.epochs,
         windows_seen=steps_per_epoch(task, library, schedule) * schedule.batch_size * schedule.epochs,
         seconds=sum(point["seconds"] for point in curve),
@@ -123,7 +155,7 @@ def _train_stage(
     return Trained(network.eval(), finished)
 
 
-def _probe(task: Task, library: ShowerLibrary, stage: str, seed: int) -> str:
+def _probe(task: Task, library: Library, stage: str, seed: int) -> str:
     """Return a digest of what a task makes of a few events: most changes of the task's code show in it."""
     sample = task.sample(library, "train", PROBE_EVENTS, seed)
     return hashlib.sha256(np.ascontiguousarray(sample.inputs_of(stage)).tobytes() + sample.targets.tobytes()).hexdigest()
@@ -139,18 +171,17 @@ def _finished(network: nn.Module, place: Path) -> Trained:
         raise BadData(f"{place}: the finished training cannot be read ({line}); remove the folder to train again") from None
 
 
-def _twin(recipe: Recipe, task: Task, library: ShowerLibrary, edge: nn.Module) -> nn.Module:
+def _twin(recipe: Recipe, task: Task, library: Library, edge: nn.Module) -> nn.Module:
     """Build the quantised network with the float edge network's weights and activation ranges."""
-    definition = find(Network, recipe.network)
     ranges = _activation_max(task, library, edge, recipe.seed, recipe.quantisation.activation_quantile)
-    twin: nn.Module = definition.build(_quantised(recipe, ranges), definition.sizes["edge"])
-    missing, unexpected = twin.load_state_dict(edge.state_dict(), strict=False)
+    twin: nn.Module = find(Network, recipe.network).build(_quantised(recipe, ranges), _size(recipe, "quantised"))
+    missing, unexpected = twin.load_state_dict(folded(edge), strict=False)
     assert not unexpected, unexpected
     assert all("scaling_impl" in name for name in missing), missing
     return twin
 
 
-def _activation_max(task: Task, library: ShowerLibrary, edge: nn.Module, seed: int, quantile: float) -> dict[str, float]:
+def _activation_max(task: Task, library: Library, edge: nn.Module, seed: int, quantile: float) -> dict[str, float]:
     """Return the largest useful value of each activation of the float network on training events."""
     found: dict[str, float] = {}
 
@@ -160,8 +191,8 @@ def _activation_max(task: Task, library: ShowerLibrary, edge: nn.Module, seed: i
 
         return hook
 
-    hooks = [m.register_forward_hook(note(n)) for n, m in edge.named_modules() if isinstance(m, nn.ReLU)]
-    inputs = torch.from_numpy(task.sample(library, "train", CALIBRATION_EVENTS, seed).inputs)
+    hooks = [m.register_forward_hook(note(n)) for n, m in edge.named_modules() if isinstance(m, CALIBRATED)]
+    inputs = torch.from_numpy(task.sample(library, "train", CALIBRATION_SHARE * task.valid_events, seed).inputs)
     predict(edge, inputs, batch=len(inputs))
     for hook in hooks:
         hook.remove()

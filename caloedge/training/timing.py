@@ -1,22 +1,32 @@
-"""Latency of the float networks on this computer, through onnxruntime."""
+"""Latency of float networks on this computer, through onnxruntime and torch."""
 
+import math
 import os
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from caloedge.artifact import Artifact
 from caloedge.catalog import Task, find
 from caloedge.training.stages import build_network
 
+ONNXRUNTIME, TORCH = "onnxruntime", "torch"
 BATCHES = (1, 1024)
+IMAGE_BATCHES = (1, 16)
+"""Of inputs of more than `IMAGE_SIZE` numbers."""
+IMAGE_SIZE = 1000
 SECONDS = 2.0
 """How long each figure is measured."""
+FEWEST_CALLS = 3
+OPSET = 17
 
 
 @dataclass(frozen=True)
@@ -33,40 +43,78 @@ class Timing:
     """84 % of the calls were faster."""
     calls: int
     threads: int
+    engine: str = ONNXRUNTIME
+    device: str = "cpu"
 
 
 def float_timings(artifact: Artifact, threads: int = 1) -> tuple[Timing, ...]:
-    """Measure the float networks of an artifact, published and edge, on random inputs."""
-    import onnxruntime
-
-    found = []
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    """Measure the float networks of an artifact, published and edge, on random inputs through onnxruntime."""
+    found: list[Timing] = []
     for stage in ("published", "edge"):
         shape = find(Task, artifact.recipe.task).shape_of(stage)
         network = build_network(artifact.recipe, stage, artifact.weights(stage))
-        with TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            path = Path(folder) / "network.onnx"
-            torch.onnx.export(network, (torch.zeros(2, *shape),), str(path), dynamo=False, dynamic_axes={"input": {0: "N"}},
-                              input_names=["input"], opset_version=17)  # fmt: skip
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            found += [_time(session, stage, batch, shape, threads) for batch in BATCHES]
+        found += network_timings(stage, network, shape, (ONNXRUNTIME,), threads)
     return tuple(found)
 
 
-def _time(session: "onnxruntime.InferenceSession", stage: str, batch: int, shape: tuple[int, ...], threads: int) -> Timing:  # type: ignore[name-defined]  # noqa: F821
-    given = {"input": np.random.default_rng(1).random((batch, *shape), dtype=np.float32)}
-    for _ in range(3):
-        session.run(None, given)
-    seconds = []
+def network_timings(
+    name: str, network: nn.Module, shape: tuple[int, ...], engines: tuple[str, ...], threads: int, device: str = "cpu"
+) -> list[Timing]:
+    """Measure one network on random inputs of one shape; torch runs on `device`, onnxruntime on the CPU."""
+    batches = IMAGE_BATCHES if math.prod(shape) > IMAGE_SIZE else BATCHES
+    found = []
+    if ONNXRUNTIME in engines:
+        run = _onnxruntime(network, shape, threads)
+        found += [_timed(run, name, batch, shape, threads, ONNXRUNTIME, "cpu") for batch in batches]
+    if TORCH in engines:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            run = _torch(network, device)
+            found += [_timed(run, name, batch, shape, threads, TORCH, device) for batch in batches]
+        finally:
+            torch.set_num_threads(before)
+    return found
+
+
+def _onnxruntime(network: nn.Module, shape: tuple[int, ...], threads: int) -> Callable[[Any], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(network, (torch.zeros(2, *shape),), str(path), dynamo=False, dynamic_axes={"input": {0: "N"}},
+                          input_names=["input"], opset_version=OPSET)  # fmt: skip
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, {"input": inputs})
+
+
+def _torch(network: nn.Module, device: str) -> Callable[[Any], Any]:
+    network = network.eval().to(device)
+
+    def run(inputs: Any) -> Any:
+        with torch.inference_mode():
+            return network(torch.from_numpy(inputs).to(device)).cpu()  # waits until the device is done
+
+    return run
+
+
+def _timed(
+    run: Callable[[Any], Any], stage: str, batch: int, shape: tuple[int, ...], threads: int, engine: str, device: str
+) -> Timing:
+    inputs = np.random.default_rng(1).random((batch, *shape), dtype=np.float32)
+    for _ in range(2):
+        run(inputs)
+    seconds: list[float] = []
     end = time.perf_counter() + SECONDS
-    while time.perf_counter() < end:
+    while time.perf_counter() < end or len(seconds) < FEWEST_CALLS:
         start = time.perf_counter()
-        session.run(None, given)
+        run(inputs)
         seconds.append(time.perf_counter() - start)
     low, median, high = np.quantile(seconds, (0.16, 0.5, 0.84))
-    return Timing(stage, batch, float(median), float(low), float(high), len(seconds), threads)
+    return Timing(stage, batch, float(median), float(low), float(high), len(seconds), threads, engine, device)
 
 
 def computer() -> str:

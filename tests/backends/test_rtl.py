@@ -299,6 +299,21 @@ def test_dense_layers_are_folded_until_the_multipliers_fit() -> None:
     assert (wide.cycles, wide.multipliers) == (8, 8 * 32)
 
 
+def test_large_convolutions_are_folded_until_the_multipliers_fit() -> None:
+    weights = np.ones((25, 32, 5, 5), np.int64)
+    ops = (
+        InputQuantiser("x", (32, 6, 6), Format(True, 6, 0)),
+        Conv("conv", ("x",), weights, np.zeros(25, np.int64), Format(True, 4, 0)),
+        Output("y", ("conv",)),
+    )
+    most = design(Graph(ops), TARGET, "streaming", {}).stages[0]
+    assert (most.fold, most.multipliers) == (9, 89 * 25)  # 36 pixels come in any case while 4 positions are worked on
+    few = design(Graph(ops), replace(TARGET, resources={"LUT": 10_000, "DSP": 300}), "streaming", {}).stages[0]
+    assert (few.fold, few.multipliers) == (144, 6 * 25)
+    with pytest.raises(Unsupported, match=r"^layer conv streaming: 25 multipliers, the design 25, more than 95% of the 20 of"):
+        design(Graph(ops), replace(TARGET, resources={"LUT": 10_000, "DSP": 20}), "streaming", {})
+
+
 def perceptron(n_in: int, n_out: int) -> Graph:
     weight = Format(True, 6, 0)
     weights = np.random.default_rng(1).integers(-31, 32, (n_out, n_in))

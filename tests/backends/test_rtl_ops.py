@@ -10,7 +10,8 @@ import pytest
 from random_networks import stimulus
 
 from caloedge.backends.rtl import BACKEND
-from caloedge.backends.rtl.design import design, layers_of
+from caloedge.backends.rtl.design import design
+from caloedge.backends.rtl.layers import layers_of
 from caloedge.backends.rtl.project import check
 from caloedge.backends.rtl.simulation import compile_model, simulate
 from caloedge.backends.rtl.steps import Rounded
@@ -122,6 +123,24 @@ def spread() -> Graph:
     )
 
 
+def blocks() -> Graph:
+    """Return convolutions of blocks of 2 × 2 pixels: codes change their names behind the input and before the output."""
+    w, b = draws(7)
+    pixels = np.arange(2 * 4 * 6).reshape(2, 2, 2, 3, 2).transpose(0, 2, 4, 1, 3).reshape(8, 2, 3)
+    shuffled = np.arange(4 * 2 * 3).reshape(1, 2, 2, 2, 3).transpose(0, 3, 1, 4, 2).reshape(1, 4, 6)
+    return Graph(
+        (
+            InputQuantiser("x", (2, 4, 6), Format(True, 6, 3)),
+            Rearrange("unshuffle", ("x",), pixels),
+            Conv("conv0", ("unshuffle",), w(3, 8, 3, 3), b(3), WEIGHT, padding=(1, 1, 1, 1)),
+            signed("act0", "conv0"),
+            Conv("conv1", ("act0",), w(4, 3, 1, 1), b(4), WEIGHT),
+            Rearrange("shuffle", ("conv1",), shuffled),
+            Output("y", ("shuffle",)),
+        )
+    )
+
+
 def signal() -> Graph:
     """Return a network on two signals of twelve samples."""
     w, b = draws(5)
@@ -151,7 +170,7 @@ def rounded() -> Graph:
     return Graph((*ops, Output("y", (ops[-1].name,))))
 
 
-NETWORKS = {"scaled": scaled, "looked_up": looked_up, "spread": spread, "signal": signal, "rounded": rounded}
+NETWORKS = {"scaled": scaled, "looked_up": looked_up, "spread": spread, "blocks": blocks, "signal": signal, "rounded": rounded}
 FOLDED = {
     "scaled": {"conv": LayerChoice(strategy="streaming", reuse=4), "dense": LayerChoice(strategy="streaming", reuse=9)},
     "spread": {"depthwise": LayerChoice(strategy="streaming", reuse=6), "grouped": LayerChoice(strategy="streaming", reuse=4)},
@@ -290,6 +309,14 @@ def test_a_flattened_image_keeps_its_order_to_the_output() -> None:
     for variant in VARIANTS:
         order = design(Graph(ops), TARGET, variant, {}).result.order
         assert order.tolist()[:4] == [0, 12, 1, 13]
+
+
+def test_a_rearranged_input_is_another_order_at_the_port() -> None:
+    made = design(blocks(), TARGET, "streaming", {})
+    assert (made.source.beats, made.source.words) == (6, 8)
+    # The first beat holds the upper left block of 2 × 2 pixels of both channels, 24 pixels each.
+    assert made.source.order.tolist()[:8] == [0, 1, 6, 7, 24, 25, 30, 31]
+    assert made.result.order.tolist()[:8] == [0, 1, 6, 7, 2, 3, 8, 9]
 
 
 # What is refused

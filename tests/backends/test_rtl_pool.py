@@ -10,7 +10,8 @@ import pytest
 from random_networks import stimulus
 
 from caloedge.backends.rtl import BACKEND
-from caloedge.backends.rtl.design import design, layers_of
+from caloedge.backends.rtl.design import design
+from caloedge.backends.rtl.layers import layers_of
 from caloedge.backends.rtl.simulation import compile_model, simulate
 from caloedge.backends.rtl.verilog import write_design
 from caloedge.catalog import Target, find

@@ -1,12 +1,14 @@
 """The layers that hls4ml is given for each operation, with proven types and every code in its place."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 import numpy as np
 
 from caloedge.backends.hls4ml.layout import Layout, channels_last, moves
+from caloedge.backends.hls4ml.reuse import Fold, fold
 from caloedge.compiler import fixed
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.graph import Graph
@@ -31,6 +33,7 @@ from caloedge.compiler.ops import (
 )
 from caloedge.compiler.ranges import words
 from caloedge.errors import Unsupported
+from caloedge.recipe import LayerChoice
 from caloedge.refusals import refusal, refusal_of_kind
 
 NAME = "hls4ml"
@@ -61,21 +64,26 @@ class Draft:
     """A plan that is being made, layer by layer."""
 
     graph: Graph
-    variant: str
+    streaming: bool
+    """Whether codes travel in streams."""
     names: dict[str, str]
+    choices: Mapping[str, LayerChoice] = field(default_factory=dict)
+    """By operation."""
+    folds: dict[str, Fold] = field(default_factory=dict)
+    """How convolutions and dense layers multiply, by operation."""
     layers: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     wires: dict[str, Wire] = field(default_factory=dict)
-
-    @property
-    def streaming(self) -> bool:
-        """Whether codes travel in streams."""
-        return self.variant == "io_stream"
 
     def add(self, name: str, inputs: list[str], layer: dict[str, Any], types: dict[str, str], **more: Any) -> None:
         """Append a layer of this name with the types of its arrays."""
         self.layers.append({"name": name, "inputs": inputs, "outputs": [name], **layer})
         self.settings[name] = {"Precision": types, "ReuseFactor": 1, "Strategy": "latency", **more}
+
+    def multiplying(self, op: Conv | Dense, n_in: int, n_out: int, *, depthwise: bool = False) -> dict[str, Any]:
+        """Decide how often multipliers are used and return it in hls4ml's words."""
+        self.folds[op.name] = found = fold(op, n_in, n_out, self.choices.get(op.name), depthwise=depthwise)
+        return {"ReuseFactor": found.reuse, "Strategy": found.strategy}
 
     def new_name(self, wanted: str) -> str:
         """Return a name that no layer has or gets."""
@@ -122,13 +130,30 @@ def build_layers(op: Op, draft: Draft) -> Wire:
 
 def _input(op: InputQuantiser, draft: Draft) -> Wire:
     _check_width(op.name, op.format)
-    layout = channels_last(op.shape)
+    layout = _entering_layout(op, draft.graph)
     layer = {"class_name": "InputLayer", "input_shape": list(layout.shape)}
     draft.add(draft.names[op.name], [], layer, {"result": str(op.format)})
     return Wire(draft.names[op.name], layout, str(op.format))
 
 
-def _moved(wire: Wire, wanted: Layout, op: Op, draft: Draft, last: str = "") -> Wire:
+def _entering_layout(op: InputQuantiser, graph: Graph) -> Layout:
+    """Return the layout of an input: of what it is rearranged to before anything else reads it, which then costs nothing."""
+    name, shape, order = op.name, op.shape, np.arange(math.prod(op.shape))
+    while len(graph.readers[name]) == 1:
+        reader = graph[graph.readers[name][0]]
+        if not isinstance(reader, Rearrange) or not _permutes(reader, order.size) or reader.index.ndim == 1:
+            break
+        name, shape, order = reader.name, reader.index.shape, order[reader.index.reshape(-1)]
+    layout = channels_last(shape)
+    return Layout(layout.shape, order[layout.order])
+
+
+def _permutes(op: Rearrange, size: int) -> bool:
+    """Tell whether a rearrangement takes each code of one input once."""
+    return len(op.inputs) == 1 and np.array_equal(np.sort(op.index.reshape(-1)), np.arange(size))
+
+
+def moved(wire: Wire, wanted: Layout, op: Op, draft: Draft, last: str = "") -> Wire:
     """Append what brings codes into another layout; the last layer is called `last`."""
     steps = moves(wire.layout, wanted)
     if steps is None:
@@ -155,19 +180,33 @@ def _convolution(op: Conv, draft: Draft) -> Wire:
     if draft.streaming and len(op.kernel) == 2 and op.kernel[0] == 1 < op.kernel[1] and op.stride[0] > 1:
         # Its stream of a kernel without rows knows no rows to leave out: it makes one for every input row.
         raise refusal(op, f"kernel {op.kernel} with stride {op.stride} in io_stream", NAME, "use io_parallel")
-    weights = np.moveaxis(_plain_kernel(op), (0, 1), (-1, -2))
-    layer = {**_geometry(op, graph), **_constants("weight", weights, op.weight_format, op.bias, op.name, graph)}
+    n_filters = len(op.weights)
+    if depthwise := draft.streaming and _is_depthwise(op):
+        weights = np.moveaxis(op.weights, (0, 1), (-2, -1))
+        kind, n_in = {"class_name": "DepthwiseConv2D", "depth_multiplier": 1}, weights.size
+    else:
+        weights = np.moveaxis(_plain_kernel(op), (0, 1), (-1, -2))
+        kind, n_in = {}, weights.size // n_filters
+    constants = _constants("depthwise" if depthwise else "weight", weights, op.weight_format, op.bias, op.name, graph)
+    layer = {**_geometry(op, graph), **kind, **constants}
     result = graph.tensors[op.name].format
     more = {} if draft.streaming else {"ParallelizationFactor": math.prod(layout.shape[:-1])}
     # All pixels at once: a reuse factor of one then means one event per clock cycle.
+    more |= draft.multiplying(op, n_in, n_filters, depthwise=depthwise)
     draft.add(name, [source.layer], layer, _sum_types("weight", op, graph), **more)
     return Wire(name, layout, str(result))
+
+
+def _is_depthwise(op: Conv) -> bool:
+    """Tell whether hls4ml's own depthwise streams build a convolution."""
+    one_each = op.groups == len(op.weights) > 1 and op.weights.shape[1] == 1
+    return one_each and len(op.kernel) == 2 and op.kernel[0] > 1 and set(op.dilation) == {1}
 
 
 def _plain_kernel(op: Conv) -> Codes:
     """Return weights (F, C, *kernel) without groups and dilation: zeros stand where no weight is, which cost no multiplier.
 
-    Grouped convolutions do not exist in hls4ml, and it ignores dilation.
+    Other grouped convolutions than depthwise streams do not exist in hls4ml, and it ignores dilation.
     """
     filters, channels = len(op.weights), op.weights.shape[1]
     sizes = [(size - 1) * gap + 1 for size, gap in zip(op.kernel, op.dilation, strict=True)]
@@ -225,22 +264,13 @@ def _sum_types(kind: str, op: Conv | Dense | Affine, graph: Graph) -> dict[str, 
 def _dense(op: Dense, draft: Draft) -> Wire:
     graph, name = draft.graph, draft.names[op.name]
     source, shape = draft.wires[op.inputs[0]], graph.tensors[op.name].shape
+    if len(shape) == 1:
+        return vector_product(op, source, draft)
     n_out, n_in = op.weights.shape
     types, fmt = _sum_types("weight", op, graph), op.weight_format
-    if len(shape) == 1:
-        source = _moved(source, Layout((n_in,), source.layout.order), op, draft)
-        weights = op.weights[:, source.layout.order].T
-        layer = {
-            "class_name": "Dense",
-            "n_in": n_in,
-            "n_out": n_out,
-            **_constants("weight", weights, fmt, op.bias, op.name, graph),
-        }
-        draft.add(name, [source.layer], layer, types)
-        return Wire(name, channels_last(shape), types["result"])
     # A matrix product along the last axis is a convolution of single pixels, whose channels are that axis.
     given = graph.tensors[op.inputs[0]].shape
-    source = _moved(source, Layout(given, np.arange(math.prod(given))), op, draft)
+    source = moved(source, Layout(given, np.arange(math.prod(given))), op, draft)
     axes = len(shape) - 1
     kernel = op.weights.reshape(n_out, n_in, *(1,) * axes)
     sizes = dict(zip(("height", "width")[-axes:], shape[:-1], strict=True))
@@ -250,9 +280,20 @@ def _dense(op: Dense, draft: Draft) -> Wire:
     layer |= {f"pad_{side}": 0 for side in ("top", "bottom", "left", "right")[-2 * axes :]}
     layer |= _constants("weight", np.moveaxis(kernel, (0, 1), (-1, -2)), fmt, op.bias, op.name, graph)
     more = {} if draft.streaming else {"ParallelizationFactor": math.prod(shape[:-1])}
-    draft.add(name, [source.layer], layer, types, **more)
+    draft.add(name, [source.layer], layer, types, **more, **draft.multiplying(op, n_in, n_out))
     made = Wire(name, Layout(shape, np.arange(math.prod(shape))), types["result"])
-    return _moved(made, channels_last(shape), op, draft)
+    return moved(made, channels_last(shape), op, draft)
+
+
+def vector_product(op: Dense, source: Wire, draft: Draft) -> Wire:
+    """Append a dense layer of one vector per event."""
+    name, (n_out, n_in), types = draft.names[op.name], op.weights.shape, _sum_types("weight", op, draft.graph)
+    source = moved(source, Layout((n_in,), source.layout.order), op, draft)
+    weights = op.weights[:, source.layout.order].T
+    constants = _constants("weight", weights, op.weight_format, op.bias, op.name, draft.graph)
+    layer = {"class_name": "Dense", "n_in": n_in, "n_out": n_out, **constants}
+    draft.add(name, [source.layer], layer, types, **draft.multiplying(op, n_in, n_out))
+    return Wire(name, channels_last((n_out,)), types["result"])
 
 
 def _affine(op: Affine, draft: Draft) -> Wire:
@@ -298,8 +339,8 @@ def _streams_alike(op: Op, first: Wire, second: Wire, draft: Draft) -> tuple[Wir
         shapes = f"{first.layout.shape} and {second.layout.shape}"
         raise refusal(op, f"adding or multiplying streams of {shapes}", NAME, "use io_parallel")
     if len(first.layout.shape) < len(second.layout.shape):
-        return _moved(first, second.layout, op, draft), second
-    return first, _moved(second, first.layout, op, draft)
+        return moved(first, second.layout, op, draft), second
+    return first, moved(second, first.layout, op, draft)
 
 
 # Steps, choices and moves
@@ -339,7 +380,7 @@ def _max_pool(op: MaxPool, draft: Draft) -> Wire:
 def _reshape(op: Reshape, draft: Draft) -> Wire:
     source, shape = draft.wires[op.inputs[0]], draft.graph.tensors[op.name].shape
     if len(shape) > 1:
-        return _moved(source, channels_last(shape), op, draft, draft.names[op.name])
+        return moved(source, channels_last(shape), op, draft, draft.names[op.name])
     readers = [reader for reader in draft.graph.ops if op.name in reader.inputs]
     if draft.streaming and not all(isinstance(reader, Dense) for reader in readers):
         # There a flattened stream still comes pixel by pixel, which only dense layers expect.
@@ -355,15 +396,20 @@ def _rearrange(op: Rearrange, draft: Draft) -> Wire:
     if axis is not None:
         return _concatenate(op, axis, draft)
     source = draft.wires[op.inputs[0]]
-    flat = op.index.reshape(-1)
-    if len(op.inputs) != 1 or not np.array_equal(np.sort(flat), np.arange(source.layout.order.size)):
+    if not _permutes(op, source.layout.order.size):
         raise refusal_of_kind(op, NAME)
     # Nothing moves: the same codes are other elements of the result. Only a shape with channels needs them in place.
-    renamed = replace(source, layout=Layout(source.layout.shape, np.argsort(flat)[source.layout.order]))
-    if draft.streaming and len(shape) == 1:
+    renamed = replace(source, layout=Layout(source.layout.shape, np.argsort(op.index.reshape(-1))[source.layout.order]))
+    if (draft.streaming and len(shape) == 1) or _only_leaves(op, draft.graph):
         return renamed
     wanted = channels_last(shape) if len(shape) > 1 else Layout(shape, renamed.layout.order)
-    return _moved(renamed, wanted, op, draft, draft.names[op.name])
+    return moved(renamed, wanted, op, draft, draft.names[op.name])
+
+
+def _only_leaves(op: Rearrange, graph: Graph) -> bool:
+    """Tell whether a rearrangement only leaves the network, and nothing else reads what it rearranges."""
+    leaving = all(isinstance(graph[reader], Output) for reader in graph.readers[op.name])
+    return leaving and len(graph.readers[op.inputs[0]]) == 1
 
 
 def _concatenated_axis(op: Rearrange, graph: Graph) -> int | None:

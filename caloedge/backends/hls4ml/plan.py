@@ -7,16 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from caloedge.backends.hls4ml.layers import NAME, Draft, build_layers
+from caloedge.backends.hls4ml.gates import build_op, gate_parts
+from caloedge.backends.hls4ml.layers import NAME, Draft
 from caloedge.backends.hls4ml.layout import Order
+from caloedge.backends.hls4ml.reuse import Fold
 from caloedge.catalog import Target
 from caloedge.compiler.graph import Graph
-from caloedge.compiler.ops import InputQuantiser, Output
+from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output
 from caloedge.errors import Unsupported, UserError
-from caloedge.project import identifiers
-from caloedge.refusals import refusal
+from caloedge.project import AUTO, identifiers
+from caloedge.recipe import LayerChoice
+from caloedge.refusals import kind, refusal
 
-VARIANTS = ("io_parallel", "io_stream")
+PARALLEL, STREAM = "io_parallel", "io_stream"
+VARIANTS = (PARALLEL, STREAM, AUTO)
+"""`auto` is `io_stream` with the reuse factors of the recipe."""
 PROJECT = "caloedge_net"
 MOST_AXES = 3
 # fmt: off
@@ -44,18 +49,23 @@ class Plan:
     """By input and output of the graph: which element of the flattened tensor lies in each place of the array."""
     sources: Mapping[str, str]
     """Layer by output of the graph."""
+    folds: Mapping[str, Fold]
+    """How each convolution and dense layer multiplies."""
 
 
 def check(graph: Graph) -> None:
     """Raise `Unsupported`, naming the first layer that cannot be built exactly."""
-    _draft(graph, VARIANTS[0])
+    _draft(graph, VARIANTS[0], {})
 
 
-def plan(graph: Graph, target: Target, variant: str) -> Plan:
-    """Return hls4ml's configuration and layers, with every width taken from the graph's proven ranges."""
+def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice] | None = None) -> Plan:
+    """Return hls4ml's configuration and layers, with every width taken from the graph's proven ranges.
+
+    Only variant `auto` heeds the choices by layer.
+    """
     if variant not in VARIANTS:
         raise UserError(f"backend 'hls4ml' has no variant {variant!r}; there are: {', '.join(VARIANTS)}")
-    draft = _draft(graph, variant)
+    draft = _draft(graph, variant, (choices or {}) if variant == AUTO else {})
     wires = draft.wires
     outputs = list(dict.fromkeys(wires[op.name].layer for op in graph.outputs))
     ends: list[InputQuantiser | Output] = [*graph.inputs, *graph.outputs]
@@ -66,6 +76,7 @@ def plan(graph: Graph, target: Target, variant: str) -> Plan:
         outputs,
         {op.name: wires[op.name].layout.order for op in ends},
         {op.name: wires[op.name].layer for op in graph.outputs},
+        draft.folds,
     )
 
 
@@ -78,7 +89,7 @@ def _config(target: Target, variant: str, settings: dict[str, dict[str, Any]]) -
         "Part": target.part,
         "ClockPeriod": target.period_ns,
         "ClockUncertainty": "27%",
-        "IOType": variant,
+        "IOType": PARALLEL if variant == PARALLEL else STREAM,
         "HLSConfig": {
             # The default width is never used; a layer that fell back to it would fail the comparison.
             "Model": {"Precision": {"default": "fixed<2,1>"}, "ReuseFactor": 1, "Strategy": "latency", "TraceOutput": False},
@@ -89,15 +100,28 @@ def _config(target: Target, variant: str, settings: dict[str, dict[str, Any]]) -
     }
 
 
-def _draft(graph: Graph, variant: str) -> Draft:
+def _draft(graph: Graph, variant: str, choices: Mapping[str, LayerChoice]) -> Draft:
     """Return all layers; raise `Unsupported`, naming the first operation that cannot be built exactly."""
-    draft = Draft(graph, variant, _layer_names(graph))
+    _refuse_wrong_choices(graph, choices)
+    draft, parts = Draft(graph, variant != PARALLEL, _layer_names(graph), choices), gate_parts(graph)
     for op in graph.ops:
         if len(graph.tensors[op.name].shape) > MOST_AXES:
             raise refusal(op, f"a tensor of {len(graph.tensors[op.name].shape)} axes", NAME)
-        draft.wires[op.name] = build_layers(op, draft)
+        draft.wires[op.name] = build_op(op, parts, draft)
     _refuse_read_outputs(draft)
     return draft
+
+
+def _refuse_wrong_choices(graph: Graph, choices: Mapping[str, LayerChoice]) -> None:
+    """Refuse choices for what is no layer, and reuse where nothing is multiplied by a matrix."""
+    known = [op.name for op in graph.ops if not isinstance(op, InputQuantiser | Output)]
+    for name, choice in choices.items():
+        if name not in known:
+            raise UserError(f"layers: {name!r} is no layer of the network; there are: {', '.join(known)}")
+        if choice.reuse is not None and not isinstance(graph[name], Conv | Dense):
+            raise UserError(
+                f"layers: {name}: reuse {choice.reuse}; {kind(graph[name])} has no multipliers for hls4ml to reuse, leave it out"
+            )
 
 
 def _layer_names(graph: Graph) -> dict[str, str]:
@@ -131,8 +155,11 @@ def _refuse_read_outputs(draft: Draft) -> None:
 
 
 def preview(graph: Graph, target: Target, variant: str) -> str:
-    """Say what would be built: layers, multiplications and the widest sum."""
-    layers = plan(graph, target, variant).layers
+    """Say what would be built: layers, reuse factors, multiplications and the widest sum."""
+    what = plan(graph, target, variant)
     multiplications = sum(layer.multiply_adds for layer in graph.layers())
     widest = max(tensor.format.width for tensor in graph.tensors.values())
-    return f"{len(layers)} hls4ml layers with reuse factor 1; {multiplications:,} multiplications, sums of up to {widest} bits"
+    said = f"{len(what.layers)} hls4ml layers with reuse factor 1"
+    if folded := [f"{fold.reuse} in {name} ({fold.why})" for name, fold in what.folds.items() if fold.reuse > 1]:
+        said += f", but {', '.join(folded)}"
+    return f"{said}; {multiplications:,} multiplications, sums of up to {widest} bits"

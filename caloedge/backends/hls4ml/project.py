@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge import tools
-from caloedge.backends.hls4ml.plan import PROJECT, Plan, plan
+from caloedge.backends.hls4ml.extension import copy_header, hold_events, register
+from caloedge.backends.hls4ml.gates import SCALE
+from caloedge.backends.hls4ml.plan import PROJECT, STREAM, Plan, plan
 from caloedge.catalog import Target
 from caloedge.compiler import fixed
 from caloedge.compiler.fixed import Codes, Format
@@ -53,14 +55,14 @@ def build(
 
     What hls4ml and the compiler print goes to build.log in the folder, or beside the folder when the build fails.
     """
-    what = plan(graph, target, variant)
+    what = plan(graph, target, variant, choices)
     _require_tools()
     log = folder.with_name(f"{folder.name}.{LOG}").absolute()
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     with replacing_folder(folder) as temporary:
-        _write(what, temporary.absolute(), graph.digest[:8], log)
-        manifest = _manifest(graph, target, variant, choices, what)
+        held = _write(what, temporary.absolute(), graph.digest[:8], log)
+        manifest = _manifest(graph, target, variant, choices, what) | {"whole_event_streams": held}
         start = time.perf_counter()
         tools.run(_compile_command(manifest["library"]), cwd=temporary, log=log, timeout_s=COMPILE_TIMEOUT_S)
         manifest["compile_seconds"] = round(time.perf_counter() - start, 1)
@@ -84,21 +86,34 @@ def _compile_command(library: str) -> list[str]:
     return ["g++", *options, "-DWEIGHTS_DIR=caloedge_weights_dir()", "-shared", *sources, "-o", library, "-ldl"]
 
 
-def _write(what: Plan, folder: Path, stamp: str, log: Path) -> None:
-    """Let hls4ml write its project, with what it prints going to the log; the same plan gives the same files."""
+def _write(what: Plan, folder: Path, stamp: str, log: Path) -> list[dict[str, Any]]:
+    """Let hls4ml write its project, with what it prints going to the log; the same plan gives the same files.
+
+    Returns which streams hold whole events, as `extension.hold_events` does.
+    """
+    gated = any(layer["class_name"] == SCALE for layer in what.layers)
+    held: list[dict[str, Any]] = []
     with _printing_to(log):
         from hls4ml.model.graph import ModelGraph
 
+        if gated:
+            register()
         config = {**what.config, "OutputDir": str(folder)}
         layers = [dict(layer) for layer in what.layers]
         model = ModelGraph.from_layer_list(config, layers, list(what.inputs), list(what.outputs))
+        if gated and config["IOType"] == STREAM:
+            model.apply_flow(model.config.backend.get_default_flow())
+            held = hold_events(model)
         model.write()
+    if gated:
+        copy_header(folder)
     (folder / WEIGHTS_HEADER).write_text(WEIGHTS_CPP, encoding="utf-8")
     random_stamp = str(model.config.get_config_value("Stamp"))
     for path in (folder / "hls4ml_config.yml", folder / "build_lib.sh"):
         # The folder is about to be renamed, and may be moved later.
         text = path.read_text(encoding="utf-8").replace(str(folder), ".").replace(random_stamp, stamp)
         path.write_text(text, encoding="utf-8")
+    return held
 
 
 @contextlib.contextmanager
@@ -126,6 +141,11 @@ def _manifest(graph: Graph, target: Target, variant: str, choices: Mapping[str, 
         # A name of its own per network: a process that has loaded one library must not be handed it for another.
         "library": f"firmware/{PROJECT}-{graph.digest[:12]}-{variant}.so",
         "outputs": outputs,
+        "reuse": {
+            name: {"strategy": fold.strategy, "factor": fold.reuse, "multipliers": fold.multipliers, "why": fold.why}
+            for name, fold in what.folds.items()
+            if fold.why
+        },
     }
 
 

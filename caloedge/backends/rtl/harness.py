@@ -103,10 +103,11 @@ struct Chance {{  // xorshift64*: the same stalls for the same seed on every mac
 // Return how many events came out, -1 for more than went in, -2 if the VCD cannot be written. `first_in` and `last_out` (events)
 // are the cycles in which the first beat of an event first stood at the input and in which its last beat left. A stall keeps
 // valid or ready low for one cycle with the given chance. Registers start with random values, and data are random while
-// they are not valid: what a missing reset or a late look would give must not be right by chance.
+// they are not valid: what a missing reset or a late look would give must not be right by chance. A design that moves no beat for
+// `patience` cycles has stopped; it is given `settle` cycles before its first event and after its last.
 extern "C" int64_t {FUNCTION}(
     const int64_t *inputs, int64_t *outputs, int64_t events, int64_t *first_in, int64_t *last_out,
-    uint32_t stall_in, uint32_t stall_out, uint64_t seed, int64_t patience, const char *vcd) {{
+    uint32_t stall_in, uint32_t stall_out, uint64_t seed, int64_t patience, const char *vcd, int64_t settle) {{
     auto context = std::make_unique<VerilatedContext>();
     context->randReset(2);
     context->randSeed(int(seed % 1000003 + 1));
@@ -140,7 +141,7 @@ extern "C" int64_t {FUNCTION}(
     for (int cycle = 0; cycle < 4; ++cycle) evaluate(0), evaluate(1);
     model->rst = 0;
     // What a design does before its first event, such as walking through padding, is no event's latency.
-    for (int64_t idle = 0; idle < patience; ++idle) evaluate(0), evaluate(1);
+    for (int64_t idle = 0; idle < settle; ++idle) evaluate(0), evaluate(1);
     const int64_t in_total = events * in_beats, out_total = events * out_beats;
     int64_t sent = 0, received = 0, cycle = 0, last_change = 0;
     bool offered = false;
@@ -182,7 +183,7 @@ extern "C" int64_t {FUNCTION}(
         ++cycle;
     }}
     // More results than events would be a fault as well: wait for them.
-    for (int64_t extra = 0; extra < patience && received == out_total && events; ++extra) {{
+    for (int64_t extra = 0; extra < settle && received == out_total && events; ++extra) {{
         model->in_valid = 0;
 #if {handshake}
         model->out_ready = 1;

@@ -12,10 +12,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from caloedge import tools
-from caloedge.backends.rtl.design import Design, Stream, design, layers_of, table
+from caloedge.backends.rtl.design import Design, Stream, design, table
 from caloedge.backends.rtl.harness import Ports, harness
+from caloedge.backends.rtl.layers import layers_of
 from caloedge.backends.rtl.simulation import compile_model, simulate
-from caloedge.backends.rtl.verilog import Text, write_design
+from caloedge.backends.rtl.text import Text
+from caloedge.backends.rtl.verilog import write_design
 from caloedge.catalog import CycleRun, Target
 from caloedge.compiler.fixed import Codes
 from caloedge.compiler.graph import Graph
@@ -101,7 +103,7 @@ def _record(
     what: Design,
 ) -> dict[str, Any]:
     output = graph.tensors[what.output]
-    interval = max(stage.cycles for stage in what.stages)
+    interval = max(stage.cycles for stage in what.every)
     values = record("rtl", graph, target, variant, choices)
     values["input"] |= streamed(what.source)
     return values | {
@@ -111,9 +113,11 @@ def _record(
             "format": str(output.format),
             **streamed(what.result),
         },
-        "stages": table(what.stages),
+        "stages": table(what.every),
         # No design is silent for longer: all stages one after the other, and their registers.
-        "patience_cycles": 200 + 4 * interval * len(what.stages) + 4 * what.source.beats,
+        "patience_cycles": 200 + 4 * interval * len(what.every) + 4 * what.source.beats,
+        # Between events a design walks through padding and finishes what is under way.
+        "settle_cycles": 200 + sum(stage.settling for stage in what.every),
     }
 
 

@@ -140,8 +140,10 @@ def simulate(
     chances = [ctypes.c_uint32(round(chance * STALL_SCALE)) for chance in (stall_in, stall_out)]
     slower = math.ceil(STALL_MARGIN / (1 - min(max(stall_in, stall_out), MOST_STALL))) if stall_in or stall_out else 1
     patience = ctypes.c_int64(values["patience_cycles"] * slower)
+    settle = ctypes.c_int64(values.get("settle_cycles", values["patience_cycles"]))
     name = ctypes.c_char_p(str(vcd).encode()) if vcd else None
-    done = function(*pointers[:2], ctypes.c_int64(n_events), *pointers[2:], *chances, ctypes.c_uint64(seed), patience, name)
+    seeded = ctypes.c_uint64(seed)
+    done = function(*pointers[:2], ctypes.c_int64(n_events), *pointers[2:], *chances, seeded, patience, name, settle)
     if done != n_events:
         if done == NO_WAVES:
             raise UserError(f"{vcd}: cannot be written; give a file in a folder that exists")

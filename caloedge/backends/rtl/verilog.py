@@ -4,49 +4,32 @@ Everything here is a pure function of the design. The parameterised parts `caloe
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, product
 from typing import assert_never
 
 import numpy as np
 
 from caloedge.backends.rtl.adders import Core, Step, core_modules, trace_core
-from caloedge.backends.rtl.design import Design, Layer, Stage, Stream, window_size
-from caloedge.backends.rtl.steps import Rounded, Scaled
-from caloedge.backends.rtl.tables import literal, row_verilog
-from caloedge.compiler.fixed import Codes, Format, Rounding
+from caloedge.backends.rtl.arrays import MULTIPLY_CYCLES, finished, multiply
+from caloedge.backends.rtl.design import Design, Stage, Stream
+from caloedge.backends.rtl.layers import Layer, window_size
+from caloedge.backends.rtl.tables import row_verilog
+from caloedge.backends.rtl.text import Port, Text, instance, link, part_of, port_list, stream_module, stream_ports, stream_wires
+from caloedge.compiler.gates import Gate
 from caloedge.compiler.ops import Conv, Dense, MaxPool, Table, Threshold
 
-ROUNDING_CODES = {Rounding.TRUNCATE: 0, Rounding.HALF_UP: 1, Rounding.HALF_EVEN: 2}
-Port = tuple[str, str, int]
-"""Name, `input` or `output`, bits."""
-
-
-@dataclass
-class Text:
-    """A written design."""
-
-    modules: dict[str, str] = field(default_factory=dict)
-    """Text by module name."""
-    parts: set[str] = field(default_factory=set)
-    """Hand-written modules that it uses."""
-    blocks: dict[str, int] = field(default_factory=dict)
-    """Modules that are synthesised by themselves, and how often each occurs."""
-    ports: list[Port] = field(default_factory=list)
-    adders: int = 0
-    pipeline_cycles: int | None = None
-    """From input to output, where that is the same for every event."""
+__all__ = ["Pipeline", "Text", "write_design"]
 
 
 def write_design(design: Design, cutoff: int) -> Text:
     """Write all modules; adder graphs are cut into stages of at most `cutoff` adder delays."""
     text = Text()
-    groups = [_unrolled(list(stages), design, cutoff, text) if unrolled else list(stages) for unrolled, stages in _runs(design)]
     if design.streaming:
-        _streaming_top(design, groups, cutoff, text)
+        _streaming_top(design, cutoff, text)
     else:
-        _pipeline_top(design, groups, text)
+        _pipeline_top(design, cutoff, text)
     return text
 
 
@@ -62,10 +45,6 @@ class Pipeline:
     result: Stream
 
 
-def _runs(design: Design) -> Iterator[tuple[bool, Iterator[Stage]]]:
-    return groupby(design.stages, key=lambda stage: stage.strategy == "unrolled")
-
-
 def _name(stage: Stage, design: Design) -> str:
     return design.identifiers[stage.layer.name]
 
@@ -73,7 +52,7 @@ def _name(stage: Stage, design: Design) -> str:
 # Unrolled stages
 
 
-def _unrolled(stages: list[Stage], design: Design, cutoff: int, text: Text) -> list[Stage] | Pipeline:
+def _unrolled(stages: Sequence[Stage], design: Design, cutoff: int, text: Text) -> Pipeline:
     """Write the cores of consecutive unrolled stages: one per convolution, one for each run of the others.
 
     A max pool or a table is one register stage, and the steps that follow it a core behind it.
@@ -128,7 +107,7 @@ def _all_positions(module: str, core: str, stage: Stage) -> str:
     assert isinstance(op, Conv)
     out = len(op.weights) * stage.result.format.width
     lines = [
-        f"  {core} {unit} (.clk(clk), .in_data({pixels}), .out_data({_slice('out_data', position, out)}));"
+        f"  {core} {unit} (.clk(clk), .in_data({pixels}), .out_data({part_of('out_data', position, out)}));"
         for position, (unit, pixels) in enumerate(_windows(stage, op, op.padding[:2]))
     ]
     return _side_by_side(module, stage, stage.result.bits, lines)
@@ -140,7 +119,7 @@ def _all_maxima(module: str, stage: Stage, text: Text) -> tuple[str, int]:
     assert isinstance(op, MaxPool)
     out = stage.layer.sums.shape[0] * fmt.width
     lines = [
-        _maximum(stage, unit, pixels, _slice("largest", position, out), text)
+        _maximum(stage, unit, pixels, part_of("largest", position, out), text)
         for position, (unit, pixels) in enumerate(_windows(stage, op, (0, 0)))
     ]
     bits = out * len(lines)
@@ -174,8 +153,8 @@ def _tables(stage: Stage, words: int, given: str, made: str, text: Text) -> list
             name = re.sub(r"\W", "_", f"{base}_{len(known)}", flags=re.ASCII)
             known[row.tobytes()] = name
             text.modules[name] = row_verilog(name, op, row, layer.source.format, layer.source.range)
-        ports = f".in_data({_slice(given, word, layer.source.format.width)}), "
-        ports += f".out_data({_slice(made, word, layer.sums.format.width)})"
+        ports = f".in_data({part_of(given, word, layer.source.format.width)}), "
+        ports += f".out_data({part_of(made, word, layer.sums.format.width)})"
         wires.append(f"  {known[row.tobytes()]} {made}_{word} ({ports});")
     return wires
 
@@ -188,7 +167,7 @@ def _maximum(stage: Stage, unit: str, given: str, made: str, text: Text) -> str:
         "COUNT": op.kernel[0] * op.kernel[1], "CHANNELS": stage.layer.source.shape[0],
         "BITS": fmt.width, "SIGNED": int(fmt.signed),
     }  # fmt: skip
-    return _instance("caloedge_max", unit, text, parameters, {"clk": "", "rst": "", "in_data": given, "out_data": made})
+    return instance("caloedge_max", unit, text, parameters, {"clk": "", "rst": "", "in_data": given, "out_data": made})
 
 
 def _windows(stage: Stage, op: Conv | MaxPool, first: Sequence[int]) -> Iterator[tuple[str, str]]:
@@ -201,7 +180,7 @@ def _windows(stage: Stage, op: Conv | MaxPool, first: Sequence[int]) -> Iterator
             y = row * op.stride[0] + r * op.dilation[0] - first[0]
             x = column * op.stride[1] + c * op.dilation[1] - first[1]
             inside = 0 <= y < height and 0 <= x < width
-            pieces.append(_slice("in_data", y * width + x, pixel) if inside else f"{pixel}'d0")
+            pieces.append(part_of("in_data", y * width + x, pixel) if inside else f"{pixel}'d0")
         yield f"at_{row}_{column}", "{" + ", ".join(reversed(pieces)) + "}"
 
 
@@ -219,11 +198,7 @@ endmodule
 """
 
 
-def _slice(name: str, index: int, width: int) -> str:
-    return f"{name}[{(index + 1) * width - 1}:{index * width}]"
-
-
-def _chain(pipeline: Pipeline, given: str, made: str) -> list[str]:
+def _between(pipeline: Pipeline, given: str, made: str) -> list[str]:
     """Return the instances of a pipeline between two wires."""
     lines, at = [], given
     for number, (module, _, bits) in enumerate(pipeline.instances):
@@ -236,9 +211,8 @@ def _chain(pipeline: Pipeline, given: str, made: str) -> list[str]:
     return lines
 
 
-def _pipeline_top(design: Design, groups: list[list[Stage] | Pipeline], text: Text) -> None:
-    (pipeline,) = groups
-    assert isinstance(pipeline, Pipeline)
+def _pipeline_top(design: Design, cutoff: int, text: Text) -> None:
+    pipeline = _unrolled(design.stages, design, cutoff, text)
     text.pipeline_cycles = pipeline.latency
     text.ports = [("clk", "input", 1), ("rst", "input", 1), ("in_valid", "input", 1), ("in_data", "input", design.source.bits),
                   ("out_valid", "output", 1), ("out_data", "output", design.result.bits)]  # fmt: skip
@@ -246,11 +220,11 @@ def _pipeline_top(design: Design, groups: list[list[Stage] | Pipeline], text: Te
         shift = f"rst ? {pipeline.latency}'d0 : {{valid[{pipeline.latency - 2}:0], in_valid}}"
     else:
         shift = "in_valid & ~rst"
-    body = "\n".join(_chain(pipeline, "in_data", "out_data"))
+    body = "\n".join(_between(pipeline, "in_data", "out_data"))
     text.modules[design.name] = f"""\
 // An event may enter every cycle; its result leaves {pipeline.latency} cycles later. Nothing waits: there is no ready.
 module {design.name} (
-{_port_list(text.ports)}
+{port_list(text.ports)}
 );
   reg [{pipeline.latency - 1}:0] valid;
   always @(posedge clk) valid <= {shift};
@@ -260,68 +234,101 @@ endmodule
 """
 
 
-def _port_list(ports: list[Port]) -> str:
-    return ",\n".join(f"  {kind} {name}" if bits == 1 else f"  {kind} [{bits - 1}:0] {name}" for name, kind, bits in ports)
-
-
 # Streaming stages
 
 
-def _stream_ports(source_bits: int, result_bits: int) -> list[Port]:
-    return [("clk", "input", 1), ("rst", "input", 1),
-            ("in_valid", "input", 1), ("in_ready", "output", 1), ("in_data", "input", source_bits),
-            ("out_valid", "output", 1), ("out_ready", "input", 1), ("out_data", "output", result_bits)]  # fmt: skip
-
-
-def _stream_module(name: str, remark: str, source_bits: int, result_bits: int, lines: list[str]) -> str:
-    body = "\n".join(lines)
-    return f"// {remark}\nmodule {name} (\n{_port_list(_stream_ports(source_bits, result_bits))}\n);\n{body}\nendmodule\n"
-
-
-def _instance(module: str, unit: str, text: Text, parameters: dict[str, int | str], ports: dict[str, str]) -> str:
-    """Return an instance of a hand-written part, and note that it is used."""
-    text.parts.add(module)
-    given = ", ".join(f".{name}({value})" for name, value in parameters.items())
-    wired = ", ".join(f".{name}({value})" for name, value in {"clk": "clk", "rst": "rst", **ports}.items() if value)
-    return f"  {module} #({given}) {unit} ({wired});"
-
-
-def _link(before: str, after: str) -> dict[str, str]:
-    """Return the ports of a part between two streams."""
-    return {f"{side}_{what}": f"{stream}_{what}" for side, stream in (("in", before), ("out", after))
-            for what in ("valid", "ready", "data")}  # fmt: skip
-
-
-def _wires(name: str, bits: int) -> str:
-    return f"  wire {name}_valid, {name}_ready;\n  wire [{bits - 1}:0] {name}_data;"
-
-
-def _streaming_top(design: Design, groups: list[list[Stage] | Pipeline], cutoff: int, text: Text) -> None:
-    text.ports = _stream_ports(design.source.bits, design.result.bits)
-    modules: list[tuple[str, Stream, Stream]] = []
-    for group in groups:
-        if isinstance(group, Pipeline):
-            modules.append(_stallable(group, text))
-            continue
-        for stage in group:
-            name = f"layer_{_name(stage, design)}"
-            lines = _streaming(stage, name, cutoff, text)
-            text.modules[name] = _stream_module(name, _remark(stage), stage.source.bits, stage.result.bits, lines)
-            text.blocks[name] = 1
-            modules.append((name, stage.source, stage.result))
-    lines, at, stream = [], "in", design.source
-    for number, (name, source, result) in enumerate(modules):
-        if stream.beats != source.beats:
-            lines += [_wires(f"to_{name}", source.bits), _adapter(stream, source, at, f"to_{name}", text)]
-            at = f"to_{name}"
-        to = "out" if number == len(modules) - 1 else f"from_{name}"
-        if to != "out":
-            lines.append(_wires(to, result.bits))
-        wired = ", ".join(f".{port}({wire})" for port, wire in {"clk": "clk", "rst": "rst", **_link(at, to)}.items())
-        lines.append(f"  {name} {name}_unit ({wired});")
-        at, stream = to, result
+def _streaming_top(design: Design, cutoff: int, text: Text) -> None:
+    text.ports = stream_ports(design.source.bits, design.result.bits)
+    lines, _ = _linked(design.stages, design.source, "in", "out", design, cutoff, text)
     remark = f"An event takes {design.source.beats} input beats; valid and ready at both ends."
-    text.modules[design.name] = _stream_module(design.name, remark, design.source.bits, design.result.bits, lines)
+    text.modules[design.name] = stream_module(design.name, remark, design.source.bits, design.result.bits, lines)
+
+
+@dataclass(frozen=True)
+class _Linked:
+    """A written module with a stream at both ends."""
+
+    name: str
+    source: Stream
+    result: Stream
+    cycles: int
+    """At most so many from an input beat that completes an event to its result, where an event is one beat."""
+    more_ports: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    """What stands beside it: a gate's excitation."""
+
+
+def _linked(
+    stages: Sequence[Stage], given: Stream, before: str, after: str, design: Design, cutoff: int, text: Text
+) -> tuple[list[str], int]:
+    """Return instances of stages between two streams, and the sum of their cycles; no stage is a connection alone."""
+    if not stages:
+        return [f"  assign {after}_valid = {before}_valid, {before}_ready = {after}_ready, {after}_data = {before}_data;"], 0
+    modules = list(_modules(stages, design, cutoff, text))
+    lines, at, stream = [], before, given
+    for number, module in enumerate(modules):
+        if stream.beats != module.source.beats:
+            adapted = f"to_{module.name}"
+            lines += [stream_wires(adapted, module.source.bits), _adapter(stream, module.source, at, adapted, text)]
+            at = adapted
+        to = after if number == len(modules) - 1 else f"from_{module.name}"
+        if to != after:
+            lines.append(stream_wires(to, module.result.bits))
+        ports = [f".{port}({wire})" for port, wire in {"clk": "clk", "rst": "rst", **link(at, to)}.items()]
+        lines += [*module.lines, f"  {module.name} {module.name}_unit ({', '.join([*ports, *module.more_ports])});"]
+        at, stream = to, module.result
+    return lines, sum(module.cycles for module in modules)
+
+
+def _modules(stages: Iterable[Stage], design: Design, cutoff: int, text: Text) -> Iterator[_Linked]:
+    """Write one module for each run of unrolled stages and one for each streaming stage."""
+    for unrolled, run in groupby(stages, key=lambda stage: stage.strategy == "unrolled"):
+        if unrolled:
+            yield _stallable(_unrolled(list(run), design, cutoff, text), text)
+            continue
+        for stage in run:
+            name = f"layer_{_name(stage, design)}"
+            if isinstance(stage.layer.op, Gate):
+                yield _gate(stage, name, design, cutoff, text)
+                continue
+            lines = _streaming(stage, name, cutoff, text)
+            text.modules[name] = stream_module(name, _remark(stage), stage.source.bits, stage.result.bits, lines)
+            text.blocks[name] = 1
+            cycles = stage.cycles + MULTIPLY_CYCLES if isinstance(stage.layer.op, Dense) else 1
+            yield _Linked(name, stage.source, stage.result, cycles)
+
+
+def _gate(stage: Stage, name: str, design: Design, cutoff: int, text: Text) -> _Linked:
+    """Write the module of a gate; its excitation stands beside it, between its sums and its factors."""
+    excitation = stage.layer.excitation
+    assert excitation
+    pixels, channels = stage.source.beats, stage.source.words
+    sums, factors, products = excitation.sums, excitation.factors, stage.layer.sums.format
+    short = name.removeprefix("layer_")
+    given = Stream(1, channels, sums, np.arange(channels))
+    lines, cycles = _linked(stage.inner, given, f"sums_{short}", f"factors_{short}", design, cutoff, text)
+    parameters: dict[str, int | str] = {
+        # The next event's pixels enter while the factors are made.
+        "PIXELS": pixels, "CHANNELS": channels, "DEPTH": pixels + cycles + 1,
+        "BITS": stage.source.format.width, "SIGNED": int(stage.source.format.signed), "SUM_BITS": sums.width,
+        "FACTOR_BITS": factors.width, "FACTOR_SIGNED": int(factors.signed), "OUT_BITS": products.width,
+    }  # fmt: skip
+    outer = {f"{side}_{what}": f"{side}_{what}" for side in ("sum", "factor") for what in ("valid", "ready", "data")}
+    body = [
+        stream_wires("product", channels * products.width),
+        instance("caloedge_gate", "gate", text, parameters, link("in", "product") | outer),
+        f"  wire [{channels * products.width - 1}:0] sums = product_data;",
+        *finished(stage, channels, products, "product", text),
+    ]
+    more: list[Port] = [
+        ("sum_valid", "output", 1), ("sum_ready", "input", 1), ("sum_data", "output", channels * sums.width),
+        ("factor_valid", "input", 1), ("factor_ready", "output", 1), ("factor_data", "input", channels * factors.width),
+    ]  # fmt: skip
+    text.modules[name] = stream_module(name, _remark(stage), stage.source.bits, stage.result.bits, body, more)
+    text.blocks[name] = 1
+    wired = tuple(f".{side}_{what}({side}s_{short}_{what})" for side in ("sum", "factor") for what in ("valid", "ready", "data"))
+    wires = [stream_wires(f"sums_{short}", channels * sums.width), stream_wires(f"factors_{short}", channels * factors.width)]
+    return _Linked(name, stage.source, stage.result, 0, wired, (*wires, *lines))
 
 
 def _remark(stage: Stage) -> str:
@@ -331,25 +338,23 @@ def _remark(stage: Stage) -> str:
 
 def _adapter(given: Stream, wanted: Stream, before: str, after: str, text: Text) -> str:
     if wanted.beats == 1:
-        return _instance(
-            "caloedge_join", f"{after}_unit", text, {"WIDTH": given.bits, "BEATS": given.beats}, _link(before, after)
-        )
+        return instance("caloedge_join", f"{after}_unit", text, {"WIDTH": given.bits, "BEATS": given.beats}, link(before, after))
     assert given.beats == 1
-    return _instance("caloedge_split", f"{after}_unit", text, {"WIDTH": wanted.bits, "BEATS": wanted.beats}, _link(before, after))
+    return instance("caloedge_split", f"{after}_unit", text, {"WIDTH": wanted.bits, "BEATS": wanted.beats}, link(before, after))
 
 
-def _stallable(pipeline: Pipeline, text: Text) -> tuple[str, Stream, Stream]:
+def _stallable(pipeline: Pipeline, text: Text) -> _Linked:
     """Write a module that makes unrolled stages wait when their result is not taken."""
-    lines = [f"  wire [{pipeline.result.bits - 1}:0] result;", *_chain(pipeline, "in_data", "result")]
+    lines = [f"  wire [{pipeline.result.bits - 1}:0] result;", *_between(pipeline, "in_data", "result")]
     lines.append(_credit(pipeline.latency, pipeline.result.bits, "in", text))
     remark = f"Unrolled stages, {pipeline.latency} cycles, behind a result FIFO."
-    text.modules[pipeline.name] = _stream_module(pipeline.name, remark, pipeline.source.bits, pipeline.result.bits, lines)
-    return pipeline.name, pipeline.source, pipeline.result
+    text.modules[pipeline.name] = stream_module(pipeline.name, remark, pipeline.source.bits, pipeline.result.bits, lines)
+    return _Linked(pipeline.name, pipeline.source, pipeline.result, pipeline.latency + 1)
 
 
 def _credit(latency: int, bits: int, before: str, text: Text) -> str:
-    ports = {name: wire for name, wire in _link(before, "out").items() if name != "in_data"} | {"core_result": "result"}
-    return _instance("caloedge_credit", "credit", text, {"LATENCY": latency, "WIDTH": bits}, ports)
+    ports = {name: wire for name, wire in link(before, "out").items() if name != "in_data"} | {"core_result": "result"}
+    return instance("caloedge_credit", "credit", text, {"LATENCY": latency, "WIDTH": bits}, ports)
 
 
 def _streaming(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
@@ -363,7 +368,9 @@ def _streaming(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
         case Table() | Threshold():
             words, bits = stage.source.words, stage.layer.sums.format.width
             lines = [f"  wire [{words * bits - 1}:0] sums;", *_tables(stage, words, "in_data", "sums", text)]
-            return lines + _finished(stage, words, stage.layer.sums.format, "in", text)
+            return lines + finished(stage, words, stage.layer.sums.format, "in", text)
+        case Gate():
+            raise AssertionError("a gate has more than two streams")
         case _:
             assert_never(stage.layer.op)
 
@@ -378,17 +385,25 @@ def _window(stage: Stage, op: Conv | MaxPool, padding: Sequence[int], text: Text
         "STRIDE_H": op.stride[0], "STRIDE_W": op.stride[1],
         "PAD_TOP": top, "PAD_LEFT": left, "PAD_BOTTOM": bottom, "PAD_RIGHT": right, "BITS": stage.source.bits,
     }  # fmt: skip
+    lines, before = [], "in"
+    if stage.fold > 1 and bottom:
+        # What the stage before makes while this one works on its last rows: with it the next event's first window is filled
+        # at once, and not at that stage's slower pace.
+        depth = max((rows - 1 - top) * width + columns - left, 2)
+        queue = instance("caloedge_fifo", "queue", text, {"WIDTH": stage.source.bits, "DEPTH": depth}, link("in", "queued"))
+        lines, before = [stream_wires("queued", stage.source.bits), queue], "queued"
     if (rows, columns) == op.kernel:
-        window = _instance("caloedge_window", "windows", text, parameters, _link("in", "window"))
-        return [_wires("window", rows * columns * stage.source.bits), window]
+        window = instance("caloedge_window", "windows", text, parameters, link(before, "window"))
+        return [*lines, stream_wires("window", rows * columns * stage.source.bits), window]
     # A dilated kernel reads some pixels of a larger window.
-    ports = _link("in", "window") | {"out_data": "pixels"}
-    taps = [_slice("pixels", r * op.dilation[0] * columns + c * op.dilation[1], stage.source.bits)
+    ports = link(before, "window") | {"out_data": "pixels"}
+    taps = [part_of("pixels", r * op.dilation[0] * columns + c * op.dilation[1], stage.source.bits)
             for r, c in product(*map(range, op.kernel))]  # fmt: skip
     return [
-        _wires("window", len(taps) * stage.source.bits),
+        *lines,
+        stream_wires("window", len(taps) * stage.source.bits),
         f"  wire [{rows * columns * stage.source.bits - 1}:0] pixels;",
-        _instance("caloedge_window", "windows", text, parameters, ports),
+        instance("caloedge_window", "windows", text, parameters, ports),
         f"  assign window_data = {{{', '.join(reversed(taps))}}};",
     ]
 
@@ -398,7 +413,7 @@ def _max_pool(stage: Stage, text: Text) -> list[str]:
     assert isinstance(op, MaxPool)
     lines = _window(stage, op, (0, 0, 0, 0), text)
     lines += [f"  wire [{stage.source.bits - 1}:0] sums;", _maximum(stage, "largest", "window_data", "sums", text)]
-    return lines + _finished(stage, stage.source.words, stage.source.format, "window", text)
+    return lines + finished(stage, stage.source.words, stage.source.format, "window", text)
 
 
 def _convolution(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
@@ -406,7 +421,7 @@ def _convolution(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
     assert isinstance(op, Conv)
     lines = _window(stage, op, op.padding, text)
     if stage.fold > 1:
-        return lines + _multiply(stage, name, "window", 1, layer.weights.shape[1], text)
+        return lines + multiply(stage, name, "window", 1, layer.weights.shape[1], text)
     core = _core([layer], cutoff)
     module = f"core_{name.removeprefix('layer_')}"
     text.modules |= core_modules(module, core, f"Kernel of {layer.name}, one position per cycle")
@@ -419,142 +434,5 @@ def _convolution(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
 def _dense(stage: Stage, name: str, text: Text) -> list[str]:
     if stage.layer.op is None:
         lines = [f"  wire [{stage.source.bits - 1}:0] sums = in_data;"]
-        return lines + _finished(stage, stage.source.words, stage.layer.source.format, "in", text)
-    return _multiply(stage, name, "in", stage.source.beats, stage.source.words, text)
-
-
-def _multiply(stage: Stage, name: str, before: str, beats: int, words: int, text: Text) -> list[str]:
-    """Return a multiply–accumulate array with its ROM, requantisation and output FIFO."""
-    layer, op = stage.layer, stage.layer.op
-    assert isinstance(op, Conv | Dense)
-    outputs, sum_format = len(op.weights), signed(layer.sums.format)
-    weight_bits = signed(Format.holding(int(op.weights.min()), int(op.weights.max()), 0)).width
-    rom = _rom_words(layer.weights, beats, words, stage.fold, weight_bits)
-    rom_name = f"rom_{name.removeprefix('layer_')}"
-    rom_bits = stage.lanes * outputs * weight_bits
-    address_bits = max((len(rom) - 1).bit_length(), 1)
-    text.modules[rom_name] = _rom(rom_name, rom, address_bits, rom_bits, layer.name)
-    bias = sum((int(code) % 2**sum_format.width) << (i * sum_format.width) for i, code in enumerate(op.bias))
-    bits = outputs * sum_format.width
-    parameters: dict[str, int | str] = {
-        "BEATS": beats, "WORDS": words, "FOLD": stage.fold, "OUTPUTS": outputs, "IN_BITS": layer.source.format.width,
-        "IN_SIGNED": int(layer.source.format.signed), "WEIGHT_BITS": weight_bits, "SUM_BITS": sum_format.width,
-    }  # fmt: skip
-    ports = _link(before, "sum")
-    ports |= {"rom_address": "address", "rom_word": "word", "rom_enable": "enable", "bias": f"{bits}'h{bias:x}"}
-    return [
-        _wires("sum", bits),
-        f"  wire [{address_bits - 1}:0] address;\n  wire [{rom_bits - 1}:0] word;\n  wire enable;",
-        _instance("caloedge_mac_array", "array", text, parameters, ports),
-        f"  {rom_name} rom (.clk(clk), .enable(enable), .address(address), .word(word));",
-        f"  wire [{bits - 1}:0] sums = sum_data;",
-        *_finished(stage, outputs, sum_format, "sum", text),
-    ]
-
-
-def signed(fmt: Format) -> Format:
-    """Return the signed format that holds all codes of `fmt`."""
-    return fmt if fmt.signed else Format(True, fmt.width + 1, fmt.fraction)
-
-
-def _rom_words(weights: Codes, beats: int, words: int, fold: int, bits: int) -> list[int]:
-    """Return one ROM word per cycle: the weights of each lane and output, lane-major, lowest first."""
-    lanes = -(-words // fold)
-    outputs = len(weights)
-    padded = np.zeros((outputs, beats, lanes * fold), dtype=np.int64)
-    padded[:, :, :words] = weights.reshape(outputs, beats, words)
-    per_cycle = padded.reshape(outputs, beats * fold, lanes).transpose(1, 2, 0).reshape(beats * fold, -1)
-    return [sum((int(code) % 2**bits) << (i * bits) for i, code in enumerate(row)) for row in per_cycle]
-
-
-def _rom(name: str, words: list[int], address_bits: int, bits: int, layer: str) -> str:
-    cases = "\n".join(f"        {address_bits}'d{i}: word <= {bits}'h{word:x};" for i, word in enumerate(words))
-    return f"""\
-// Weights of {layer}: {len(words)} words of {bits} bit.
-module {name} (
-  input clk,
-  input enable,
-  input [{address_bits - 1}:0] address,
-  output reg [{bits - 1}:0] word
-);
-  always @(posedge clk)
-    if (enable)
-      case (address)
-{cases}
-        default: word <= {bits}'h0;
-      endcase
-endmodule
-"""
-
-
-def _finished(stage: Stage, words: int, fmt: Format, before: str, text: Text) -> list[str]:
-    """Return the steps behind a bus `sums` and the FIFO behind them."""
-    lines: list[str] = []
-    at, result = "sums", stage.result.format
-    for number, step in enumerate(stage.layer.after):
-        to = f"rounded_{number}"
-        write = _rounded if isinstance(step, Rounded) else _scaled
-        made, fmt = write(step, at, to, words, fmt, text)  # type: ignore[arg-type]
-        lines += made
-        at = to
-    if fmt.width != result.width:  # sums that leave unrounded: the sign bit that multiplication added is dropped
-        narrow = ", ".join(f"{at}[{word * fmt.width + result.width - 1}:{word * fmt.width}]" for word in reversed(range(words)))
-        lines.append(f"  wire [{words * result.width - 1}:0] kept = {{{narrow}}};")
-        at = "kept"
-    ports = {f"in_{what}": f"{before}_{what}" for what in ("valid", "ready")} | {"in_data": at}
-    ports |= {f"out_{what}": f"out_{what}" for what in ("valid", "ready", "data")}
-    return [*lines, _instance("caloedge_fifo", "results", text, {"WIDTH": stage.result.bits if stage.layer.op is None
-            else words * result.width, "DEPTH": 2}, ports)]  # fmt: skip
-
-
-def _rounded(step: Rounded, at: str, to: str, words: int, fmt: Format, text: Text) -> tuple[list[str], Format]:
-    """Return a requantisation of each word of a bus, and the format of what it makes."""
-    op, lines = step.op, []
-    wide = signed(fmt)
-    if offsets := step.offsets:
-        room = max(wide.width, max(offsets).bit_length() + 1) + 1
-        lines.append(f"  wire [{words * room - 1}:0] {to}_offset;")
-        values: dict[str, int | str] = {
-            "IN_WIDTH": wide.width, "OUT_WIDTH": room,
-            "OF_NEGATIVE": literal(offsets[0], 64), "OF_OTHERS": literal(offsets[1], 64),
-        }  # fmt: skip
-        lines += [
-            _combinational("caloedge_offset", f"{to}_offset", word, text, values, _signed_slice(at, word, fmt), room)
-            for word in range(words)
-        ]
-        at, fmt = f"{to}_offset", Format(True, room, fmt.fraction)
-        wide = fmt
-    lines.append(f"  wire [{words * op.format.width - 1}:0] {to};")
-    parameters: dict[str, int | str] = {
-        "IN_WIDTH": wide.width, "SHIFT": step.shift, "ROUNDING": ROUNDING_CODES.get(step.rounding, 0),
-        "OUT_WIDTH": op.format.width,
-        "LOW": f"{'-' if op.low < 0 else ''}64'sd{abs(op.low)}", "HIGH": f"64'sd{op.high}",
-    }  # fmt: skip
-    lines += [
-        _combinational("caloedge_requantise", to, word, text, parameters, _signed_slice(at, word, fmt), op.format.width)
-        for word in range(words)
-    ]
-    return lines, op.format
-
-
-def _scaled(step: Scaled, at: str, to: str, words: int, fmt: Format, text: Text) -> tuple[list[str], Format]:
-    """Return a multiplication of each word of a bus, and the format of what it makes."""
-    made = signed(step.format)
-    lines = [f"  wire [{words * made.width - 1}:0] {to};"]
-    for word in range(words):
-        parameters: dict[str, int | str] = {"IN_WIDTH": signed(fmt).width, "OUT_WIDTH": made.width,
-            "WEIGHT": literal(int(step.weights[word]), 64), "BIAS": literal(int(step.bias[word]), 64)}  # fmt: skip
-        given = _signed_slice(at, word, fmt)
-        lines.append(_combinational("caloedge_affine", to, word, text, parameters, given, made.width))
-    return lines, made
-
-
-def _combinational(module: str, to: str, word: int, text: Text, parameters: dict[str, int | str], given: str, width: int) -> str:
-    """Return the instance of a hand-written part that makes one word of the bus `to`."""
-    ports = {"clk": "", "rst": "", "in_data": given, "out_data": _slice(to, word, width)}
-    return _instance(module, f"{to}_{word}", text, parameters, ports)
-
-
-def _signed_slice(bus: str, word: int, fmt: Format) -> str:
-    part = _slice(bus, word, fmt.width)
-    return part if fmt.signed else f"{{1'b0, {part}}}"
+        return lines + finished(stage, stage.source.words, stage.layer.source.format, "in", text)
+    return multiply(stage, name, "in", stage.source.beats, stage.source.words, text)

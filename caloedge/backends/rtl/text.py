@@ -1,0 +1,68 @@
+"""Verilog as text: what a written design consists of, ports, streams and instances."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+Port = tuple[str, str, int]
+"""Name, `input` or `output`, bits."""
+
+
+@dataclass
+class Text:
+    """A written design."""
+
+    modules: dict[str, str] = field(default_factory=dict)
+    """Text by module name."""
+    parts: set[str] = field(default_factory=set)
+    """Hand-written modules that it uses."""
+    blocks: dict[str, int] = field(default_factory=dict)
+    """Modules that are synthesised by themselves, and how often each occurs."""
+    ports: list[Port] = field(default_factory=list)
+    adders: int = 0
+    pipeline_cycles: int | None = None
+    """From input to output, where that is the same for every event."""
+
+
+def part_of(name: str, index: int, width: int) -> str:
+    """Return one word of a bus."""
+    return f"{name}[{(index + 1) * width - 1}:{index * width}]"
+
+
+def port_list(ports: list[Port]) -> str:
+    """Return the declaration of ports in a module's header."""
+    return ",\n".join(f"  {kind} {name}" if bits == 1 else f"  {kind} [{bits - 1}:0] {name}" for name, kind, bits in ports)
+
+
+def stream_ports(source_bits: int, result_bits: int) -> list[Port]:
+    """Return the ports of a module with a stream at both ends."""
+    return [("clk", "input", 1), ("rst", "input", 1),
+            ("in_valid", "input", 1), ("in_ready", "output", 1), ("in_data", "input", source_bits),
+            ("out_valid", "output", 1), ("out_ready", "input", 1), ("out_data", "output", result_bits)]  # fmt: skip
+
+
+def stream_module(
+    name: str, remark: str, source_bits: int, result_bits: int, lines: list[str], more_ports: Sequence[Port] = ()
+) -> str:
+    """Return a module with a stream at both ends."""
+    ports = port_list([*stream_ports(source_bits, result_bits), *more_ports])
+    body = "\n".join(lines)
+    return f"// {remark}\nmodule {name} (\n{ports}\n);\n{body}\nendmodule\n"
+
+
+def instance(module: str, unit: str, text: Text, parameters: dict[str, int | str], ports: dict[str, str]) -> str:
+    """Return an instance of a hand-written part, and note that it is used."""
+    text.parts.add(module)
+    given = ", ".join(f".{name}({value})" for name, value in parameters.items())
+    wired = ", ".join(f".{name}({value})" for name, value in {"clk": "clk", "rst": "rst", **ports}.items() if value)
+    return f"  {module} #({given}) {unit} ({wired});"
+
+
+def link(before: str, after: str) -> dict[str, str]:
+    """Return the ports of a part between two streams."""
+    return {f"{side}_{what}": f"{stream}_{what}" for side, stream in (("in", before), ("out", after))
+            for what in ("valid", "ready", "data")}  # fmt: skip
+
+
+def stream_wires(name: str, bits: int) -> str:
+    """Return the declaration of a stream's wires."""
+    return f"  wire {name}_valid, {name}_ready;\n  wire [{bits - 1}:0] {name}_data;"

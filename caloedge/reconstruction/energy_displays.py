@@ -1,0 +1,73 @@
+"""Event displays of energy images: what the detector sees, what is there, and what methods make of it.
+
+Which events are shown is decided by the truth alone. Axes: E event, C channel, H row in η, W column in φ.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caloedge.catalog import BASELINE, FLOAT, INTEGER
+from caloedge.reconstruction.energy_images import EventImages
+from caloedge.results import Image, Section
+
+SHOWN_ABOVE_GEV = 0.05
+"""Pixels below are white in displays."""
+SHOWN_SHARE = 0.02
+"""Of an image's largest pixel, below which others are white where colours shall be linear, as for images without hot pixels."""
+
+
+def section(
+    events: EventImages, shown: Mapping[str, float], inputs_ECHW: NDArray[Any], outputs: Mapping[str, NDArray[Any]]
+) -> Section:
+    """Show a typical event of some sets, without pixels below a share of each image's largest; inputs and outputs in units."""
+    blocks: list[Image] = []
+    for each, share in shown.items():
+        event = typical(events, each)
+        if event is not None:
+            blocks += _display(events, event, (each, share), inputs_ECHW[event], outputs)
+    return Section(
+        title="Event displays",
+        text="x: column in φ, −π to π; y: row in η, −2.5 to 2.5. Of each set is shown the event in the field whose true energy "
+        f"is that of the median. Pixels below {SHOWN_ABOVE_GEV:g} GeV are white, and for linear colours those below "
+        f"{100 * SHOWN_SHARE:g} % of the largest.",
+        blocks=tuple(blocks),
+    )
+
+
+def typical(events: EventImages, name: str) -> int | None:
+    """Return the event of a set, in the field if there is one, of median true energy; None of an empty set."""
+    number_E = np.flatnonzero(events.of(name))
+    in_field = number_E[events.field_E[number_E] > 0]
+    number_E = in_field if len(in_field) else number_E
+    if not len(number_E):
+        return None
+    order_E = np.argsort(events.truth_EHW[number_E].sum(axis=(1, 2)), kind="stable")
+    return int(number_E[order_E[len(order_E) // 2]])
+
+
+def _display(
+    events: EventImages, event: int, how: tuple[str, float], inputs_CHW: NDArray[Any], outputs: Mapping[str, NDArray[Any]]
+) -> list[Image]:
+    each, share = how
+    unit, truth = events.unit_E[event], events.truth_EHW[event]
+    seen = inputs_CHW * unit
+    found = {name: np.maximum(values[event].reshape(truth.shape), 0) * unit for name, values in outputs.items()}
+    shown = [("EMCal", seen[0]), ("HCal", seen[1]), ("tracks", seen[2] + seen[3]), ("true energy", truth)]
+    shown += [(name, found[name]) for name in (BASELINE, FLOAT, INTEGER) if name in found]
+    images = [_image(f"{what}, {each}", values, share, f"{values.sum():,.0f} GeV in total.") for what, values in shown]
+    last = next((name for name in (INTEGER, *found) if name in found), None)
+    if last:
+        difference = found[last] - truth
+        width = float(difference.std())
+        caption = f"Standard deviation {width:.2f} GeV; the true energy's is {truth.std():.2f} GeV."
+        images.append(_image(f"{last} − true energy, {each}", difference, share, caption))
+    return images
+
+
+def _image(title: str, values_HW: NDArray[Any], share: float, caption: str) -> Image:
+    size_HW = np.abs(values_HW)
+    clean = np.where(size_HW < max(SHOWN_ABOVE_GEV, share * float(size_HW.max())), 0, values_HW).astype(float).round(2)
+    return Image(title=title, values=tuple(tuple(row) for row in clean.T.tolist()), unit="GeV", caption=caption)
