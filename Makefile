@@ -20,11 +20,12 @@ test: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 benchmark: $(VENV)/.ready
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/reconstruction.py
+	$(BIN)/python benchmarks/images.py
 
 clean:
 	rm -rf runs build $(VENV)
