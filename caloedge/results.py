@@ -117,7 +117,15 @@ class Image(Value):
     unit: str
     marks: tuple[tuple[float, float, str], ...] = ()
     """Points (x, y, legend label) in cell coordinates, cell centres at half-integers."""
+    colour_range: tuple[float, float] | None = None
+    """Values at both ends of a logarithmic colour scale, above 0, so that images can be compared; by itself where it is None."""
     caption: str = ""
+
+    @model_validator(mode="after")
+    def _positive_range(self) -> Self:
+        if self.colour_range and not 0 < self.colour_range[0] < self.colour_range[1]:
+            raise ValueError(f"image {self.title!r}: colours from {self.colour_range[0]} to {self.colour_range[1]}")
+        return self
 
     @model_validator(mode="after")
     def _rectangular(self) -> Self:

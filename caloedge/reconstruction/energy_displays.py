@@ -3,7 +3,7 @@
 Which events are shown is decided by the truth alone. Axes: E event, C channel, H row in η, W column in φ.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,24 +15,19 @@ from caloedge.results import Image, Section
 
 SHOWN_ABOVE_GEV = 0.05
 """Pixels below are white in displays."""
-SHOWN_SHARE = 0.02
-"""Of an image's largest pixel, below which others are white where colours shall be linear, as for images without hot pixels."""
 
 
-def section(
-    events: EventImages, shown: Mapping[str, float], inputs_ECHW: NDArray[Any], outputs: Mapping[str, NDArray[Any]]
-) -> Section:
-    """Show a typical event of some sets, without pixels below a share of each image's largest; inputs and outputs in units."""
+def section(events: EventImages, shown: Sequence[str], inputs_ECHW: NDArray[Any], outputs: Mapping[str, NDArray[Any]]) -> Section:
+    """Show a typical event of some sets; inputs and outputs in units."""
     blocks: list[Image] = []
-    for each, share in shown.items():
+    for each in shown:
         event = typical(events, each)
         if event is not None:
-            blocks += _display(events, event, (each, share), inputs_ECHW[event], outputs)
+            blocks += _display(events, event, each, inputs_ECHW[event], outputs)
     return Section(
         title="Event displays",
         text="x: column in φ, −π to π; y: row in η, −2.5 to 2.5. Of each set is shown the event in the field whose true energy "
-        f"is that of the median. Pixels below {SHOWN_ABOVE_GEV:g} GeV are white, and for linear colours those below "
-        f"{100 * SHOWN_SHARE:g} % of the largest.",
+        f"is that of the median. Pixels below {SHOWN_ABOVE_GEV:g} GeV are white; all energies of an event have the same colours.",
         blocks=tuple(blocks),
     )
 
@@ -49,25 +44,26 @@ def typical(events: EventImages, name: str) -> int | None:
 
 
 def _display(
-    events: EventImages, event: int, how: tuple[str, float], inputs_CHW: NDArray[Any], outputs: Mapping[str, NDArray[Any]]
+    events: EventImages, event: int, each: str, inputs_CHW: NDArray[Any], outputs: Mapping[str, NDArray[Any]]
 ) -> list[Image]:
-    each, share = how
     unit, truth = events.unit_E[event], events.truth_EHW[event]
     seen = inputs_CHW * unit
     found = {name: np.maximum(values[event].reshape(truth.shape), 0) * unit for name, values in outputs.items()}
     shown = [("EMCal", seen[0]), ("HCal", seen[1]), ("tracks", seen[2] + seen[3]), ("true energy", truth)]
     shown += [(name, found[name]) for name in (BASELINE, FLOAT, INTEGER) if name in found]
-    images = [_image(f"{what}, {each}", values, share, f"{values.sum():,.0f} GeV in total.") for what, values in shown]
+    largest = max(2 * SHOWN_ABOVE_GEV, *(float(values.max()) for _, values in shown))
+    colours = (SHOWN_ABOVE_GEV, round(largest, 2))
+    images = [_image(f"{what}, {each}", values, f"{values.sum():,.0f} GeV in total.", colours) for what, values in shown]
     last = next((name for name in (INTEGER, *found) if name in found), None)
     if last:
         difference = found[last] - truth
         width = float(difference.std())
         caption = f"Standard deviation {width:.2f} GeV; the true energy's is {truth.std():.2f} GeV."
-        images.append(_image(f"{last} − true energy, {each}", difference, share, caption))
+        images.append(_image(f"{last} − true energy, {each}", difference, caption))
     return images
 
 
-def _image(title: str, values_HW: NDArray[Any], share: float, caption: str) -> Image:
-    size_HW = np.abs(values_HW)
-    clean = np.where(size_HW < max(SHOWN_ABOVE_GEV, share * float(size_HW.max())), 0, values_HW).astype(float).round(2)
-    return Image(title=title, values=tuple(tuple(row) for row in clean.T.tolist()), unit="GeV", caption=caption)
+def _image(title: str, values_HW: NDArray[Any], caption: str, colours: tuple[float, float] | None = None) -> Image:
+    clean = np.where(np.abs(values_HW) < SHOWN_ABOVE_GEV, 0, values_HW).astype(float).round(2)
+    values = tuple(tuple(row) for row in clean.T.tolist())
+    return Image(title=title, values=values, unit="GeV", colour_range=colours, caption=caption)

@@ -59,9 +59,7 @@ def sections(compared: Compared, inputs_ECHW: NDArray[Any], outputs: Mapping[str
         _field_section(compared),
         _closure_section(compared),
         _jet_section(compared),
-        energy_displays.section(
-            compared.events, {compared.first: energy_displays.SHOWN_SHARE, compared.jet_set: 0.0}, inputs_ECHW, outputs
-        ),
+        energy_displays.section(compared.events, (compared.first, compared.jet_set), inputs_ECHW, outputs),
     )
 
 

@@ -64,7 +64,7 @@ def image_svg(image: Image, prefix: str = "image", series_looks: Mapping[str, Lo
     """Draw an image as an `<svg>` element, with its marks in a legend below; arguments as for `plot_svg`.
 
     Cells that are zero stay white. The colours are logarithmic when the positive cells span more than two decades and
-    none is negative, and symmetric about zero when some are negative.
+    none is negative, and symmetric about zero when some are negative, unless the image says from where to where they go.
     """
     styles = {**looks(label for _, _, label in image.marks), **(series_looks or {})}
     cells_XY = np.atleast_2d(np.array(image.values, dtype=np.float64))
@@ -75,7 +75,7 @@ def image_svg(image: Image, prefix: str = "image", series_looks: Mapping[str, Lo
         height = float(np.clip(_WIDTH_IN * 0.78 * n_y / n_x + 0.7, 2.4, 6.6))
         figure = Figure(figsize=(_WIDTH_IN, height), layout="constrained")
         axes = figure.subplots()
-        norm, colours = _colour_scale(cells_XY)
+        norm, colours = _colour_scale(cells_XY, image.colour_range)
         shown_YX = np.ma.masked_where(~np.isfinite(cells_XY) | (cells_XY == 0), cells_XY).T
         drawn = axes.imshow(
             shown_YX, origin="lower", extent=(0, n_x, 0, n_y), cmap=colours, norm=norm, interpolation="none", aspect="equal"
@@ -155,7 +155,9 @@ def _draw_marks(axes: Axes, image: Image, styles: Mapping[str, Look]) -> None:
         )  # fmt: skip
 
 
-def _colour_scale(cells_XY: NDArray[np.float64]) -> tuple[Normalize, str]:
+def _colour_scale(cells_XY: NDArray[np.float64], wanted: tuple[float, float] | None) -> tuple[Normalize, str]:
+    if wanted:
+        return LogNorm(*wanted, clip=True), "YlGnBu"
     finite = cells_XY[np.isfinite(cells_XY)]
     positive = finite[finite > 0]
     if (finite < 0).any():

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from caloedge.reports.canvas import drawable, house_style, looks
 from caloedge.reports.legend import place_legend
-from caloedge.reports.plots import image_svg, plot_svg
+from caloedge.reports.plots import _colour_scale, image_svg, plot_svg
 from caloedge.reports.ratios import points, ratio
 from caloedge.results import Image, Plot, Series
 
@@ -192,3 +192,20 @@ def test_the_legend_covers_no_data(curve, extends, outside):
         covered = (x > box.x0) & (x < box.x1) & (y > box.y0) & (y < box.y1)
         assert not covered.any()
         assert (axes.get_ylim()[1] > 1) == extends
+
+
+def test_images_with_the_same_range_have_the_same_colours() -> None:
+    """The same value gets the same colour whatever else an image holds; without a range it does not."""
+
+    def corner(colour_range: tuple[float, float] | None, hottest: float) -> tuple[float, ...]:
+        norm, name = _colour_scale(np.array([[3.0, hottest]]), colour_range)
+        return tuple(mpl.colormaps[name](norm(3.0)))
+
+    assert corner((0.1, 100.0), 4.0) == corner((0.1, 100.0), 90.0)
+    assert corner(None, 4.0) != corner(None, 90.0)
+
+
+@pytest.mark.parametrize("wrong", [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])
+def test_an_impossible_range_of_colours_is_refused(wrong: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"image 'event': colours from "):
+        Image(title="event", values=((1.0,),), unit="GeV", colour_range=wrong)
