@@ -16,7 +16,7 @@ from caloedge.reports import latency, sections, store
 from caloedge.results import Report, Section
 from caloedge.training.export import export
 from caloedge.training.fit import Hardware
-from caloedge.training.stages import Trained, train, train_rival
+from caloedge.training.stages import Trained, train
 from caloedge.training.timing import computer, float_timings
 from caloedge.verification import verify
 
@@ -55,9 +55,7 @@ def read_named_recipe(name: str) -> tuple[Path, Recipe]:
 def train_recipe(name: str, output: Path | None, hardware: Hardware, rivals: Iterable[str] = ()) -> dict[str, Trained]:
     """Train what is not trained yet: the stages of a recipe, and those of its rivals that are named."""
     path, recipe = read_named_recipe(name)
-    library, folder = open_beside(path, recipe), places(recipe, output).work / "training"
-    trained = train(recipe, library, folder, hardware, path.parent)
-    return trained | {rival: train_rival(recipe, rival, library, folder, hardware, trained) for rival in rivals}
+    return train(recipe, open_beside(path, recipe), places(recipe, output).work / "training", hardware, path.parent, rivals)
 
 
 def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifact:

@@ -23,7 +23,7 @@ from caloedge.results import Cell, Number, Plot, Report, Section, Series, Table
 from caloedge.study import artifact_at
 from caloedge.training.export import float_scores, integer_scores
 from caloedge.training.fit import Hardware
-from caloedge.training.stages import Trained, train, train_rival
+from caloedge.training.stages import Trained, train
 from caloedge.training.timing import ONNXRUNTIME, TORCH, Timing, computer, network_timings
 from caloedge.verification import Check, run_check, run_qonnx
 
@@ -61,13 +61,13 @@ def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 
     """
     path, recipe = read_named_recipe(name)
     to, library, task = places(recipe, output), open_beside(path, recipe), find(Task, recipe.task)
-    folder = to.work / "training"
-    trained = train(recipe, library, folder, hardware, path.parent)
-    rivals = {rival: train_rival(recipe, rival, library, folder, hardware, trained) for rival in recipe.rivals}
+    trained = train(recipe, library, to.work / "training", hardware, path.parent, recipe.rivals)
     widths = dict.fromkeys((recipe.quantisation.weight_bits, *recipe.tradeoff.bits))
     integers = [_integers(path, recipe, bits, library, to.work, hardware) for bits in widths]
     sample = task.sample(library, "test", recipe.evaluation.events, EVALUATION_SEED)
-    floats = {REFERENCE: trained["published"], FLOAT: trained["edge"]} | {f"float {rival}": of for rival, of in rivals.items()}
+    floats = {REFERENCE: trained["published"], FLOAT: trained["edge"]} | {
+        f"float {rival}": trained[rival] for rival in recipe.rivals
+    }
     assessment = task.assess(sample, _scores(task, sample, floats, integers), {})
     entries = [_entry(method, of, task, threads, device) for method, of in floats.items()]
     edge = next(entry for entry in entries if entry.method == FLOAT)

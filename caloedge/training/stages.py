@@ -8,7 +8,7 @@ import hashlib
 import json
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,34 +71,25 @@ def _size(recipe: Recipe, stage: str) -> Any:
     return sizes[name]
 
 
-def train(recipe: Recipe, library: Library, folder: Path, hardware: Hardware, base: Path) -> dict[str, Trained]:
-    """Run the stages that are not finished yet and return all three; `base` is the folder of the recipe."""
+def train(
+    recipe: Recipe, library: Library, folder: Path, hardware: Hardware, base: Path, rivals: Iterable[str] = ()
+) -> dict[str, Trained]:
+    """Run the stages and the named rivals that are not finished yet and return them; `base` is the folder of the recipe."""
+    rivals = tuple(rivals)
+    if unknown := [name for name in rivals if name not in recipe.rivals]:
+        known = ", ".join(recipe.rivals) or "none"
+        raise UnknownName(f"recipe {recipe.name!r} has no rival {unknown[0]!r}; there are: {known}")
     trained: dict[str, Trained] = {}
-    for stage in STAGES:
+    for stage in (*STAGES, *rivals):
         if stage == "published" and recipe.reference_from:
             artifact = read_artifact(base / recipe.reference_from)
             network = build_network(recipe, stage, artifact.weights(stage))
             trained[stage] = Trained(network, artifact.manifest.stages[stage])
         else:
             trained[stage] = _train_stage(recipe, stage, library, folder, hardware, trained)
-    _leave_other_ranks()
-    return trained
-
-
-def train_rival(
-    recipe: Recipe, name: str, library: Library, folder: Path, hardware: Hardware, trained: Mapping[str, Trained]
-) -> Trained:
-    """Train one rival if it is not finished yet; `trained` holds its teacher."""
-    if name not in recipe.rivals:
-        raise UnknownName(f"recipe {recipe.name!r} has no rival {name!r}; there are: {', '.join(recipe.rivals) or 'none'}")
-    rival = _train_stage(recipe, name, library, folder, hardware, trained)
-    _leave_other_ranks()
-    return rival
-
-
-def _leave_other_ranks() -> None:
     if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
         sys.exit(0)  # Lightning starts the same command once per further device; only the first goes on
+    return trained
 
 
 def _quantised(recipe: Recipe, activation_max: dict[str, float]) -> QuantisedArithmetic:
