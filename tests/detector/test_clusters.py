@@ -6,7 +6,7 @@ from math import erf, sqrt
 import numpy as np
 import pytest
 
-from caloedge.detector import clusters, events, photons
+from caloedge.detector import cluster_model, cluster_tuning, clusters, events, photons
 from caloedge.detector.clusters import PARTICLE_FLOW, TUNING, Tuning
 from caloedge.detector.events import GRID, MARGIN
 from caloedge.detector.library import ShowerLibrary, open_library
@@ -91,7 +91,7 @@ def test_shared_fractions_add_up_to_one() -> None:
     rng = np.random.default_rng(4)
     crystals = np.array([[20, 20], [20, 21], [21, 21], [40, 40]])
     event = np.zeros(4, int)
-    guess = clusters._Clusters(rng.uniform(-0.4, 0.4, (2, 4)), rng.uniform(1, 20, 4), np.zeros(4))
+    guess = clusters.Clusters(rng.uniform(-0.4, 0.4, (2, 4)), rng.uniform(1, 20, 4), np.zeros(4))
     mine, total = clusters._expected(guess, crystals, clusters._pairs(event, crystals), TUNING)
     for x, y in ((20, 20), (20, 21), (21, 21), (21, 20)):
         parts, totals = [], []
@@ -243,7 +243,7 @@ def test_the_bias_of_zero_suppression_is_that_of_digitised_crystals() -> None:
     for energy_gev in (0.0, 0.1, 0.3, 1.0):
         mean = events.digitise(np.full((1, 1000, 1000), energy_gev, np.float32), rng).mean(dtype=np.float64)
         # The mean of 10⁶ crystals has an error of 0.0002 GeV; the table has steps of 1/1024 GeV.
-        assert clusters._bias(np.array(energy_gev)) == pytest.approx(mean - energy_gev, abs=1e-3)
+        assert cluster_model.bias(np.array(energy_gev)) == pytest.approx(mean - energy_gev, abs=1e-3)
 
 
 def test_quality_of_photons_counted_by_hand() -> None:
@@ -254,38 +254,38 @@ def test_quality_of_photons_counted_by_hand() -> None:
     )
     position = np.array([[10.4, 10.5], [10.7, 10.5], [12.2, 11], [20.5, 22], [40, 40]])
     found = photons.Photons(np.array([0, 0, 0, 1, 1]), position, np.ones(5), np.array([5.0, 5, 5, 5, 1]))
-    assert clusters.quality(found, composed, 0) == pytest.approx(2 * 2 / (3 + 5))
-    assert clusters.quality(found, composed, 2) == pytest.approx(2 * 2 / (3 + 4))
+    assert cluster_tuning.quality(found, composed, 0) == pytest.approx(2 * 2 / (3 + 5))
+    assert cluster_tuning.quality(found, composed, 2) == pytest.approx(2 * 2 / (3 + 4))
 
 
 def test_the_shipped_constants_are_what_tune_finds(library: ShowerLibrary, training: photons.PhotonEvents) -> None:
-    profile = clusters._fitted_profile(library, events.split_rows(len(library), "train"))
+    profile = cluster_tuning._fitted_profile(library, events.split_rows(len(library), "train"))
     np.testing.assert_allclose(TUNING.profile, profile, rtol=1e-3)  # four digits are kept
-    sample = clusters.single_photons(training)
+    sample = cluster_tuning.single_photons(training)
     assert len(sample.energy_S) > 4000
     for tuning in (TUNING, PARTICLE_FLOW):
         for field in ("log_curve", "fit_curve", "response"):
-            found = getattr(clusters.with_curve(tuning, sample), field)
+            found = getattr(cluster_tuning.with_curve(tuning, sample), field)
             np.testing.assert_allclose(getattr(tuning, field), found, atol=1e-4)  # five digits are kept
 
 
 def test_the_shipped_positions_are_the_narrowest(training: photons.PhotonEvents) -> None:
-    sample = clusters.single_photons(training)
+    sample = cluster_tuning.single_photons(training)
 
     def width(**changes: float) -> float:
-        return clusters.position_width(clusters.with_curve(replace(PARTICLE_FLOW, **changes), sample), sample)
+        return cluster_tuning.position_width(cluster_tuning.with_curve(replace(PARTICLE_FLOW, **changes), sample), sample)
 
     best = width()
     for changes in ({"log_weight": 3.1}, {"log_weight": 4.7}, {"crystal_gev": 0.15}, {"crystal_gev": 0.5}):
         assert width(**changes) > best
-    assert clusters.position_width(TUNING, sample) < 0.9 * best
+    assert cluster_tuning.position_width(TUNING, sample) < 0.9 * best
 
 
 def test_the_shipped_thresholds_have_the_highest_quality(training: photons.PhotonEvents) -> None:
-    part = clusters.first_events(training, clusters.THRESHOLD_EVENTS)
+    part = cluster_tuning.first_events(training, cluster_tuning.THRESHOLD_EVENTS)
 
     def quality(tuning: Tuning) -> float:
-        return clusters.quality(clusters.reconstruct(part.crystals.cells_EXY, tuning), part, tuning.best_score)
+        return cluster_tuning.quality(clusters.reconstruct(part.crystals.cells_EXY, tuning), part, tuning.best_score)
 
     best = quality(TUNING)
     assert best > 0.945
@@ -296,25 +296,25 @@ def test_the_shipped_thresholds_have_the_highest_quality(training: photons.Photo
 
 def test_energies_and_positions_of_showers_not_used_for_tuning(library: ShowerLibrary) -> None:
     composed = photons.compose(library, events.split_rows(len(library), "valid"), 6000, np.random.default_rng(3))
-    sample = clusters.single_photons(composed)
+    sample = cluster_tuning.single_photons(composed)
     position, energy = clusters.shared(sample.cells_EXY, sample.event_S, sample.crystal_S2, TUNING)
     response = energy / sample.energy_S
-    bins = np.digitize(sample.energy_S, clusters.ENERGY_BINS_GEV) - 1
+    bins = np.digitize(sample.energy_S, cluster_tuning.ENERGY_BINS_GEV) - 1
     for number, bound in enumerate((0.02, 0.015, 0.01, 0.01)):
         assert np.median(response[bins == number]) == pytest.approx(1, abs=bound)
     near = np.array([sample.cells_EXY[e, x - 1 : x + 2, y - 1 : y + 2].sum() for e, (x, y) in
                      zip(sample.event_S, sample.crystal_S2, strict=True)])  # fmt: skip
     centred = near / sample.energy_S / np.array([np.median((near / sample.energy_S)[bins == b]) for b in range(4)])[bins]
-    ratio = clusters.widths(response, sample.energy_S) / clusters.widths(centred, sample.energy_S)
+    ratio = cluster_tuning.widths(response, sample.energy_S) / cluster_tuning.widths(centred, sample.energy_S)
     assert (ratio < [0.95, 0.9, 0.85, 0.95]).all()  # against the sum of the 3 × 3
     errors = position - sample.crystal_S2 - 0.5 - sample.offset_S2
-    found = clusters.widths(errors.ravel(), np.repeat(sample.energy_S, 2))
+    found = cluster_tuning.widths(errors.ravel(), np.repeat(sample.energy_S, 2))
     assert (found < [0.26, 0.125, 0.055, 0.022]).all()
 
 
 def test_tune_finds_the_same_constants_again(library: ShowerLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "PROFILE_SHOWERS", 300)
-    first, second = (clusters.tune(library, 300, seed=5, fitted=False) for _ in range(2))
+    monkeypatch.setattr(cluster_tuning, "PROFILE_SHOWERS", 300)
+    first, second = (cluster_tuning.tune(library, 300, seed=5, fitted=False) for _ in range(2))
     assert first == second
     assert not first.fitted
-    assert clusters.tune(library, 300, seed=6, fitted=False) != first
+    assert cluster_tuning.tune(library, 300, seed=6, fitted=False) != first

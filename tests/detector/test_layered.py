@@ -9,25 +9,19 @@ import h5py
 import numpy as np
 import pytest
 
-from caloedge.detector import layered
-from caloedge.detector.layered import (
-    ECAL,
-    ECAL_MM,
+from caloedge.detector import layered_showers
+from caloedge.detector.layered import ECAL, ECAL_MM, GUN_DISTANCE_MM, HCAL, LAYERS, SIDE_MM, TRACK_DEPTH_MM, spread
+from caloedge.detector.layered_events import (
     EVENTS,
-    GUN_DISTANCE_MM,
-    HCAL,
-    LAYERS,
     NEUTRAL_PION_MASS_GEV,
-    SIDE_MM,
-    TRACK_DEPTH_MM,
     Generated,
     Gun,
     LayeredEvents,
     photon_energies,
     photon_slopes,
-    spread,
 )
 from caloedge.detector.layered_files import LayeredSample, generate, open_layered, read_layered, write_layered
+from caloedge.detector.layered_showers import HCAL_SPOT_GEV
 from caloedge.errors import BadData, Unsupported, UserError
 
 CENTRAL = Gun((20.0, 20.0), (20.0, 20.0), 0.0, (0.0, 0.0))
@@ -127,7 +121,7 @@ def test_the_layers_share_a_pion_as_pdgs_profile_says(central: LayeredEvents) ->
 
 
 def test_photons_are_as_deep_and_as_long_as_pdgs_profile() -> None:
-    spots = layered._photons(np.random.default_rng(1), np.full(400, 10.0), np.zeros((400, 2)))
+    spots = layered_showers.photons(np.random.default_rng(1), np.full(400, 10.0), np.zeros((400, 2)))
     depth = spots.z_mm[spots.z_mm < ECAL_MM] / ECAL.radiation_length_mm
     alpha = 1 + 0.5 * (np.log(10 / ECAL.critical_gev) + 0.5)
     assert depth.mean() == pytest.approx(alpha / 0.5, rel=0.03)
@@ -148,14 +142,14 @@ def test_electrons_and_photons_are_measured_with_the_ecals_sampling_term(central
 def test_the_hcals_sampling_term_is_that_of_its_spots() -> None:
     rng = np.random.default_rng(2)
     n = 4000
-    spots = layered._ionisation(rng, np.full(n, 5.0), np.full(n, ECAL_MM), np.full(n, 100.0), layered.HCAL_SPOT_GEV)
+    spots = layered_showers._ionisation(rng, np.full(n, 5.0), np.full(n, ECAL_MM), np.full(n, 100.0), HCAL_SPOT_GEV)
     sums = np.bincount(spots.shower_N, spots.energy_N, n)
     assert sums.mean() == pytest.approx(5, rel=0.02)
     assert sums.std() / np.sqrt(5) == pytest.approx(0.40, rel=0.05)  # 4,000 numbers know their width to 1 %
 
 
 def test_nine_tenths_of_a_photon_are_within_a_moliere_radius() -> None:
-    spots = layered._photons(np.random.default_rng(1), np.full(200, 10.0), np.zeros((200, 2)))
+    spots = layered_showers.photons(np.random.default_rng(1), np.full(200, 10.0), np.zeros((200, 2)))
     radius = np.hypot(*spots.aside_2N)
     for radii, share in ((1, 0.90), (2, 0.95)):
         inside = spots.energy_N[radius < radii * ECAL.moliere_mm].sum() / spots.energy_N.sum()
@@ -180,7 +174,7 @@ def test_a_charged_pion_is_seen_with_less_than_its_energy_and_widely(central: La
 
 
 def test_the_electromagnetic_part_has_grooms_mean() -> None:
-    drawn = layered._em_fraction(np.random.default_rng(1), np.full(20_000, 20.0))
+    drawn = layered_showers._em_fraction(np.random.default_rng(1), np.full(20_000, 20.0))
     assert drawn.mean() == pytest.approx(1 - 20**-0.18, abs=0.005)
     assert drawn.std() / drawn.mean() == pytest.approx(0.35, rel=0.03)
     assert ((drawn >= 0) & (drawn <= 1)).all()

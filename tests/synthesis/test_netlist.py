@@ -288,5 +288,28 @@ def test_memory_contents_are_read_from_the_project(project: Path, needs: Callabl
     assert cost.blocks[-1].resources == dict.fromkeys(RESOURCES, 0)
 
 
+def test_deep_logic_is_mapped(project: Path, needs: Callable[[str], None]) -> None:
+    """The package's own launcher ends here with an exhausted stack: the mapper recurses once per level."""
+    needs("yosys")
+    depth = 900
+    links = [f"  assign x[{i + 1}] = (x[{i}] & a[{i}]) ^ (x[{i - 1}] | b[{i}]);" for i in range(1, depth + 1)]
+    chain = [
+        f"module core_scale (input [{depth}:0] a, input [{depth}:0] b, output z);",
+        f"  wire [{depth + 1}:0] x;\n  assign x[0] = a[0];\n  assign x[1] = b[0];",
+        *links,
+        f"  assign z = x[{depth + 1}];\nendmodule\n",
+    ]
+    (project / "rtl/core_scale.v").write_text("\n".join(chain))
+    (project / "rtl/caloedge_net.v").write_text(
+        f"module caloedge_net (input [{depth}:0] a, input [{depth}:0] b, output z);\n"
+        "  core_scale core (.a(a), .b(b), .z(z));\nendmodule\n"
+    )
+    record = json.loads((project / "caloedge.json").read_text())
+    record |= {"blocks": {"core_scale": 1}, "sources": ["rtl/caloedge_net.v", "rtl/core_scale.v"]}
+    (project / "caloedge.json").write_text(json.dumps(record))
+    cost = synthesise(project, XC7Z020, timeout_s=300)
+    assert cost.resources["LUT"] > depth / 4  # no input of a link can be left out, and a LUT holds few links
+
+
 def test_glue_has_its_own_name() -> None:
     assert not netlist.GLUE.isidentifier()  # no module can be called so

@@ -10,7 +10,8 @@ import pytest
 from caloedge import statistics
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Sample
 from caloedge.detector.events import split_rows
-from caloedge.detector.layered import SIDE_MM, Generated, LayeredEvents
+from caloedge.detector.layered import SIDE_MM
+from caloedge.detector.layered_events import Generated, LayeredEvents
 from caloedge.detector.layered_files import LayeredSample, generate, read_layered, write_layered
 from caloedge.errors import BadData, UserError
 from caloedge.reconstruction import neutral_energy
@@ -330,7 +331,6 @@ def test_events_of_unknown_distance_are_assessed_without_plots(test_sample: Samp
 def test_the_loss_takes_its_images() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("lightning")
-    pytest.importorskip("torchmetrics")
     from caloedge.training.fit import LOSSES
 
     targets = torch.from_numpy(TASK.sample(Generated(), "train", 8, 1).targets)

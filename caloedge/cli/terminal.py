@@ -1,0 +1,98 @@
+"""What every verb shares: options, the files they read, checks before the work, and what they print."""
+
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table as Grid
+
+from caloedge.errors import BadData, MissingTool, UserError
+from caloedge.results import Claim, Number, Table
+
+Recipe = Annotated[str, typer.Argument(help="A recipe file, a folder with recipe.yaml, or the name of a folder in ./models.")]
+Model = Annotated[str, typer.Argument(help="An artifact: a folder such as models/seed_finder, or its name.")]
+AnyModel = Annotated[str, typer.Argument(help="A QONNX file, an artifact's folder, or its name.")]
+Output = Annotated[Path | None, typer.Option(help="Folder for everything; default: ./runs, ./models and ./reports.")]
+Accelerator = Annotated[str, typer.Option(help="cpu, gpu, or auto.")]
+Devices = Annotated[int, typer.Option(help="How many of them; more than one trains in parallel.", min=1)]
+ChannelsLast = Annotated[bool, typer.Option(help="Keep a pixel's channels side by side: faster for large images on CPUs.")]
+Precision = Annotated[str, typer.Option(help="32-true, or bf16-mixed where the hardware is faster with it.")]
+
+
+def model_file(model: str) -> Path:
+    """Return the QONNX file of an artifact, or the file itself."""
+    from caloedge.artifact import MODEL
+
+    for folder in (Path(model), Path("models") / model):
+        if folder.is_dir():
+            return folder / MODEL
+    return Path(model)
+
+
+def read_codes(path: Path, name: str = "inputs") -> Any:
+    """Read an array of integer codes from an .npz file. Raises BadData."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            if name not in file.files:
+                raise BadData(f"{path}: no array {name!r} (found: {', '.join(file.files)}); write codes with numpy.savez")
+            codes = file[name]
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as problem:
+        raise BadData(f"{path}: not a readable .npz file ({problem}); write codes with numpy.savez(FILE, inputs=codes)") from None
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise BadData(
+            f"{path}: {name!r} holds {codes.dtype}, not integer codes; write codes with numpy.savez(FILE, {name}=codes)"
+        )
+    return codes.astype(np.int64)
+
+
+def chosen_hardware(accelerator: str, devices: int, precision: str, channels_last: bool) -> Any:
+    """Check where to train before anything is written."""
+    from caloedge.training.fit import ACCELERATORS, PRECISIONS, Hardware
+
+    for value, known, option in ((accelerator, ACCELERATORS, "--accelerator"), (precision, PRECISIONS, "--precision")):
+        if value not in known:
+            raise UserError(f"{option} {value!r} is not known; there are: {', '.join(known)}")
+    return Hardware(accelerator=accelerator, devices=devices, precision=precision, channels_last=channels_last)
+
+
+def need_training() -> None:
+    """Say in one line what a command that trains or evaluates float networks lacks."""
+    from importlib.util import find_spec
+
+    lacking = [name for name in ("torch", "brevitas", "lightning") if find_spec(name) is None]
+    if lacking:
+        raise MissingTool(f"this command needs {', '.join(lacking)}; pip install 'caloedge[train]'")
+
+
+def say(text: str) -> None:
+    """Print one line."""
+    print(text)  # noqa: T201
+
+
+def show(grid: Grid) -> None:
+    """Print a grid; 160 columns wide where the output is no terminal."""
+    Console(width=None if sys.stdout.isatty() else 160).print(grid)
+
+
+def show_blocks(blocks: Any) -> None:
+    """Print the tables and claims among a report's blocks."""
+    from caloedge.reports.rounding import quantity
+
+    for block in blocks:
+        if isinstance(block, Table):
+            grid = Grid(*block.columns, title=f"{block.title} ({_origins(block)})")
+            for row in block.rows:
+                grid.add_row(*(quantity(cell) if isinstance(cell, Number) else cell for cell in row))
+            show(grid)
+        elif isinstance(block, Claim):
+            verdict = {True: "holds", False: "DOES NOT HOLD", None: "not tested"}[block.holds]
+            say(f"{verdict}: {block.statement} {block.found}")
+
+
+def _origins(table: Table) -> str:
+    return ", ".join(dict.fromkeys(cell.origin for row in table.rows for cell in row if isinstance(cell, Number)))

@@ -1,0 +1,78 @@
+"""From showers to an artifact: simulate, train, export."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from caloedge.cli.terminal import (
+    Accelerator,
+    ChannelsLast,
+    Devices,
+    Output,
+    Precision,
+    Recipe,
+    chosen_hardware,
+    need_training,
+    say,
+)
+
+
+def simulate(
+    file: Annotated[Path, typer.Argument(help="HDF5 file to write.")],
+    showers: Annotated[int, typer.Option(help="How many.")] = 10_000,
+    geometry: Annotated[str, typer.Option(help="pbwo4 (25×25 crystals) or wsi (45 layers × 16 φ × 9 r).")] = "pbwo4",
+    generator: Annotated[str, typer.Option(help="geant4, or parametrised (fast, for development).")] = "geant4",
+    particle: Annotated[str, typer.Option(help="Geant4's name of the incident particle.")] = "gamma",
+    min_energy_gev: Annotated[float, typer.Option(help="Lowest energy; energies are log-uniform.")] = 1.0,
+    max_energy_gev: Annotated[float, typer.Option(help="Highest energy.")] = 100.0,
+    seed: Annotated[int, typer.Option(help="The library depends on this, not on the number of workers.")] = 1,
+    zero_below_mev: Annotated[float, typer.Option(help="Smaller cell energies are stored as zero.")] = 0.1,
+    workers: Annotated[int, typer.Option(help="Processes; default: one per core.", min=1)] = os.cpu_count() or 1,
+) -> None:
+    """Make a shower library. Ctrl-C keeps what is finished; the same command goes on."""
+    from caloedge.detector.production import Production
+    from caloedge.detector.production import simulate as produce
+
+    production = Production(
+        geometry=geometry,
+        generator=generator,
+        particle=particle,
+        showers=showers,
+        min_energy_gev=min_energy_gev,
+        max_energy_gev=max_energy_gev,
+        seed=seed,
+        zero_below_mev=zero_below_mev,
+    )
+    produce(production, file, workers)
+    say(f"{file}: {showers} showers, {file.stat().st_size / 1e6:.1f} MB")
+
+
+def train(
+    recipe: Recipe,
+    output: Output = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    precision: Precision = "32-true",
+    channels_last: ChannelsLast = False,
+    rival: Annotated[list[str] | None, typer.Option(help="Train these rivals of the recipe, too.")] = None,
+) -> None:
+    """Train the networks of a recipe. A second call resumes, or says that all is done."""
+    need_training()
+    from caloedge.pipeline import train_recipe
+
+    trained = train_recipe(recipe, output, chosen_hardware(accelerator, devices, precision, channels_last), rival or ())
+    for stage, one in trained.items():
+        record = one.record
+        say(f"{stage}: {record.parameters:,} parameters, {record.epochs} epochs, validation loss {record.valid_loss:.4f}")
+
+
+def export(recipe: Recipe, output: Output = None) -> None:
+    """Write the artifact: QONNX, golden vectors, weights, manifest. Trains what is not trained yet."""
+    need_training()
+    from caloedge.pipeline import make_artifact
+    from caloedge.training.fit import Hardware
+
+    artifact = make_artifact(recipe, output, Hardware())
+    say(f"{artifact.folder}: {len(artifact.manifest.files)} files")
