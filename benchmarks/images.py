@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from caloedge.catalog import Task, find
+from caloedge.computer import computer
 from caloedge.files import write_text
-from caloedge.training.timing import computer
 
 REPEATS = 5
 EVENTS = 400

@@ -27,13 +27,13 @@ from caloedge.backends.emulator.binding import Emulator
 from caloedge.comparison import EVALUATION_SEED, library_of
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
+from caloedge.computer import computer
 from caloedge.detector import groups
 from caloedge.files import write_text
 from caloedge.pipeline import open_model
 from caloedge.reconstruction import chain
 from caloedge.reconstruction.chain import Chain, Run
 from caloedge.reconstruction.report import blocks
-from caloedge.training.timing import computer
 from caloedge.verification import Design, build_if_needed
 
 ROUNDS = 7

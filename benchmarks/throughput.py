@@ -26,12 +26,12 @@ from caloedge.catalog import Backend, Task, find
 from caloedge.comparison import library_of
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
+from caloedge.computer import computer
 from caloedge.files import write_text
 from caloedge.pipeline import open_model
 from caloedge.project import read_record
 from caloedge.qonnx_executor import execute_stock, input_names
 from caloedge.recipe import Recipe
-from caloedge.training.timing import computer
 from caloedge.verification import Design, build_if_needed, designs, run_qonnx
 
 REPEATS = 5

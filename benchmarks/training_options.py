@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from caloedge.arithmetic import FloatArithmetic
+from caloedge.computer import computer
 from caloedge.files import write_text
 from caloedge.networks.pf_energy import CHANNELS, NETWORK, SIZES
 from caloedge.training.fit import image_loss
-from caloedge.training.timing import computer
 
 SIDE = 56
 REPEATS = 5

@@ -41,6 +41,8 @@ class Stage(BaseModel):
     train_loss: float
     valid_loss: float
     curve: tuple[dict[str, float], ...]
+    hardware: str = ""
+    """On which it ended; empty where that was not noted."""
 
 
 class Manifest(BaseModel):

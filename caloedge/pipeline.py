@@ -9,6 +9,7 @@ from caloedge.artifact import Artifact, read_artifact
 from caloedge.catalog import Assessment, Library, Network, Task, find
 from caloedge.comparison import compare, library_of
 from caloedge.compiler.reader import read
+from caloedge.computer import computer
 from caloedge.errors import BadData
 from caloedge.firmware import firmware
 from caloedge.recipe import Recipe, find_recipe, read_recipe
@@ -17,7 +18,7 @@ from caloedge.results import Report, Section
 from caloedge.training.export import export
 from caloedge.training.fit import Hardware
 from caloedge.training.stages import Trained, train
-from caloedge.training.timing import computer, float_timings
+from caloedge.training.timing import float_timings
 from caloedge.verification import verify
 
 

@@ -1,10 +1,10 @@
 """A recipe: everything that decides an artifact, in one YAML file."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from caloedge.errors import BadData, UnknownName
 
@@ -18,13 +18,27 @@ class Value(BaseModel):
 class Schedule(Value):
     """How long and how fast to train; the rate rises linearly, then falls as a cosine to zero."""
 
-    epochs: int = Field(gt=0)
+    epochs: int = Field(ge=0)
     events_per_epoch: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     warm_up: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps."""
     weight_decay: float = Field(default=0.0, ge=0)
+    settle_epochs: int = Field(default=0, ge=0)
+    """Further epochs at a third of the rate, again falling to zero, in which batch normalisation no longer uses each batch's
+    statistics but the averages that the trained network will use: batches of few and unequal images differ much from those."""
+
+    @property
+    def all_epochs(self) -> int:
+        """All epochs, those of settling included."""
+        return self.epochs + self.settle_epochs
+
+    @model_validator(mode="after")
+    def _has_epochs(self) -> Self:
+        if not self.all_epochs:
+            raise ValueError("epochs and settle_epochs are both 0; give one")
+        return self
 
 
 class Training(Value):
@@ -62,6 +76,9 @@ class Quantisation(Value):
     activation_quantile: float = Field(default=0.9999, gt=0, le=1)
     """Largest useful value of each activation, as a quantile on training events: the rarer larger values saturate. A lower
     one makes the step finer where large values are rare."""
+    equalise: bool = False
+    """Whether channels are scaled to like ranges before quantising, which changes nothing in float arithmetic: see
+    `training.equalise`."""
 
 
 class LayerChoice(Value):

@@ -14,6 +14,7 @@ from caloedge.artifact import Artifact, Golden
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sample, Target, Task, find
 from caloedge.comparison import EVALUATION_SEED
 from caloedge.compiler.reader import read
+from caloedge.computer import computer
 from caloedge.foldings import Folding, foldings
 from caloedge.pipeline import data_label, open_beside, places, read_named_recipe
 from caloedge.recipe import Recipe
@@ -24,7 +25,7 @@ from caloedge.study import artifact_at
 from caloedge.training.export import float_scores, integer_scores
 from caloedge.training.fit import Hardware
 from caloedge.training.stages import Trained, train
-from caloedge.training.timing import ONNXRUNTIME, TORCH, Timing, computer, network_timings
+from caloedge.training.timing import ONNXRUNTIME, TORCH, Timing, network_timings
 from caloedge.verification import Check, run_check, run_qonnx
 
 TIMED_IMAGES = 5
@@ -215,14 +216,15 @@ def _plots(
         errors = (float(of.uncertainty or 0),) * len(x)
         return Series(name=name, x=tuple(x), y=(float(of.value),) * len(x), y_error_low=errors, y_error_high=errors)
 
-    sizes = [series(entry.method, (entry.parameters,), figures[entry.method]) for entry in known]
+    sizes = [series(_sized(entry), (entry.parameters,), figures[entry.method]) for entry in known]
     times = [
-        series(entry.method, [1e6 * timing.median_s for timing in entry.timings if timing.batch == 1], figures[entry.method])
+        series(_sized(entry), [1e6 * timing.median_s for timing in entry.timings if timing.batch == 1], figures[entry.method])
         for entry in known
         if entry.timings
     ]
-    if INTEGER in figures and folded:
-        name = f"{INTEGER}, FPGA at {clock_mhz:g} MHz (requested)"
+    integer = next((entry for entry in known if entry.method == INTEGER), None)
+    if integer and folded:
+        name = f"{_sized(integer)}, FPGA at {clock_mhz:g} MHz (requested)"
         times.append(series(name, [of.cycles.latency_cycles / clock_mhz for of in folded], figures[INTEGER]))
     levels = {method: of for method, of in figures.items() if method not in {entry.method for entry in entries}}
 
@@ -240,6 +242,12 @@ def _plots(
              caption=f"Float: {ONNXRUNTIME} and torch, batch 1, on this computer (measured). FPGA: simulated cycles at the "
              "requested clock, one point for each folding."),
     ]  # fmt: skip
+
+
+def _sized(entry: Entry) -> str:
+    """Return a network's name with its number of parameters, so that one figure shows accuracy, size and latency."""
+    size = f"{entry.parameters / 1e6:.3g} M" if entry.parameters >= 10**6 else f"{entry.parameters / 1e3:.3g} k"
+    return f"{entry.method}, {size} parameters"
 
 
 def _folding_section(folded: Sequence[Folding], recipe: Recipe) -> Section:

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "caloedge"
 # A module may import from earlier lines only. `folder.*` are its files; files on one line may not import each other.
 LAYERS = """
     errors
-    files, results, progress
+    files, results, progress, computer
     detector.geometry, detector.library, detector.geant4_tables, detector.full_events, detector.layered
     detector.geant4, detector.events, detector.jets, detector.layered_showers
     detector.photons, detector.cluster_model, detector.layered_events
@@ -59,7 +59,7 @@ LAYERS = """
     synthesis.rtl, synthesis.cells, synthesis.deep_yosys
     synthesis.netlist
     synthesis.route, synthesis.vendor
-    training.fit
+    training.fit, training.equalise
     training.stages
     training.export
     synthesis.cost

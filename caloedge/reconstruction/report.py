@@ -14,6 +14,7 @@ from caloedge.artifact import Artifact
 from caloedge.catalog import BASELINE, INTEGER, Target, find
 from caloedge.comparison import EVALUATION_SEED, library_of, refuse_seen_showers
 from caloedge.compiler.reader import read
+from caloedge.computer import computer
 from caloedge.detector import events, groups, photons
 from caloedge.detector.library import ShowerLibrary
 from caloedge.detector.photons import PhotonEvents, Photons
@@ -28,7 +29,6 @@ from caloedge.reconstruction.firmware import Choice
 from caloedge.reports import latency, sections, store
 from caloedge.results import Claim, Number, Report, Section, Table
 from caloedge.synthesis.cost import implement
-from caloedge.training.timing import computer
 from caloedge.verification import Check, Design, compare_codes
 
 EVENTS_PER_BLOCK = 500

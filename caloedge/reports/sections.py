@@ -153,7 +153,7 @@ def training(manifest: Manifest) -> Section:
 
 def trainings(stages: Mapping[str, Stage], remark: str = "") -> Section:
     """Show how networks were trained."""
-    columns = ("network", "parameters", "epochs", "inputs seen", "time in steps", "training loss", "validation loss")
+    columns = ("network", "parameters", "epochs", "inputs seen", "time in steps", "computer", "training loss", "validation loss")
     rows = tuple(
         (
             name,
@@ -161,6 +161,7 @@ def trainings(stages: Mapping[str, Stage], remark: str = "") -> Section:
             Number(value=stage.epochs, origin="requested"),
             Number(value=stage.windows_seen, origin="computed"),
             Number(value=stage.seconds, unit="s", origin="measured"),
+            stage.hardware or "–",
             Number(value=stage.train_loss, origin="computed"),
             Number(value=stage.valid_loss, origin="computed"),
         )

@@ -67,6 +67,8 @@ def photon_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return positions + energies + SEED_WEIGHT * (share * missed**FOCAL_GAMMA * entropy).mean()
 
 
+SETTLING = 1 / 3
+"""Of the learning rate, where settling begins."""
 SSIM_WEIGHT = 0.05
 """In the loss of energy images (arXiv 2410.07250)."""
 
@@ -94,15 +96,20 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def learning_rate_factor(schedule: Schedule, done: float) -> float:
-    """Return the factor on the learning rate when the share `done` of the training is over.
+def learning_rate_factor(schedule: Schedule, epoch: float) -> float:
+    """Return the factor on the learning rate after `epoch` epochs.
 
-    >>> learning_rate_factor(Schedule(epochs=1, events_per_epoch=1, batch_size=1, learning_rate=1, warm_up=0.5), 0.25)
+    >>> learning_rate_factor(Schedule(epochs=4, events_per_epoch=1, batch_size=1, learning_rate=1, warm_up=0.5), 1.0)
     0.5
     """
-    if done < schedule.warm_up:
-        return done / schedule.warm_up
-    return 0.5 * (1 + float(np.cos(np.pi * min(1.0, (done - schedule.warm_up) / (1 - schedule.warm_up)))))
+    if epoch > schedule.epochs or not schedule.epochs:
+        return SETTLING * _falling((epoch - schedule.epochs) / max(1, schedule.settle_epochs))
+    done = epoch / schedule.epochs
+    return done / schedule.warm_up if done < schedule.warm_up else _falling((done - schedule.warm_up) / (1 - schedule.warm_up))
+
+
+def _falling(done: float) -> float:
+    return 0.5 * (1 + float(np.cos(np.pi * min(1.0, done))))
 
 
 class Hardware(BaseModel):
@@ -157,7 +164,7 @@ class _Learner(lightning.LightningModule):
         self, network: nn.Module, task: Task, schedule: Schedule, steps: int, teacher: nn.Module | None, share: float
     ) -> None:
         super().__init__()
-        self.network, self.schedule, self.total_steps = network, schedule, steps * schedule.epochs
+        self.network, self.schedule, self.steps = network, schedule, steps
         self.teacher = (teacher,)  # in a tuple it is not a part of what is saved and trained
         self.teacher_share = share
         self.loss: Callable[[Tensor, Tensor], Tensor] = LOSSES[task.loss]
@@ -186,7 +193,7 @@ class _Learner(lightning.LightningModule):
             self.network.parameters(), lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay, fused=True
         )
         rate = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: learning_rate_factor(self.schedule, (step + 1) / self.total_steps)
+            optimiser, lambda step: learning_rate_factor(self.schedule, (step + 1) / self.steps)
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
@@ -203,6 +210,10 @@ class _Keeper(Callback):
         torch.manual_seed(hash((self.seed, trainer.current_epoch, trainer.global_rank)) % 2**63)
         self.start = time.monotonic()
         module.losses.clear()
+        if trainer.current_epoch >= module.schedule.epochs:  # settling
+            for layer in module.network.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.eval()
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.advance(1)
@@ -265,7 +276,7 @@ def fit(
         module.train()
         return float(module.loss(outputs.float(), valid_targets))
 
-    with progress(f"training {stage}", steps * schedule.epochs, steps * done) as advance:
+    with progress(f"training {stage}", steps * schedule.all_epochs, steps * done) as advance:
         keeper = _Keeper(folder, seed, validate, advance)
         trainer = _trainer(hardware, schedule, keeper)
         learner = _Learner(network, task, schedule, steps, teacher, teacher_share)
@@ -299,7 +310,7 @@ def _trainer(hardware: Hardware, schedule: Schedule, keeper: _Keeper) -> lightni
         devices=hardware.devices,
         strategy="ddp" if hardware.devices > 1 else "auto",
         precision=hardware.precision,  # type: ignore[arg-type]
-        max_epochs=schedule.epochs,
+        max_epochs=schedule.all_epochs,
         reload_dataloaders_every_n_epochs=1,
         callbacks=[keeper],
         logger=False,

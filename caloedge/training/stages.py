@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from caloedge.arithmetic import CALIBRATED, FloatArithmetic, QuantisedArithmetic, folded
 from caloedge.artifact import Stage, read_artifact
 from caloedge.catalog import Library, Network, Task, find
+from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName
 from caloedge.files import replacing, write_text
 from caloedge.recipe import Recipe, Schedule
+from caloedge.training.equalise import chains, divided, equalised, scales
 from caloedge.training.fit import Hardware, fit, predict, steps_per_epoch
 
 STAGES = ("published", "edge", "quantised")
@@ -133,12 +135,13 @@ def _train_stage(
     curve = fit(network, task, library, schedule, place, stage=stage, seed=recipe.seed, hardware=hardware, teacher=teacher)
     finished = Stage(
         parameters=n_parameters(network, statistics=find(Network, recipe.network).counts_statistics),
-        epochs=schedule.epochs,
-        windows_seen=steps_per_epoch(task, library, schedule) * schedule.batch_size * schedule.epochs,
+        epochs=schedule.all_epochs,
+        windows_seen=steps_per_epoch(task, library, schedule) * schedule.batch_size * schedule.all_epochs,
         seconds=sum(point["seconds"] for point in curve),
         train_loss=curve[-1]["train_loss"],
         valid_loss=curve[-1]["valid_loss"],
         curve=tuple(curve),
+        hardware=f"{computer()}; {hardware.devices} × {hardware.accelerator}, {hardware.precision}",
     )
     with replacing(place / "weights.pt") as temporary:
         torch.save(network.state_dict(), temporary)
@@ -164,26 +167,33 @@ def _finished(network: nn.Module, place: Path) -> Trained:
 
 def _twin(recipe: Recipe, task: Task, library: Library, edge: nn.Module) -> nn.Module:
     """Build the quantised network with the float edge network's weights and activation ranges."""
-    ranges = _activation_max(task, library, edge, recipe.seed, recipe.quantisation.activation_quantile)
+    weights, divided_by = folded(edge), {}
+    inputs = torch.from_numpy(task.sample(library, "train", CALIBRATION_SHARE * task.valid_events, recipe.seed).inputs)
+    if recipe.quantisation.equalise:
+        found = chains(edge)
+        by = scales(edge, found, weights, inputs[: task.valid_events])
+        weights, divided_by = equalised(edge, found, weights, by), divided(found, by)
+    ranges = _activation_max(edge, inputs, recipe.quantisation.activation_quantile, divided_by)
     twin: nn.Module = find(Network, recipe.network).build(_quantised(recipe, ranges), _size(recipe, "quantised"))
-    missing, unexpected = twin.load_state_dict(folded(edge), strict=False)
+    missing, unexpected = twin.load_state_dict(weights, strict=False)
     assert not unexpected, unexpected
     assert all("scaling_impl" in name for name in missing), missing
     return twin
 
 
-def _activation_max(task: Task, library: Library, edge: nn.Module, seed: int, quantile: float) -> dict[str, float]:
-    """Return the largest useful value of each activation of the float network on training events."""
+def _activation_max(edge: nn.Module, inputs: Tensor, quantile: float, divided_by: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the largest useful value of each activation of the float network, its channels divided as they will be."""
     found: dict[str, float] = {}
 
     def note(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            if name in divided_by:
+                output = output / divided_by[name].reshape(-1, *[1] * (output.ndim - 2))
             found[name] = max(float(np.quantile(output.numpy(), quantile)), 1e-3)
 
         return hook
 
     hooks = [m.register_forward_hook(note(n)) for n, m in edge.named_modules() if isinstance(m, CALIBRATED)]
-    inputs = torch.from_numpy(task.sample(library, "train", CALIBRATION_SHARE * task.valid_events, seed).inputs)
     predict(edge, inputs, batch=len(inputs))
     for hook in hooks:
         hook.remove()

@@ -1,7 +1,6 @@
 """Latency of float networks on this computer, through onnxruntime and torch."""
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -115,13 +114,3 @@ def _timed(
         seconds.append(time.perf_counter() - start)
     low, median, high = np.quantile(seconds, (0.16, 0.5, 0.84))
     return Timing(stage, batch, float(median), float(low), float(high), len(seconds), threads, engine, device)
-
-
-def computer() -> str:
-    """Return the processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'unknown processor'}, {os.cpu_count()} cores"

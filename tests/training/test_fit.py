@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from caloedge.catalog import Network, Sample, Task, find
 from caloedge.detector.library import ShowerLibrary
@@ -101,6 +102,35 @@ def test_an_interrupted_training_ends_at_the_same_weights(kind: str, library: Sh
     for name, value in at_once.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert sorted(p.name for p in (tmp_path / "twice").iterdir()) == ["curve.json", "last.ckpt"]
+
+
+def test_settling_keeps_the_statistics_of_normalisation(tmp_path: Path) -> None:
+    task, definition = replace(find(Task, "pf_energy"), valid_events=5), find(Network, "pf_energy")
+    events = task.open("qcd_jets")
+
+    def trained(settle_epochs: int, folder: str, run: Task = task) -> dict[str, Any]:
+        schedule = Schedule(epochs=2, settle_epochs=settle_epochs, events_per_epoch=20, batch_size=5, learning_rate=1e-3)
+        torch.manual_seed(4)
+        net = definition.build(FloatArithmetic(), definition.sizes["trigger"])
+        curve = fit(net, run, events, schedule, tmp_path / folder, stage="edge", seed=2, hardware=CPU)
+        assert len(curve) == 2 + settle_epochs
+        return net.state_dict()
+
+    def interrupted(library: Any, split: str, number: int, seed: int) -> Sample[Any]:
+        if (split, seed) == ("train", int(np.random.default_rng(np.random.SeedSequence(2, spawn_key=(3, 0))).integers(2**62))):
+            raise KeyboardInterrupt
+        return task.sample(library, split, number, seed)
+
+    before, after = trained(0, "before"), trained(2, "after")
+    statistics = {name for name in before if "running_" in name}
+    assert statistics
+    assert {name for name in before if torch.equal(before[name], after[name])} >= statistics
+    assert not torch.equal(before["energy.weight"], after["energy.weight"])
+    with pytest.raises(KeyboardInterrupt):
+        trained(2, "resumed", replace(task, sample=interrupted))
+    assert torch.load(tmp_path / "resumed" / "last.ckpt", weights_only=False)["epoch"] == 2  # in the middle of settling
+    for name, value in trained(2, "resumed").items():
+        assert torch.equal(value, after[name]), name
 
 
 def test_the_seed_decides_the_result(library: ShowerLibrary, tmp_path: Path) -> None:
@@ -286,12 +316,25 @@ def test_gradients_are_finite_for_any_outputs(size: float) -> None:
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     schedule = Schedule(epochs=1, events_per_epoch=1, batch_size=1, learning_rate=1, warm_up=0.1)
-    factors = [learning_rate_factor(schedule, done) for done in np.linspace(0, 1, 101)]
+    factors = [learning_rate_factor(schedule, epoch) for epoch in np.linspace(0, 1, 101)]
     assert factors[0] == 0
     assert max(factors) == factors[10] == pytest.approx(1, abs=1e-12)  # rounding of doubles
     assert factors[-1] == pytest.approx(0, abs=1e-12)
     assert factors[:11] == sorted(factors[:11])
     assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_settling_starts_at_a_third_of_the_rate_and_falls_to_zero() -> None:
+    schedule = Schedule(epochs=2, settle_epochs=3, events_per_epoch=1, batch_size=1, learning_rate=1)
+    assert learning_rate_factor(schedule, 2.0) == pytest.approx(0, abs=1e-12)
+    factors = [learning_rate_factor(schedule, epoch) for epoch in np.linspace(2 + 1e-9, 5, 50)]
+    assert factors[0] == pytest.approx(1 / 3)
+    assert factors == sorted(factors, reverse=True)
+    assert factors[-1] == pytest.approx(0, abs=1e-12)
+    only = schedule.model_copy(update={"epochs": 0})
+    assert learning_rate_factor(only, 0.0) == pytest.approx(1 / 3)
+    with pytest.raises(ValidationError, match="epochs and settle_epochs are both 0"):
+        Schedule(epochs=0, events_per_epoch=1, batch_size=1, learning_rate=1)
 
 
 def test_ctrl_c_in_a_real_process_ends_with_one_line_and_goes_on(tiny_recipe: Path, tmp_path: Path) -> None:
