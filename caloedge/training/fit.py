@@ -41,6 +41,8 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
+FUSED = ("cpu", "cuda", "mps")
+"""Devices for which torch has an optimiser that updates all weights in one pass."""
 PROBE_EVENTS = 250
 """From which the number of inputs per event is taken."""
 BATCH_NUMBERS = 2**18
@@ -190,7 +192,10 @@ class _Learner(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay, fused=True
+            self.network.parameters(),
+            lr=self.schedule.learning_rate,
+            weight_decay=self.schedule.weight_decay,
+            fused=self.device.type in FUSED,
         )
         rate = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: learning_rate_factor(self.schedule, (step + 1) / self.steps)
