@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+SCALE = "scaling_impl"
+"""Part of the names of all that sets a quantiser's scale."""
 GATE_BITS = 8
 """Of the means and gates of squeeze-and-excitation: there is one per channel and event, so they cost nothing."""
 GATE_SLOPE, GATE_CENTRE = 0.25, 0.5
@@ -223,12 +225,30 @@ class _Ramp(nn.Module):
         return GATE_SLOPE * x + GATE_CENTRE
 
 
+class FixedScale(nn.Module):
+    """The range of a quantiser, as a buffer: saved with the weights, but not trained.
+
+    Brevitas' own constant scales are not saved, and its parameters are trained again after every loading.
+    """
+
+    def __init__(self, scaling_init: Tensor, scaling_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.ceil(torch.log2(scaling_init)).expand(scaling_shape).clone())
+        self.value: Tensor
+
+    def forward(self, x: Tensor, levels: Tensor | None = None) -> Tensor:  # noqa: ARG002 (Brevitas passes what is quantised)
+        """Return the step of the codes; without their number, the range."""
+        range_ = 2.0**self.value
+        return range_ if levels is None else range_ / levels
+
+
 @dataclass(frozen=True)
 class QuantisedArithmetic:
     """Brevitas layers with power-of-two scales.
 
-    `activation_max` gives each activation's largest useful value, measured on the float network; its power-of-two scale
-    starts there and is trained.
+    `largest` gives each activation's largest useful value, measured on the float network. Its scale starts there and is
+    trained, and the scale of weights follows the largest of them, unless scales are fixed: then `largest` also gives, by the
+    name of a layer, the largest useful weight, or one per filter (C_out, 1, …) where each filter has a scale of its own.
     """
 
     weight_bits: int
@@ -236,8 +256,11 @@ class QuantisedArithmetic:
     input_bits: int
     input_fraction: int
     """The LSB of input codes is 2**-input_fraction of the input's unit."""
-    activation_max: Mapping[str, float] = field(default_factory=dict)
+    largest: Mapping[str, float | Tensor] = field(default_factory=dict)
     input_signed: bool = False
+    fixed_scales: bool = False
+    filter_scales: bool = False
+    """Whether each filter has a scale of its own; only where scales are fixed."""
 
     def input(self, name: str) -> nn.Module:  # noqa: ARG002
         """Digitise the input: fixed scale, signed or not."""
@@ -260,7 +283,7 @@ class QuantisedArithmetic:
 
     def conv2d(
         self,
-        name: str,  # noqa: ARG002
+        name: str,
         channels_in: int,
         channels_out: int,
         kernel: int,
@@ -271,7 +294,7 @@ class QuantisedArithmetic:
     ) -> nn.Module:
         """Convolve."""
         from brevitas.nn import QuantConv2d
-        from brevitas.quant import Int8WeightPerTensorFixedPoint, Int32Bias
+        from brevitas.quant import Int32Bias
 
         layer: nn.Module = QuantConv2d(
             channels_in,
@@ -279,10 +302,9 @@ class QuantisedArithmetic:
             kernel,
             padding=padding,
             groups=groups,
-            weight_quant=Int8WeightPerTensorFixedPoint,
-            weight_bit_width=self.weight_bits,
             bias_quant=Int32Bias,
             return_quant_tensor=not is_output,
+            **self._of_weights(name),
         )
         return layer
 
@@ -292,7 +314,7 @@ class QuantisedArithmetic:
 
     def dense(
         self,
-        name: str,  # noqa: ARG002
+        name: str,
         features_in: int,
         features_out: int,
         *,
@@ -301,16 +323,15 @@ class QuantisedArithmetic:
     ) -> nn.Module:
         """Multiply by a matrix and add a bias."""
         from brevitas.nn import QuantLinear
-        from brevitas.quant import Int8WeightPerTensorFixedPoint, Int32Bias
+        from brevitas.quant import Int32Bias
 
         layer: nn.Module = QuantLinear(
             features_in,
             features_out,
             bias=bias,
-            weight_quant=Int8WeightPerTensorFixedPoint,
-            weight_bit_width=self.weight_bits,
             bias_quant=Int32Bias if bias else None,
             return_quant_tensor=not is_output,
+            **self._of_weights(name),
         )
         return layer
 
@@ -318,16 +339,12 @@ class QuantisedArithmetic:
         """Rectify, round half to even and saturate to unsigned codes."""
         if leaky_slope:
             raise ValueError(f"layer {name}: a quantised activation has slope 0 below zero, not {leaky_slope}")
-        from brevitas.core.scaling import ScalingImplType
         from brevitas.nn import QuantReLU
-        from brevitas.quant import Uint8ActPerTensorFixedPoint
 
         layer: nn.Module = QuantReLU(
-            act_quant=Uint8ActPerTensorFixedPoint,
             bit_width=self.activation_bits,
-            scaling_impl_type=ScalingImplType.PARAMETER,
-            scaling_init=self.activation_max.get(name, 1.0),
             return_quant_tensor=True,
+            **self._of_values(self.largest.get(name, 1.0)),
         )
         return layer
 
@@ -341,7 +358,7 @@ class QuantisedArithmetic:
 
     def squeeze(self, name: str) -> nn.Module:
         """Sum each channel's pixels; the result has `GATE_BITS`."""
-        return _Then(Squeeze(), self._positive(GATE_BITS, self.activation_max.get(name, 1.0)))
+        return _Then(Squeeze(), self._positive(GATE_BITS, self.largest.get(name, 1.0)))
 
     def gate(self, name: str) -> nn.Module:  # noqa: ARG002
         """Squash to 0 … 1 − 2^-GATE_BITS."""
@@ -349,19 +366,38 @@ class QuantisedArithmetic:
 
     def scale_channels(self, name: str) -> nn.Module:
         """Multiply channels and round to the bits of an activation."""
-        return _Then(ScaleChannels(), self._positive(self.activation_bits, self.activation_max.get(name, 1.0)))
+        return _Then(ScaleChannels(), self._positive(self.activation_bits, self.largest.get(name, 1.0)))
 
-    def _positive(self, bits: int, largest: float, *, trained: bool = True) -> nn.Module:
+    def _positive(self, bits: int, largest: float | Tensor, *, trained: bool = True) -> nn.Module:
         """Return a quantiser to unsigned codes that saturates at both ends."""
-        from brevitas.core.scaling import ScalingImplType
         from brevitas.nn import QuantIdentity
+
+        layer: nn.Module = QuantIdentity(bit_width=bits, return_quant_tensor=True, **self._of_values(largest, trained=trained))
+        return layer
+
+    def _of_values(self, largest: float | Tensor, *, trained: bool = True) -> dict[str, Any]:
+        """Return how the results of a layer are quantised, as options of its Brevitas layer."""
+        from brevitas.core.scaling import ScalingImplType
         from brevitas.quant import Uint8ActPerTensorFixedPoint
 
-        layer: nn.Module = QuantIdentity(
-            act_quant=Uint8ActPerTensorFixedPoint,
-            bit_width=bits,
-            scaling_impl_type=ScalingImplType.PARAMETER if trained else ScalingImplType.CONST,
-            scaling_init=largest,
-            return_quant_tensor=True,
-        )
-        return layer
+        class Fixed(Uint8ActPerTensorFixedPoint):  # type: ignore[misc]
+            scaling_impl = FixedScale
+
+        if self.fixed_scales and trained:
+            return {"act_quant": Fixed, "scaling_init": torch.as_tensor(largest, dtype=torch.float32)}
+        how = ScalingImplType.PARAMETER if trained else ScalingImplType.CONST
+        return {"act_quant": Uint8ActPerTensorFixedPoint, "scaling_impl_type": how, "scaling_init": float(largest)}
+
+    def _of_weights(self, name: str) -> dict[str, Any]:
+        """Return how the weights of a layer are quantised, as options of its Brevitas layer."""
+        from brevitas.quant import Int8WeightPerTensorFixedPoint
+
+        class Fixed(Int8WeightPerTensorFixedPoint):  # type: ignore[misc]
+            scaling_impl = FixedScale
+            scaling_init = torch.as_tensor(self.largest.get(name, 1.0), dtype=torch.float32)
+            scaling_per_output_channel = self.filter_scales
+
+        return {
+            "weight_quant": Fixed if self.fixed_scales else Int8WeightPerTensorFixedPoint,
+            "weight_bit_width": self.weight_bits,
+        }

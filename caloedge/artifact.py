@@ -43,6 +43,8 @@ class Stage(BaseModel):
     curve: tuple[dict[str, float], ...]
     hardware: str = ""
     """On which it ended; empty where that was not noted."""
+    key: str = ""
+    """Digest of all that decided the result: a recipe that gives the same takes the weights and does not train again."""
 
 
 class Manifest(BaseModel):
@@ -104,15 +106,40 @@ class Artifact:
 
     def weights(self, stage: str) -> dict[str, NDArray[Any]]:
         """Read the weights of one stage: `published`, `edge` or `quantised`."""
-        found: dict[str, NDArray[Any]] = {}
-        for path in sorted(self.folder.glob(f"{stage}.*.safetensors")):
-            try:
-                found |= load_file(path)
-            except SafetensorError as problem:
-                raise BadData(f"{path}: not a readable safetensors file ({problem}); export the artifact again") from None
+        found = _read_weights(self.folder, stage)
         if not found:
             raise BadData(f"{self.folder}: no weights of the {stage} network; export the artifact again")
         return found
+
+
+def _read_weights(folder: Path, stage: str) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {}
+    for path in sorted(folder.glob(f"{stage}.*.safetensors")):
+        try:
+            found |= load_file(path)
+        except SafetensorError as problem:
+            raise BadData(f"{path}: not a readable safetensors file ({problem}); export the artifact again") from None
+    return found
+
+
+def finished_training(folder: Path, stage: str, key: str) -> tuple[dict[str, NDArray[Any]], Stage] | None:
+    """Return weights and record of a stage or rival, if an artifact in `folder` holds just this training."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError):
+        raise BadData(f"{path}: not a manifest; restore it, or remove it to train again") from None
+    record = manifest.stages.get(stage)
+    if record is None or record.key != key:
+        return None
+    # The recipe beside it may have been edited since; only the weights must be the artifact's own.
+    for name in (name for name in manifest.files if name.startswith(f"{stage}.")):
+        if not (folder / name).is_file() or sha256(folder / name) != manifest.files[name]:
+            raise BadData(f"{folder / name}: missing or altered; restore it, or remove {MANIFEST} there to train again")
+    weights = _read_weights(folder, stage)
+    return (weights, record) if weights else None
 
 
 def read_artifact(folder: Path) -> Artifact:

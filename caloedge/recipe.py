@@ -64,7 +64,7 @@ class Rival(Value):
 
 
 class Quantisation(Value):
-    """Bit widths of the edge network; scales are powers of two per tensor."""
+    """Bit widths of the edge network; scales are powers of two."""
 
     weight_bits: int = Field(ge=2, le=8)
     activation_bits: int = Field(ge=2, le=8)
@@ -76,9 +76,20 @@ class Quantisation(Value):
     activation_quantile: float = Field(default=0.9999, gt=0, le=1)
     """Largest useful value of each activation, as a quantile on training events: the rarer larger values saturate. A lower
     one makes the step finer where large values are rare."""
+    fixed_scales: bool = False
+    """Whether the scales of weights and activations stay as they are found on the float network. Trained ones settle where they
+    flip between two powers of two, which makes the loss jump; here weights saturate instead."""
+    filter_scales: bool = False
+    """Whether each filter's weights have a scale of their own; needs `fixed_scales`."""
     equalise: bool = False
     """Whether channels are scaled to like ranges before quantising, which changes nothing in float arithmetic: see
     `training.equalise`."""
+
+    @model_validator(mode="after")
+    def _filters_are_fixed(self) -> Self:
+        if self.filter_scales and not self.fixed_scales:
+            raise ValueError("filter_scales needs fixed_scales: true")
+        return self
 
 
 class LayerChoice(Value):

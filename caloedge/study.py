@@ -1,5 +1,6 @@
 """One network at several bit widths: what each costs, how well it measures, and which of them are worth having."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from caloedge.artifact import Artifact
+from caloedge.artifact import RECIPE, Artifact
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Backend, Library, Target, Task, find
 from caloedge.comparison import compare, library_of
 from caloedge.compiler.reader import read
@@ -87,15 +88,20 @@ def study(name: str, bits: Sequence[int], output: Path | None, hardware: Hardwar
     return report
 
 
-def artifact_at(path: Path, recipe: Recipe, bits: int, library: Library, work: Path, hardware: Hardware) -> Artifact:
-    """Train and export one bit width."""
+def artifact_at(
+    path: Path, recipe: Recipe, bits: int, library: Library, work: Path, hardware: Hardware, place: Path | None = None
+) -> Artifact:
+    """Train and export one bit width, into the work folder or where it is to be kept."""
     narrow = recipe.quantisation.model_copy(update={"weight_bits": bits, "activation_bits": bits})
     other = recipe.model_copy(update={"quantisation": narrow, "name": f"{recipe.name}_{bits}_bit"})
-    trained = train(other, library, work / "training", hardware, path.parent)
-    place = work / "study" / f"{bits}_bit"
-    values = other.model_dump(mode="json") | {"library": str(library_beside(path.absolute(), recipe.library))}
-    write_text(place / "recipe.yaml", yaml.safe_dump(values, sort_keys=False))
-    return export(other, place / "recipe.yaml", library, trained, place / "artifact")
+    draft = work / "study" / f"{bits}_bit"
+    place = place or draft / "artifact"
+    trained = train(other, library, work / "training", hardware, path.parent, artifacts=[place])
+    of_library = library_beside(path, recipe.library)
+    moved = of_library if isinstance(of_library, str) else os.path.relpath(of_library, place)
+    values = other.model_dump(mode="json", exclude={"tradeoff"}, exclude_defaults=True) | {"library": moved}
+    write_text(draft / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return export(other, draft / RECIPE, library, trained, place)
 
 
 def _measure(artifact: Artifact, projects: Path) -> tuple[Point, list[Check], dict[str, dict[str, Number]]]:

@@ -22,7 +22,7 @@ from caloedge.reports import sections, store
 from caloedge.reports.latency import RESOURCES
 from caloedge.results import Cell, Number, Plot, Report, Section, Series, Table
 from caloedge.study import artifact_at
-from caloedge.training.export import float_scores, integer_scores
+from caloedge.training.export import export, float_scores, integer_scores
 from caloedge.training.fit import Hardware
 from caloedge.training.stages import Trained, train
 from caloedge.training.timing import ONNXRUNTIME, TORCH, Timing, network_timings
@@ -63,8 +63,11 @@ def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 
     path, recipe = read_named_recipe(name)
     to, library, task = places(recipe, output), open_beside(path, recipe), find(Task, recipe.task)
     trained = train(recipe, library, to.work / "training", hardware, path.parent, recipe.rivals)
-    widths = dict.fromkeys((recipe.quantisation.weight_bits, *recipe.tradeoff.bits))
-    integers = [_integers(path, recipe, bits, library, to.work, hardware) for bits in widths]
+    artifacts = [export(recipe, path, library, trained, to.artifact)]
+    for bits in recipe.tradeoff.bits:
+        place = to.artifact.with_name(f"{to.artifact.name}_{bits}_bit")
+        artifacts.append(artifact_at(path, recipe, bits, library, to.work, hardware, place))
+    integers = [_integers(artifact, own=artifact is artifacts[0]) for artifact in artifacts]
     sample = task.sample(library, "test", recipe.evaluation.events, EVALUATION_SEED)
     floats = {REFERENCE: trained["published"], FLOAT: trained["edge"]} | {
         f"float {rival}": trained[rival] for rival in recipe.rivals
@@ -81,14 +84,13 @@ def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 
     return report
 
 
-def _integers(path: Path, recipe: Recipe, bits: int, library: Any, work: Path, hardware: Hardware) -> Integers:
-    artifact = artifact_at(path, recipe, bits, library, work, hardware)
-    graph, golden = read(artifact.model), artifact.golden()
+def _integers(artifact: Artifact, *, own: bool) -> Integers:
+    graph, golden, bits = read(artifact.model), artifact.golden(), artifact.recipe.quantisation.weight_bits
     checks = (
         run_check(f"integer graph, {bits} bit", golden, graph.run),
         run_check(f"QONNX executor, {bits} bit", golden, lambda codes: run_qonnx(artifact.model, graph, codes)),
     )
-    return Integers(INTEGER if bits == recipe.quantisation.weight_bits else f"integer {bits} bit", artifact, checks)
+    return Integers(INTEGER if own else f"integer {bits} bit", artifact, checks)
 
 
 def _scores(

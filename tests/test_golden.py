@@ -18,6 +18,8 @@ LIMITS = {"center_finder": 20_000, "pf_energy": 100_000}
 """Of parameters; 10,000 for all others."""
 FEWEST_CODES = 1000
 LARGEST = 5
+FILTER_SPREAD = 6
+"""Bits that weights get beyond those of their filter, where filters have scales of their own."""
 MODELS = sorted(path.parent for path in (ROOT / "models").glob("*/manifest.json"))
 
 
@@ -74,6 +76,14 @@ def test_corruptions_are_caught(folder: Path) -> None:
     assert run_check("one LSB", shifted, graph.run).largest_lsb == 1
 
 
+def widest_filter(op: Conv | Dense) -> int:
+    """Return the most bits that the weights of one filter need, on the coarsest grid of powers of two that holds them."""
+    rows = op.weights.reshape(len(op.weights), -1)
+    steps = np.bitwise_or.reduce(rows, axis=1)
+    grids = np.maximum(steps & -steps, 1)
+    return max(int(largest).bit_length() + 1 for largest in np.abs(rows).max(axis=1) // grids)
+
+
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
 def test_the_edge_network_keeps_its_promise(folder: Path) -> None:
     artifact = read_artifact(folder)
@@ -82,7 +92,8 @@ def test_the_edge_network_keeps_its_promise(folder: Path) -> None:
     assert q.weight_bits <= 8
     assert q.activation_bits <= 8
     for op in read(artifact.model).ops:
-        if hasattr(op, "weight_format"):
-            assert op.weight_format.width <= q.weight_bits
+        if isinstance(op, Conv | Dense):
+            assert widest_filter(op) <= q.weight_bits
+            assert op.weight_format.width <= q.weight_bits + FILTER_SPREAD * q.filter_scales
         if isinstance(op, Requantise):
             assert op.format.width <= q.activation_bits

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caloedge.artifact import Golden
+from caloedge.artifact import Golden, read_artifact
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output, Requantise
@@ -73,6 +73,10 @@ def test_a_tradeoff_from_training_to_the_report(recipe: Path, monkeypatch: pytes
     assert "4 comparisons of at least 10 vectors" in exact.found
     trained = sorted(path.name.split("-")[0] for path in (output / "work" / "training").iterdir())
     assert trained == ["edge", "published", "pupil", "quantised", "quantised"]
+    kept = read_artifact(output / "artifact")
+    assert kept.manifest.stages["pupil"].parameters == 20_665
+    assert kept.weights("pupil")
+    assert read_artifact(output / "artifact_4_bit").recipe.quantisation.weight_bits == 4
     before = {path: path.stat().st_mtime_ns for path in (output / "work" / "training").rglob("*")}
     train_recipe(str(recipe), output, Hardware(accelerator="cpu"), ["pupil"])
     assert before == {path: path.stat().st_mtime_ns for path in (output / "work" / "training").rglob("*")}  # nothing was trained

@@ -25,10 +25,12 @@ from caloedge.errors import BadData
 from caloedge.files import replacing_folder
 from caloedge.recipe import Recipe
 from caloedge.training.fit import predict
-from caloedge.training.stages import Trained, build_network, weights_of
+from caloedge.training.stages import STAGES, Trained, build_network, weights_of
 
 GOLDEN_CODES = 1000
 """Output codes that are compared at least."""
+MAX_RIVAL_PARAMETERS = 1_000_000
+"""Weights of larger rivals are not stored: a command trains them again."""
 IR_VERSION = 10  # onnx 1.23 writes 14, onnxruntime 1.31 reads up to 13
 OPSET = 14
 PACKAGES = ("caloedge", "torch", "brevitas", "qonnx", "onnx", "numpy", "lightning")
@@ -41,8 +43,10 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
     with replacing_folder(folder) as new:
         shutil.copyfile(recipe_path, new / store.RECIPE)
         for stage, one in trained.items():
+            if stage not in STAGES and one.record.parameters > MAX_RIVAL_PARAMETERS:
+                continue
             weights = weights_of(one.network)
-            if stage == "published":  # halves a large file; all figures are taken with the weights as stored
+            if stage == "published":  # to which training has rounded them
                 weights = {name: values.astype(np.float16) if values.ndim > 1 else values for name, values in weights.items()}
             store.write_weights(new, stage, weights)
         twin = trained["quantised"].network

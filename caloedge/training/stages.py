@@ -16,22 +16,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from caloedge.arithmetic import CALIBRATED, FloatArithmetic, QuantisedArithmetic, folded
-from caloedge.artifact import Stage, read_artifact
+from caloedge.arithmetic import SCALE, FloatArithmetic
+from caloedge.artifact import Stage, finished_training, read_artifact
 from caloedge.catalog import Library, Network, Task, find
 from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName
 from caloedge.files import replacing, write_text
 from caloedge.recipe import Recipe, Schedule
-from caloedge.training.equalise import chains, divided, equalised, scales
-from caloedge.training.fit import Hardware, fit, predict, steps_per_epoch
+from caloedge.training.fit import Hardware, fit, steps_per_epoch
+from caloedge.training.twin import quantised, twin
 
 STAGES = ("published", "edge", "quantised")
 CALIBRATION_SHARE = 2
 """Events on which ranges of activations are taken, as a multiple of those of validation."""
 PROBE_EVENTS = 200
+RECORD = "stage.json"
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,22 @@ def n_parameters(network: nn.Module, *, statistics: bool = True) -> int:
     """Return the number of weights without scales of quantisers, by default with the statistics of batch normalisation."""
     values = [*network.named_parameters(), *network.named_buffers()]
     kept = [value for name, value in values if isinstance(value, nn.Parameter) or (statistics and "running_" in name)]
-    scales = sum(value.numel() for name, value in network.named_parameters() if "scaling_impl" in name)
+    scales = sum(value.numel() for name, value in network.named_parameters() if SCALE in name)
     return sum(value.numel() for value in kept) - scales
 
 
 def build_network(recipe: Recipe, stage: str, weights: dict[str, NDArray[Any]] | None = None) -> nn.Module:
     """Build the network of one stage or rival, with weights loaded if they are given (all of them, by name)."""
-    arithmetic = _quantised(recipe, {}) if stage == "quantised" else FloatArithmetic()
+    arithmetic = quantised(recipe.quantisation) if stage == "quantised" else FloatArithmetic()
     network: nn.Module = find(Network, recipe.network).build(arithmetic, _size(recipe, stage))
     if weights is not None:
-        network.load_state_dict({name: torch.from_numpy(values.astype(np.float32)) for name, values in weights.items()})
+        load_weights(network, weights)
     return network.eval()
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Load parameters and quantiser scales, all of them, by name."""
+    network.load_state_dict({name: torch.from_numpy(values.astype(np.float32)) for name, values in weights.items()})
 
 
 def _size(recipe: Recipe, stage: str) -> Any:
@@ -74,36 +80,56 @@ def _size(recipe: Recipe, stage: str) -> Any:
 
 
 def train(
-    recipe: Recipe, library: Library, folder: Path, hardware: Hardware, base: Path, rivals: Iterable[str] = ()
+    recipe: Recipe,
+    library: Library,
+    folder: Path,
+    hardware: Hardware,
+    base: Path,
+    rivals: Iterable[str] = (),
+    artifacts: Iterable[Path] = (),
 ) -> dict[str, Trained]:
-    """Run the stages and the named rivals that are not finished yet and return them; `base` is the folder of the recipe."""
-    rivals = tuple(rivals)
+    """Run the stages and the named rivals that are not finished yet; return them, and what is finished of the other rivals.
+
+    A training is finished in `folder`, in `base`, the folder of the recipe, if there is an artifact, or in other artifacts.
+    """
+    rivals, artifacts = tuple(rivals), (base, *artifacts)
     if unknown := [name for name in rivals if name not in recipe.rivals]:
         known = ", ".join(recipe.rivals) or "none"
         raise UnknownName(f"recipe {recipe.name!r} has no rival {unknown[0]!r}; there are: {known}")
     trained: dict[str, Trained] = {}
-    for stage in (*STAGES, *rivals):
+    for stage in (*STAGES, *recipe.rivals):
         if stage == "published" and recipe.reference_from:
             artifact = read_artifact(base / recipe.reference_from)
             network = build_network(recipe, stage, artifact.weights(stage))
             trained[stage] = Trained(network, artifact.manifest.stages[stage])
-        else:
-            trained[stage] = _train_stage(recipe, stage, library, folder, hardware, trained)
+            continue
+        plan = _plan(recipe, stage, library, trained)
+        if found := _finished(plan, folder, artifacts):
+            trained[stage] = found
+        elif stage in STAGES or stage in rivals:
+            trained[stage] = _train_stage(recipe, plan, library, folder, hardware)
     if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
         sys.exit(0)  # Lightning starts the same command once per further device; only the first goes on
     return trained
 
 
-def _quantised(recipe: Recipe, activation_max: dict[str, float]) -> QuantisedArithmetic:
-    q = recipe.quantisation
-    return QuantisedArithmetic(
-        q.weight_bits, q.activation_bits, q.input_bits, q.input_fraction, activation_max, input_signed=q.input_signed
-    )
+@dataclass(frozen=True)
+class _Plan:
+    """A training that is ready to start, or finished somewhere."""
+
+    stage: str
+    task: Task
+    schedule: Schedule
+    network: nn.Module
+    teacher: nn.Module | None
+    key: str
+    """Digest of all that decides the result: another recipe, task or library never continues or takes over this training."""
+
+    def place(self, folder: Path) -> Path:
+        return folder / f"{self.stage}-{self.key}"
 
 
-def _train_stage(
-    recipe: Recipe, stage: str, library: Library, folder: Path, hardware: Hardware, trained: Mapping[str, Trained]
-) -> Trained:
+def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Trained]) -> _Plan:
     task = find(Task, recipe.task)
     rival = recipe.rivals.get(stage)
     schedule: Schedule = rival.schedule if rival else getattr(recipe.training, stage)
@@ -118,7 +144,9 @@ def _train_stage(
     }
     if stage == "quantised":
         edge = trained["edge"].network
-        network = _twin(recipe, task, library, edge)
+        inputs = torch.from_numpy(task.sample(library, "train", CALIBRATION_SHARE * task.valid_events, recipe.seed).inputs)
+        build = find(Network, recipe.network).build
+        network = twin(lambda arithmetic: build(arithmetic, _size(recipe, stage)), recipe.quantisation, edge, inputs)
         key |= {"quantisation": recipe.quantisation.model_dump(), "from": _digest(weights_of(edge))}
     if stage == "edge" and recipe.training.edge_from_published:
         network.load_state_dict(trained["published"].network.state_dict())
@@ -127,12 +155,17 @@ def _train_stage(
     teacher = trained[taught_by].network if taught_by else None
     if teacher is not None:
         key |= {"teacher": _digest(weights_of(teacher))}
-    # Other settings or data get another folder, so that a changed recipe or task never continues the wrong run.
-    place = folder / f"{stage}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]}"
-    record = place / "stage.json"
-    if record.exists():
-        return _finished(network, place)
-    curve = fit(network, task, library, schedule, place, stage=stage, seed=recipe.seed, hardware=hardware, teacher=teacher)
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
+    return _Plan(stage, task, schedule, network, teacher, digest)
+
+
+def _train_stage(recipe: Recipe, plan: _Plan, library: Library, folder: Path, hardware: Hardware) -> Trained:
+    task, schedule, network, place = plan.task, plan.schedule, plan.network, plan.place(folder)
+    curve = fit(
+        network, task, library, schedule, place, stage=plan.stage, seed=recipe.seed, hardware=hardware, teacher=plan.teacher
+    )
+    if plan.stage == "published":
+        _round_to_half(network)
     finished = Stage(
         parameters=n_parameters(network, statistics=find(Network, recipe.network).counts_statistics),
         epochs=schedule.all_epochs,
@@ -142,62 +175,48 @@ def _train_stage(
         valid_loss=curve[-1]["valid_loss"],
         curve=tuple(curve),
         hardware=f"{computer()}; {hardware.devices} × {hardware.accelerator}, {hardware.precision}",
+        key=plan.key,
     )
     with replacing(place / "weights.pt") as temporary:
         torch.save(network.state_dict(), temporary)
-    write_text(record, finished.model_dump_json(indent=1))
+    write_text(place / RECORD, finished.model_dump_json(indent=1))
     return Trained(network.eval(), finished)
 
 
+@torch.no_grad()
+def _round_to_half(network: nn.Module) -> None:
+    """Give the published network the weights that its artifact stores: half precision halves a large file."""
+    for values in network.state_dict().values():
+        if values.ndim > 1:
+            values.copy_(values.half())
+
+
 def _probe(task: Task, library: Library, stage: str, seed: int) -> str:
-    """Return a digest of what a task makes of a few events: most changes of the task's code show in it."""
+    """Return a few figures of what a task makes of some events: most changes of the task's code show in them.
+
+    They are rounded, because processors differ in the last bits of functions such as the exponential.
+    """
     sample = task.sample(library, "train", PROBE_EVENTS, seed)
-    return hashlib.sha256(np.ascontiguousarray(sample.inputs_of(stage)).tobytes() + sample.targets.tobytes()).hexdigest()
+    arrays = (sample.inputs_of(stage), sample.targets)
+    return "; ".join(f"{values.shape} {values.mean(dtype=float):.4g} {values.std(dtype=float):.4g}" for values in arrays)
 
 
-def _finished(network: nn.Module, place: Path) -> Trained:
-    """Return a training that ended earlier."""
-    try:
-        network.load_state_dict(torch.load(place / "weights.pt", weights_only=True))
-        return Trained(network.eval(), Stage.model_validate_json((place / "stage.json").read_text()))
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as problem:
-        line = " ".join(str(problem).split())[:200]
-        raise BadData(f"{place}: the finished training cannot be read ({line}); remove the folder to train again") from None
-
-
-def _twin(recipe: Recipe, task: Task, library: Library, edge: nn.Module) -> nn.Module:
-    """Build the quantised network with the float edge network's weights and activation ranges."""
-    weights, divided_by = folded(edge), {}
-    inputs = torch.from_numpy(task.sample(library, "train", CALIBRATION_SHARE * task.valid_events, recipe.seed).inputs)
-    if recipe.quantisation.equalise:
-        found = chains(edge)
-        by = scales(edge, found, weights, inputs[: task.valid_events])
-        weights, divided_by = equalised(edge, found, weights, by), divided(found, by)
-    ranges = _activation_max(edge, inputs, recipe.quantisation.activation_quantile, divided_by)
-    twin: nn.Module = find(Network, recipe.network).build(_quantised(recipe, ranges), _size(recipe, "quantised"))
-    missing, unexpected = twin.load_state_dict(weights, strict=False)
-    assert not unexpected, unexpected
-    assert all("scaling_impl" in name for name in missing), missing
-    return twin
-
-
-def _activation_max(edge: nn.Module, inputs: Tensor, quantile: float, divided_by: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the largest useful value of each activation of the float network, its channels divided as they will be."""
-    found: dict[str, float] = {}
-
-    def note(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            if name in divided_by:
-                output = output / divided_by[name].reshape(-1, *[1] * (output.ndim - 2))
-            found[name] = max(float(np.quantile(output.numpy(), quantile)), 1e-3)
-
-        return hook
-
-    hooks = [m.register_forward_hook(note(n)) for n, m in edge.named_modules() if isinstance(m, CALIBRATED)]
-    predict(edge, inputs, batch=len(inputs))
-    for hook in hooks:
-        hook.remove()
-    return found
+def _finished(plan: _Plan, folder: Path, artifacts: Iterable[Path]) -> Trained | None:
+    """Return a training that ended earlier, here or where an artifact was made."""
+    place = plan.place(folder)
+    if (place / RECORD).exists():
+        try:
+            plan.network.load_state_dict(torch.load(place / "weights.pt", weights_only=True))
+            return Trained(plan.network.eval(), Stage.model_validate_json((place / RECORD).read_text()))
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as problem:
+            line = " ".join(str(problem).split())[:200]
+            raise BadData(f"{place}: the finished training cannot be read ({line}); remove the folder to train again") from None
+    for artifact in artifacts:
+        if found := finished_training(artifact, plan.stage, plan.key):
+            weights, record = found
+            load_weights(plan.network, weights)
+            return Trained(plan.network.eval(), record)
+    return None
 
 
 def _digest(weights: dict[str, NDArray[Any]]) -> str:

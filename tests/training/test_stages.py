@@ -1,5 +1,6 @@
 """The stages of a recipe: what is finished is taken, what is damaged is named, what is foreign is not replaced."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caloedge.artifact import refuse_foreign_files
+from caloedge.artifact import read_artifact, refuse_foreign_files
 from caloedge.catalog import Sample, Task, find
 from caloedge.errors import BadData, UserError
 from caloedge.pipeline import train_recipe
 from caloedge.recipe import read_recipe
 from caloedge.training import stages
 from caloedge.training.fit import Hardware
+from caloedge.training.stages import weights_of
 
 CPU = Hardware(accelerator="cpu")
 
@@ -28,6 +30,38 @@ def test_finished_stages_are_taken_and_damaged_ones_named(tiny_recipe: Path, tmp
         train_recipe(str(tiny_recipe), tmp_path, CPU)
     assert str(caught.value).startswith(f"{folder}: the finished training cannot be read (")
     assert str(caught.value).endswith("); remove the folder to train again")
+
+
+def test_a_fresh_clone_takes_the_trainings_of_its_artifact(tiny_recipe: Path, tiny: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "recipe"
+    shutil.copytree(tiny, clone)
+    (clone / "recipe.yaml").write_text(tiny_recipe.read_text())  # altered: other settings than the artifact's may stand there
+    (tmp_path / "showers.h5").symlink_to(tiny_recipe.parent.parent / "showers.h5")
+    taken = train_recipe(str(clone), tmp_path / "out", CPU)
+    assert not (tmp_path / "out").exists()  # nothing was trained
+    stored = read_artifact(tiny)
+    for stage, one in taken.items():
+        assert one.record == stored.manifest.stages[stage]
+        assert one.record.key
+        for name, values in weights_of(one.network).items():
+            assert (values == stored.weights(stage)[name]).all()
+    weights = clone / "edge.0.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(BadData) as caught:
+        train_recipe(str(clone), tmp_path / "out", CPU)
+    assert str(caught.value) == f"{weights}: missing or altered; restore it, or remove manifest.json there to train again"
+    (clone / "manifest.json").write_text("{}")
+    with pytest.raises(BadData, match=r"manifest.json: not a manifest; restore it, or remove it to train again$"):
+        train_recipe(str(clone), tmp_path / "out", CPU)
+
+
+def test_another_schedule_does_not_take_the_artifacts_trainings(tiny_recipe: Path, tiny: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "recipe"
+    shutil.copytree(tiny, clone)
+    (clone / "recipe.yaml").write_text(tiny_recipe.read_text().replace("learning_rate: 5.0e-3", "learning_rate: 4.0e-3"))
+    (tmp_path / "showers.h5").symlink_to(tiny_recipe.parent.parent / "showers.h5")
+    train_recipe(str(clone), tmp_path / "out", CPU)
+    assert sorted(p.name.split("-")[0] for p in tmp_path.glob("out/work/training/*")) == ["edge", "quantised"]
 
 
 def test_a_task_that_makes_other_data_is_trained_anew(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,116 @@
+"""Twins with fixed scales: ranges of weights and activations that training leaves alone, and filters with scales of their own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("brevitas")
+
+from pydantic import ValidationError  # noqa: E402
+from torch import nn  # noqa: E402
+
+from caloedge.arithmetic import SCALE, Arithmetic, FloatArithmetic, QuantisedArithmetic  # noqa: E402
+from caloedge.backends.emulator import BACKEND as EMULATOR  # noqa: E402
+from caloedge.catalog import Target, find  # noqa: E402
+from caloedge.compiler.graph import Graph  # noqa: E402
+from caloedge.compiler.ops import Conv  # noqa: E402
+from caloedge.compiler.reader import read  # noqa: E402
+from caloedge.networks.pf_energy import NETWORK, Blocks  # noqa: E402
+from caloedge.recipe import Quantisation  # noqa: E402
+from caloedge.training.export import golden_vectors, write_qonnx  # noqa: E402
+from caloedge.training.twin import FILTER_SPREAD, quantised, twin, weight_range  # noqa: E402
+from caloedge.verification import run_check  # noqa: E402
+
+OF = Quantisation(
+    weight_bits=6, activation_bits=6, input_bits=8, input_fraction=7, fixed_scales=True, filter_scales=True, activation_quantile=1
+)
+SHAPE = (4, 8, 8)
+
+
+def small(arithmetic: Arithmetic) -> nn.Module:
+    return NETWORK.build(arithmetic, Blocks(2, (6, 5)))
+
+
+def made(of: Quantisation) -> nn.Module:
+    """Return the twin of a network whose filters differ by powers of ten."""
+    torch.manual_seed(5)
+    edge = small(FloatArithmetic()).eval()
+    with torch.no_grad():
+        for layer in edge.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight *= 10 ** torch.empty(len(layer.weight), 1, 1, 1).uniform_(-1.5, 0.5)
+    return twin(small, of, edge, torch.rand(40, *SHAPE))
+
+
+def scales(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items() if SCALE in name}
+
+
+def test_a_range_has_the_least_rounding_error() -> None:
+    rare = torch.full((1, 1000), 0.37)
+    rare[0, 0] = 0.6  # with 3 bits one weight that saturates costs less than coarser steps for all others
+    assert weight_range(rare, 3, per_filter=False).item() == 0.5
+    assert weight_range(rare, 8, per_filter=False).item() == 1.0
+    rng = np.random.default_rng(2)
+    weights = torch.from_numpy(rng.normal(0, 1, (4, 3, 5, 5)).astype(np.float32)) * torch.tensor([1, 0.1, 1e-5, 0]).reshape(
+        4, 1, 1, 1
+    )
+    found = weight_range(weights, 6, per_filter=True)
+    assert found.shape == (4, 1, 1, 1)
+    assert found.flatten()[1] < found.flatten()[0]
+    assert (found.flatten()[2:] >= found.max() * 2.0**-FILTER_SPREAD).all()
+    errors = []
+    for limit in found[0].item() * torch.tensor([0.25, 0.5, 1, 2, 4]):
+        step = limit / 32
+        errors.append(float(((torch.clamp(torch.round(weights[0] / step), -31, 31) * step - weights[0]) ** 2).sum()))
+    assert min(errors) == errors[2]
+
+
+def test_training_leaves_fixed_scales_alone_and_moves_trained_ones() -> None:
+    for fixed in (True, False):
+        network = made(OF.model_copy(update={"fixed_scales": fixed, "filter_scales": fixed})).train()
+        before, weights = scales(network), network.first.weight.clone()
+        optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.01)
+        for _ in range(3):
+            network(torch.rand(8, *SHAPE)).square().mean().backward()
+            optimiser.step()
+        assert (network.first.weight != weights).any()
+        assert len(before) == (7 if fixed else 3)  # the scales of weights are state only where they are fixed
+        assert all(torch.equal(before[name], now) for name, now in scales(network).items()) == fixed
+
+
+def test_scales_of_filters_are_exact_from_torch_to_the_emulator(tmp_path: Path) -> None:
+    network = made(OF).eval()
+    kernel = network.first.quant_weight()
+    assert kernel.scale.shape == (6, 1, 1, 1)
+    assert len(set(kernel.scale.flatten().tolist())) > 1
+    again = small(quantised(OF))
+    again.load_state_dict(network.state_dict())  # an artifact holds the scales with the weights
+    assert torch.equal(again.first.quant_weight().value, kernel.value)
+    write_qonnx(network, SHAPE, "energy", tmp_path / "model.qonnx")
+    graph = read(tmp_path / "model.qonnx")
+    codes = np.random.default_rng(1).integers(0, 256, (64, *SHAPE))
+    golden = golden_vectors(network, codes, graph)
+    assert run_check("graph", golden, graph.run).exact
+    first = next(op for op in graph.ops if isinstance(op, Conv))
+    assert 6 < first.weight_format.width <= 6 + FILTER_SPREAD
+    target = find(Target, "xcvu13p")
+    EMULATOR.build(graph, target, "native", tmp_path / "emulator", {})
+    assert EMULATOR.emulate is not None
+    emulate = EMULATOR.emulate
+    assert run_check("emulator", golden, lambda inputs: emulate(tmp_path / "emulator", inputs)).exact
+    assert not run_check("one bit", golden, _with_a_bit_changed(graph, first).run).exact
+
+
+def _with_a_bit_changed(graph: Graph, op: Conv) -> Graph:
+    weights = op.weights.copy()
+    weights.flat[np.abs(weights).argmax()] ^= 1 << op.weight_format.width - 2
+    return graph.replacing(op.name, weights=weights)
+
+
+def test_scales_of_filters_need_fixed_scales() -> None:
+    with pytest.raises(ValidationError, match="filter_scales needs fixed_scales: true"):
+        Quantisation(weight_bits=6, activation_bits=6, input_bits=8, input_fraction=7, filter_scales=True)
+    assert QuantisedArithmetic(6, 6, 8, 7, fixed_scales=True).dense("d", 2, 1).weight_quant is not None
