@@ -9,6 +9,7 @@ from caloedge.reports.latency import COSTS, DESIGNS
 from caloedge.reports.rounding import quantity
 from caloedge.results import Cell, Claim, Number, Report, Table
 
+VERDICTS = {True: "Holds", False: "Does not hold", None: "Not tested"}
 END = "<!-- end of results -->"
 
 
@@ -26,10 +27,10 @@ def results(report: Report) -> str:
     accuracy = next(iter(tables.values()))
     lines = _markdown(accuracy.columns, accuracy.rows)
     lines += ["", f"- {_first_sentence(accuracy.caption)} Errors: 68 %, bootstrap over showers."]
-    for claim in report.sections[0].blocks:
-        if isinstance(claim, Claim):
-            verdict = {True: "Holds", False: "Does not hold", None: "Not tested"}[claim.holds]
-            lines.append(f"- {verdict}: {claim.statement} {claim.found}.")
+    claims = [block for block in report.sections[0].blocks if isinstance(block, Claim)]
+    for verdict, heading in VERDICTS.items():
+        if stated := [claim.statement for claim in claims if claim.holds is verdict]:
+            lines.append(f"- {heading} ({len(stated)} of {len(claims)} claims): {' '.join(stated)}")
     if DESIGNS in tables:
         lines += ["", *_firmware(tables)]
     return "\n".join(lines)
