@@ -60,6 +60,7 @@ LAYERS = """
     synthesis.netlist
     synthesis.route, synthesis.vendor
     training.fit, training.equalise
+    training.twin
     training.stages
     training.export
     synthesis.cost
