@@ -81,9 +81,6 @@ class Quantisation(Value):
     flip between two powers of two, which makes the loss jump; here weights saturate instead."""
     filter_scales: bool = False
     """Whether each filter's weights have a scale of their own; needs `fixed_scales`."""
-    equalise: bool = False
-    """Whether channels are scaled to like ranges before quantising, which changes nothing in float arithmetic: see
-    `training.equalise`."""
 
     @model_validator(mode="after")
     def _filters_are_fixed(self) -> Self:
