@@ -24,6 +24,9 @@ class Schedule(Value):
     learning_rate: float = Field(gt=0)
     warm_up: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps."""
+    relative_rate: bool = False
+    """Whether the rate of each tensor of weights is `learning_rate` times their root mean square at the start. Where batch
+    normalisation is folded into the layers before it, their weights differ by factors of a hundred."""
     weight_decay: float = Field(default=0.0, ge=0)
     settle_epochs: int = Field(default=0, ge=0)
     """Further epochs at a third of the rate, again falling to zero, in which batch normalisation no longer uses each batch's

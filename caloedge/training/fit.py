@@ -69,6 +69,8 @@ def photon_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return positions + energies + SEED_WEIGHT * (share * missed**FOCAL_GAMMA * entropy).mean()
 
 
+LEAST_SIZE = 1e-3
+"""Of a tensor, as its rate sees it: zeros must be able to grow."""
 SETTLING = 1 / 3
 """Of the learning rate, where settling begins."""
 SSIM_WEIGHT = 0.05
@@ -192,7 +194,7 @@ class _Learner(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.AdamW(
-            self.network.parameters(),
+            _groups(self.network, self.schedule),
             lr=self.schedule.learning_rate,
             weight_decay=self.schedule.weight_decay,
             fused=self.device.type in FUSED,
@@ -201,6 +203,14 @@ class _Learner(lightning.LightningModule):
             optimiser, lambda step: learning_rate_factor(self.schedule, (step + 1) / self.steps)
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+
+def _groups(network: nn.Module, schedule: Schedule) -> list[dict[str, Any]]:
+    """Return the parameters with their rates; a resumed optimiser takes the rates from its checkpoint."""
+    if not schedule.relative_rate:
+        return [{"params": list(network.parameters())}]
+    sizes = {value: max(float(value.detach().square().mean().sqrt()), LEAST_SIZE) for value in network.parameters()}
+    return [{"params": [value], "lr": schedule.learning_rate * size} for value, size in sizes.items()]
 
 
 class _Keeper(Callback):

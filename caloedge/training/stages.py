@@ -135,7 +135,7 @@ def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Tr
     schedule: Schedule = rival.schedule if rival else getattr(recipe.training, stage)
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, stage)
-    key: dict[str, Any] = {"schedule": schedule.model_dump(), "library": library.digest, "seed": recipe.seed}
+    key: dict[str, Any] = {"schedule": schedule.model_dump(exclude_defaults=True), "library": library.digest, "seed": recipe.seed}
     key |= {
         "network": recipe.network,
         "shape": str(network),
@@ -147,7 +147,7 @@ def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Tr
         inputs = torch.from_numpy(task.sample(library, "train", CALIBRATION_SHARE * task.valid_events, recipe.seed).inputs)
         build = find(Network, recipe.network).build
         network = twin(lambda arithmetic: build(arithmetic, _size(recipe, stage)), recipe.quantisation, edge, inputs)
-        key |= {"quantisation": recipe.quantisation.model_dump(), "from": _digest(weights_of(edge))}
+        key |= {"quantisation": recipe.quantisation.model_dump(exclude_defaults=True), "from": _digest(weights_of(edge))}
     if stage == "edge" and recipe.training.edge_from_published:
         network.load_state_dict(trained["published"].network.state_dict())
         key |= {"from": _digest(weights_of(trained["published"].network))}
