@@ -14,7 +14,7 @@ from caloedge.compiler.reader import read
 from caloedge.verification import designs, run_check, verify
 
 ROOT = Path(__file__).parents[1]
-LIMITS = {"center_finder": 20_000, "pf_energy": 100_000}
+LIMITS = {"center_finder": 20_000} | dict.fromkeys(("pf_energy", "pf_energy_8_bit", "pf_energy_4_bit"), 100_000)
 """Of parameters; 10,000 for all others."""
 FEWEST_CODES = 1000
 LARGEST = 5
