@@ -85,6 +85,10 @@ class Quantisation(Value):
     filter_scales: bool = False
     """Whether each filter's weights have a scale of their own; needs `fixed_scales`."""
 
+    equalise: bool = False
+    """Whether channels are scaled to like ranges before quantising, which changes nothing in float arithmetic: see
+    `training.equalise`."""
+
     @model_validator(mode="after")
     def _filters_are_fixed(self) -> Self:
         if self.filter_scales and not self.fixed_scales:

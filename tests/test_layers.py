@@ -59,7 +59,7 @@ LAYERS = """
     synthesis.rtl, synthesis.cells, synthesis.deep_yosys
     synthesis.netlist
     synthesis.route, synthesis.vendor
-    training.fit
+    training.fit, training.equalise
     training.twin
     training.stages
     training.export

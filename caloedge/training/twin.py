@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from caloedge.arithmetic import CALIBRATED, SCALE, Arithmetic, QuantisedArithmetic, folded
 from caloedge.recipe import Quantisation
+from caloedge.training.equalise import chains, equalised, multiplied, scales
 from caloedge.training.fit import predict
 
 HALVINGS = 2
@@ -36,8 +37,12 @@ def quantised(of: Quantisation, largest: Mapping[str, float | Tensor] | None = N
 
 def twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Module, inputs: Tensor) -> nn.Module:
     """Build the quantised network with the float edge network's weights, and its activations' ranges on `inputs`."""
-    weights = folded(edge)
-    largest: dict[str, float | Tensor] = dict(_activation_max(edge, inputs, of.activation_quantile))
+    weights, multiplied_by = folded(edge), {}
+    if of.equalise:
+        found = chains(edge)
+        by = scales(edge, found, inputs, of.activation_quantile)
+        weights, multiplied_by = equalised(edge, found, weights, by), multiplied(found, by)
+    largest: dict[str, float | Tensor] = dict(_activation_max(edge, inputs, of.activation_quantile, multiplied_by))
     if of.fixed_scales:
         kernels = {name.removesuffix(".weight"): value for name, value in weights.items() if name.endswith(".weight")}
         largest |= {name: weight_range(kernel, of.weight_bits, of.filter_scales) for name, kernel in kernels.items()}
@@ -65,12 +70,14 @@ def weight_range(weights: Tensor, bits: int, per_filter: bool) -> Tensor:
     return best.reshape(-1, *[1] * (weights.ndim - 1)) if per_filter else best.reshape(())
 
 
-def _activation_max(edge: nn.Module, inputs: Tensor, quantile: float) -> dict[str, float]:
-    """Return the largest useful value of each activation of the float network."""
+def _activation_max(edge: nn.Module, inputs: Tensor, quantile: float, multiplied_by: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the largest useful value of each activation of the float network, its channels multiplied as they will be."""
     found: dict[str, float] = {}
 
     def note(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            if name in multiplied_by:
+                output = output * multiplied_by[name].reshape(-1, *[1] * (output.ndim - 2))
             found[name] = max(float(np.quantile(output.numpy(), quantile)), 1e-3)
 
         return hook
