@@ -194,7 +194,7 @@ class _Learner(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.AdamW(
-            _groups(self.network, self.schedule),
+            parameter_groups(self.network, self.schedule),
             lr=self.schedule.learning_rate,
             weight_decay=self.schedule.weight_decay,
             fused=self.device.type in FUSED,
@@ -205,12 +205,15 @@ class _Learner(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
 
-def _groups(network: nn.Module, schedule: Schedule) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, schedule: Schedule) -> list[dict[str, Any]]:
     """Return the parameters with their rates; a resumed optimiser takes the rates from its checkpoint."""
     if not schedule.relative_rate:
         return [{"params": list(network.parameters())}]
-    sizes = {value: max(float(value.detach().square().mean().sqrt()), LEAST_SIZE) for value in network.parameters()}
-    return [{"params": [value], "lr": schedule.learning_rate * size} for value, size in sizes.items()]
+    sizes = {name: float(value.detach().square().mean().sqrt()) for name, value in network.named_parameters()}
+    # A bias shifts all pixels at once: it must not be trained faster than the weights beside it.
+    slow = {name: min(size, sizes.get(f"{name.removesuffix('.bias')}.weight", size)) for name, size in sizes.items()}
+    rates = {name: schedule.learning_rate * max(size, LEAST_SIZE) for name, size in slow.items()}
+    return [{"params": [value], "lr": rates[name]} for name, value in network.named_parameters()]
 
 
 class _Keeper(Callback):

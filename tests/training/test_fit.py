@@ -29,6 +29,7 @@ from caloedge.training.fit import (  # noqa: E402
     Hardware,
     fit,
     learning_rate_factor,
+    parameter_groups,
     photon_loss,
     predict,
     steps_per_epoch,
@@ -42,7 +43,12 @@ TASK = find(Task, "seed_finder")
 def network(kind: str) -> Any:
     torch.manual_seed(4)
     definition = find(Network, "seed_finder")
-    arithmetic = FloatArithmetic() if kind == "float" else QuantisedArithmetic(8, 8, 12, 5, {"conv1_act": 2.0})
+    arithmetics = {
+        "float": FloatArithmetic(),
+        "quantised": QuantisedArithmetic(8, 8, 12, 5, {"conv1_act": 2.0}),
+        "fixed": QuantisedArithmetic(8, 8, 12, 5, {"conv1_act": 2.0}, fixed_scales=True),
+    }
+    arithmetic = arithmetics[kind]
     return definition.build(arithmetic, definition.sizes["edge"])
 
 
@@ -81,23 +87,26 @@ def not_a_number(sample: Sample[Any]) -> Sample[Any]:
     return replace(sample, inputs=np.full_like(sample.inputs, np.nan))
 
 
-@pytest.mark.parametrize("kind", ["float", "quantised"])
-def test_an_interrupted_training_ends_at_the_same_weights(kind: str, library: ShowerLibrary, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "relative"), [("float", False), ("quantised", False), ("fixed", True)])
+def test_an_interrupted_training_ends_at_the_same_weights(
+    kind: str, relative: bool, library: ShowerLibrary, tmp_path: Path
+) -> None:
+    schedule = SCHEDULE.model_copy(update={"relative_rate": relative})
     at_once = network(kind)
     start = {name: value.clone() for name, value in at_once.state_dict().items()}
-    curve = train(at_once, library, tmp_path / "at_once")
+    curve = train(at_once, library, tmp_path / "at_once", schedule=schedule)
     assert [point[0] for point in losses(curve)] == [1, 2, 3]
     assert not torch.equal(at_once.state_dict()["conv1.weight"], start["conv1.weight"])
 
     before = signal.getsignal(signal.SIGINT)
     for epoch in (1, 2):
         with pytest.raises(KeyboardInterrupt):
-            train(network(kind), library, tmp_path / "twice", stopping(epoch, ctrl_c))
+            train(network(kind), library, tmp_path / "twice", stopping(epoch, ctrl_c), schedule)
         assert signal.getsignal(signal.SIGINT) is before, "Ctrl-C would no longer be heard"
         assert torch.load(tmp_path / "twice" / "last.ckpt", weights_only=False)["epoch"] == epoch - 1, "it began again"
         torch.manual_seed(99)  # whatever the process did before
     resumed = network(kind)
-    again = train(resumed, library, tmp_path / "twice", stopping(0, ctrl_c))  # the first epoch is not done again
+    again = train(resumed, library, tmp_path / "twice", stopping(0, ctrl_c), schedule)  # the first epoch is not done again
     assert losses(again) == losses(curve)
     for name, value in at_once.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -178,6 +187,17 @@ def test_a_damaged_checkpoint_is_one_line(damage: str, library: ShowerLibrary, t
     message = str(caught.value)
     assert message.startswith(f"{path}: unreadable checkpoint (")
     assert message.endswith("); remove it to start again")
+
+
+def test_relative_rates_follow_the_size_of_the_weights() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(100, 100), torch.nn.ReLU(), torch.nn.Linear(100, 100))
+    with torch.no_grad():
+        net[0].weight.fill_(-4.0), net[0].bias.fill_(9.0), net[2].weight.fill_(0.5), net[2].bias.zero_()
+    rates = [group["lr"] for group in parameter_groups(net, SCHEDULE.model_copy(update={"relative_rate": True}))]
+    assert rates == pytest.approx([5e-3 * size for size in (4.0, 4.0, 0.5, 1e-3)])
+    (plain,) = parameter_groups(net, SCHEDULE)
+    assert "lr" not in plain
+    assert len(plain["params"]) == 4
 
 
 def test_training_lowers_the_loss(library: ShowerLibrary, tmp_path: Path) -> None:
