@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caloedge.artifact import read_artifact
+from caloedge.artifact import Golden, read_artifact
 from caloedge.compiler.fixed import Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv, Dense, Requantise
@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[1]
 LIMITS = {"center_finder": 20_000} | dict.fromkeys(("pf_energy", "pf_energy_8_bit", "pf_energy_4_bit"), 100_000)
 """Of parameters; 10,000 for all others."""
 FEWEST_CODES = 1000
-LARGEST = 50
 GATE_BITS = 8
 """Of numbers of which there is one per channel."""
 FILTER_SPREAD = 6
@@ -60,6 +59,12 @@ def with_weight(graph: Graph, op: Conv | Dense, at: int, value: int) -> Graph:
     return graph.replacing(op.name, weights=weights)
 
 
+def largest_that_counts(graph: Graph, golden: Golden, op: Conv | Dense) -> int:
+    """Return the place of a layer's largest weight that meets more than zeros: others stand before channels that are always 0."""
+    order = map(int, np.argsort(np.abs(op.weights), axis=None)[::-1])
+    return next(at for at in order if not run_check("no weight", golden, with_weight(graph, op, at, 0).run).exact)
+
+
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
 def test_corruptions_are_caught(folder: Path) -> None:
     artifact = read_artifact(folder)
@@ -67,14 +72,9 @@ def test_corruptions_are_caught(folder: Path) -> None:
     assert run_check("graph", golden, graph.run).exact
     layers = [op for op in graph.ops if isinstance(op, Conv | Dense) and op.weight_format.width > 1]  # others only sum
     for op in layers:
-        largest = np.argsort(np.abs(op.weights), axis=None)[::-1][:LARGEST]  # some meet channels that are always 0
-        bit = 1 << op.weight_format.width - 2
-        corrupted = (with_bit_changed(graph, op, at, bit) for at in largest)
-        assert any(not run_check("one bit", golden, one.run).exact for one in corrupted), op.name
-    last = layers[-1]  # of the largest weight that ever meets anything but 0 the lowest bit is enough
-    order = np.argsort(np.abs(last.weights), axis=None)[::-1]
-    at = next(at for at in order if not run_check("none", golden, with_weight(graph, last, at, 0).run).exact)
-    assert not run_check("one bit", golden, with_bit_changed(graph, last, at, 1).run).exact
+        at, bit = largest_that_counts(graph, golden, op), 1 << op.weight_format.width - 2
+        assert not run_check("one bit", golden, with_bit_changed(graph, op, at, bit).run).exact, op.name
+    assert not run_check("lowest bit", golden, with_bit_changed(graph, op, at, 1).run).exact  # of the last layer
     for op in graph.ops:
         if isinstance(op, Requantise):
             swapped = graph.replacing(op.name, rounding=Rounding.TRUNCATE)

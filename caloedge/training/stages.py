@@ -135,6 +135,7 @@ def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Tr
     schedule: Schedule = rival.schedule if rival else getattr(recipe.training, stage)
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, stage)
+    # Without the fields at their defaults, so that a new field keeps the keys of what is trained; no default may be changed.
     key: dict[str, Any] = {"schedule": schedule.model_dump(exclude_defaults=True), "library": library.digest, "seed": recipe.seed}
     key |= {
         "network": recipe.network,
