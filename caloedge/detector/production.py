@@ -146,6 +146,8 @@ def _run_workers(production: Production, parts: Path, ranges: list[tuple[int, in
             todo.cancel_join_thread()
             for process in crew:
                 process.join()
+            with _signals_held():  # an interrupt while they go would leave the names of their semaphores behind
+                del todo, done, stop
 
 
 def _wait_for_one(crew: list[Any], done: Any) -> None:

@@ -72,10 +72,10 @@ def test_an_interrupted_run_goes_on_to_the_same_showers(made: Path, tmp_path: Pa
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches every process of the group
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said.splitlines()[-1]) == (
-        130,
-        "caloedge: interrupted; what is finished is kept, the same command goes on",
-    )
+    assert process.returncode == 130, said
+    # Python's own process for semaphores outlives ours, and on a loaded machine has been seen to write behind the last word.
+    assert "caloedge: interrupted; what is finished is kept, the same command goes on" in said.splitlines()
+    assert "Traceback" not in said
     assert not path.exists()
     assert len(list(parts.glob("[0-9]*.npz"))) < 3, "it was not interrupted"
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
