@@ -16,7 +16,8 @@ from torch import Tensor, nn
 SCALE = "scaling_impl"
 """Part of the names of all that sets a quantiser's scale."""
 GATE_BITS = 8
-"""Of the means and gates of squeeze-and-excitation: there is one per channel and event, so they cost nothing."""
+"""Of squeeze-and-excitation: means and gates, of which there is one per channel and event, and the products of gates and pixels,
+which would be rounded twice to the bits of an activation."""
 GATE_SLOPE, GATE_CENTRE = 0.25, 0.5
 """Of the hard sigmoid; the slope is the sigmoid's own at 0."""
 NORM = "_norm"
@@ -199,6 +200,14 @@ class FloatArithmetic:
         return ScaleChannels()
 
 
+class FoldedArithmetic(FloatArithmetic):
+    """Plain torch layers for the weights that `folded` gives."""
+
+    def norm(self, name: str, channels: int) -> nn.Module:  # noqa: ARG002
+        """Do nothing: it is in the convolution."""
+        return nn.Identity()
+
+
 def _plain(x: Any) -> Tensor:
     """Return a tensor without its scale, which Brevitas passes on only through layers that it knows."""
     value: Tensor = getattr(x, "value", x)
@@ -365,8 +374,8 @@ class QuantisedArithmetic:
         return _Then(_Ramp(), self._positive(GATE_BITS, 1.0, trained=False))
 
     def scale_channels(self, name: str) -> nn.Module:
-        """Multiply channels and round to the bits of an activation."""
-        return _Then(ScaleChannels(), self._positive(self.activation_bits, self.largest.get(name, 1.0)))
+        """Multiply channels; the result has `GATE_BITS`, as its first factor has been rounded before."""
+        return _Then(ScaleChannels(), self._positive(GATE_BITS, self.largest.get(name, 1.0)))
 
     def _positive(self, bits: int, largest: float | Tensor, *, trained: bool = True) -> nn.Module:
         """Return a quantiser to unsigned codes that saturates at both ends."""

@@ -54,6 +54,8 @@ class Training(Value):
     """Whether the edge network starts from the published network's weights, which then have the same names."""
     edge_teacher: Literal["published"] | None = None
     """Network whose outputs are half of what the edge network learns (arXiv 1503.02531)."""
+    quantised_teacher: Literal["published", "edge"] | None = None
+    """The same for the quantised network."""
 
 
 class Rival(Value):
@@ -84,15 +86,19 @@ class Quantisation(Value):
     flip between two powers of two, which makes the loss jump; here weights saturate instead."""
     filter_scales: bool = False
     """Whether each filter's weights have a scale of their own; needs `fixed_scales`."""
-
-    equalise: bool = False
-    """Whether channels are scaled to like ranges before quantising, which changes nothing in float arithmetic: see
-    `training.equalise`."""
+    split_channels: bool = False
+    """Whether a rehearsal is trained instead of the quantised network itself: channels are scaled to like ranges, those that
+    lose most by rounding are split at the cost of others, activations are rounded in training, and weights after it: see
+    `training.twin`. Needs `filter_scales`."""
+    headroom: float = Field(default=1.0, ge=1)
+    """Full scale of activations, in units of their largest useful values, where channels are split."""
 
     @model_validator(mode="after")
     def _filters_are_fixed(self) -> Self:
         if self.filter_scales and not self.fixed_scales:
             raise ValueError("filter_scales needs fixed_scales: true")
+        if self.split_channels and not self.filter_scales:
+            raise ValueError("split_channels needs filter_scales: true")
         return self
 
 

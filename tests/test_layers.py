@@ -59,7 +59,8 @@ LAYERS = """
     synthesis.rtl, synthesis.cells, synthesis.deep_yosys
     synthesis.netlist
     synthesis.route, synthesis.vendor
-    training.fit, training.equalise
+    training.fit, training.chains, training.rehearsal, training.rounding
+    training.equalise, training.split
     training.twin
     training.stages
     training.export

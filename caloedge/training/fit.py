@@ -285,14 +285,13 @@ def fit(
     done = 0
     if last.exists():
         done = _epochs_done(last)
-    valid = task.sample(library, "valid", task.valid_events, seed)
-    valid_inputs, valid_targets = torch.from_numpy(valid.inputs_of(stage)), torch.from_numpy(valid.targets)
+    valid = _validation(task, library, stage, seed)
 
     def validate(module: _Learner) -> float:
         module.eval()
-        outputs = predict(module.network, valid_inputs)
+        loss = _loss_on(module.network, task, *valid)
         module.train()
-        return float(module.loss(outputs.float(), valid_targets))
+        return loss
 
     with progress(f"training {stage}", steps * schedule.all_epochs, steps * done) as advance:
         keeper = _Keeper(folder, seed, validate, advance)
@@ -308,6 +307,20 @@ def fit(
             with _ctrl_c_as_interrupt(trainer):
                 trainer.fit(learner, datamodule=data, ckpt_path=last if done else None, weights_only=False)
     return keeper.curve
+
+
+def valid_loss(network: nn.Module, task: Task, library: Library, stage: str, seed: int) -> float:
+    """Return a network's loss on the events of validation."""
+    return _loss_on(network.eval(), task, *_validation(task, library, stage, seed))
+
+
+def _validation(task: Task, library: Library, stage: str, seed: int) -> tuple[Tensor, Tensor]:
+    sample = task.sample(library, "valid", task.valid_events, seed)
+    return torch.from_numpy(sample.inputs_of(stage)), torch.from_numpy(sample.targets)
+
+
+def _loss_on(network: nn.Module, task: Task, inputs: Tensor, targets: Tensor) -> float:
+    return float(LOSSES[task.loss](predict(network, inputs).float(), targets))
 
 
 class _Epochs(lightning.LightningDataModule):

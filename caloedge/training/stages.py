@@ -8,7 +8,7 @@ import hashlib
 import json
 import pickle
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from caloedge.arithmetic import SCALE, FloatArithmetic
 from caloedge.artifact import Stage, finished_training, read_artifact
@@ -25,14 +25,16 @@ from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName
 from caloedge.files import replacing, write_text
 from caloedge.recipe import Recipe, Schedule
-from caloedge.training.fit import Hardware, fit, steps_per_epoch
-from caloedge.training.twin import quantised, twin
+from caloedge.training.fit import Hardware, fit, steps_per_epoch, valid_loss
+from caloedge.training.twin import quantised, rehearsal, rounded_twin, twin
 
 STAGES = ("published", "edge", "quantised")
 CALIBRATION_SHARE = 2
 """Events on which ranges of activations are taken, as a multiple of those of validation."""
 PROBE_EVENTS = 200
 RECORD = "stage.json"
+Start = Callable[[], nn.Module]
+Finish = Callable[[nn.Module], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,11 @@ class _Plan:
     task: Task
     schedule: Schedule
     network: nn.Module
+    """Of the finished stage, with any weights."""
+    start: Start
+    """Makes what is trained."""
+    finish: Finish
+    """Makes the network of the stage of what was trained."""
     teacher: nn.Module | None
     key: str
     """Digest of all that decides the result: another recipe, task or library never continues or takes over this training."""
@@ -135,6 +142,7 @@ def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Tr
     schedule: Schedule = rival.schedule if rival else getattr(recipe.training, stage)
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, stage)
+    start, finish = (lambda: network), (lambda trained: trained)
     # Without the fields at their defaults, so that a new field keeps the keys of what is trained; no default may be changed.
     key: dict[str, Any] = {"schedule": schedule.model_dump(exclude_defaults=True), "library": library.digest, "seed": recipe.seed}
     key |= {
@@ -145,26 +153,42 @@ def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Tr
     }
     if stage == "quantised":
         edge = trained["edge"].network
-        inputs = torch.from_numpy(task.sample(library, "train", CALIBRATION_SHARE * task.valid_events, recipe.seed).inputs)
-        build = find(Network, recipe.network).build
-        network = twin(lambda arithmetic: build(arithmetic, _size(recipe, stage)), recipe.quantisation, edge, inputs)
+        start, finish = _quantised(recipe, task, library, edge)
         key |= {"quantisation": recipe.quantisation.model_dump(exclude_defaults=True), "from": _digest(weights_of(edge))}
     if stage == "edge" and recipe.training.edge_from_published:
         network.load_state_dict(trained["published"].network.state_dict())
         key |= {"from": _digest(weights_of(trained["published"].network))}
-    taught_by = rival.teacher if rival else recipe.training.edge_teacher if stage == "edge" else None
+    teachers = {"edge": recipe.training.edge_teacher, "quantised": recipe.training.quantised_teacher}
+    taught_by = rival.teacher if rival else teachers.get(stage)
     teacher = trained[taught_by].network if taught_by else None
     if teacher is not None:
         key |= {"teacher": _digest(weights_of(teacher))}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    return _Plan(stage, task, schedule, network, teacher, digest)
+    return _Plan(stage, task, schedule, network, start, finish, teacher, digest)
+
+
+def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) -> tuple[Start, Finish]:
+    """Return how the training of the quantised network begins, and what ends it."""
+    of = recipe.quantisation
+
+    def build(arithmetic: Any) -> nn.Module:
+        made: nn.Module = find(Network, recipe.network).build(arithmetic, _size(recipe, "quantised"))
+        return made
+
+    def inputs() -> Tensor:
+        return torch.from_numpy(task.sample(library, "train", CALIBRATION_SHARE * task.valid_events, recipe.seed).inputs)
+
+    if of.split_channels:
+        return lambda: rehearsal(build, of, edge, inputs()), lambda trained: rounded_twin(build, of, trained, inputs())
+    return lambda: twin(build, of, edge, inputs()), lambda trained: trained
 
 
 def _train_stage(recipe: Recipe, plan: _Plan, library: Library, folder: Path, hardware: Hardware) -> Trained:
-    task, schedule, network, place = plan.task, plan.schedule, plan.network, plan.place(folder)
+    task, schedule, network, place = plan.task, plan.schedule, plan.start(), plan.place(folder)
     curve = fit(
         network, task, library, schedule, place, stage=plan.stage, seed=recipe.seed, hardware=hardware, teacher=plan.teacher
     )
+    network = plan.finish(network)
     if plan.stage == "published":
         _round_to_half(network)
     finished = Stage(
@@ -173,7 +197,7 @@ def _train_stage(recipe: Recipe, plan: _Plan, library: Library, folder: Path, ha
         windows_seen=steps_per_epoch(task, library, schedule) * schedule.batch_size * schedule.all_epochs,
         seconds=sum(point["seconds"] for point in curve),
         train_loss=curve[-1]["train_loss"],
-        valid_loss=curve[-1]["valid_loss"],
+        valid_loss=valid_loss(network, task, library, plan.stage, recipe.seed),
         curve=tuple(curve),
         hardware=f"{computer()}; {hardware.devices} × {hardware.accelerator}, {hardware.precision}",
         key=plan.key,

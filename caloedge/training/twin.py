@@ -1,16 +1,19 @@
 """The quantised twin of a float network, before it is trained: weights, and ranges of activations and weights."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from caloedge.arithmetic import CALIBRATED, SCALE, Arithmetic, QuantisedArithmetic, folded
+from caloedge.arithmetic import CALIBRATED, SCALE, Arithmetic, FoldedArithmetic, QuantisedArithmetic, folded
 from caloedge.recipe import Quantisation
-from caloedge.training.equalise import chains, equalised, multiplied, scales
+from caloedge.training import rounding, split
+from caloedge.training.chains import chains, rectifier
+from caloedge.training.equalise import equalised, scales
 from caloedge.training.fit import predict
+from caloedge.training.rehearsal import RehearsalArithmetic, Rounded
+from caloedge.training.rounding import NARROW, products, round_wide_layers
 
 HALVINGS = 2
 """How often the range of weights is halved in search of the least rounding error: larger weights then saturate."""
@@ -37,20 +40,75 @@ def quantised(of: Quantisation, largest: Mapping[str, float | Tensor] | None = N
 
 def twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Module, inputs: Tensor) -> nn.Module:
     """Build the quantised network with the float edge network's weights, and its activations' ranges on `inputs`."""
-    weights, multiplied_by = folded(edge), {}
-    if of.equalise:
-        found = chains(edge)
-        by = scales(edge, found, inputs, of.activation_quantile)
-        weights, multiplied_by = equalised(edge, found, weights, by), multiplied(found, by)
-    largest: dict[str, float | Tensor] = dict(_activation_max(edge, inputs, of.activation_quantile, multiplied_by))
+    weights = folded(edge)
+    largest: dict[str, float | Tensor] = dict(_activation_max(edge, inputs, of.activation_quantile))
     if of.fixed_scales:
-        kernels = {name.removesuffix(".weight"): value for name, value in weights.items() if name.endswith(".weight")}
-        largest |= {name: weight_range(kernel, of.weight_bits, of.filter_scales) for name, kernel in kernels.items()}
-    made = build(quantised(of, largest))
+        largest |= _weight_ranges(weights, of)
+    return _with_weights(build(quantised(of, largest)), weights)
+
+
+def rehearsal(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Module, inputs: Tensor) -> nn.Module:
+    """Build what is trained instead of the twin, for `rounded_twin`: the edge network with activations that round.
+
+    Channels fill the full scales, those that lose most by rounding have finer steps at the cost of others, and the weights of
+    narrow layers are rounded and not trained.
+    """
+    flat, weights = build(FoldedArithmetic()).eval(), folded(edge)
+    flat.load_state_dict(weights)
+    found = chains(flat)
+    ranges = scales(flat, found, inputs, of.activation_quantile, of.headroom)
+    weights = equalised(flat, found, weights, ranges.factors)
+    flat.load_state_dict(weights)
+    copies: dict[str, Tensor] = {}
+    for chain in [chain for chain in found if split.can_split(flat, chain)]:
+        lost = split.losses(flat, chain, inputs[: split.EVENTS], ranges.full_scales, of.activation_bits)
+        copies_C = split.copies(lost)
+        weights = split.pruned(chain, weights, copies_C, lost.mean_C)
+        copies[rectifier(flat, chain)] = copies_C.float()
+    for name, layer in flat.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear) and products(layer) < NARROW:
+            kernel = weights[f"{name}.weight"]
+            weights[f"{name}.weight"] = _nearest(kernel, weight_range(kernel, of.weight_bits, of.filter_scales), of.weight_bits)
+    made = _with_weights(build(RehearsalArithmetic(of.activation_bits, of.input_bits, of.input_fraction)), weights)
+    for name, layer in made.named_modules():
+        if isinstance(layer, Rounded) and name in ranges.full_scales:
+            layer.full_scale.fill_(ranges.full_scales[name])
+            if name in copies:
+                layer.copies = copies[name]
+        if isinstance(layer, nn.Conv2d | nn.Linear) and products(layer) < NARROW:
+            layer.weight.requires_grad = False
+    return made
+
+
+def rounded_twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, rehearsed: nn.Module, inputs: Tensor) -> nn.Module:
+    """Build the quantised network from a trained rehearsal: finer steps become copies of channels, weights are rounded."""
+    rehearsed = rehearsed.eval()
+    weights = {name: value.detach() for name, value in rehearsed.named_parameters()}
+    steps = {name: layer for name, layer in rehearsed.named_modules() if isinstance(layer, Rounded)}
+    flat = build(FoldedArithmetic())
+    places = {}
+    for chain in chains(flat):
+        first = steps[rectifier(flat, chain)]
+        if groups := split.groups(first.copies):
+            places[chain.layer] = groups
+            weights = split.expanded(chain, weights, groups, float(first.full_scale) / 2**first.bits)
+    largest: dict[str, float | Tensor] = {name: float(layer.full_scale) for name, layer in steps.items()}
+    made = _with_weights(build(quantised(of, largest | _weight_ranges(weights, of))), weights).eval()
+    round_wide_layers(made, inputs[: rounding.EVENTS], of.weight_bits, 2.0**-FILTER_SPREAD, places)
+    return made
+
+
+def _with_weights(made: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Load the weights of a float network into one that has scales, too."""
     missing, unexpected = made.load_state_dict(weights, strict=False)
     assert not unexpected, unexpected
-    assert all(SCALE in name for name in missing), missing
+    assert all(SCALE in name or name.endswith(("full_scale", "copies")) for name in missing), missing
     return made
+
+
+def _weight_ranges(weights: Mapping[str, Tensor], of: Quantisation) -> dict[str, Tensor]:
+    kernels = {name.removesuffix(".weight"): value for name, value in weights.items() if name.endswith(".weight")}
+    return {name: weight_range(kernel, of.weight_bits, of.filter_scales) for name, kernel in kernels.items()}
 
 
 def weight_range(weights: Tensor, bits: int, per_filter: bool) -> Tensor:
@@ -70,19 +128,22 @@ def weight_range(weights: Tensor, bits: int, per_filter: bool) -> Tensor:
     return best.reshape(-1, *[1] * (weights.ndim - 1)) if per_filter else best.reshape(())
 
 
-def _activation_max(edge: nn.Module, inputs: Tensor, quantile: float, multiplied_by: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the largest useful value of each activation of the float network, its channels multiplied as they will be."""
+def _nearest(weights: Tensor, ranges: Tensor, bits: int) -> Tensor:
+    levels = 2 ** (bits - 1)
+    codes = torch.clamp(torch.round(weights / ranges * levels), 1 - levels, levels - 1)
+    rounded: Tensor = codes * ranges / levels
+    return rounded
+
+
+def _activation_max(edge: nn.Module, inputs: Tensor, quantile: float) -> dict[str, float]:
+    """Return the largest useful value of each activation of the float network."""
     found: dict[str, float] = {}
 
-    def note(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            if name in multiplied_by:
-                output = output * multiplied_by[name].reshape(-1, *[1] * (output.ndim - 2))
-            found[name] = max(float(np.quantile(output.numpy(), quantile)), 1e-3)
+    def note(name: str, output: Tensor) -> None:
+        found[name] = max(float(np.quantile(output.numpy(), quantile)), 1e-3)
 
-        return hook
-
-    hooks = [m.register_forward_hook(note(n)) for n, m in edge.named_modules() if isinstance(m, CALIBRATED)]
+    layers = [(name, layer) for name, layer in edge.named_modules() if isinstance(layer, CALIBRATED)]
+    hooks = [layer.register_forward_hook(lambda _m, _i, out, name=name: note(name, out)) for name, layer in layers]
     predict(edge, inputs, batch=len(inputs))
     for hook in hooks:
         hook.remove()

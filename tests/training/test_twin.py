@@ -17,10 +17,11 @@ from caloedge.catalog import Target, find  # noqa: E402
 from caloedge.compiler.graph import Graph  # noqa: E402
 from caloedge.compiler.ops import Conv  # noqa: E402
 from caloedge.compiler.reader import read  # noqa: E402
-from caloedge.networks.pf_energy import NETWORK, Blocks  # noqa: E402
+from caloedge.networks.pf_energy import NETWORK, Blocks, Plain  # noqa: E402
 from caloedge.recipe import Quantisation  # noqa: E402
 from caloedge.training.export import golden_vectors, write_qonnx  # noqa: E402
-from caloedge.training.twin import FILTER_SPREAD, quantised, twin, weight_range  # noqa: E402
+from caloedge.training.rehearsal import Rounded  # noqa: E402
+from caloedge.training.twin import FILTER_SPREAD, quantised, rehearsal, rounded_twin, twin, weight_range  # noqa: E402
 from caloedge.verification import run_check  # noqa: E402
 
 OF = Quantisation(
@@ -81,29 +82,33 @@ def test_training_leaves_fixed_scales_alone_and_moves_trained_ones() -> None:
         assert all(torch.equal(before[name], now) for name, now in scales(network).items()) == fixed
 
 
-@pytest.mark.parametrize("equalise", [False, True])
-def test_scales_of_filters_are_exact_from_torch_to_the_emulator(equalise: bool, tmp_path: Path) -> None:
-    network = made(OF.model_copy(update={"equalise": equalise})).eval()
+def test_scales_of_filters_are_exact_from_torch_to_the_emulator(tmp_path: Path) -> None:
+    network = made(OF).eval()
     kernel = network.first.quant_weight()
     assert kernel.scale.shape == (6, 1, 1, 1)
     assert len(set(kernel.scale.flatten().tolist())) > 1
     again = small(quantised(OF))
     again.load_state_dict(network.state_dict())  # an artifact holds the scales with the weights
     assert torch.equal(again.first.quant_weight().value, kernel.value)
-    write_qonnx(network, SHAPE, "energy", tmp_path / "model.qonnx")
-    graph = read(tmp_path / "model.qonnx")
-    codes = np.random.default_rng(1).integers(0, 256, (64, *SHAPE))
+    first = next(op for op in exact(network, SHAPE, tmp_path).ops if isinstance(op, Conv))
+    assert 6 < first.weight_format.width <= 6 + FILTER_SPREAD
+
+
+def exact(network: nn.Module, shape: tuple[int, ...], folder: Path) -> Graph:
+    """Compare a twin with graph and emulator on random codes, and require that one bit is caught; return the graph."""
+    write_qonnx(network, shape, "energy", folder / "model.qonnx")
+    graph = read(folder / "model.qonnx")
+    codes = np.random.default_rng(1).integers(0, 256, (64, *shape))
     golden = golden_vectors(network, codes, graph)
     assert run_check("graph", golden, graph.run).exact
-    first = next(op for op in graph.ops if isinstance(op, Conv))
-    assert 6 < first.weight_format.width <= 6 + FILTER_SPREAD
     target = find(Target, "xcvu13p")
-    EMULATOR.build(graph, target, "native", tmp_path / "emulator", {})
+    EMULATOR.build(graph, target, "native", folder / "emulator", {})
     assert EMULATOR.emulate is not None
     emulate = EMULATOR.emulate
-    assert run_check("emulator", golden, lambda inputs: emulate(tmp_path / "emulator", inputs)).exact
+    assert run_check("emulator", golden, lambda inputs: emulate(folder / "emulator", inputs)).exact
     last = [op for op in graph.ops if isinstance(op, Conv)][-1]
     assert not run_check("one bit", golden, _with_a_bit_changed(graph, last).run).exact
+    return graph
 
 
 def _with_a_bit_changed(graph: Graph, op: Conv) -> Graph:
@@ -115,4 +120,67 @@ def _with_a_bit_changed(graph: Graph, op: Conv) -> Graph:
 def test_scales_of_filters_need_fixed_scales() -> None:
     with pytest.raises(ValidationError, match="filter_scales needs fixed_scales: true"):
         Quantisation(weight_bits=6, activation_bits=6, input_bits=8, input_fraction=7, filter_scales=True)
+    with pytest.raises(ValidationError, match="split_channels needs filter_scales: true"):
+        Quantisation(weight_bits=6, activation_bits=6, input_bits=8, input_fraction=7, fixed_scales=True, split_channels=True)
     assert QuantisedArithmetic(6, 6, 8, 7, fixed_scales=True).dense("d", 2, 1).weight_quant is not None
+
+
+GATED = Plain((12, 16), (20, 1), attention="squeeze", hard_gate=True)
+SPLIT = OF.model_copy(update={"split_channels": True, "headroom": 1.25})
+
+
+def gated(arithmetic: Arithmetic) -> nn.Module:
+    return NETWORK.build(arithmetic, GATED)
+
+
+def gated_edge() -> nn.Module:
+    """Return a network whose outputs are energies and most of whose channels do little."""
+    torch.manual_seed(4)
+    edge = gated(FloatArithmetic()).eval()
+    with torch.no_grad():
+        for layer in edge.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight *= 10 ** torch.empty(len(layer.weight), 1, 1, 1).uniform_(-2, 0.5)
+        edge.energy.bias += 3
+    return edge
+
+
+def test_a_rehearsal_becomes_a_twin_of_the_same_function(tmp_path: Path) -> None:
+    edge, inputs = gated_edge(), torch.rand(60, *SHAPE)
+    rehearsed = rehearsal(gated, SPLIT, edge, inputs).eval()
+    counts = {name: layer.copies for name, layer in rehearsed.named_modules() if isinstance(layer, Rounded)}
+    split = {name for name, copies_C in counts.items() if copies_C.max() > 1}
+    assert "decoder1_act" in split
+    assert all(float(copies_C.sum()) == len(copies_C) for copies_C in counts.values())  # the network keeps its size
+    frozen = {name for name, value in rehearsed.named_parameters() if not value.requires_grad}
+    assert frozen == {"encoder1.weight", "attention.reduce.weight", "attention.expand.weight"}
+
+    network = rounded_twin(gated, SPLIT, rehearsed, inputs)
+    assert network.state_dict().keys() == gated(quantised(SPLIT)).state_dict().keys()
+    fresh = torch.rand(30, *SHAPE)
+    with torch.no_grad():
+        wanted, trained = edge(fresh), rehearsed(fresh)
+        made_of_it = network(fresh)
+        plain = twin(gated, OF, edge, inputs)(fresh)
+
+    def apart(outputs: torch.Tensor) -> float:
+        return float((getattr(outputs, "value", outputs) - wanted).square().mean())
+
+    assert apart(trained) < 0.5 * apart(plain)
+    assert apart(made_of_it) < 0.5 * apart(plain)  # nothing of it is trained
+    exact(network.eval(), SHAPE, tmp_path)
+
+
+def test_a_rehearsal_is_trained_but_for_what_is_rounded_already() -> None:
+    rehearsed = rehearsal(gated, SPLIT, gated_edge(), torch.rand(60, *SHAPE)).train()
+    before = {name: value.clone() for name, value in rehearsed.state_dict().items()}
+    optimiser = torch.optim.AdamW(rehearsed.parameters(), lr=0.01, weight_decay=0)
+    for _ in range(3):
+        rehearsed(torch.rand(8, *SHAPE)).square().mean().backward()
+        optimiser.step()
+    kept = {name for name, value in rehearsed.state_dict().items() if torch.equal(value, before[name])}
+    assert {"encoder1.weight", "attention.reduce.weight", "attention.expand.weight"} <= kept
+    assert {"encoder2.weight", "decoder1.weight", "energy.weight", "encoder1.bias"}.isdisjoint(kept)
+    assert {name for name in before if name.endswith(("full_scale", "copies"))} <= kept
+    expand = rehearsed.attention.expand.weight
+    assert torch.equal(expand, weight_range(expand, 6, True) * torch.round(expand / weight_range(expand, 6, True) * 32) / 32)

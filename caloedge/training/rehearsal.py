@@ -1,0 +1,80 @@
+"""A float network that rounds its activations as its quantised twin will, to be trained before its weights are rounded.
+
+Rounding a wide layer's weights costs next to nothing where they are rounded one after the other (`training.rounding`); what
+rounding the activations costs is left to training. Gradients pass the rounding as if it were not there (arXiv 1308.3432).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from caloedge.arithmetic import GATE_BITS, FoldedArithmetic, HardSigmoid, ScaleChannels, Squeeze
+
+
+class _PassGradient(torch.autograd.Function):
+    """Round to multiples of a step and saturate; where nothing saturates, gradients pass."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, step: Tensor, top: Tensor) -> Tensor:
+        rounded = torch.round(values / step) * step
+        ctx.save_for_backward((rounded >= 0) & (rounded <= top))
+        return torch.minimum(rounded.clamp(min=0), top)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None, None
+
+
+class Rounded(nn.Module):
+    """A layer without weights whose results (N, C, …), not negative, are rounded to codes of `bits`."""
+
+    def __init__(self, layer: nn.Module, bits: int, full_scale: float = 1.0) -> None:
+        super().__init__()
+        self.layer, self.bits = layer, bits
+        self.register_buffer("full_scale", torch.tensor(full_scale))
+        self.register_buffer("copies", torch.ones(1))
+        self.full_scale: Tensor
+        self.copies: Tensor
+        """(C,) or (1,): how many copies of each channel there will be; 0 for one that is no longer used."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return what the layer makes of its inputs, rounded."""
+        values: Tensor = self.layer(*inputs).float()
+        step = self.full_scale / 2**self.bits
+        finer = self.copies.clamp(min=1).reshape(-1, *[1] * (values.ndim - 2))
+        rounded: Tensor = _PassGradient.apply(values, step / finer, self.full_scale - step)  # type: ignore[no-untyped-call]
+        return rounded
+
+
+@dataclass(frozen=True)
+class RehearsalArithmetic(FoldedArithmetic):
+    """Float layers without batch normalisation, and activations that round."""
+
+    activation_bits: int
+    input_bits: int
+    input_fraction: int
+
+    def input(self, name: str) -> nn.Module:  # noqa: ARG002
+        """Round the input, which is not negative."""
+        return Rounded(nn.Identity(), self.input_bits, 2.0 ** (self.input_bits - self.input_fraction))
+
+    def activation(self, name: str, leaky_slope: float) -> nn.Module:
+        """Rectify and round."""
+        if leaky_slope:
+            raise ValueError(f"layer {name}: a quantised activation has slope 0 below zero, not {leaky_slope}")
+        return Rounded(nn.ReLU(), self.activation_bits)
+
+    def squeeze(self, name: str) -> nn.Module:  # noqa: ARG002
+        """Sum each channel's pixels and round."""
+        return Rounded(Squeeze(), GATE_BITS)
+
+    def gate(self, name: str) -> nn.Module:  # noqa: ARG002
+        """Squash to 0 … 1 − 2^-GATE_BITS."""
+        return Rounded(HardSigmoid(), GATE_BITS)
+
+    def scale_channels(self, name: str) -> nn.Module:  # noqa: ARG002
+        """Multiply channels and round."""
+        return Rounded(ScaleChannels(), GATE_BITS)

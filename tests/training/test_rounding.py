@@ -1,0 +1,56 @@
+"""Weights rounded one after the other lose less than each to its nearest, on inputs that are correlated."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from caloedge.training.rounding import _in_turn, _with_copies  # noqa: E402
+
+BITS = 4
+
+
+def case(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weights (O, I) and the correlation (I, I) of inputs that share a few sources."""
+    torch.manual_seed(seed)
+    inputs_NI = torch.randn(2000, 5).double() @ torch.randn(5, 60).double() + 0.1 * torch.randn(2000, 60)
+    return torch.randn(7, 60).double(), inputs_NI.T @ inputs_NI / 2000 + 1e-3 * torch.eye(60)
+
+
+def lost(apart_OI: torch.Tensor, correlation_II: torch.Tensor) -> torch.Tensor:
+    return ((apart_OI @ correlation_II) * apart_OI).sum(1)
+
+
+def test_weights_are_codes_and_lose_less_than_the_nearest() -> None:
+    wanted_OI, correlation_II = case()
+    found_OI, range_O = _in_turn(wanted_OI, correlation_II, BITS, 0.0)
+    codes = found_OI / range_O[:, None] * 2 ** (BITS - 1)
+    assert (codes == codes.round()).all()
+    assert codes.abs().max() <= 2 ** (BITS - 1) - 1
+    assert (torch.log2(range_O) % 1 == 0).all()
+    step = 2.0 ** torch.ceil(torch.log2(wanted_OI.abs().amax(1, keepdim=True))) / 2 ** (BITS - 1)
+    nearest_OI = (wanted_OI / step).round().clamp(1 - 2 ** (BITS - 1), 2 ** (BITS - 1) - 1) * step
+    assert (lost(found_OI - wanted_OI, correlation_II) < 0.5 * lost(nearest_OI - wanted_OI, correlation_II)).all()
+
+
+def test_uncorrelated_inputs_leave_the_nearest() -> None:
+    wanted_OI, _ = case()
+    found_OI, range_O = _in_turn(wanted_OI, torch.eye(60).double(), BITS, 0.0)
+    step = range_O[:, None] / 2 ** (BITS - 1)
+    assert (found_OI == (wanted_OI / step).round().clamp(-7, 7) * step).all()
+
+
+def test_no_range_is_below_the_least() -> None:
+    wanted_OI, correlation_II = case()
+    _, range_O = _in_turn(1e-6 * wanted_OI, correlation_II, BITS, 0.25)
+    assert (range_O >= 0.125).all()  # halved once at most
+
+
+def test_copies_make_up_for_each_other() -> None:
+    wanted_OI, correlation_II = case()
+    wanted_OI[[1, 4, 5]] = wanted_OI[0].clone()
+    found_OI, _ = _with_copies(wanted_OI, correlation_II, BITS, 0.0, [[0, 1, 4, 5]])
+    one = lost(found_OI[:1] - wanted_OI[:1], correlation_II)
+    together = lost((found_OI - wanted_OI)[[0, 1, 4, 5]].mean(0, keepdim=True), correlation_II)
+    assert together < one / 8  # the last one's error, shared by four: 1/16, give or take
+    alone_OI, _ = _in_turn(wanted_OI[[2, 3, 6]], correlation_II, BITS, 0.0)
+    assert (found_OI[[2, 3, 6]] == alone_OI).all()
