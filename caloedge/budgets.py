@@ -1,5 +1,7 @@
 """What triggers allow, each with its reference, and whether a design keeps to it."""
 
+import math
+
 from caloedge.catalog import Budget
 from caloedge.errors import UserError
 
@@ -57,3 +59,17 @@ def verdict(budget: Budget, latency_cycles: int, interval_cycles: int, clock_mhz
     # cycles × 1000 ≤ limit × clock: no division that could round a design out of a budget that it just keeps
     fits = all(limit is None or cycles * 1e3 <= limit * clock_mhz for limit, cycles in needed.values())
     return fits, margins
+
+
+def side_by_side(budget: Budget, latency_cycles: int, interval_cycles: int, clock_mhz: float) -> int | None:
+    """Return how many designs that take events in turn keep to a budget: None where one event alone takes too long.
+
+    >>> side_by_side(CMS_LEVEL_1, latency_cycles=990, interval_cycles=900, clock_mhz=200.0)
+    180
+    >>> side_by_side(CMS_LEVEL_1, latency_cycles=2501, interval_cycles=5, clock_mhz=200.0) is None
+    True
+    """
+    alone = Budget(budget.name, budget.latency_ns, None, budget.reference)
+    if not verdict(alone, latency_cycles, interval_cycles, clock_mhz)[0]:
+        return None
+    return 1 if budget.interval_ns is None else math.ceil(interval_cycles * 1e3 / (budget.interval_ns * clock_mhz))

@@ -1,6 +1,6 @@
 import pytest
 
-from caloedge.budgets import ATLAS_LAR, BELLE_II_ECL, BUDGETS, CMS_LEVEL_1, LHC_CROSSING, verdict
+from caloedge.budgets import ATLAS_LAR, BELLE_II_ECL, BUDGETS, CMS_LEVEL_1, LHC_CROSSING, side_by_side, verdict
 from caloedge.catalog import Budget
 from caloedge.errors import UserError
 
@@ -27,6 +27,14 @@ def test_a_full_interval_is_kept_at_every_multiple_of_the_crossing_rate() -> Non
     for cycles in range(1, 101):
         assert verdict(LHC_CROSSING, 10**6, cycles, 40.0 * cycles)[0]
         assert not verdict(LHC_CROSSING, 10**6, cycles + 1, 40.0 * cycles)[0]
+
+
+def test_designs_side_by_side_share_the_rate_but_not_the_latency() -> None:
+    assert side_by_side(ATLAS_LAR, 30, 5, 200.0) == 1
+    assert side_by_side(ATLAS_LAR, 30, 6, 200.0) == 2
+    assert side_by_side(ATLAS_LAR, 30, 10, 200.0) == 2
+    assert side_by_side(ATLAS_LAR, 31, 1, 200.0) is None
+    assert side_by_side(LHC_CROSSING, 10**6, 901, 200.0) == 181
 
 
 def test_the_limits() -> None:

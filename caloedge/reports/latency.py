@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from caloedge.budgets import BUDGETS, verdict
+from caloedge.budgets import BUDGETS, side_by_side, verdict
 from caloedge.catalog import Target, find, names
 from caloedge.firmware import Firmware
 from caloedge.results import Cell, Number, Section, Table
@@ -136,15 +136,18 @@ def _budget_table(designs: Sequence[Firmware], event: str) -> Table:
             assert x.cycles is not None
             fmax = x.cost.routed.fmax_mhz if x.cost and x.cost.routed else None
             clock = fmax or x.target.clock_mhz
-            fits, margins = verdict(budget, x.cycles.latency_cycles, x.cycles.interval_cycles, clock)
+            _, margins = verdict(budget, x.cycles.latency_cycles, x.cycles.interval_cycles, clock)
+            number = side_by_side(budget, x.cycles.latency_cycles, x.cycles.interval_cycles, clock)
+            fits = "does not fit" if number is None else "fits" if number == 1 else f"fits with {number:,} side by side"
             left = [NONE if m is None else _at_clock(m, "ns", clock, bool(fmax)) for m in margins.values()]
-            rows.append((budget.name, str(x.design), "fits" if fits else "does not fit", *left, budget.reference))
+            rows.append((budget.name, str(x.design), fits, *left, budget.reference))
     return Table(
         title="Trigger budgets",
         columns=("budget", "design", "verdict", "latency left", "interval left", "reference"),
         rows=tuple(rows),
         caption=f"One {event} counts as one event, and the latency is that of this network alone: a trigger spends the rest of "
-        "its budget on everything else. Negative: what is missing.",
+        "its budget on everything else. Negative: what is missing. Designs side by side take events in turn (time multiplexing); "
+        "what distributes the events is not counted.",
     )
 
 
