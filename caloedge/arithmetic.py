@@ -16,8 +16,7 @@ from torch import Tensor, nn
 SCALE = "scaling_impl"
 """Part of the names of all that sets a quantiser's scale."""
 GATE_BITS = 8
-"""Of squeeze-and-excitation: means and gates, of which there is one per channel and event, and the products of gates and pixels,
-which would be rounded twice to the bits of an activation."""
+"""Of the means and gates of squeeze-and-excitation: there is one per channel and event, so they cost nothing."""
 GATE_SLOPE, GATE_CENTRE = 0.25, 0.5
 """Of the hard sigmoid; the slope is the sigmoid's own at 0."""
 NORM = "_norm"
@@ -270,6 +269,8 @@ class QuantisedArithmetic:
     fixed_scales: bool = False
     filter_scales: bool = False
     """Whether each filter has a scale of its own; only where scales are fixed."""
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
+    """Of activations that have others than `activation_bits`, by name."""
 
     def input(self, name: str) -> nn.Module:  # noqa: ARG002
         """Digitise the input: fixed scale, signed or not."""
@@ -351,7 +352,7 @@ class QuantisedArithmetic:
         from brevitas.nn import QuantReLU
 
         layer: nn.Module = QuantReLU(
-            bit_width=self.activation_bits,
+            bit_width=self.layer_bits.get(name, self.activation_bits),
             return_quant_tensor=True,
             **self._of_values(self.largest.get(name, 1.0)),
         )
@@ -374,8 +375,9 @@ class QuantisedArithmetic:
         return _Then(_Ramp(), self._positive(GATE_BITS, 1.0, trained=False))
 
     def scale_channels(self, name: str) -> nn.Module:
-        """Multiply channels; the result has `GATE_BITS`, as its first factor has been rounded before."""
-        return _Then(ScaleChannels(), self._positive(GATE_BITS, self.largest.get(name, 1.0)))
+        """Multiply channels and round to the bits of an activation."""
+        bits = self.layer_bits.get(name, self.activation_bits)
+        return _Then(ScaleChannels(), self._positive(bits, self.largest.get(name, 1.0)))
 
     def _positive(self, bits: int, largest: float | Tensor, *, trained: bool = True) -> nn.Module:
         """Return a quantiser to unsigned codes that saturates at both ends."""

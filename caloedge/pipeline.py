@@ -136,7 +136,7 @@ def _summary(artifact: Artifact) -> str:
     size = "" if edge == published else f"{edge:,} parameters, "
     return (
         f"The published float network ({published:,} parameters) against {edge_network} for trigger firmware ({size}"
-        f"{q.weight_bits}-bit weights, {q.activation_bits}-bit activations): accuracy on the same events, and proof that the "
+        f"{q.weight_bits}-bit weights, {q.activations}): accuracy on the same events, and proof that the "
         "firmware computes what was trained."
     )
 

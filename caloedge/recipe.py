@@ -90,8 +90,16 @@ class Quantisation(Value):
     """Whether a rehearsal is trained instead of the quantised network itself: channels are scaled to like ranges, those that
     lose most by rounding are split at the cost of others, activations are rounded in training, and weights after it: see
     `training.twin`. Needs `filter_scales`."""
+    layer_bits: dict[str, Annotated[int, Field(ge=2, le=16)]] = Field(default_factory=dict)
+    """Bits of the activations that need others than `activation_bits`, by the name of the layer in the network."""
     headroom: float = Field(default=1.0, ge=1)
     """Full scale of activations, in units of their largest useful values, where channels are split."""
+
+    @property
+    def activations(self) -> str:
+        """What the activations have, in words."""
+        others = ", ".join(f"{name} {bits}" for name, bits in self.layer_bits.items())
+        return f"{self.activation_bits}-bit activations" + (f" ({others})" if others else "")
 
     @model_validator(mode="after")
     def _filters_are_fixed(self) -> Self:

@@ -182,6 +182,7 @@ def _library_record(recipe: Recipe, library: Library, folder: Path) -> dict[str,
 def _card(recipe: Recipe, manifest: Manifest, points: Mapping[str, float]) -> str:
     q, task = recipe.quantisation, find(Task, recipe.task)
     sign = "signed" if q.input_signed else "unsigned"
+    scales = ", of weights one per filter" if q.filter_scales else ""
     stages = "\n".join(
         f"| {name} | {s.parameters:,} | {s.epochs} | {s.windows_seen:,} | {s.seconds:,.0f} | {s.valid_loss:.4f} |"
         for name, s in manifest.stages.items()
@@ -191,8 +192,8 @@ def _card(recipe: Recipe, manifest: Manifest, points: Mapping[str, float]) -> st
 
 Made by `caloedge run {recipe.name}` from `recipe.yaml`; nothing here is edited by hand.
 
-- Task `{recipe.task}`, network `{recipe.network}`; weights {q.weight_bits} bit, activations {q.activation_bits} bit,
-  input {sign} {q.input_bits} bit with 2^-{q.input_fraction} {task.input_unit} as LSB, power-of-two scales, 32-bit biases.
+- Task `{recipe.task}`, network `{recipe.network}`; {q.weight_bits}-bit weights, {q.activations},
+  input {sign} {q.input_bits} bit with 2^-{q.input_fraction} {task.input_unit} as LSB, power-of-two scales{scales}, 32-bit biases.
 - {task.contents.capitalize()}: {manifest.library["name"]}, {manifest.library["showers"]} {manifest.library.get("particle", "")}
   ({manifest.library.get("version", "unknown origin")}, {manifest.library.get("physics_list", "")}).
 - `model.qonnx` is the network, `golden.npz` {recipe.golden_vectors} input and output codes of the quantised twin in float64.

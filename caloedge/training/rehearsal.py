@@ -4,36 +4,37 @@ Rounding a wide layer's weights costs next to nothing where they are rounded one
 rounding the activations costs is left to training. Gradients pass the rounding as if it were not there (arXiv 1308.3432).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from caloedge.arithmetic import GATE_BITS, FoldedArithmetic, HardSigmoid, ScaleChannels, Squeeze
+from caloedge.arithmetic import GATE_BITS, FoldedArithmetic, HardSigmoid, QuantisedArithmetic, ScaleChannels, Squeeze
 
 
 class _PassGradient(torch.autograd.Function):
     """Round to multiples of a step and saturate; where nothing saturates, gradients pass."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, step: Tensor, top: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, step: Tensor, bottom: Tensor, top: Tensor) -> Tensor:
         rounded = torch.round(values / step) * step
-        ctx.save_for_backward((rounded >= 0) & (rounded <= top))
-        return torch.minimum(rounded.clamp(min=0), top)
+        ctx.save_for_backward((rounded >= bottom) & (rounded <= top))
+        return torch.clamp(rounded, bottom, top)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None, None
+        return gradients[0] * inside, None, None, None
 
 
 class Rounded(nn.Module):
-    """A layer without weights whose results (N, C, …), not negative, are rounded to codes of `bits`."""
+    """A layer without weights whose results (N, C, …) are rounded to codes of `bits`, which may be signed."""
 
-    def __init__(self, layer: nn.Module, bits: int, full_scale: float = 1.0) -> None:
+    def __init__(self, layer: nn.Module, bits: int, full_scale: float = 1.0, *, signed: bool = False) -> None:
         super().__init__()
-        self.layer, self.bits = layer, bits
+        self.layer, self.bits, self.signed = layer, bits - signed, signed
         self.register_buffer("full_scale", torch.tensor(full_scale))
         self.register_buffer("copies", torch.ones(1))
         self.full_scale: Tensor
@@ -45,7 +46,8 @@ class Rounded(nn.Module):
         values: Tensor = self.layer(*inputs).float()
         step = self.full_scale / 2**self.bits
         finer = self.copies.clamp(min=1).reshape(-1, *[1] * (values.ndim - 2))
-        rounded: Tensor = _PassGradient.apply(values, step / finer, self.full_scale - step)  # type: ignore[no-untyped-call]
+        bottom = -self.full_scale if self.signed else torch.zeros_like(self.full_scale)
+        rounded: Tensor = _PassGradient.apply(values, step / finer, bottom, self.full_scale - step)  # type: ignore[no-untyped-call]
         return rounded
 
 
@@ -56,16 +58,24 @@ class RehearsalArithmetic(FoldedArithmetic):
     activation_bits: int
     input_bits: int
     input_fraction: int
+    input_signed: bool = False
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
+    """Of activations that have others than `activation_bits`, by name."""
 
     def input(self, name: str) -> nn.Module:  # noqa: ARG002
-        """Round the input, which is not negative."""
-        return Rounded(nn.Identity(), self.input_bits, 2.0 ** (self.input_bits - self.input_fraction))
+        """Round the input."""
+        full_scale = 2.0 ** (self.input_bits - self.input_signed - self.input_fraction)
+        return Rounded(nn.Identity(), self.input_bits, full_scale, signed=self.input_signed)
+
+    def scale(self, factor: float) -> nn.Module:
+        """Refuse, as the quantised network does."""
+        return QuantisedArithmetic(0, 0, 0, 0).scale(factor)
 
     def activation(self, name: str, leaky_slope: float) -> nn.Module:
         """Rectify and round."""
         if leaky_slope:
             raise ValueError(f"layer {name}: a quantised activation has slope 0 below zero, not {leaky_slope}")
-        return Rounded(nn.ReLU(), self.activation_bits)
+        return Rounded(nn.ReLU(), self.layer_bits.get(name, self.activation_bits))
 
     def squeeze(self, name: str) -> nn.Module:  # noqa: ARG002
         """Sum each channel's pixels and round."""
@@ -75,6 +85,6 @@ class RehearsalArithmetic(FoldedArithmetic):
         """Squash to 0 … 1 − 2^-GATE_BITS."""
         return Rounded(HardSigmoid(), GATE_BITS)
 
-    def scale_channels(self, name: str) -> nn.Module:  # noqa: ARG002
+    def scale_channels(self, name: str) -> nn.Module:
         """Multiply channels and round."""
-        return Rounded(ScaleChannels(), GATE_BITS)
+        return Rounded(ScaleChannels(), self.layer_bits.get(name, self.activation_bits))

@@ -4,7 +4,7 @@ A channel may be replaced by K copies of itself, each read with 1/K of the weigh
 copies' biases are apart by 1/K of a step, the sum of their codes is the code of a step K times finer. Room for copies comes from
 channels whose loss changes the outputs little; training heals that. So a network keeps its size and loses less by rounding.
 
-Changes of outputs are mean squares, each weighted by the float network's output, as in the loss of energy images.
+Changes of outputs are mean squares, each weighted by the size of the float network's output, as in the loss of energy images.
 Axes: C channel, K copy.
 """
 
@@ -43,8 +43,8 @@ def can_split(network: nn.Module, chain: Chain) -> bool:
     return biased and not any(is_depthwise(modules[name]) for name in (chain.layer, *chain.readers))
 
 
-def losses(network: nn.Module, chain: Chain, inputs: Tensor, full_scales: Mapping[str, float], bits: int) -> Losses:
-    """Measure what the channels of one chain cost on `inputs` (N, …) of a float network."""
+def losses(network: nn.Module, chain: Chain, inputs: Tensor, step: float) -> Losses:
+    """Measure what the channels of one chain cost on `inputs` (N, …) of a float network, with the step of their codes."""
     modules = dict(network.named_modules())
     first, last = rectifier(network, chain), chain.between[-1]
     values: dict[str, Tensor] = {}
@@ -57,7 +57,7 @@ def losses(network: nn.Module, chain: Chain, inputs: Tensor, full_scales: Mappin
         hook = modules[first].register_forward_hook(lambda _m, _i, out: change(out))
         apart = predict(network, inputs, batch=len(inputs)) - wanted
         hook.remove()
-        weight = wanted.clamp(min=0)
+        weight = wanted.abs()
         return float((weight * apart**2).sum() / weight.sum())
 
     def replaced(channel: int, value: float) -> Callable[[Tensor], Tensor]:
@@ -68,7 +68,7 @@ def losses(network: nn.Module, chain: Chain, inputs: Tensor, full_scales: Mappin
 
         return change
 
-    def rounded(channel: int, step: float) -> Callable[[Tensor], Tensor]:
+    def rounded(channel: int) -> Callable[[Tensor], Tensor]:
         def change(output: Tensor) -> Tensor:
             output = output.clone()
             output[:, channel] = torch.round(output[:, channel] / step) * step
@@ -77,9 +77,8 @@ def losses(network: nn.Module, chain: Chain, inputs: Tensor, full_scales: Mappin
         return change
 
     channels = range(len(mean_C))
-    step = full_scales[first] / 2**bits
     without = [cost(replaced(c, 0.0 if chain.gates else float(mean_C[c]))) for c in channels]
-    noise = [cost(rounded(c, step)) for c in channels]
+    noise = [cost(rounded(c)) for c in channels]
     return Losses(torch.tensor(without), torch.tensor(noise), mean_C)
 
 

@@ -35,6 +35,7 @@ def quantised(of: Quantisation, largest: Mapping[str, float | Tensor] | None = N
         input_signed=of.input_signed,
         fixed_scales=of.fixed_scales,
         filter_scales=of.filter_scales,
+        layer_bits=of.layer_bits,
     )
 
 
@@ -61,15 +62,20 @@ def rehearsal(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: 
     flat.load_state_dict(weights)
     copies: dict[str, Tensor] = {}
     for chain in [chain for chain in found if split.can_split(flat, chain)]:
-        lost = split.losses(flat, chain, inputs[: split.EVENTS], ranges.full_scales, of.activation_bits)
+        first = rectifier(flat, chain)
+        step = ranges.full_scales[first] / 2 ** of.layer_bits.get(first, of.activation_bits)
+        lost = split.losses(flat, chain, inputs[: split.EVENTS], step)
         copies_C = split.copies(lost)
         weights = split.pruned(chain, weights, copies_C, lost.mean_C)
-        copies[rectifier(flat, chain)] = copies_C.float()
+        copies[first] = copies_C.float()
     for name, layer in flat.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear) and products(layer) < NARROW:
             kernel = weights[f"{name}.weight"]
             weights[f"{name}.weight"] = _nearest(kernel, weight_range(kernel, of.weight_bits, of.filter_scales), of.weight_bits)
-    made = _with_weights(build(RehearsalArithmetic(of.activation_bits, of.input_bits, of.input_fraction)), weights)
+    rounding_arithmetic = RehearsalArithmetic(
+        of.activation_bits, of.input_bits, of.input_fraction, of.input_signed, of.layer_bits
+    )
+    made = _with_weights(build(rounding_arithmetic), weights)
     for name, layer in made.named_modules():
         if isinstance(layer, Rounded) and name in ranges.full_scales:
             layer.full_scale.fill_(ranges.full_scales[name])

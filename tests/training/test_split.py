@@ -90,10 +90,10 @@ def test_what_is_lost_is_measured() -> None:
     weights["energy.weight"][:, 2] *= 30
     weights["energy.bias"] += 5  # outputs are energies
     made.load_state_dict(weights)
-    of = losses(made, chain, inputs, {rectifier(made, chain): FULL_SCALE}, BITS)
+    of = losses(made, chain, inputs, FULL_SCALE / 2**BITS)
     assert of.given_up_C[1] == of.rounded_C[1] == 0
     assert of.rounded_C.argmax() == 2
-    finer = losses(made, chain, inputs, {rectifier(made, chain): FULL_SCALE}, BITS + 2)
+    finer = losses(made, chain, inputs, FULL_SCALE / 2 ** (BITS + 2))
     assert finer.rounded_C[2] < 0.2 * of.rounded_C[2]
     of_each = copies(of)
     assert of_each[1] == 0
