@@ -1,11 +1,14 @@
 """Accuracy against size and latency: every float network of a recipe, integer ones at several widths, firmware foldings."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,6 +18,7 @@ from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sa
 from caloedge.comparison import EVALUATION_SEED
 from caloedge.compiler.reader import read
 from caloedge.computer import computer
+from caloedge.files import replacing, sha256
 from caloedge.foldings import Folding, foldings
 from caloedge.pipeline import data_label, open_beside, places, read_named_recipe
 from caloedge.recipe import Recipe
@@ -72,7 +76,7 @@ def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 
     floats = {REFERENCE: trained["published"], FLOAT: trained["edge"]} | {
         f"float {rival}": trained[rival] for rival in recipe.rivals
     }
-    assessment = task.assess(sample, _scores(task, sample, floats, integers), {})
+    assessment = task.assess(sample, _scores(task, sample, floats, integers, to.work / "tradeoff"), {})
     entries = [_entry(method, of, task, threads, device) for method, of in floats.items()]
     edge = next(entry for entry in entries if entry.method == FLOAT)
     entries += [Entry(of.method, edge.parameters, edge.flop) for of in integers]
@@ -94,13 +98,29 @@ def _integers(artifact: Artifact, *, own: bool) -> Integers:
 
 
 def _scores(
-    task: Task, sample: Sample[Any], floats: Mapping[str, Trained], integers: Sequence[Integers]
+    task: Task, sample: Sample[Any], floats: Mapping[str, Trained], integers: Sequence[Integers], folder: Path
 ) -> dict[str, NDArray[Any]]:
-    found = {
-        method: float_scores(of.network, sample, "published" if method == REFERENCE else "edge") for method, of in floats.items()
-    }
-    found |= {of.method: integer_scores(read(of.artifact.model), task, sample) for of in integers}
+    """Return the scores of all methods; those of networks are kept in a folder, as the large ones take long."""
+    events = f"{sample.inputs.shape} {sample.inputs.mean(dtype=float):.6g} {sample.inputs.std(dtype=float):.6g}"
+    found: dict[str, NDArray[Any]] = {}
+    for method, of in floats.items():
+        stage = "published" if method == REFERENCE else "edge"
+        made = partial(float_scores, of.network, sample, stage)
+        found[method] = _kept(folder, f"{method} {of.record.key} {events}", made)
+    for one in integers:
+        made = partial(integer_scores, read(one.artifact.model), task, sample)
+        found[one.method] = _kept(folder, f"{one.method} {sha256(one.artifact.model)} {events}", made)
     return found | {BASELINE: task.baseline(sample)}
+
+
+def _kept(folder: Path, key: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    """Return an array that is made once for each key."""
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+    if not path.exists():
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, make())
+    values: NDArray[Any] = np.load(path)
+    return values
 
 
 def _entry(method: str, of: Trained, task: Task, threads: int, device: str) -> Entry:

@@ -29,7 +29,7 @@ training:
 rivals:
   pupil: {size: student, schedule: {epochs: 1, events_per_epoch: 8, batch_size: 4, learning_rate: 1.0e-3}, teacher: edge}
 tradeoff: {bits: [4]}
-quantisation: {weight_bits: 6, activation_bits: 6, input_bits: 10, input_fraction: 9}
+quantisation: {weight_bits: 6, activation_bits: 6, input_bits: 10, input_fraction: 9, fixed_scales: true, filter_scales: true, split_channels: true}
 golden_vectors: 10
 evaluation: {events: 24, valid_events: 10}
 """
@@ -80,6 +80,23 @@ def test_a_tradeoff_from_training_to_the_report(recipe: Path, monkeypatch: pytes
     before = {path: path.stat().st_mtime_ns for path in (output / "work" / "training").rglob("*")}
     train_recipe(str(recipe), output, Hardware(accelerator="cpu"), ["pupil"])
     assert before == {path: path.stat().st_mtime_ns for path in (output / "work" / "training").rglob("*")}  # nothing was trained
+
+
+def test_scores_are_made_once_for_each_network_and_sample(tmp_path: Path) -> None:
+    pytest.importorskip("brevitas")
+    from caloedge.tradeoff import _kept
+
+    made: list[str] = []
+
+    def make(what: str) -> np.ndarray:
+        made.append(what)
+        return np.full(3, len(made))
+
+    first = _kept(tmp_path / "scores", "a", lambda: make("a"))
+    assert (_kept(tmp_path / "scores", "a", lambda: make("again")) == first).all()
+    assert (_kept(tmp_path / "scores", "b", lambda: make("b")) != first).all()
+    assert made == ["a", "b"]
+    assert len(list((tmp_path / "scores").iterdir())) == 2  # nothing temporary is left
 
 
 def test_unknown_rivals_and_sizes_are_named(recipe: Path, tmp_path: Path) -> None:
