@@ -14,13 +14,15 @@ from torch.nn import functional
 
 NARROW = 256
 """Layers with fewer products for each output do not make up for errors: they are rounded before training instead."""
-EVENTS = 100
-PATCHES = 60_000
+EVENTS = 300
+PATCHES = 150_000
 """On which correlations are taken."""
 DAMPING = 1e-3
 """Part of the mean square input that is added to all of them: what was never seen together is not exchanged."""
 BLOCK = 128
 """Weights after which the error is passed on to all others."""
+MOST_CHANGES = 2000
+"""Of single codes of a filter, after all are rounded."""
 HALVINGS = 1
 """How often the range of a filter's weights is halved in search of the least error."""
 
@@ -123,8 +125,27 @@ def _in_turn(wanted_OI: Tensor, correlation_II: Tensor, bits: int, least: float)
             rest_OI[:, stop:] -= scaled @ passed_II[start:stop, stop:]
         found_OI = torch.zeros_like(wanted_OI)
         found_OI[:, order] = rounded_OI
+        found_OI = _descended(found_OI, wanted_OI, correlation_II, step_O1, levels)
         apart = found_OI - wanted_OI
         tried.append(found_OI)
         errors.append(((apart @ correlation_II) * apart).sum(1))
     best_O = torch.stack(errors).argmin(0)
     return torch.stack(tried)[best_O, torch.arange(len(wanted_OI))], top_O1[:, 0] / 2.0**best_O
+
+
+def _descended(found_OI: Tensor, wanted_OI: Tensor, correlation_II: Tensor, step_O1: Tensor, levels: int) -> Tensor:
+    """Change single codes by one for as long as that lowers the error of their filter."""
+    codes_OI = torch.round(found_OI / step_O1)
+    slope_OI = (found_OI - wanted_OI) @ correlation_II
+    rows = torch.arange(len(codes_OI))
+    for _ in range(MOST_CHANGES):
+        curve_OI = step_O1**2 * correlation_II.diagonal()
+        up_OI = (curve_OI + 2 * step_O1 * slope_OI).masked_fill(codes_OI >= levels - 1, 0)
+        down_OI = (curve_OI - 2 * step_O1 * slope_OI).masked_fill(codes_OI <= 1 - levels, 0)
+        change_O, place_O = torch.minimum(up_OI, down_OI).min(1)
+        sign_O = torch.where(up_OI[rows, place_O] <= down_OI[rows, place_O], 1.0, -1.0) * (change_O < 0)
+        if not sign_O.any():
+            break
+        codes_OI[rows, place_O] += sign_O
+        slope_OI += (sign_O * step_O1[:, 0])[:, None] * correlation_II[place_O]
+    return codes_OI * step_O1
