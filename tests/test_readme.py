@@ -9,6 +9,7 @@ import pytest
 
 from caloedge.reports import store
 from caloedge.reports.readme import between_marks, results
+from caloedge.results import Claim
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -30,6 +31,13 @@ def test_named_files_exist():
 def test_results_are_those_of_the_report(name):
     shown = results(store.load(ROOT / "reports" / name))
     assert between_marks(TEXT, name, README)[1].strip() == shown.strip()
+
+
+def test_figures_of_claims_are_those_of_the_report():
+    shown = re.findall(r"[\d.]+ (?:GeV²|%) against .*?\(paired bootstrap\)", TEXT)
+    assert len(shown) == 3
+    found = {block.found for block in store.load(ROOT / "reports" / "pf_energy").sections[0].blocks if isinstance(block, Claim)}
+    assert set(shown) <= found
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
