@@ -51,7 +51,8 @@ def test_every_executor_reproduces_the_golden_vectors(folder: Path, tmp_path: Pa
 
 
 def with_bit_changed(graph: Graph, op: Conv | Dense, at: int, bit: int) -> Graph:
-    return with_weight(graph, op, at, int(op.weights.flat[at]) ^ bit)
+    half = 1 << op.weight_format.width - 1  # two's complement: the sign bit is one of them
+    return with_weight(graph, op, at, ((int(op.weights.flat[at]) ^ bit) + half) % (2 * half) - half)
 
 
 def with_weight(graph: Graph, op: Conv | Dense, at: int, value: int) -> Graph:
