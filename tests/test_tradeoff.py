@@ -29,9 +29,7 @@ training:
 rivals:
   pupil: {size: student, schedule: {epochs: 1, events_per_epoch: 8, batch_size: 4, learning_rate: 1.0e-3}, teacher: edge}
 tradeoff: {bits: [4]}
-quantisation:
-  {weight_bits: 6, activation_bits: 6, input_bits: 10, input_fraction: 9,
-   fixed_scales: true, filter_scales: true, split_channels: true}
+quantisation: {weight_bits: 6, activation_bits: 6, input_bits: 10, input_fraction: 9}
 golden_vectors: 10
 evaluation: {events: 24, valid_events: 10}
 """
