@@ -24,7 +24,7 @@ from caloedge.training.fit import image_loss
 
 SIDE = 56
 REPEATS = 5
-BATCHES = {"edge": 5, "trigger": 5, "reference_5m": 10, "reference_25m": 10}
+BATCHES = {"edge": 5, "trigger": 5, "reference_5m": 5, "reference_25m": 5}
 PLAIN = "float32"
 OPTIONS: dict[str, tuple[bool, bool, bool]] = {  # channels last, bfloat16, compiled
     PLAIN: (False, False, False),

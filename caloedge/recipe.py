@@ -56,6 +56,15 @@ class Training(Value):
     """Network whose outputs are half of what the edge network learns (arXiv 1503.02531)."""
     quantised_teacher: Literal["published", "edge"] | None = None
     """The same for the quantised network."""
+    quantised_rescaled: bool = False
+    """Whether it learns from its teacher alone on a quarter of the batches, with events multiplied by random factors up to the
+    inputs' full scale: it then follows the teacher to where no training event leads."""
+
+    @model_validator(mode="after")
+    def _needs_a_teacher(self) -> Self:
+        if self.quantised_rescaled and not self.quantised_teacher:
+            raise ValueError("quantised_rescaled needs a quantised_teacher")
+        return self
 
 
 class Rival(Value):
@@ -92,8 +101,14 @@ class Quantisation(Value):
     `training.twin`. Needs `filter_scales`."""
     layer_bits: dict[str, Annotated[int, Field(ge=2, le=16)]] = Field(default_factory=dict)
     """Bits of the activations that need others than `activation_bits`, by the name of the layer in the network."""
-    headroom: float = Field(default=1.0, ge=1)
-    """Full scale of activations, in units of their largest useful values, where channels are split."""
+    headroom: dict[str, Annotated[float, Field(ge=1)]] = Field(default_factory=dict)
+    """Full scale of activations in units of their largest useful values, by the name of the layer, where channels are split: for
+    inputs that exceed those of training."""
+
+    @property
+    def input_full_scale(self) -> float:
+        """Inputs stay below it."""
+        return float(2.0 ** (self.input_bits - self.input_signed - self.input_fraction))
 
     @property
     def activations(self) -> str:

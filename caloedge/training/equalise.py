@@ -32,17 +32,17 @@ class Scales:
     """By calibrated layer, a power of two above its largest useful value, channels multiplied."""
 
 
-def scales(network: nn.Module, found: Sequence[Chain], inputs: Tensor, quantile: float, headroom: float = 1.0) -> Scales:
+def scales(network: nn.Module, found: Sequence[Chain], inputs: Tensor, quantile: float, headroom: Mapping[str, float]) -> Scales:
     """Return factors and full scales, from a float network's values on training events `inputs` (N, …).
 
-    The largest useful value of a channel is this quantile of its values, times `headroom`.
+    The largest useful value of a channel is this quantile of its values, times the layer's `headroom`, by name.
     """
     ranges = channel_ranges(network, inputs, quantile)
     factors: dict[str, Tensor] = {}
     full: dict[str, float] = {}
     for chain in found:
         name = rectifier(network, chain)
-        range_C = headroom * ranges[name]
+        range_C = headroom.get(name, 1.0) * ranges[name]
         largest = max(LEAST, float(range_C.max()))
         full[name] = _power_of_two(largest)
         # The last digits of a float must not take the largest channel beyond the power of two.
@@ -51,7 +51,7 @@ def scales(network: nn.Module, found: Sequence[Chain], inputs: Tensor, quantile:
     multiplied = {name: factors[chain.layer] for chain in found for name in chain.between}
     for name, range_C in ranges.items():
         if name not in full:
-            full[name] = _power_of_two(max(LEAST, headroom * float((range_C * multiplied.get(name, 1.0)).max())))
+            full[name] = _power_of_two(max(LEAST, headroom.get(name, 1.0) * float((range_C * multiplied.get(name, 1.0)).max())))
     return Scales(factors, full)
 
 

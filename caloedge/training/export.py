@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -136,9 +136,11 @@ def float_scores(network: nn.Module, sample: Sample[Any], stage: str) -> NDArray
     return _per_input(predict(network.eval(), torch.from_numpy(sample.inputs_of(stage))).numpy())
 
 
-def integer_scores(graph: Graph, task: Task, sample: Sample[Any]) -> NDArray[Any]:
-    """Return the scores of an integer network."""
-    codes = graph.run(graph.quantise_input(sample.inputs))
+def integer_scores(
+    graph: Graph, task: Task, sample: Sample[Any], run: Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]] | None = None
+) -> NDArray[Any]:
+    """Return the scores of an integer network, from its graph's codes or those of another executor."""
+    codes = (run or graph.run)(graph.quantise_input(sample.inputs))
     (scores,) = (graph.output_values(codes) if task.physical else codes).values()
     return _per_input(scores)
 

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,10 @@ LEAST_SIZE = 1e-3
 """Of a tensor, as its rate sees it: zeros must be able to grow."""
 SETTLING = 1 / 3
 """Of the learning rate, where settling begins."""
+ALONE = 4
+"""One batch of so many is taught by the teacher alone, if some are."""
+MOST_FACTOR = 16.0
+"""On its events."""
 SSIM_WEIGHT = 0.05
 """In the loss of energy images (arXiv 2410.07250)."""
 
@@ -163,14 +168,44 @@ def steps_per_epoch(task: Task, library: Library, schedule: Schedule) -> int:
     return max(1, int(len(probe.inputs) / PROBE_EVENTS * schedule.events_per_epoch / schedule.batch_size))
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """What is learnt from another network's outputs."""
+
+    teacher: nn.Module
+    share: float = 0.5
+    """Of the loss that is taken against them instead of the targets."""
+    full_scale: float | None = None
+    """Of the inputs, if some batches are to be taught by the teacher alone, as there is no truth for them: events multiplied by
+    random factors up to where the largest input reaches it."""
+
+    def loss(
+        self, network: nn.Module, of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor, step: int
+    ) -> Tensor:
+        """Return the loss of one batch."""
+        alone = self.full_scale is not None and step % ALONE == ALONE - 1
+        factors = self.factors(inputs, step) if alone else inputs.new_ones(1)
+        outputs = network(inputs * factors).float() / factors
+        with torch.no_grad():
+            taught = (self.teacher.to(inputs.device)(inputs * factors).float() / factors).clamp(min=0)
+        learnt = of(outputs, taught)
+        return learnt if alone else (1 - self.share) * of(outputs, targets) + self.share * learnt
+
+    def factors(self, inputs: Tensor, step: int) -> Tensor:
+        """Draw the factors of events (N, …), as (N, 1, …); of the step alone, so that a resumed run draws the same."""
+        assert self.full_scale is not None
+        shape = (len(inputs), *[1] * (inputs.ndim - 1))
+        largest = inputs.flatten(1).amax(1).reshape(shape)
+        most = (self.full_scale / largest.clamp(min=self.full_scale / MOST_FACTOR)).clamp(min=1.0)
+        factors: Tensor = most ** torch.rand(shape, generator=torch.Generator().manual_seed(step)).to(inputs)
+        return factors
+
+
 class _Learner(lightning.LightningModule):
-    def __init__(
-        self, network: nn.Module, task: Task, schedule: Schedule, steps: int, teacher: nn.Module | None, share: float
-    ) -> None:
+    def __init__(self, network: nn.Module, task: Task, schedule: Schedule, steps: int, teaching: Teaching | None) -> None:
         super().__init__()
         self.network, self.schedule, self.steps = network, schedule, steps
-        self.teacher = (teacher,)  # in a tuple it is not a part of what is saved and trained
-        self.teacher_share = share
+        self.teaching = (teaching,)  # in a tuple it is not a part of what is saved and trained
         self.loss: Callable[[Tensor, Tensor], Tensor] = LOSSES[task.loss]
         self.losses: list[Tensor] = []
 
@@ -178,12 +213,11 @@ class _Learner(lightning.LightningModule):
         inputs, targets = batch
         if not len(inputs):
             raise UserError("training: an empty batch; the library's training split gives no windows, use more events")
-        outputs = self.network(inputs).float()
-        loss = self.loss(outputs, targets)
-        if self.teacher[0] is not None:
-            with torch.no_grad():
-                taught = self.teacher[0].to(inputs.device)(inputs).float().clamp(min=0)
-            loss = (1 - self.teacher_share) * loss + self.teacher_share * self.loss(outputs, taught)
+        (teaching,) = self.teaching
+        if teaching is None:
+            loss = self.loss(self.network(inputs).float(), targets)
+        else:
+            loss = teaching.loss(self.network, self.loss, inputs, targets, self.global_step)
         if not torch.isfinite(loss):
             raise UserError(
                 f"training: loss is {loss.item()} in epoch {self.current_epoch}; the last good checkpoint is kept, lower the"
@@ -268,13 +302,9 @@ def fit(
     stage: str,
     seed: int,
     hardware: Hardware,
-    teacher: nn.Module | None = None,
-    teacher_share: float = 0.5,
+    teaching: Teaching | None = None,
 ) -> list[dict[str, float]]:
-    """Train `network` in place and return the learning curve; checkpoints go to `folder` and a second call resumes there.
-
-    With a teacher, `teacher_share` of the loss is taken against its outputs instead of the targets.
-    """
+    """Train `network` in place and return the learning curve; checkpoints go to `folder` and a second call resumes there."""
     folder.mkdir(parents=True, exist_ok=True)
     if hardware.channels_last:
         for layer in network.modules():
@@ -296,7 +326,7 @@ def fit(
     with progress(f"training {stage}", steps * schedule.all_epochs, steps * done) as advance:
         keeper = _Keeper(folder, seed, validate, advance)
         trainer = _trainer(hardware, schedule, keeper)
-        learner = _Learner(network, task, schedule, steps, teacher, teacher_share)
+        learner = _Learner(network, task, schedule, steps, teaching)
         data = _Epochs(task, library, schedule, stage, seed)
         network.train()
         with warnings.catch_warnings():

@@ -1,11 +1,13 @@
 """Round the weights of a quantised network one after the other: those still to come make up for the error (arXiv 2210.17323).
 
 The inputs of a wide layer are correlated, pixels and channels beside each other most of all, so that many sets of rounded
-weights give nearly the same sums. Layers are taken in the order of the network, each on inputs as the rounded ones before give.
+weights give nearly the same sums. Layers are taken in the order of the network, each on inputs as the rounded ones before give;
+its sums are to be those of the network whose weights are not rounded, on that network's own inputs (arXiv 2504.02692).
 Axes: O output channel, I product of one output, N patch of inputs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,9 +16,9 @@ from torch.nn import functional
 
 NARROW = 256
 """Layers with fewer products for each output do not make up for errors: they are rounded before training instead."""
-EVENTS = 300
-PATCHES = 150_000
-"""On which correlations are taken."""
+EVENTS = 200
+"""On all pixels of which correlations are taken."""
+EVENTS_PER_PART = 10
 DAMPING = 1e-3
 """Part of the mean square input that is added to all of them: what was never seen together is not exchanged."""
 BLOCK = 128
@@ -41,49 +43,83 @@ def wide(network: nn.Module) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def round_wide_layers(
-    network: nn.Module, inputs: Tensor, bits: int, least: float, places: Mapping[str, Sequence[Sequence[int]]]
+    network: nn.Module,
+    unrounded: nn.Module,
+    inputs: Tensor,
+    bits: int,
+    least: float,
+    places: Mapping[str, Sequence[Sequence[int]]],
 ) -> None:
     """Put rounded weights and their scales into a quantised network whose filters have scales of their own.
 
-    `inputs` (N, …) are training events. No filter gets a finer scale than `least` times that of its layer's largest. `places`
-    are the filters (O) of each layer that are copies of each other.
+    `unrounded` has the same layers, and `inputs` (N, …) are training events. No filter gets a finer scale than `least` times that
+    of its layer's largest. `places` are the filters (O) of each layer that are copies of each other.
     """
     for name, layer in wide(network).items():
-        patches_NI = _patches(network, layer, inputs)
-        mean_I = patches_NI.mean(0).double()
-        correlation_II = (patches_NI.T @ patches_NI).double() / len(patches_NI)
-        correlation_II += DAMPING * correlation_II.diagonal().mean() * torch.eye(len(correlation_II))
+        seen = _moments(network, unrounded, name, inputs)
         kernel: Any = layer.weight
-        wanted_OI = kernel.flatten(1).double()
-        found_OI, range_O = _with_copies(wanted_OI, correlation_II, bits, least, places.get(name, ()))
+        given_OI = kernel.flatten(1).double()
+        wanted_OI = given_OI @ torch.linalg.solve(seen.rounded_II, seen.crossed_II, left=False)
+        found_OI, range_O = _with_copies(wanted_OI, seen.rounded_II, bits, least, places.get(name, ()))
         kernel.copy_(found_OI.reshape(kernel.shape))
         bias: Any = layer.bias
         if bias is not None:
-            bias += ((wanted_OI - found_OI) @ mean_I).float()
+            bias += (given_OI @ seen.mean_I - found_OI @ seen.rounded_mean_I).float()
         exponents: Any = layer.weight_quant.tensor_quant.scaling_impl.value  # type: ignore[union-attr]
         exponents.copy_(torch.log2(range_O).reshape(exponents.shape))
 
 
-def _patches(network: nn.Module, layer: nn.Module, inputs: Tensor) -> Tensor:
-    """Return what the layer sees (N, I) for some outputs, drawn with the same seed always."""
+@dataclass(frozen=True)
+class _Moments:
+    """What a layer sees: without its bias, if it has one, around the means."""
+
+    mean_I: Tensor
+    """In the network whose weights are not rounded."""
+    rounded_mean_I: Tensor
+    rounded_II: Tensor
+    """Correlations of what it sees in the rounded network."""
+    crossed_II: Tensor
+    """Correlations of what it sees in one network, and in the other rounded one."""
+
+
+@torch.no_grad()
+def _moments(network: nn.Module, unrounded: nn.Module, name: str, inputs: Tensor) -> _Moments:
+    layer, other = dict(network.named_modules())[name], dict(unrounded.named_modules())[name]
+    size = products(layer)
+    mean_I, rounded_mean_I = torch.zeros(2, size, dtype=torch.float64)
+    rounded_II, crossed_II = torch.zeros(2, size, size, dtype=torch.float64)
+    n = 0
+    parts = zip(_patches(unrounded, other, inputs), _patches(network, layer, inputs), strict=True)
+    for given_NI, rounded_NI in parts:
+        n += len(given_NI)
+        mean_I += given_NI.sum(0)
+        rounded_mean_I += rounded_NI.sum(0)
+        rounded_II += rounded_NI.T @ rounded_NI
+        crossed_II += given_NI.T @ rounded_NI
+    for values in (mean_I, rounded_mean_I, rounded_II, crossed_II):
+        values /= n
+    if layer.bias is not None:  # it takes the means
+        rounded_II -= torch.outer(rounded_mean_I, rounded_mean_I)
+        crossed_II -= torch.outer(mean_I, rounded_mean_I)
+    damping_II = DAMPING * rounded_II.diagonal().mean() * torch.eye(size)
+    return _Moments(mean_I, rounded_mean_I, rounded_II + damping_II, crossed_II + damping_II)
+
+
+def _patches(network: nn.Module, layer: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
+    """Yield what the layer sees (N, I) for all its outputs, some events after the others."""
     seen: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _m, given: seen.append(getattr(given[0], "value", given[0]).float()))
-    for part in torch.split(inputs, 25):
-        network(part)
-    hook.remove()
-    values = torch.cat(seen)
-    generator = torch.Generator().manual_seed(0)
-    if not isinstance(layer, nn.Conv2d):
-        return values[torch.randint(len(values), (min(PATCHES, len(values)),), generator=generator)]
-    assert layer.stride == (1, 1)
-    assert layer.dilation == (1, 1)
-    assert not isinstance(layer.padding, str)
-    (up, left), (high, across) = layer.padding, layer.kernel_size
-    padded = functional.pad(values, (left, left, up, up))
-    sides = (len(values), padded.shape[2] - high + 1, padded.shape[3] - across + 1)
-    event_N, row_N, column_N = (torch.randint(side, (PATCHES,), generator=generator) for side in sides)
-    views = [padded[event_N, :, row_N + i, column_N + j] for i in range(high) for j in range(across)]
-    return torch.stack(views, dim=2).flatten(1)
+    try:
+        for part in torch.split(inputs, EVENTS_PER_PART):
+            network(part)
+            values = seen.pop()
+            if isinstance(layer, nn.Conv2d):
+                assert not isinstance(layer.padding, str)
+                unfolded = functional.unfold(values, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+                values = unfolded.transpose(1, 2)
+            yield values.reshape(-1, values.shape[-1])
+    finally:
+        hook.remove()
 
 
 def _with_copies(

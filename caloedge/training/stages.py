@@ -25,7 +25,7 @@ from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName
 from caloedge.files import replacing, write_text
 from caloedge.recipe import Recipe, Schedule
-from caloedge.training.fit import Hardware, fit, steps_per_epoch, valid_loss
+from caloedge.training.fit import Hardware, Teaching, fit, steps_per_epoch, valid_loss
 from caloedge.training.twin import quantised, rehearsal, rounded_twin, twin
 
 STAGES = ("published", "edge", "quantised")
@@ -128,7 +128,7 @@ class _Plan:
     """Makes what is trained."""
     finish: Finish
     """Makes the network of the stage of what was trained."""
-    teacher: nn.Module | None
+    teaching: Teaching | None
     key: str
     """Digest of all that decides the result: another recipe, task or library never continues or takes over this training."""
 
@@ -160,11 +160,19 @@ def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Tr
         key |= {"from": _digest(weights_of(trained["published"].network))}
     teachers = {"edge": recipe.training.edge_teacher, "quantised": recipe.training.quantised_teacher}
     taught_by = rival.teacher if rival else teachers.get(stage)
-    teacher = trained[taught_by].network if taught_by else None
-    if teacher is not None:
-        key |= {"teacher": _digest(weights_of(teacher))}
+    teaching = _teaching(recipe, stage, trained[taught_by].network) if taught_by else None
+    if teaching:
+        key |= {"teacher": _digest(weights_of(teaching.teacher))}
+        if teaching.full_scale is not None:
+            key |= {"full scale": teaching.full_scale}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    return _Plan(stage, task, schedule, network, start, finish, teacher, digest)
+    return _Plan(stage, task, schedule, network, start, finish, teaching, digest)
+
+
+def _teaching(recipe: Recipe, stage: str, teacher: nn.Module) -> Teaching:
+    """Return how a stage or rival learns from another network."""
+    rescaled = stage == "quantised" and recipe.training.quantised_rescaled
+    return Teaching(teacher, full_scale=recipe.quantisation.input_full_scale if rescaled else None)
 
 
 def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) -> tuple[Start, Finish]:
@@ -186,7 +194,7 @@ def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) ->
 def _train_stage(recipe: Recipe, plan: _Plan, library: Library, folder: Path, hardware: Hardware) -> Trained:
     task, schedule, network, place = plan.task, plan.schedule, plan.start(), plan.place(folder)
     curve = fit(
-        network, task, library, schedule, place, stage=plan.stage, seed=recipe.seed, hardware=hardware, teacher=plan.teacher
+        network, task, library, schedule, place, stage=plan.stage, seed=recipe.seed, hardware=hardware, teaching=plan.teaching
     )
     network = plan.finish(network)
     if plan.stage == "published":

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from caloedge.arithmetic import CALIBRATED, SCALE, Arithmetic, FoldedArithmetic, QuantisedArithmetic, folded
+from caloedge.errors import UnknownName
 from caloedge.recipe import Quantisation
 from caloedge.training import rounding, split
 from caloedge.training.chains import chains, rectifier
@@ -41,6 +42,7 @@ def quantised(of: Quantisation, largest: Mapping[str, float | Tensor] | None = N
 
 def twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Module, inputs: Tensor) -> nn.Module:
     """Build the quantised network with the float edge network's weights, and its activations' ranges on `inputs`."""
+    _check_names(edge, of)
     weights = folded(edge)
     largest: dict[str, float | Tensor] = dict(_activation_max(edge, inputs, of.activation_quantile))
     if of.fixed_scales:
@@ -54,6 +56,7 @@ def rehearsal(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: 
     Channels fill the full scales, those that lose most by rounding have finer steps at the cost of others, and the weights of
     narrow layers are rounded and not trained.
     """
+    _check_names(edge, of)
     flat, weights = build(FoldedArithmetic()).eval(), folded(edge)
     flat.load_state_dict(weights)
     found = chains(flat)
@@ -72,18 +75,32 @@ def rehearsal(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: 
         if isinstance(layer, nn.Conv2d | nn.Linear) and products(layer) < NARROW:
             kernel = weights[f"{name}.weight"]
             weights[f"{name}.weight"] = _nearest(kernel, weight_range(kernel, of.weight_bits, of.filter_scales), of.weight_bits)
-    rounding_arithmetic = RehearsalArithmetic(
-        of.activation_bits, of.input_bits, of.input_fraction, of.input_signed, of.layer_bits
-    )
-    made = _with_weights(build(rounding_arithmetic), weights)
+    made = _rehearsing(build, of, weights, ranges.full_scales)
     for name, layer in made.named_modules():
-        if isinstance(layer, Rounded) and name in ranges.full_scales:
-            layer.full_scale.fill_(ranges.full_scales[name])
-            if name in copies:
-                layer.copies = copies[name]
+        if isinstance(layer, Rounded) and name in copies:
+            layer.copies = copies[name]
         if isinstance(layer, nn.Conv2d | nn.Linear) and products(layer) < NARROW:
             layer.weight.requires_grad = False
     return made
+
+
+def _rehearsing(
+    build: Callable[[Arithmetic], nn.Module], of: Quantisation, weights: Mapping[str, Tensor], full_scales: Mapping[str, float]
+) -> nn.Module:
+    """Build the network that rounds activations only, with the full scales of some."""
+    arithmetic = RehearsalArithmetic(of.activation_bits, of.input_bits, of.input_fraction, of.input_signed, of.layer_bits)
+    made = _with_weights(build(arithmetic), weights)
+    for name, layer in made.named_modules():
+        if isinstance(layer, Rounded) and name in full_scales:
+            layer.full_scale.fill_(full_scales[name])
+    return made
+
+
+def _check_names(network: nn.Module, of: Quantisation) -> None:
+    known = [name for name, layer in network.named_modules() if isinstance(layer, CALIBRATED)]
+    for option, named in (("layer_bits", of.layer_bits), ("headroom", of.headroom)):
+        if unknown := [name for name in named if name not in known]:
+            raise UnknownName(f"recipe: quantisation.{option} names {unknown[0]!r}; the network has {', '.join(known)}")
 
 
 def rounded_twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, rehearsed: nn.Module, inputs: Tensor) -> nn.Module:
@@ -98,9 +115,10 @@ def rounded_twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, reh
         if groups := split.groups(first.copies):
             places[chain.layer] = groups
             weights = split.expanded(chain, weights, groups, float(first.full_scale) / 2**first.bits)
-    largest: dict[str, float | Tensor] = {name: float(layer.full_scale) for name, layer in steps.items()}
-    made = _with_weights(build(quantised(of, largest | _weight_ranges(weights, of))), weights).eval()
-    round_wide_layers(made, inputs[: rounding.EVENTS], of.weight_bits, 2.0**-FILTER_SPREAD, places)
+    largest = {name: float(layer.full_scale) for name, layer in steps.items()}
+    unrounded = _rehearsing(build, of, weights, largest).eval()
+    made = _with_weights(build(quantised(of, {**largest, **_weight_ranges(weights, of)})), weights).eval()
+    round_wide_layers(made, unrounded, inputs[: rounding.EVENTS], of.weight_bits, 2.0**-FILTER_SPREAD, places)
     return made
 
 

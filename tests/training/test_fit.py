@@ -1,5 +1,6 @@
 """Training goes on after any interruption to bit-identical weights, and stops with one line when it cannot go on."""
 
+import copy
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from caloedge.catalog import Network, Sample, Task, find
 from caloedge.detector.library import ShowerLibrary
 from caloedge.errors import UserError
-from caloedge.recipe import Schedule
+from caloedge.recipe import Schedule, Training
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
@@ -27,6 +28,7 @@ from caloedge.training.fit import (  # noqa: E402
     LOSSES,
     EpochEvents,
     Hardware,
+    Teaching,
     fit,
     learning_rate_factor,
     parameter_groups,
@@ -111,6 +113,71 @@ def test_an_interrupted_training_ends_at_the_same_weights(
     for name, value in at_once.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert sorted(p.name for p in (tmp_path / "twice").iterdir()) == ["curve.json", "last.ckpt"]
+
+
+@pytest.mark.parametrize("rescaled", [False, True])
+def test_a_pupil_of_its_teacher_alone_learns_that(rescaled: bool, tmp_path: Path) -> None:
+    """Also in an interrupted run; targets have no share in it, and the factors are drawn again as they were."""
+    task, definition = replace(find(Task, "pf_energy"), valid_events=5), find(Network, "pf_energy")
+    events = task.open("qcd_jets")
+    schedule = Schedule(epochs=3, events_per_epoch=20, batch_size=5, learning_rate=1e-3)
+    teacher, pupil = (definition.build(FloatArithmetic(), definition.sizes["trigger"]) for _ in range(2))
+    teacher.eval()
+    teaching = Teaching(teacher, 1.0, 2.0 if rescaled else None)
+
+    def other_targets(library: Any, split: str, number: int, seed: int) -> Sample[Any]:
+        sample = task.sample(library, split, number, seed)
+        return replace(sample, targets=3 * sample.targets) if split == "train" else sample
+
+    def interrupted(library: Any, split: str, number: int, seed: int) -> Sample[Any]:
+        if (split, seed) == ("train", int(np.random.default_rng(np.random.SeedSequence(2, spawn_key=(1, 0))).integers(2**62))):
+            raise KeyboardInterrupt
+        return task.sample(library, split, number, seed)
+
+    def run(folder: str, sample: Any) -> dict[str, Any]:
+        net = copy.deepcopy(pupil)
+        chosen = replace(task, sample=sample)
+        fit(net, chosen, events, schedule, tmp_path / folder, stage="quantised", seed=2, hardware=CPU, teaching=teaching)
+        return net.state_dict()
+
+    wanted = run("at_once", task.sample)
+    with pytest.raises(KeyboardInterrupt):
+        run("twice", interrupted)
+    torch.manual_seed(99)
+    for other in (run("twice", task.sample), run("other", other_targets)):
+        assert all(torch.equal(value, other[name]) for name, value in wanted.items())
+
+
+def test_a_teacher_alone_teaches_rescaled_batches() -> None:
+    torch.manual_seed(1)
+    inputs, targets = torch.rand(400, 4, 8, 8) * torch.rand(400, 1, 1, 1), torch.rand(400, 1, 8, 8)
+    inputs[0] = 0
+    teacher, pupil = torch.nn.Conv2d(4, 1, 1), torch.nn.Conv2d(4, 1, 1)
+    teaching = Teaching(teacher, full_scale=2.0)
+    factors = teaching.factors(inputs, 3)
+    largest = (inputs * factors).amax(dim=(1, 2, 3))
+    assert factors.shape == (400, 1, 1, 1)
+    assert factors.min() >= 1
+    assert 1.9 < float(largest.max()) <= 2.0 * (1 + 1e-6)
+    assert torch.equal(factors, teaching.factors(inputs, 3))
+    assert not torch.equal(factors, teaching.factors(inputs, 7))
+
+    def loss(of: Teaching, targets: torch.Tensor, step: int) -> float:
+        return of.loss(pupil, torch.nn.functional.mse_loss, inputs, targets, step).item()
+
+    alone = [step for step in range(8) if loss(teaching, targets, step) == loss(teaching, 2 * targets, step)]
+    assert alone == [3, 7]
+    with torch.no_grad():
+        wanted = ((pupil(inputs * factors) - teacher(inputs * factors).clamp(min=0)) / factors).square().mean()
+        taught = (pupil(inputs) - teacher(inputs).clamp(min=0)).square().mean() + (pupil(inputs) - targets).square().mean()
+    assert loss(teaching, targets, 3) == pytest.approx(float(wanted), rel=1e-5)
+    assert loss(teaching, targets, 0) == pytest.approx(float(taught) / 2, rel=1e-5)
+    assert loss(Teaching(teacher), targets, 3) == pytest.approx(float(taught) / 2, rel=1e-5)
+
+
+def test_rescaled_batches_need_a_teacher() -> None:
+    with pytest.raises(ValidationError, match="quantised_rescaled needs a quantised_teacher"):
+        Training(published=SCHEDULE, edge=SCHEDULE, quantised=SCHEDULE, quantised_rescaled=True)
 
 
 def test_settling_keeps_the_statistics_of_normalisation(tmp_path: Path) -> None:
@@ -385,7 +452,7 @@ import torch
 from caloedge.arithmetic import FloatArithmetic
 from caloedge.catalog import Network, Task, find
 from caloedge.detector.library import open_library
-from caloedge.recipe import Schedule
+from caloedge.recipe import Schedule, Training
 from caloedge.training.fit import Hardware, fit
 
 torch.manual_seed(4)

@@ -4,7 +4,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from caloedge.training.rounding import _in_turn, _with_copies  # noqa: E402
+from torch import nn  # noqa: E402
+
+from caloedge.training.rounding import EVENTS_PER_PART, _in_turn, _moments, _patches, _with_copies  # noqa: E402
 
 BITS = 4
 
@@ -54,3 +56,33 @@ def test_copies_make_up_for_each_other() -> None:
     assert together < one / 8  # the last one's error, shared by four: 1/16, give or take
     alone_OI, _ = _in_turn(wanted_OI[[2, 3, 6]], correlation_II, BITS, 0.0)
     assert (found_OI[[2, 3, 6]] == alone_OI).all()
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, (5, 3), padding=(2, 1)), nn.Conv2d(3, 4, 3, stride=2), nn.Linear(6, 4)])
+def test_patches_are_what_a_layer_multiplies(layer: nn.Module) -> None:
+    inputs = torch.rand(EVENTS_PER_PART + 3, 3, 8, 6)
+    patches_NI = torch.cat(list(_patches(nn.Sequential(nn.ReLU(), layer), layer, inputs - 0.3)))
+    products_NO = patches_NI @ layer.weight.flatten(1).T + layer.bias
+    wanted = layer(torch.relu(inputs - 0.3))
+    wanted = wanted.movedim(1, -1) if isinstance(layer, nn.Conv2d) else wanted
+    torch.testing.assert_close(products_NO, wanted.reshape(products_NO.shape), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_makes_up_for_the_error_of_those_before() -> None:
+    """The first layer's error is of a kind that the second can undo: one channel too small, and shifted."""
+    torch.manual_seed(2)
+    unrounded = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 4, 3, padding=1))
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 4, 3, padding=1))
+    network.load_state_dict(unrounded.state_dict())
+    with torch.no_grad():
+        network[0].weight[1] *= 0.7
+        network[0].bias[1] = 0.7 * network[0].bias[1] + 0.2
+    seen = _moments(network, unrounded, "1", torch.rand(20, 3, 12, 12))
+    kernel_OI = unrounded[1].weight.detach().flatten(1).double()
+    wanted_OI = kernel_OI @ torch.linalg.solve(seen.rounded_II, seen.crossed_II, left=False)
+    first, second = (wanted_OI / kernel_OI).reshape(4, 2, 9).unbind(1)
+    assert (first - 1).abs().max() < 0.1
+    assert (second - 1 / 0.7).abs().max() < 0.1
+    same = _moments(unrounded, unrounded, "1", torch.rand(20, 3, 12, 12))
+    assert torch.equal(same.rounded_II, same.crossed_II)
+    assert torch.equal(same.mean_I, same.rounded_mean_I)

@@ -17,6 +17,7 @@ from caloedge.catalog import Network, Target, Task, find  # noqa: E402
 from caloedge.compiler.graph import Graph  # noqa: E402
 from caloedge.compiler.ops import Conv, Requantise  # noqa: E402
 from caloedge.compiler.reader import read  # noqa: E402
+from caloedge.errors import UnknownName  # noqa: E402
 from caloedge.networks.pf_energy import NETWORK, Blocks, Plain  # noqa: E402
 from caloedge.recipe import Quantisation  # noqa: E402
 from caloedge.training.export import golden_vectors, write_qonnx  # noqa: E402
@@ -126,7 +127,7 @@ def test_scales_of_filters_need_fixed_scales() -> None:
 
 
 GATED = Plain((12, 16), (20, 1), attention="squeeze", hard_gate=True)
-SPLIT = OF.model_copy(update={"split_channels": True, "headroom": 1.25})
+SPLIT = OF.model_copy(update={"split_channels": True, "headroom": {"decoder1_act": 1.25}})
 
 
 def gated(arithmetic: Arithmetic) -> nn.Module:
@@ -198,12 +199,19 @@ def test_a_rehearsal_is_trained_but_for_what_is_rounded_already() -> None:
     assert torch.equal(expand, weight_range(expand, 6, True) * torch.round(expand / weight_range(expand, 6, True) * 32) / 32)
 
 
+def test_unknown_layers_of_a_recipe_are_named() -> None:
+    for option, value in (("layer_bits", 9), ("headroom", 2.0)):
+        of = SPLIT.model_copy(update={option: {"encoder9_act": value}})
+        with pytest.raises(UnknownName, match=rf"quantisation\.{option} names 'encoder9_act'; the network has .*encoder1_act, "):
+            rehearsal(gated, of, gated_edge(), torch.rand(2, *SHAPE))
+
+
 @pytest.mark.parametrize("name", ["seed_finder", "center_finder", "shower_shape"])
 def test_every_edge_network_can_be_rehearsed(name: str, tmp_path: Path) -> None:
     """Also where layers are read through a reshape, or the input is signed: there is less to split, and the twin is exact."""
     network = find(Network, name)
     signed = name == "shower_shape"
-    of = SPLIT.model_copy(update={"input_signed": signed, "input_fraction": 4})
+    of = SPLIT.model_copy(update={"input_signed": signed, "input_fraction": 4, "headroom": {}})
 
     def build(arithmetic: Arithmetic) -> nn.Module:
         return network.build(arithmetic, network.sizes["edge"])
