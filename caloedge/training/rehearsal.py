@@ -1,7 +1,7 @@
 """A float network that rounds its activations as its quantised twin will, to be trained before its weights are rounded.
 
-Rounding a wide layer's weights costs next to nothing where they are rounded one after the other (`training.rounding`); what
-rounding the activations costs is left to training. Gradients pass the rounding as if it were not there (arXiv 1308.3432).
+All weights but those of the largest layer are rounded before (`training.rounding`), and that one makes up for it; to round its
+own afterwards costs next to nothing. Gradients pass the rounding as if it were not there (arXiv 1308.3432).
 """
 
 from collections.abc import Mapping
@@ -36,18 +36,14 @@ class Rounded(nn.Module):
         super().__init__()
         self.layer, self.bits, self.signed = layer, bits - signed, signed
         self.register_buffer("full_scale", torch.tensor(full_scale))
-        self.register_buffer("copies", torch.ones(1))
         self.full_scale: Tensor
-        self.copies: Tensor
-        """(C,) or (1,): how many copies of each channel there will be; 0 for one that is no longer used."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return what the layer makes of its inputs, rounded."""
         values: Tensor = self.layer(*inputs).float()
         step = self.full_scale / 2**self.bits
-        finer = self.copies.clamp(min=1).reshape(-1, *[1] * (values.ndim - 2))
         bottom = -self.full_scale if self.signed else torch.zeros_like(self.full_scale)
-        rounded: Tensor = _PassGradient.apply(values, step / finer, bottom, self.full_scale - step)  # type: ignore[no-untyped-call]
+        rounded: Tensor = _PassGradient.apply(values, step, bottom, self.full_scale - step)  # type: ignore[no-untyped-call]
         return rounded
 
 

@@ -1,8 +1,8 @@
-"""Round the weights of a quantised network one after the other: those still to come make up for the error (arXiv 2210.17323).
+"""Round the weights of a network one layer after the other: those still to come make up for the error (arXiv 2210.17323).
 
-The inputs of a wide layer are correlated, pixels and channels beside each other most of all, so that many sets of rounded
-weights give nearly the same sums. Layers are taken in the order of the network, each on inputs as the rounded ones before give;
-its sums are to be those of the network whose weights are not rounded, on that network's own inputs (arXiv 2504.02692).
+The inputs of a layer are correlated, pixels and channels beside each other most of all, so that many sets of rounded weights
+give nearly the same sums. Layers are taken in the order of the network, each on inputs as the rounded ones before give; its
+sums are to be those of the network whose weights are not rounded, on that network's own inputs (arXiv 2504.02692).
 Axes: O output channel, I product of one output, N patch of inputs.
 """
 
@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-NARROW = 256
-"""Layers with fewer products for each output do not make up for errors: they are rounded before training instead."""
 EVENTS = 200
 """On all pixels of which correlations are taken."""
 EVENTS_PER_PART = 10
@@ -25,53 +23,52 @@ BLOCK = 128
 """Weights after which the error is passed on to all others."""
 MOST_CHANGES = 2000
 """Of single codes of a filter, after all are rounded."""
+LEAST = 1e-12
+"""Added to what may be 0."""
 HALVINGS = 1
 """How often the range of a filter's weights is halved in search of the least error."""
 
 
-def products(layer: nn.Module) -> int:
-    """Return the number of products of one output."""
-    kernel: Tensor = layer.weight  # type: ignore[assignment]
-    return kernel[0].numel()
+def weighted(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers that have weights, by name and in order."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
 
 
-def wide(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers whose weights are rounded one after the other, by name and in order."""
-    kinds = (nn.Conv2d, nn.Linear)
-    return {n: m for n, m in network.named_modules() if isinstance(m, kinds) and products(m) >= NARROW}
+def largest_layer(network: nn.Module) -> str:
+    """Return the name of the layer with the most weights."""
+    sizes = {name: layer.weight.numel() for name, layer in weighted(network).items()}  # type: ignore[operator]
+    return max(sizes, key=lambda name: sizes[name])
 
 
 @torch.no_grad()
-def round_wide_layers(
+def round_layers(
     network: nn.Module,
     unrounded: nn.Module,
+    names: Sequence[str],
     inputs: Tensor,
     bits: int,
     least: float,
-    places: Mapping[str, Sequence[Sequence[int]]],
+    places: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> None:
-    """Put rounded weights and their scales into a quantised network whose filters have scales of their own.
+    """Round the weights of some layers of a float network; each filter has a power of two of its own as its range.
 
-    `unrounded` has the same layers, and `inputs` (N, …) are training events. No filter gets a finer scale than `least` times that
+    `unrounded` has the same layers, and `inputs` (N, …) are training events. No filter gets a finer range than `least` times that
     of its layer's largest. `places` are the filters (O) of each layer that are copies of each other.
     """
-    for name, layer in wide(network).items():
+    for name in names:
         seen = _moments(network, unrounded, name, inputs)
-        kernel: Any = layer.weight
-        given_OI = kernel.flatten(1).double()
+        layer: Any = weighted(network)[name]
+        given_OI = layer.weight.flatten(1).double()
         wanted_OI = given_OI @ torch.linalg.solve(seen.rounded_II, seen.crossed_II, left=False)
-        found_OI, range_O = _with_copies(wanted_OI, seen.rounded_II, bits, least, places.get(name, ()))
-        kernel.copy_(found_OI.reshape(kernel.shape))
-        bias: Any = layer.bias
-        if bias is not None:
-            bias += (given_OI @ seen.mean_I - found_OI @ seen.rounded_mean_I).float()
-        exponents: Any = layer.weight_quant.tensor_quant.scaling_impl.value  # type: ignore[union-attr]
-        exponents.copy_(torch.log2(range_O).reshape(exponents.shape))
+        found_OI = _with_copies(wanted_OI, seen.rounded_II, bits, least, (places or {}).get(name, ()))
+        layer.weight.copy_(found_OI.reshape(layer.weight.shape))
+        if layer.bias is not None:
+            layer.bias += (given_OI @ seen.mean_I - found_OI @ seen.rounded_mean_I).float()
 
 
 @dataclass(frozen=True)
 class _Moments:
-    """What a layer sees: without its bias, if it has one, around the means."""
+    """What a layer sees; around the means, if it has a bias, which takes these."""
 
     mean_I: Tensor
     """In the network whose weights are not rounded."""
@@ -84,13 +81,12 @@ class _Moments:
 
 @torch.no_grad()
 def _moments(network: nn.Module, unrounded: nn.Module, name: str, inputs: Tensor) -> _Moments:
-    layer, other = dict(network.named_modules())[name], dict(unrounded.named_modules())[name]
-    size = products(layer)
-    mean_I, rounded_mean_I = torch.zeros(2, size, dtype=torch.float64)
-    rounded_II, crossed_II = torch.zeros(2, size, size, dtype=torch.float64)
+    layer, other = weighted(network)[name], weighted(unrounded)[name]
+    size = int(layer.weight[0].numel())  # type: ignore[index]
+    mean_I, rounded_mean_I = torch.zeros(size).double(), torch.zeros(size).double()
+    rounded_II, crossed_II = torch.zeros(size, size).double(), torch.zeros(size, size).double()
     n = 0
-    parts = zip(_patches(unrounded, other, inputs), _patches(network, layer, inputs), strict=True)
-    for given_NI, rounded_NI in parts:
+    for given_NI, rounded_NI in zip(_patches(unrounded, other, inputs), _patches(network, layer, inputs), strict=True):
         n += len(given_NI)
         mean_I += given_NI.sum(0)
         rounded_mean_I += rounded_NI.sum(0)
@@ -98,17 +94,17 @@ def _moments(network: nn.Module, unrounded: nn.Module, name: str, inputs: Tensor
         crossed_II += given_NI.T @ rounded_NI
     for values in (mean_I, rounded_mean_I, rounded_II, crossed_II):
         values /= n
-    if layer.bias is not None:  # it takes the means
+    if layer.bias is not None:
         rounded_II -= torch.outer(rounded_mean_I, rounded_mean_I)
         crossed_II -= torch.outer(mean_I, rounded_mean_I)
-    damping_II = DAMPING * rounded_II.diagonal().mean() * torch.eye(size)
+    damping_II = (DAMPING * rounded_II.diagonal().mean() + LEAST) * torch.eye(size)
     return _Moments(mean_I, rounded_mean_I, rounded_II + damping_II, crossed_II + damping_II)
 
 
 def _patches(network: nn.Module, layer: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
     """Yield what the layer sees (N, I) for all its outputs, some events after the others."""
     seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _m, given: seen.append(getattr(given[0], "value", given[0]).float()))
+    hook = layer.register_forward_pre_hook(lambda _m, given: seen.append(given[0]))
     try:
         for part in torch.split(inputs, EVENTS_PER_PART):
             network(part)
@@ -122,11 +118,9 @@ def _patches(network: nn.Module, layer: nn.Module, inputs: Tensor) -> Iterator[T
         hook.remove()
 
 
-def _with_copies(
-    wanted_OI: Tensor, correlation_II: Tensor, bits: int, least: float, groups: Sequence[Sequence[int]]
-) -> tuple[Tensor, Tensor]:
+def _with_copies(wanted_OI: Tensor, correlation_II: Tensor, bits: int, least: float, groups: Sequence[Sequence[int]]) -> Tensor:
     """Round filters, copies after each other: the sum of a group's filters makes up for its members' errors."""
-    found_OI, range_O = wanted_OI.clone(), torch.ones(len(wanted_OI), dtype=torch.float64)
+    found_OI = wanted_OI.clone()
     turn = {row: i for group in groups for i, row in enumerate(group)}
     error_OI = torch.zeros_like(wanted_OI)  # of the copies before, at the place of the first
     first = {row: group[0] for group in groups for row in group}
@@ -135,9 +129,9 @@ def _with_copies(
         rows = [row for row in range(len(wanted_OI)) if turn.get(row, 0) == number]
         heads = [first.get(row, row) for row in rows]
         target_RI = wanted_OI[rows] + error_OI[heads]
-        found_OI[rows], range_O[rows] = _in_turn(target_RI, correlation_II, bits, least * largest)
+        found_OI[rows], _ = _in_turn(target_RI, correlation_II, bits, least * largest)
         error_OI[heads] = target_RI - found_OI[rows]
-    return found_OI, range_O
+    return found_OI
 
 
 def _in_turn(wanted_OI: Tensor, correlation_II: Tensor, bits: int, least: float) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The quantised twin of a float network, before it is trained: weights, and ranges of activations and weights."""
 
+import copy
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -10,11 +11,11 @@ from caloedge.arithmetic import CALIBRATED, SCALE, Arithmetic, FoldedArithmetic,
 from caloedge.errors import UnknownName
 from caloedge.recipe import Quantisation
 from caloedge.training import rounding, split
-from caloedge.training.chains import chains, rectifier
+from caloedge.training.chains import Chain, chains, rectifier
 from caloedge.training.equalise import equalised, scales
 from caloedge.training.fit import predict
 from caloedge.training.rehearsal import RehearsalArithmetic, Rounded
-from caloedge.training.rounding import NARROW, products, round_wide_layers
+from caloedge.training.rounding import largest_layer, round_layers, weighted
 
 HALVINGS = 2
 """How often the range of weights is halved in search of the least rounding error: larger weights then saturate."""
@@ -53,8 +54,8 @@ def twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Mo
 def rehearsal(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Module, inputs: Tensor) -> nn.Module:
     """Build what is trained instead of the twin, for `rounded_twin`: the edge network with activations that round.
 
-    Channels fill the full scales, those that lose most by rounding have finer steps at the cost of others, and the weights of
-    narrow layers are rounded and not trained.
+    Channels fill the full scales, and those that lose most by rounding are split at the cost of others. All weights but those of
+    the largest layer are rounded and no longer trained: it makes up for them.
     """
     _check_names(edge, of)
     flat, weights = build(FoldedArithmetic()).eval(), folded(edge)
@@ -63,25 +64,27 @@ def rehearsal(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: 
     ranges = scales(flat, found, inputs, of.activation_quantile, of.headroom)
     weights = equalised(flat, found, weights, ranges.factors)
     flat.load_state_dict(weights)
+    found = [chain for chain in found if split.can_split(flat, chain)]
     copies: dict[str, Tensor] = {}
-    for chain in [chain for chain in found if split.can_split(flat, chain)]:
-        first = rectifier(flat, chain)
-        step = ranges.full_scales[first] / 2 ** of.layer_bits.get(first, of.activation_bits)
-        lost = split.losses(flat, chain, inputs[: split.EVENTS], step)
-        copies_C = split.copies(lost)
-        weights = split.pruned(chain, weights, copies_C, lost.mean_C)
-        copies[first] = copies_C.float()
-    for name, layer in flat.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear) and products(layer) < NARROW:
-            kernel = weights[f"{name}.weight"]
-            weights[f"{name}.weight"] = _nearest(kernel, weight_range(kernel, of.weight_bits, of.filter_scales), of.weight_bits)
-    made = _rehearsing(build, of, weights, ranges.full_scales)
-    for name, layer in made.named_modules():
-        if isinstance(layer, Rounded) and name in copies:
-            layer.copies = copies[name]
-        if isinstance(layer, nn.Conv2d | nn.Linear) and products(layer) < NARROW:
-            layer.weight.requires_grad = False
+    for chain in found:
+        lost = split.losses(flat, chain, inputs[: split.EVENTS], _step(flat, chain, ranges.full_scales, of))
+        copies[chain.layer] = split.copies(lost)
+        weights = split.pruned(chain, weights, copies[chain.layer], lost.mean_C)
+    places = {name: split.groups(copies_C) for name, copies_C in copies.items()}
+    for chain in found:
+        weights = split.expanded(chain, weights, places[chain.layer], _step(flat, chain, ranges.full_scales, of))
+    made, unrounded = (_rehearsing(build, of, weights, ranges.full_scales).eval() for _ in range(2))
+    first = [name for name in weighted(made) if name != largest_layer(made)]
+    round_layers(made, unrounded, first, inputs[: rounding.EVENTS], of.weight_bits, 2.0**-FILTER_SPREAD, places)
+    for name in first:
+        made.get_parameter(f"{name}.weight").requires_grad = False
     return made
+
+
+def _step(network: nn.Module, chain: Chain, full_scales: Mapping[str, float], of: Quantisation) -> float:
+    """Return the step of the codes of a chain's channels."""
+    name = rectifier(network, chain)
+    return full_scales[name] * 2.0 ** -of.layer_bits.get(name, of.activation_bits)
 
 
 def _rehearsing(
@@ -104,29 +107,21 @@ def _check_names(network: nn.Module, of: Quantisation) -> None:
 
 
 def rounded_twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, rehearsed: nn.Module, inputs: Tensor) -> nn.Module:
-    """Build the quantised network from a trained rehearsal: finer steps become copies of channels, weights are rounded."""
-    rehearsed = rehearsed.eval()
-    weights = {name: value.detach() for name, value in rehearsed.named_parameters()}
-    steps = {name: layer for name, layer in rehearsed.named_modules() if isinstance(layer, Rounded)}
-    flat = build(FoldedArithmetic())
-    places = {}
-    for chain in chains(flat):
-        first = steps[rectifier(flat, chain)]
-        if groups := split.groups(first.copies):
-            places[chain.layer] = groups
-            weights = split.expanded(chain, weights, groups, float(first.full_scale) / 2**first.bits)
-    largest = {name: float(layer.full_scale) for name, layer in steps.items()}
-    unrounded = _rehearsing(build, of, weights, largest).eval()
-    made = _with_weights(build(quantised(of, {**largest, **_weight_ranges(weights, of)})), weights).eval()
-    round_wide_layers(made, unrounded, inputs[: rounding.EVENTS], of.weight_bits, 2.0**-FILTER_SPREAD, places)
-    return made
+    """Build the quantised network from a trained rehearsal, whose last layer is rounded now."""
+    rounded = copy.deepcopy(rehearsed.eval())
+    events = inputs[: rounding.EVENTS]
+    round_layers(rounded, rehearsed, [largest_layer(rounded)], events, of.weight_bits, 2.0**-FILTER_SPREAD)
+    weights = {name: value.detach() for name, value in rounded.named_parameters()}
+    full_scales = {name: float(layer.full_scale) for name, layer in rounded.named_modules() if isinstance(layer, Rounded)}
+    made = build(quantised(of, {**full_scales, **_weight_ranges(weights, of)}))
+    return _with_weights(made, weights).eval()
 
 
 def _with_weights(made: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """Load the weights of a float network into one that has scales, too."""
     missing, unexpected = made.load_state_dict(weights, strict=False)
     assert not unexpected, unexpected
-    assert all(SCALE in name or name.endswith(("full_scale", "copies")) for name in missing), missing
+    assert all(SCALE in name or name.endswith("full_scale") for name in missing), missing
     return made
 
 
@@ -150,13 +145,6 @@ def weight_range(weights: Tensor, bits: int, per_filter: bool) -> Tensor:
     errors = ((torch.clamp(torch.round(rows / step), 1 - levels, levels - 1) * step - rows) ** 2).sum(2, keepdim=True)
     best = torch.gather(ranges, 0, errors.argmin(0, keepdim=True))[0]
     return best.reshape(-1, *[1] * (weights.ndim - 1)) if per_filter else best.reshape(())
-
-
-def _nearest(weights: Tensor, ranges: Tensor, bits: int) -> Tensor:
-    levels = 2 ** (bits - 1)
-    codes = torch.clamp(torch.round(weights / ranges * levels), 1 - levels, levels - 1)
-    rounded: Tensor = codes * ranges / levels
-    return rounded
 
 
 def _activation_max(edge: nn.Module, inputs: Tensor, quantile: float) -> dict[str, float]:
