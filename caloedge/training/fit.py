@@ -76,8 +76,8 @@ SETTLING = 1 / 3
 """Of the learning rate, where settling begins."""
 ALONE = 4
 """One batch of so many is taught by the teacher alone, if some are."""
-MOST_FACTOR = 16.0
-"""On its events."""
+LEAST_FACTOR, MOST_FACTOR = 0.25, 16.0
+"""On its events: as outputs are divided by them, small ones make small energies count."""
 SSIM_WEIGHT = 0.05
 """In the loss of energy images (arXiv 2410.07250)."""
 
@@ -177,7 +177,7 @@ class Teaching:
     """Of the loss that is taken against them instead of the targets."""
     full_scale: float | None = None
     """Of the inputs, if some batches are to be taught by the teacher alone, as there is no truth for them: events multiplied by
-    random factors up to where the largest input reaches it."""
+    random factors, from `LEAST_FACTOR` to where the largest input reaches it."""
 
     def loss(
         self, network: nn.Module, of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor, step: int
@@ -197,7 +197,8 @@ class Teaching:
         shape = (len(inputs), *[1] * (inputs.ndim - 1))
         largest = inputs.flatten(1).amax(1).reshape(shape)
         most = (self.full_scale / largest.clamp(min=self.full_scale / MOST_FACTOR)).clamp(min=1.0)
-        factors: Tensor = most ** torch.rand(shape, generator=torch.Generator().manual_seed(step)).to(inputs)
+        chance = torch.rand(shape, generator=torch.Generator().manual_seed(step)).to(inputs)
+        factors: Tensor = LEAST_FACTOR * (most / LEAST_FACTOR) ** chance
         return factors
 
 

@@ -80,6 +80,42 @@ def test_a_task_that_makes_other_data_is_trained_anew(tiny_recipe: Path, tmp_pat
     assert sorted(folder.name.split("-")[0] for folder in new) == ["edge", "published", "quantised"]
 
 
+def test_an_interrupted_rehearsal_ends_at_the_same_twin(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "recipe" / "recipe.yaml"
+    path.parent.mkdir()
+    (tmp_path / "showers.h5").symlink_to(tiny_recipe.parent.parent / "showers.h5")
+    text = tiny_recipe.read_text().replace("quantised: {epochs: 1,", "quantised: {epochs: 2,")
+    text = text.replace("quantisation: {", "  quantised_teacher: edge\n  quantised_rescaled: true\nquantisation: {")
+    path.write_text(
+        text.replace("input_bits: 12,", "input_bits: 12, fixed_scales: true, filter_scales: true, split_channels: true,")
+    )
+    at_once = train_recipe(str(path), tmp_path / "at_once", CPU)["quantised"]
+
+    task = find(Task, read_recipe(path).task)
+    second = int(np.random.default_rng(np.random.SeedSequence(3, spawn_key=(1, 0))).integers(2**62))
+
+    def interrupted(library: Any, split: str, events: int, seed: int) -> Sample[Any]:
+        if (split, seed) == ("train", second):  # other stages have one epoch
+            raise KeyboardInterrupt
+        return task.sample(library, split, events, seed)
+
+    with monkeypatch.context() as patched:
+        other = replace(task, sample=interrupted)
+        patched.setattr(stages, "find", lambda kind, name: other if kind is Task else find(kind, name))
+        with pytest.raises(KeyboardInterrupt):
+            train_recipe(str(path), tmp_path / "twice", CPU)
+    assert len(list(tmp_path.glob("twice/work/training/quantised-*/last.ckpt"))) == 1
+    resumed = train_recipe(str(path), tmp_path / "twice", CPU)["quantised"]
+    losses = [[(point["epoch"], point["train_loss"]) for point in one.record.curve] for one in (at_once, resumed)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 2
+    wanted, found = weights_of(at_once.network), weights_of(resumed.network)
+    assert wanted.keys() == found.keys()
+    assert all((wanted[name] == found[name]).all() for name in wanted)
+
+
 def test_an_export_does_not_replace_a_folder_with_other_files(tmp_path: Path) -> None:
     refuse_foreign_files(tmp_path / "new")
     refuse_foreign_files(tmp_path)
