@@ -122,6 +122,8 @@ class Quantisation(Value):
             raise ValueError("filter_scales needs fixed_scales: true")
         if self.split_channels and not self.filter_scales:
             raise ValueError("split_channels needs filter_scales: true")
+        if self.headroom and not self.split_channels:
+            raise ValueError("headroom needs split_channels: true")
         return self
 
 

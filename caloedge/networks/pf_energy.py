@@ -5,9 +5,9 @@ attention along rows, and the first and second with a front end of 3-D convoluti
 parameters), "5M" family 4, "25M" `cnn3d_5`. Layer tables were read from the authors' code; between the front end and the
 encoder there is no activation.
 
-`reference_5m` and `reference_25m` have the paper's three ideas: at full resolution they are `se3d_2`, and beneath it an
-encoder–decoder with offset attention holds the other parameters where the image is small. `cnn3d_5` takes 154 GFLOP per event,
-`reference_25m` 2.6.
+`reference_5m` and `reference_25m` have the paper's three ideas: at full resolution the chain of `se3d_2` with a wider decoder,
+and beneath it an encoder–decoder with offset attention that holds the other parameters where the image is small. `cnn3d_5`
+takes 154 GFLOP per event, `reference_25m` 2.6.
 
 `edge` is `se_2` with a gate that hardware computes exactly; it starts from `published`. `student` is `se_1` of this kind, and
 `trigger` looks at blocks of 2 × 2 pixels, four at a time, with separable convolutions.
@@ -177,7 +177,7 @@ class EncoderDecoder(nn.Module):
     """(N, 4, H, W) to (N, 1, H, W); the output is a change of a weighted sum of the inputs.
 
     There is no normalisation: the statistics of a few events, half of them nearly empty, differ much from batch to batch, and
-    the energy of a pixel must not depend on them. What is added to something begins small (arXiv 1901.09321).
+    the energy of a pixel must not depend on them. Residual changes begin small (arXiv 1901.09321).
     """
 
     def __init__(self, size: Pyramid) -> None:

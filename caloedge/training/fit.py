@@ -1,9 +1,11 @@
 """Train a network on events composed on the fly; a run that was stopped goes on to the same result.
 
-An epoch is a fixed number of events whose composition, order and random numbers depend only on (seed, epoch, rank), and
-the state is saved whole after every epoch. So nothing but the last checkpoint is needed to continue exactly.
+An epoch is a fixed number of events whose composition, order and random numbers depend only on (seed, epoch, rank), a teacher's
+factors on the step, and the state is saved whole after every epoch. So nothing but the last checkpoint is needed to continue
+exactly.
 """
 
+import copy
 import json
 import logging
 import pickle
@@ -177,17 +179,19 @@ class Teaching:
     """Of the loss that is taken against them instead of the targets."""
     full_scale: float | None = None
     """Of the inputs, if some batches are to be taught by the teacher alone, as there is no truth for them: events multiplied by
-    random factors, from `LEAST_FACTOR` to where the largest input reaches it."""
+    random factors, from `LEAST_FACTOR` to where the largest input reaches it, `MOST_FACTOR` at most."""
 
     def loss(
         self, network: nn.Module, of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor, step: int
     ) -> Tensor:
         """Return the loss of one batch."""
         alone = self.full_scale is not None and step % ALONE == ALONE - 1
-        factors = self.factors(inputs, step) if alone else inputs.new_ones(1)
-        outputs = network(inputs * factors).float() / factors
+        given = self.factors(inputs, step) if alone else inputs.new_ones(1)
+        outputs = network(inputs * given).float()
+        factors = given.float().reshape(-1, *[1] * (outputs.ndim - 1))
+        outputs = outputs / factors
         with torch.no_grad():
-            taught = (self.teacher.to(inputs.device)(inputs * factors).float() / factors).clamp(min=0)
+            taught = (self.teacher.to(inputs)(inputs * given).float() / factors).clamp(min=0)
         learnt = of(outputs, taught)
         return learnt if alone else (1 - self.share) * of(outputs, targets) + self.share * learnt
 
@@ -195,7 +199,7 @@ class Teaching:
         """Draw the factors of events (N, …), as (N, 1, …); of the step alone, so that a resumed run draws the same."""
         assert self.full_scale is not None
         shape = (len(inputs), *[1] * (inputs.ndim - 1))
-        largest = inputs.flatten(1).amax(1).reshape(shape)
+        largest = inputs.flatten(1).abs().amax(1).reshape(shape)
         most = (self.full_scale / largest.clamp(min=self.full_scale / MOST_FACTOR)).clamp(min=1.0)
         chance = torch.rand(shape, generator=torch.Generator().manual_seed(step)).to(inputs)
         factors: Tensor = LEAST_FACTOR * (most / LEAST_FACTOR) ** chance
@@ -206,7 +210,8 @@ class _Learner(lightning.LightningModule):
     def __init__(self, network: nn.Module, task: Task, schedule: Schedule, steps: int, teaching: Teaching | None) -> None:
         super().__init__()
         self.network, self.schedule, self.steps = network, schedule, steps
-        self.teaching = (teaching,)  # in a tuple it is not a part of what is saved and trained
+        # A copy, as it is moved to where this is trained; in a tuple it is not a part of what is saved and trained.
+        self.teaching = (copy.deepcopy(teaching),)
         self.loss: Callable[[Tensor, Tensor], Tensor] = LOSSES[task.loss]
         self.losses: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""A float network that rounds its activations as its quantised twin will, to be trained before its weights are rounded.
+"""A float network that rounds its activations as its quantised twin will.
 
 All weights but those of the largest layer are rounded before (`training.rounding`), and that one makes up for it; to round its
 own afterwards costs next to nothing. Gradients pass the rounding as if it were not there (arXiv 1308.3432).

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-EVENTS = 200
-"""On all pixels of which correlations are taken."""
+PATCHES = 600_000
+"""From which correlations are taken, if there are so many: 192 events of 56 × 56 pixels."""
 EVENTS_PER_PART = 10
 DAMPING = 1e-3
 """Part of the mean square input that is added to all of them: what was never seen together is not exchanged."""
@@ -25,6 +25,8 @@ MOST_CHANGES = 2000
 """Of single codes of a filter, after all are rounded."""
 LEAST = 1e-12
 """Added to what may be 0."""
+LEAST_RANGE = 1e-8
+"""Of a layer without weights."""
 HALVINGS = 1
 """How often the range of a filter's weights is halved in search of the least error."""
 
@@ -53,17 +55,24 @@ def round_layers(
     """Round the weights of some layers of a float network; each filter has a power of two of its own as its range.
 
     `unrounded` has the same layers, and `inputs` (N, …) are training events. No filter gets a finer range than `least` times that
-    of its layer's largest. `places` are the filters (O) of each layer that are copies of each other.
+    of its layer's largest weight. `places` are the filters (O) of each layer that are copies of each other.
     """
     for name in names:
         seen = _moments(network, unrounded, name, inputs)
         layer: Any = weighted(network)[name]
         given_OI = layer.weight.flatten(1).double()
-        wanted_OI = given_OI @ torch.linalg.solve(seen.rounded_II, seen.crossed_II, left=False)
-        found_OI = _with_copies(wanted_OI, seen.rounded_II, bits, least, (places or {}).get(name, ()))
-        layer.weight.copy_(found_OI.reshape(layer.weight.shape))
-        if layer.bias is not None:
-            layer.bias += (given_OI @ seen.mean_I - found_OI @ seen.rounded_mean_I).float()
+        floor = max(LEAST_RANGE, least * float(given_OI.abs().max()))
+        n_groups = getattr(layer, "groups", 1)
+        filters, products = len(given_OI) // n_groups, given_OI.shape[1]
+        for group in range(n_groups):
+            at_O, at_I = (slice(group * size, (group + 1) * size) for size in (filters, products))
+            rounded_II, crossed_II = seen.rounded_II[at_I, at_I], seen.crossed_II[at_I, at_I]
+            wanted_OI = given_OI[at_O] @ torch.linalg.solve(rounded_II, crossed_II, left=False)
+            copies = (places or {}).get(name, ()) if n_groups == 1 else ()
+            found_OI = _with_copies(wanted_OI, rounded_II, bits, floor, copies)
+            layer.weight[at_O] = found_OI.reshape(layer.weight[at_O].shape).float()
+            if layer.bias is not None:
+                layer.bias[at_O] += (given_OI[at_O] @ seen.mean_I[at_I] - found_OI @ seen.rounded_mean_I[at_I]).float()
 
 
 @dataclass(frozen=True)
@@ -82,11 +91,14 @@ class _Moments:
 @torch.no_grad()
 def _moments(network: nn.Module, unrounded: nn.Module, name: str, inputs: Tensor) -> _Moments:
     layer, other = weighted(network)[name], weighted(unrounded)[name]
-    size = int(layer.weight[0].numel())  # type: ignore[index]
+    size = int(layer.weight[0].numel()) * getattr(layer, "groups", 1)  # type: ignore[index]
     mean_I, rounded_mean_I = torch.zeros(size).double(), torch.zeros(size).double()
     rounded_II, crossed_II = torch.zeros(size, size).double(), torch.zeros(size, size).double()
-    n = 0
+    n, offset_I = 0, torch.zeros(size)
     for given_NI, rounded_NI in zip(_patches(unrounded, other, inputs), _patches(network, layer, inputs), strict=True):
+        if not n and layer.bias is not None:
+            offset_I = rounded_NI.mean(0)  # or small differences of large numbers are lost
+        given_NI, rounded_NI = given_NI - offset_I, rounded_NI - offset_I
         n += len(given_NI)
         mean_I += given_NI.sum(0)
         rounded_mean_I += rounded_NI.sum(0)
@@ -98,12 +110,13 @@ def _moments(network: nn.Module, unrounded: nn.Module, name: str, inputs: Tensor
         rounded_II -= torch.outer(rounded_mean_I, rounded_mean_I)
         crossed_II -= torch.outer(mean_I, rounded_mean_I)
     damping_II = (DAMPING * rounded_II.diagonal().mean() + LEAST) * torch.eye(size)
-    return _Moments(mean_I, rounded_mean_I, rounded_II + damping_II, crossed_II + damping_II)
+    return _Moments(mean_I + offset_I, rounded_mean_I + offset_I, rounded_II + damping_II, crossed_II + damping_II)
 
 
 def _patches(network: nn.Module, layer: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
     """Yield what the layer sees (N, I) for all its outputs, some events after the others."""
     seen: list[Tensor] = []
+    n = 0
     hook = layer.register_forward_pre_hook(lambda _m, given: seen.append(given[0]))
     try:
         for part in torch.split(inputs, EVENTS_PER_PART):
@@ -114,36 +127,39 @@ def _patches(network: nn.Module, layer: nn.Module, inputs: Tensor) -> Iterator[T
                 unfolded = functional.unfold(values, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
                 values = unfolded.transpose(1, 2)
             yield values.reshape(-1, values.shape[-1])
+            n += values.shape[:-1].numel()
+            if n >= PATCHES:
+                break
     finally:
         hook.remove()
 
 
-def _with_copies(wanted_OI: Tensor, correlation_II: Tensor, bits: int, least: float, groups: Sequence[Sequence[int]]) -> Tensor:
+def _with_copies(wanted_OI: Tensor, correlation_II: Tensor, bits: int, floor: float, groups: Sequence[Sequence[int]]) -> Tensor:
     """Round filters, copies after each other: the sum of a group's filters makes up for its members' errors."""
     found_OI = wanted_OI.clone()
     turn = {row: i for group in groups for i, row in enumerate(group)}
     error_OI = torch.zeros_like(wanted_OI)  # of the copies before, at the place of the first
     first = {row: group[0] for group in groups for row in group}
-    largest = float(wanted_OI.abs().max())
     for number in range(1 + max(turn.values(), default=0)):
         rows = [row for row in range(len(wanted_OI)) if turn.get(row, 0) == number]
         heads = [first.get(row, row) for row in rows]
         target_RI = wanted_OI[rows] + error_OI[heads]
-        found_OI[rows], _ = _in_turn(target_RI, correlation_II, bits, least * largest)
+        found_OI[rows] = _in_turn(target_RI, correlation_II, bits, floor)
         error_OI[heads] = target_RI - found_OI[rows]
     return found_OI
 
 
-def _in_turn(wanted_OI: Tensor, correlation_II: Tensor, bits: int, least: float) -> tuple[Tensor, Tensor]:
-    """Return rounded filters and their ranges (O,), powers of two, from those tried that lose least."""
-    top_O1 = 2.0 ** torch.ceil(torch.log2(wanted_OI.abs().amax(1, keepdim=True).clamp(min=max(least, 1e-8))))
+def _in_turn(wanted_OI: Tensor, correlation_II: Tensor, bits: int, floor: float) -> Tensor:
+    """Return rounded filters; of the ranges tried, powers of two of at least `floor`, each has the one that loses least."""
+    least, *_ = 2.0 ** torch.ceil(torch.log2(torch.tensor([floor]))).double()
+    top_O1 = (2.0 ** torch.ceil(torch.log2(wanted_OI.abs().amax(1, keepdim=True).clamp(min=LEAST_RANGE)))).clamp(min=least)
     order = correlation_II.diagonal().argsort(descending=True, stable=True)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(correlation_II[order][:, order]))
     passed_II = torch.linalg.cholesky(inverse, upper=True)
     levels = 2 ** (bits - 1)
     tried, errors = [], []
     for halvings in range(HALVINGS + 1):
-        step_O1 = top_O1 / 2**halvings / levels
+        step_O1 = (top_O1 / 2**halvings).clamp(min=least) / levels
         rest_OI, rounded_OI = wanted_OI[:, order].clone(), torch.zeros_like(wanted_OI)
         for start in range(0, len(order), BLOCK):
             stop = min(start + BLOCK, len(order))
@@ -160,7 +176,7 @@ def _in_turn(wanted_OI: Tensor, correlation_II: Tensor, bits: int, least: float)
         tried.append(found_OI)
         errors.append(((apart @ correlation_II) * apart).sum(1))
     best_O = torch.stack(errors).argmin(0)
-    return torch.stack(tried)[best_O, torch.arange(len(wanted_OI))], top_O1[:, 0] / 2.0**best_O
+    return torch.stack(tried)[best_O, torch.arange(len(wanted_OI))]
 
 
 def _descended(found_OI: Tensor, wanted_OI: Tensor, correlation_II: Tensor, step_O1: Tensor, levels: int) -> Tensor:

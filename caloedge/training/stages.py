@@ -22,15 +22,17 @@ from caloedge.arithmetic import SCALE, FloatArithmetic
 from caloedge.artifact import Stage, finished_training, read_artifact
 from caloedge.catalog import Library, Network, Task, find
 from caloedge.computer import computer
-from caloedge.errors import BadData, UnknownName
+from caloedge.errors import BadData, UnknownName, UserError
 from caloedge.files import replacing, write_text
 from caloedge.recipe import Recipe, Schedule
 from caloedge.training.fit import Hardware, Teaching, fit, steps_per_epoch, valid_loss
-from caloedge.training.twin import quantised, rehearsal, rounded_twin, twin
+from caloedge.training.twin import REHEARSAL, check_names, quantised, rehearsal, rounded_twin, twin
 
 STAGES = ("published", "edge", "quantised")
 CALIBRATION_SHARE = 2
 """Events on which ranges of activations are taken, as a multiple of those of validation."""
+TAUGHT = ("image", "mean squared error")
+"""Losses whose targets are what a network gives."""
 PROBE_EVENTS = 200
 RECORD = "stage.json"
 Start = Callable[[], nn.Module]
@@ -98,6 +100,7 @@ def train(
     if unknown := [name for name in rivals if name not in recipe.rivals]:
         known = ", ".join(recipe.rivals) or "none"
         raise UnknownName(f"recipe {recipe.name!r} has no rival {unknown[0]!r}; there are: {known}")
+    _check(recipe)
     trained: dict[str, Trained] = {}
     for stage in (*STAGES, *recipe.rivals):
         if stage == "published" and recipe.reference_from:
@@ -113,6 +116,23 @@ def train(
     if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
         sys.exit(0)  # Lightning starts the same command once per further device; only the first goes on
     return trained
+
+
+def _check(recipe: Recipe) -> None:
+    """Raise `UserError` before anything is trained that could not be used."""
+    check_names(build_network(recipe, "edge"), recipe.quantisation)
+    loss = find(Task, recipe.task).loss
+    for stage in (*STAGES, *recipe.rivals):
+        if _teacher_of(recipe, stage) and loss not in TAUGHT:
+            raise UserError(
+                f"recipe {recipe.name!r}: {stage} has a teacher, but outputs are no targets of its loss, {loss!r}; leave it out"
+            )
+
+
+def _teacher_of(recipe: Recipe, stage: str) -> str | None:
+    if stage in recipe.rivals:
+        return recipe.rivals[stage].teacher
+    return {"edge": recipe.training.edge_teacher, "quantised": recipe.training.quantised_teacher}.get(stage)
 
 
 @dataclass(frozen=True)
@@ -154,12 +174,12 @@ def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Tr
     if stage == "quantised":
         edge = trained["edge"].network
         start, finish = _quantised(recipe, task, library, edge)
+        key |= {"rehearsal": REHEARSAL} if recipe.quantisation.split_channels else {}
         key |= {"quantisation": recipe.quantisation.model_dump(exclude_defaults=True), "from": _digest(weights_of(edge))}
     if stage == "edge" and recipe.training.edge_from_published:
         network.load_state_dict(trained["published"].network.state_dict())
         key |= {"from": _digest(weights_of(trained["published"].network))}
-    teachers = {"edge": recipe.training.edge_teacher, "quantised": recipe.training.quantised_teacher}
-    taught_by = rival.teacher if rival else teachers.get(stage)
+    taught_by = _teacher_of(recipe, stage)
     teaching = _teaching(recipe, stage, trained[taught_by].network) if taught_by else None
     if teaching:
         key |= {"teacher": _digest(weights_of(teaching.teacher))}

@@ -7,16 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from caloedge.arithmetic import CALIBRATED, SCALE, Arithmetic, FoldedArithmetic, QuantisedArithmetic, folded
+from caloedge.arithmetic import CALIBRATED, SCALE, Arithmetic, FoldedArithmetic, QuantisedArithmetic, Squeeze, folded
 from caloedge.errors import UnknownName
 from caloedge.recipe import Quantisation
-from caloedge.training import rounding, split
+from caloedge.training import split
 from caloedge.training.chains import Chain, chains, rectifier
 from caloedge.training.equalise import equalised, scales
 from caloedge.training.fit import predict
 from caloedge.training.rehearsal import RehearsalArithmetic, Rounded
 from caloedge.training.rounding import largest_layer, round_layers, weighted
 
+REHEARSAL = 2
+"""Number of the procedure: another makes another network of the same recipe."""
 HALVINGS = 2
 """How often the range of weights is halved in search of the least rounding error: larger weights then saturate."""
 FILTER_SPREAD = 6
@@ -43,7 +45,6 @@ def quantised(of: Quantisation, largest: Mapping[str, float | Tensor] | None = N
 
 def twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Module, inputs: Tensor) -> nn.Module:
     """Build the quantised network with the float edge network's weights, and its activations' ranges on `inputs`."""
-    _check_names(edge, of)
     weights = folded(edge)
     largest: dict[str, float | Tensor] = dict(_activation_max(edge, inputs, of.activation_quantile))
     if of.fixed_scales:
@@ -57,7 +58,6 @@ def rehearsal(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: 
     Channels fill the full scales, and those that lose most by rounding are split at the cost of others. All weights but those of
     the largest layer are rounded and no longer trained: it makes up for them.
     """
-    _check_names(edge, of)
     flat, weights = build(FoldedArithmetic()).eval(), folded(edge)
     flat.load_state_dict(weights)
     found = chains(flat)
@@ -75,7 +75,7 @@ def rehearsal(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: 
         weights = split.expanded(chain, weights, places[chain.layer], _step(flat, chain, ranges.full_scales, of))
     made, unrounded = (_rehearsing(build, of, weights, ranges.full_scales).eval() for _ in range(2))
     first = [name for name in weighted(made) if name != largest_layer(made)]
-    round_layers(made, unrounded, first, inputs[: rounding.EVENTS], of.weight_bits, 2.0**-FILTER_SPREAD, places)
+    round_layers(made, unrounded, first, inputs, of.weight_bits, 2.0**-FILTER_SPREAD, places)
     for name in first:
         made.get_parameter(f"{name}.weight").requires_grad = False
     return made
@@ -99,22 +99,38 @@ def _rehearsing(
     return made
 
 
-def _check_names(network: nn.Module, of: Quantisation) -> None:
-    known = [name for name, layer in network.named_modules() if isinstance(layer, CALIBRATED)]
-    for option, named in (("layer_bits", of.layer_bits), ("headroom", of.headroom)):
+def check_names(edge: nn.Module, of: Quantisation) -> None:
+    """Raise `UnknownName` where a recipe names a layer that the network does not have, or that cannot have what it gives it."""
+    layers = {name: layer for name, layer in edge.named_modules() if isinstance(layer, CALIBRATED)}
+    with_bits = {name for name, layer in layers.items() if not isinstance(layer, Squeeze)}
+    for option, named, known in (("layer_bits", of.layer_bits, with_bits), ("headroom", of.headroom, set(layers))):
         if unknown := [name for name in named if name not in known]:
-            raise UnknownName(f"recipe: quantisation.{option} names {unknown[0]!r}; the network has {', '.join(known)}")
+            there = ", ".join(name for name in layers if name in known)
+            raise UnknownName(f"recipe: quantisation.{option} names {unknown[0]!r}; the network has {there}")
 
 
 def rounded_twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, rehearsed: nn.Module, inputs: Tensor) -> nn.Module:
     """Build the quantised network from a trained rehearsal, whose last layer is rounded now."""
     rounded = copy.deepcopy(rehearsed.eval())
-    events = inputs[: rounding.EVENTS]
-    round_layers(rounded, rehearsed, [largest_layer(rounded)], events, of.weight_bits, 2.0**-FILTER_SPREAD)
+    round_layers(rounded, rehearsed, [largest_layer(rounded)], inputs, of.weight_bits, 2.0**-FILTER_SPREAD)
     weights = {name: value.detach() for name, value in rounded.named_parameters()}
     full_scales = {name: float(layer.full_scale) for name, layer in rounded.named_modules() if isinstance(layer, Rounded)}
-    made = build(quantised(of, {**full_scales, **_weight_ranges(weights, of)}))
-    return _with_weights(made, weights).eval()
+    ranges = {name: _grid_range(weights[f"{name}.weight"], of.weight_bits) for name in weighted(rounded)}
+    return _with_weights(build(quantised(of, {**full_scales, **ranges})), weights).eval()
+
+
+def _grid_range(weights: Tensor, bits: int) -> Tensor:
+    """Return the coarsest ranges (C_out, 1, …) of which the codes are just these weights, which were rounded."""
+    rows, levels = weights.flatten(1), 2 ** (bits - 1)
+    used = rows.abs().amax(1) > 0
+    top_O = torch.ceil(torch.log2(rows.abs().amax(1).clamp(min=LEAST)))
+    tried = torch.stack([top_O + bits - finer for finer in range(2 * bits)])
+    codes = rows * levels / 2.0 ** tried[:, :, None]
+    exact = ((codes == codes.round()) & (codes.abs() < levels)).all(2)
+    assert exact.any(0).all(), "weights are not on a grid"
+    found = torch.gather(tried, 0, exact.int().argmax(0, keepdim=True))[0]
+    found = torch.where(used, found, found[used].max() if used.any() else 0.0)
+    return (2.0**found).reshape(-1, *[1] * (weights.ndim - 1))
 
 
 def _with_weights(made: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:

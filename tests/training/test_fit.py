@@ -452,7 +452,7 @@ import torch
 from caloedge.arithmetic import FloatArithmetic
 from caloedge.catalog import Network, Task, find
 from caloedge.detector.library import open_library
-from caloedge.recipe import Schedule, Training
+from caloedge.recipe import Schedule
 from caloedge.training.fit import Hardware, fit
 
 torch.manual_seed(4)

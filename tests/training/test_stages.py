@@ -87,7 +87,6 @@ def test_an_interrupted_rehearsal_ends_at_the_same_twin(
     path.parent.mkdir()
     (tmp_path / "showers.h5").symlink_to(tiny_recipe.parent.parent / "showers.h5")
     text = tiny_recipe.read_text().replace("quantised: {epochs: 1,", "quantised: {epochs: 2,")
-    text = text.replace("quantisation: {", "  quantised_teacher: edge\n  quantised_rescaled: true\nquantisation: {")
     path.write_text(
         text.replace("input_bits: 12,", "input_bits: 12, fixed_scales: true, filter_scales: true, split_channels: true,")
     )
@@ -114,6 +113,17 @@ def test_an_interrupted_rehearsal_ends_at_the_same_twin(
     wanted, found = weights_of(at_once.network), weights_of(resumed.network)
     assert wanted.keys() == found.keys()
     assert all((wanted[name] == found[name]).all() for name in wanted)
+
+
+def test_a_teacher_whose_outputs_are_no_targets_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe" / "recipe.yaml"
+    path.parent.mkdir()
+    (tmp_path / "showers.h5").symlink_to(tiny_recipe.parent.parent / "showers.h5")
+    path.write_text(tiny_recipe.read_text().replace("quantisation: {", "  quantised_teacher: edge\nquantisation: {"))
+    with pytest.raises(UserError) as caught:
+        train_recipe(str(path), tmp_path / "out", CPU)
+    said = "recipe 'tiny': quantised has a teacher, but outputs are no targets of its loss, 'binary cross entropy'; leave it out"
+    assert str(caught.value) == said
 
 
 def test_an_export_does_not_replace_a_folder_with_other_files(tmp_path: Path) -> None:
