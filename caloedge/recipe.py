@@ -97,8 +97,8 @@ class Quantisation(Value):
     """Whether each filter's weights have a scale of their own; needs `fixed_scales`."""
     split_channels: bool = False
     """Whether a rehearsal is trained instead of the quantised network itself: channels are scaled to like ranges, those that
-    lose most by rounding are split at the cost of others, and the weights of all layers but the largest are rounded first; this
-    one is trained with rounded activations and rounded last: see `training.twin`. Needs `filter_scales`."""
+    lose most by rounding are split at the cost of others, activations and the weights of narrow layers are rounded in training,
+    and those of wide layers after it: see `training.twin`. Needs `filter_scales`."""
     layer_bits: dict[str, Annotated[int, Field(ge=2, le=16)]] = Field(default_factory=dict)
     """Bits of the activations that need others than `activation_bits`, by the name of the layer in the network."""
     headroom: dict[str, Annotated[float, Field(ge=1)]] = Field(default_factory=dict)

@@ -1,7 +1,7 @@
 """A float network that rounds its activations as its quantised twin will.
 
-All weights but those of the largest layer are rounded before (`training.rounding`), and that one makes up for it; to round its
-own afterwards costs next to nothing. Gradients pass the rounding as if it were not there (arXiv 1308.3432).
+Rounding a wide layer's weights costs little where they are rounded one after the other (`training.rounding`); what rounding the
+activations and narrow layers costs is left to training. Gradients pass the rounding as if it were not there (arXiv 1308.3432).
 """
 
 from collections.abc import Mapping

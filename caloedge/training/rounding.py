@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+NARROW = 256
+"""Layers with fewer products for each output are rounded before training: later ones make up for them."""
 PATCHES = 600_000
 """From which correlations are taken, if there are so many: 192 events of 56 × 56 pixels."""
 EVENTS_PER_PART = 10
@@ -36,10 +38,9 @@ def weighted(network: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
 
 
-def largest_layer(network: nn.Module) -> str:
-    """Return the name of the layer with the most weights."""
-    sizes = {name: layer.weight.numel() for name, layer in weighted(network).items()}  # type: ignore[operator]
-    return max(sizes, key=lambda name: sizes[name])
+def is_wide(layer: nn.Module) -> bool:
+    """Tell whether a layer has enough products for each output to make up for errors."""
+    return int(layer.weight[0].numel()) >= NARROW  # type: ignore[index]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from caloedge.training.chains import Chain, chains, rectifier
 from caloedge.training.equalise import equalised, scales
 from caloedge.training.fit import predict
 from caloedge.training.rehearsal import RehearsalArithmetic, Rounded
-from caloedge.training.rounding import largest_layer, round_layers, weighted
+from caloedge.training.rounding import is_wide, round_layers, weighted
 
 REHEARSAL = 2
 """Number of the procedure: another makes another network of the same recipe."""
@@ -55,8 +55,8 @@ def twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Mo
 def rehearsal(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Module, inputs: Tensor) -> nn.Module:
     """Build what is trained instead of the twin, for `rounded_twin`: the edge network with activations that round.
 
-    Channels fill the full scales, and those that lose most by rounding are split at the cost of others. All weights but those of
-    the largest layer are rounded and no longer trained: it makes up for them.
+    Channels fill the full scales, and those that lose most by rounding are split at the cost of others. The weights of
+    narrow layers are rounded and no longer trained.
     """
     flat, weights = build(FoldedArithmetic()).eval(), folded(edge)
     flat.load_state_dict(weights)
@@ -74,9 +74,9 @@ def rehearsal(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: 
     for chain in found:
         weights = split.expanded(chain, weights, places[chain.layer], _step(flat, chain, ranges.full_scales, of))
     made, unrounded = (_rehearsing(build, of, weights, ranges.full_scales).eval() for _ in range(2))
-    first = [name for name in weighted(made) if name != largest_layer(made)]
-    round_layers(made, unrounded, first, inputs, of.weight_bits, 2.0**-FILTER_SPREAD, places)
-    for name in first:
+    narrow = [name for name, layer in weighted(made).items() if not is_wide(layer)]
+    round_layers(made, unrounded, narrow, inputs, of.weight_bits, 2.0**-FILTER_SPREAD, places)
+    for name in narrow:
         made.get_parameter(f"{name}.weight").requires_grad = False
     return made
 
@@ -110,9 +110,10 @@ def check_names(edge: nn.Module, of: Quantisation) -> None:
 
 
 def rounded_twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, rehearsed: nn.Module, inputs: Tensor) -> nn.Module:
-    """Build the quantised network from a trained rehearsal, whose last layer is rounded now."""
+    """Build the quantised network from a trained rehearsal, whose wide layers are rounded now."""
     rounded = copy.deepcopy(rehearsed.eval())
-    round_layers(rounded, rehearsed, [largest_layer(rounded)], inputs, of.weight_bits, 2.0**-FILTER_SPREAD)
+    wide = [name for name, layer in weighted(rounded).items() if is_wide(layer)]
+    round_layers(rounded, rehearsed, wide, inputs, of.weight_bits, 2.0**-FILTER_SPREAD)
     weights = {name: value.detach() for name, value in rounded.named_parameters()}
     full_scales = {name: float(layer.full_scale) for name, layer in rounded.named_modules() if isinstance(layer, Rounded)}
     ranges = {name: _grid_range(weights[f"{name}.weight"], of.weight_bits) for name in weighted(rounded)}

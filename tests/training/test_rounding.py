@@ -14,7 +14,6 @@ from caloedge.training.rounding import (  # noqa: E402
     _moments,
     _patches,
     _with_copies,
-    largest_layer,
     round_layers,
 )
 from caloedge.training.twin import _grid_range  # noqa: E402
@@ -141,7 +140,3 @@ def test_the_range_of_weights_on_a_grid_is_found_again() -> None:
     assert found.flatten().tolist() == [1.0, 2.0, 2.0, 2.0]
     with pytest.raises(AssertionError, match="not on a grid"):
         _grid_range(torch.tensor([[1.0, 0.3]]), 6)
-
-
-def test_the_largest_layer_has_the_most_weights() -> None:
-    assert largest_layer(nn.Sequential(nn.Linear(30, 2), nn.ReLU(), nn.Conv2d(2, 9, 3), nn.BatchNorm2d(9))) == "2"
