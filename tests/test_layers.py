@@ -59,7 +59,8 @@ LAYERS = """
     synthesis.rtl, synthesis.cells, synthesis.deep_yosys
     synthesis.netlist
     synthesis.route, synthesis.vendor
-    training.fit, training.chains, training.rehearsal, training.rounding
+    training.teaching, training.chains, training.rehearsal, training.rounding
+    training.fit
     training.equalise, training.split
     training.twin
     training.stages

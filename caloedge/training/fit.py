@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from caloedge.files import write_text
 from caloedge.progress import progress
 from caloedge.recipe import Schedule
 from caloedge.similarity import blur, ssim
+from caloedge.training.teaching import Teaching
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Lightning and its dependencies warn about each other at import
@@ -76,10 +76,6 @@ LEAST_SIZE = 1e-3
 """Of a tensor, as its rate sees it: zeros must be able to grow."""
 SETTLING = 1 / 3
 """Of the learning rate, where settling begins."""
-ALONE = 4
-"""One batch of so many is taught by the teacher alone, if some are."""
-LEAST_FACTOR, MOST_FACTOR = 0.25, 16.0
-"""On its events: as outputs are divided by them, small ones make small energies count."""
 SSIM_WEIGHT = 0.05
 """In the loss of energy images (arXiv 2410.07250)."""
 
@@ -168,42 +164,6 @@ def steps_per_epoch(task: Task, library: Library, schedule: Schedule) -> int:
     """Return the number of batches in an epoch, the same for every epoch and rank."""
     probe = task.sample(library, "train", PROBE_EVENTS, 0)
     return max(1, int(len(probe.inputs) / PROBE_EVENTS * schedule.events_per_epoch / schedule.batch_size))
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """What is learnt from another network's outputs."""
-
-    teacher: nn.Module
-    share: float = 0.5
-    """Of the loss that is taken against them instead of the targets."""
-    full_scale: float | None = None
-    """Of the inputs, if some batches are to be taught by the teacher alone, as there is no truth for them: events multiplied by
-    random factors, from `LEAST_FACTOR` to where the largest input reaches it, `MOST_FACTOR` at most."""
-
-    def loss(
-        self, network: nn.Module, of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor, step: int
-    ) -> Tensor:
-        """Return the loss of one batch."""
-        alone = self.full_scale is not None and step % ALONE == ALONE - 1
-        given = self.factors(inputs, step) if alone else inputs.new_ones(1)
-        outputs = network(inputs * given).float()
-        factors = given.float().reshape(-1, *[1] * (outputs.ndim - 1))
-        outputs = outputs / factors
-        with torch.no_grad():
-            taught = (self.teacher.to(inputs)(inputs * given).float() / factors).clamp(min=0)
-        learnt = of(outputs, taught)
-        return learnt if alone else (1 - self.share) * of(outputs, targets) + self.share * learnt
-
-    def factors(self, inputs: Tensor, step: int) -> Tensor:
-        """Draw the factors of events (N, …), as (N, 1, …); of the step alone, so that a resumed run draws the same."""
-        assert self.full_scale is not None
-        shape = (len(inputs), *[1] * (inputs.ndim - 1))
-        largest = inputs.flatten(1).abs().amax(1).reshape(shape)
-        most = (self.full_scale / largest.clamp(min=self.full_scale / MOST_FACTOR)).clamp(min=1.0)
-        chance = torch.rand(shape, generator=torch.Generator().manual_seed(step)).to(inputs)
-        factors: Tensor = LEAST_FACTOR * (most / LEAST_FACTOR) ** chance
-        return factors
 
 
 class _Learner(lightning.LightningModule):

@@ -25,7 +25,8 @@ from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName, UserError
 from caloedge.files import replacing, write_text
 from caloedge.recipe import Recipe, Schedule
-from caloedge.training.fit import Hardware, Teaching, fit, steps_per_epoch, valid_loss
+from caloedge.training.fit import Hardware, fit, steps_per_epoch, valid_loss
+from caloedge.training.teaching import Teaching
 from caloedge.training.twin import REHEARSAL, check_names, quantised, rehearsal, rounded_twin, twin
 
 STAGES = ("published", "edge", "quantised")

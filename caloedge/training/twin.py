@@ -1,4 +1,4 @@
-"""The quantised twin of a float network, before it is trained: weights, and ranges of activations and weights."""
+"""The quantised twin of a float network: made before training, or from a rehearsal after it."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from caloedge.training.chains import Chain, chains, rectifier
 from caloedge.training.equalise import equalised, scales
 from caloedge.training.fit import predict
 from caloedge.training.rehearsal import RehearsalArithmetic, Rounded
-from caloedge.training.rounding import is_wide, round_layers, weighted
+from caloedge.training.rounding import LEAST_RANGE, is_wide, round_layers, weighted
 
 REHEARSAL = 2
 """Number of the procedure: another makes another network of the same recipe."""
@@ -24,8 +24,6 @@ HALVINGS = 2
 FILTER_SPREAD = 6
 """Filters with smaller weights than 2^-6 of the layer's largest get no finer scale: on their common grid the integer weights are
 at most so many bits wider."""
-LEAST = 1e-8
-"""Range of a layer without weights."""
 
 
 def quantised(of: Quantisation, largest: Mapping[str, float | Tensor] | None = None) -> QuantisedArithmetic:
@@ -124,7 +122,7 @@ def _grid_range(weights: Tensor, bits: int) -> Tensor:
     """Return the coarsest ranges (C_out, 1, …) of which the codes are just these weights, which were rounded."""
     rows, levels = weights.flatten(1), 2 ** (bits - 1)
     used = rows.abs().amax(1) > 0
-    top_O = torch.ceil(torch.log2(rows.abs().amax(1).clamp(min=LEAST)))
+    top_O = torch.ceil(torch.log2(rows.abs().amax(1).clamp(min=LEAST_RANGE)))
     tried = torch.stack([top_O + bits - finer for finer in range(2 * bits)])
     codes = rows * levels / 2.0 ** tried[:, :, None]
     exact = ((codes == codes.round()) & (codes.abs() < levels)).all(2)
@@ -154,7 +152,7 @@ def weight_range(weights: Tensor, bits: int, per_filter: bool) -> Tensor:
     [1.0, 0.125]
     """
     rows = weights.flatten(1) if per_filter else weights.flatten()[None]
-    top = torch.ceil(torch.log2(rows.abs().amax(1, keepdim=True).clamp(min=LEAST)))
+    top = torch.ceil(torch.log2(rows.abs().amax(1, keepdim=True).clamp(min=LEAST_RANGE)))
     least = top.max() - FILTER_SPREAD
     ranges = torch.stack([2.0 ** (top - halvings).clamp(min=least) for halvings in range(HALVINGS + 1)])
     levels = 2 ** (bits - 1)

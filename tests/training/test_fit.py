@@ -28,7 +28,6 @@ from caloedge.training.fit import (  # noqa: E402
     LOSSES,
     EpochEvents,
     Hardware,
-    Teaching,
     fit,
     learning_rate_factor,
     parameter_groups,
@@ -36,6 +35,7 @@ from caloedge.training.fit import (  # noqa: E402
     predict,
     steps_per_epoch,
 )
+from caloedge.training.teaching import Teaching  # noqa: E402
 
 SCHEDULE = Schedule(epochs=3, events_per_epoch=150, batch_size=64, learning_rate=5e-3, weight_decay=1e-3)
 CPU = Hardware(accelerator="cpu")
@@ -170,9 +170,9 @@ def test_a_teacher_alone_teaches_rescaled_batches() -> None:
     with torch.no_grad():
         wanted = ((pupil(inputs * factors) - teacher(inputs * factors).clamp(min=0)) / factors).square().mean()
         taught = (pupil(inputs) - teacher(inputs).clamp(min=0)).square().mean() + (pupil(inputs) - targets).square().mean()
-    assert loss(teaching, targets, 3) == pytest.approx(float(wanted), rel=1e-5)
-    assert loss(teaching, targets, 0) == pytest.approx(float(taught) / 2, rel=1e-5)
-    assert loss(Teaching(teacher), targets, 3) == pytest.approx(float(taught) / 2, rel=1e-5)
+    assert loss(teaching, targets, 3) == pytest.approx(float(wanted), rel=1e-5)  # float32, in another order
+    assert loss(teaching, targets, 0) == pytest.approx(float(taught) / 2, rel=1e-5)  # as above
+    assert loss(Teaching(teacher), targets, 3) == pytest.approx(float(taught) / 2, rel=1e-5)  # as above
 
 
 def test_rescaled_batches_need_a_teacher() -> None:

@@ -77,7 +77,7 @@ def test_patches_are_what_a_layer_multiplies(layer: nn.Module) -> None:
     products_NO = patches_NI @ layer.weight.flatten(1).T + layer.bias
     wanted = layer(torch.relu(inputs - 0.3))
     wanted = wanted.movedim(1, -1) if isinstance(layer, nn.Conv2d) else wanted
-    torch.testing.assert_close(products_NO, wanted.reshape(products_NO.shape), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(products_NO, wanted.reshape(products_NO.shape), rtol=1e-4, atol=1e-5)  # float32, in another order
 
 
 def disturbed() -> tuple[nn.Module, nn.Module]:
@@ -97,7 +97,7 @@ def test_what_a_layer_sees_in_both_networks() -> None:
     kernel_OI = unrounded[1].weight.detach().flatten(1).double()
     wanted_OI = kernel_OI @ torch.linalg.solve(seen.rounded_II, seen.crossed_II, left=False)
     undone = torch.tensor([1.0, 1 / 0.7]).repeat_interleave(9)
-    torch.testing.assert_close(wanted_OI, kernel_OI * undone, rtol=0, atol=0.02)
+    torch.testing.assert_close(wanted_OI, kernel_OI * undone, rtol=0, atol=0.02)  # damping keeps it a little from that
     same = _moments(unrounded, unrounded, "1", torch.rand(20, 3, 12, 12))
     assert torch.equal(same.rounded_II, same.crossed_II)
     assert torch.equal(same.mean_I, same.rounded_mean_I)
@@ -112,7 +112,7 @@ def test_a_layer_makes_up_for_the_errors_of_those_before() -> None:
         round_layers(network, unrounded, ["1"], inputs, 6, 2.0**-6)
         apart = network(inputs) - wanted
     assert apart.square().mean() < 0.05 * without
-    assert apart.mean(dim=(0, 2, 3)).abs().max() < 1e-5  # the bias takes the means
+    assert apart.mean(dim=(0, 2, 3)).abs().max() < 1e-5  # float32: the bias takes the means
     codes = network[1].weight / _grid_range(network[1].weight, 6) * 32
     assert torch.equal(codes, codes.round())
 
