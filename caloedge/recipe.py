@@ -15,6 +15,10 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+LEAST_BITS, MOST_BITS = 2, 16
+"""Of an activation."""
+
+
 class Schedule(Value):
     """How long and how fast to train; the rate rises linearly, then falls as a cosine to zero."""
 
@@ -30,7 +34,8 @@ class Schedule(Value):
     weight_decay: float = Field(default=0.0, ge=0)
     settle_epochs: int = Field(default=0, ge=0)
     """Further epochs at a third of the rate, again falling to zero, in which batch normalisation no longer uses each batch's
-    statistics but the averages that the trained network will use: batches of few and unequal images differ much from those."""
+    statistics but the averages that the trained network will use: batches of few and unequal images differ much from those. A
+    quantised network whose channels are split has no normalisation; the weights of most of its layers are rounded before them."""
 
     @property
     def all_epochs(self) -> int:
@@ -99,7 +104,7 @@ class Quantisation(Value):
     """Whether a rehearsal is trained instead of the quantised network itself: channels are scaled to like ranges, those that
     lose most by rounding are split at the cost of others, activations and the weights of narrow layers are rounded in training,
     and those of wide layers after it: see `training.twin`. Needs `filter_scales`."""
-    layer_bits: dict[str, Annotated[int, Field(ge=2, le=16)]] = Field(default_factory=dict)
+    layer_bits: dict[str, Annotated[int, Field(ge=LEAST_BITS, le=MOST_BITS)]] = Field(default_factory=dict)
     """Bits of the activations that need others than `activation_bits`, by the name of the layer in the network."""
     headroom: dict[str, Annotated[float, Field(ge=1)]] = Field(default_factory=dict)
     """Full scale of activations in units of their largest useful values, by the name of the layer, where channels are split: for
@@ -115,6 +120,17 @@ class Quantisation(Value):
         """What the activations have, in words."""
         others = ", ".join(f"{name} {bits}" for name, bits in self.layer_bits.items())
         return f"{self.activation_bits}-bit activations" + (f" ({others})" if others else "")
+
+    def of_width(self, bits: int) -> "Quantisation":
+        """Return the same with `bits` for weights and activations; single layers keep as many bits more or less than the others.
+
+        >>> of = dict(weight_bits=6, activation_bits=6, input_bits=8, input_fraction=7, layer_bits={"conv_1_act": 8})
+        >>> Quantisation(**of).of_width(4).activations
+        '4-bit activations (conv_1_act 6)'
+        """
+        more = bits - self.activation_bits
+        others = {name: min(max(LEAST_BITS, of + more), MOST_BITS) for name, of in self.layer_bits.items()}
+        return self.model_copy(update={"weight_bits": bits, "activation_bits": bits, "layer_bits": others})
 
     @model_validator(mode="after")
     def _filters_are_fixed(self) -> Self:
@@ -139,7 +155,7 @@ class Tradeoff(Value):
     """What `caloedge tradeoff` compares beside the recipe's own networks and its rivals."""
 
     bits: tuple[Annotated[int, Field(ge=2, le=8)], ...] = ()
-    """Further widths of weights and activations."""
+    """Further widths of weights and activations; those of single layers differ from them by as much as in the recipe."""
     folds: tuple[Annotated[int, Field(ge=2)], ...] = ()
     """Clock cycles for which the streaming firmware uses each multiplier of a convolution per pixel."""
     synthesised_folds: tuple[int, ...] = ()

@@ -63,8 +63,8 @@ def axis_of(points: Sequence[Point]) -> str:
 def study(name: str, bits: Sequence[int], output: Path | None, hardware: Hardware) -> Report:
     """Train, compile, compare and synthesise the quantised network at each bit width, and write the report.
 
-    Weights and activations get the same number of bits; the input stays as it is. Float networks are trained once. What is
-    finished is kept in the work folder, and the same call goes on.
+    Weights and activations get the same number of bits, single layers as many more as in the recipe; the input stays as it is.
+    Float networks are trained once. What is finished is kept in the work folder, and the same call goes on.
     """
     path, recipe = read_named_recipe(name)
     wrong = [str(b) for b in bits if not 2 <= b <= 8]
@@ -92,8 +92,7 @@ def artifact_at(
     path: Path, recipe: Recipe, bits: int, library: Library, work: Path, hardware: Hardware, place: Path | None = None
 ) -> Artifact:
     """Train and export one bit width, into the work folder or where it is to be kept."""
-    narrow = recipe.quantisation.model_copy(update={"weight_bits": bits, "activation_bits": bits})
-    other = recipe.model_copy(update={"quantisation": narrow, "name": f"{recipe.name}_{bits}_bit"})
+    other = recipe.model_copy(update={"quantisation": recipe.quantisation.of_width(bits), "name": f"{recipe.name}_{bits}_bit"})
     draft = work / "study" / f"{bits}_bit"
     place = place or draft / "artifact"
     trained = train(other, library, work / "training", hardware, path.parent, artifacts=[place])

@@ -219,13 +219,13 @@ def parameter_groups(network: nn.Module, schedule: Schedule) -> list[dict[str, A
 class _Keeper(Callback):
     """Seeds each epoch, saves after each epoch, writes the learning curve, shows progress."""
 
-    def __init__(self, folder: Path, seed: int, validate: Any, advance: Any) -> None:
-        self.folder, self.seed, self.validate, self.advance = folder, seed, validate, advance
+    def __init__(self, folder: Path, seed: int, first_epoch: int, validate: Any, advance: Any) -> None:
+        self.folder, self.seed, self.first_epoch, self.validate, self.advance = folder, seed, first_epoch, validate, advance
         self.curve: list[dict[str, float]] = []
         self.start = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-        torch.manual_seed(hash((self.seed, trainer.current_epoch, trainer.global_rank)) % 2**63)
+        torch.manual_seed(hash((self.seed, self.first_epoch + trainer.current_epoch, trainer.global_rank)) % 2**63)
         self.start = time.monotonic()
         module.losses.clear()
         if trainer.current_epoch >= module.schedule.epochs:  # settling
@@ -239,7 +239,7 @@ class _Keeper(Callback):
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         self.curve.append(
             {
-                "epoch": trainer.current_epoch + 1,
+                "epoch": self.first_epoch + trainer.current_epoch + 1,
                 "train_loss": float(torch.stack(module.losses).mean()),
                 "valid_loss": self.validate(module),
                 "seconds": time.monotonic() - self.start,
@@ -269,8 +269,12 @@ def fit(
     seed: int,
     hardware: Hardware,
     teaching: Teaching | None = None,
+    first_epoch: int = 0,
 ) -> list[dict[str, float]]:
-    """Train `network` in place and return the learning curve; checkpoints go to `folder` and a second call resumes there."""
+    """Train `network` in place and return the learning curve; checkpoints go to `folder` and a second call resumes there.
+
+    `first_epoch` is how many came before these in another folder: events are not drawn again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if hardware.channels_last:
         for layer in network.modules():
@@ -290,10 +294,10 @@ def fit(
         return loss
 
     with progress(f"training {stage}", steps * schedule.all_epochs, steps * done) as advance:
-        keeper = _Keeper(folder, seed, validate, advance)
+        keeper = _Keeper(folder, seed, first_epoch, validate, advance)
         trainer = _trainer(hardware, schedule, keeper)
         learner = _Learner(network, task, schedule, steps, teaching)
-        data = _Epochs(task, library, schedule, stage, seed)
+        data = _Epochs(task, library, schedule, stage, seed, first_epoch)
         network.train()
         with warnings.catch_warnings():
             # One process makes the data faster than one device learns from it; IterableDatasets need no sampler.
@@ -320,15 +324,16 @@ def _loss_on(network: nn.Module, task: Task, inputs: Tensor, targets: Tensor) ->
 
 
 class _Epochs(lightning.LightningDataModule):
-    def __init__(self, task: Task, library: Library, schedule: Schedule, stage: str, seed: int) -> None:
+    def __init__(self, task: Task, library: Library, schedule: Schedule, stage: str, seed: int, first_epoch: int) -> None:
         super().__init__()
-        self.arguments, self.seed = (task, library, schedule, stage), seed
+        self.arguments, self.seed, self.first_epoch = (task, library, schedule, stage), seed, first_epoch
 
     def train_dataloader(self) -> DataLoader[Any]:
         trainer = self.trainer
         assert trainer is not None
         shard = (trainer.global_rank, trainer.world_size)
-        return DataLoader(EpochEvents(*self.arguments, (self.seed, trainer.current_epoch), shard), batch_size=None)
+        seeds = (self.seed, self.first_epoch + trainer.current_epoch)
+        return DataLoader(EpochEvents(*self.arguments, seeds, shard), batch_size=None)
 
 
 def _trainer(hardware: Hardware, schedule: Schedule, keeper: _Keeper) -> lightning.Trainer:

@@ -27,7 +27,7 @@ from caloedge.files import replacing, write_text
 from caloedge.recipe import Recipe, Schedule
 from caloedge.training.fit import Hardware, fit, steps_per_epoch, valid_loss
 from caloedge.training.teaching import Teaching
-from caloedge.training.twin import REHEARSAL, check_names, quantised, rehearsal, rounded_twin, twin
+from caloedge.training.twin import REHEARSAL, check_names, quantised, rehearsal, rounded_twin, settling, twin
 
 STAGES = ("published", "edge", "quantised")
 CALIBRATION_SHARE = 2
@@ -37,7 +37,7 @@ TAUGHT = ("image", "mean squared error")
 PROBE_EVENTS = 200
 RECORD = "stage.json"
 Start = Callable[[], nn.Module]
-Finish = Callable[[nn.Module], nn.Module]
+Change = Callable[[nn.Module], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,9 @@ class _Plan:
     """Of the finished stage, with any weights."""
     start: Start
     """Makes what is trained."""
-    finish: Finish
+    settle: Change | None
+    """Makes what the settling epochs train of what was trained before them, if it is another network."""
+    finish: Change
     """Makes the network of the stage of what was trained."""
     teaching: Teaching | None
     key: str
@@ -163,7 +165,7 @@ def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Tr
     schedule: Schedule = rival.schedule if rival else getattr(recipe.training, stage)
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, stage)
-    start, finish = (lambda: network), (lambda trained: trained)
+    start, settle, finish = (lambda: network), None, (lambda trained: trained)
     # Without the fields at their defaults, so that a new field keeps the keys of what is trained; no default may be changed.
     key: dict[str, Any] = {"schedule": schedule.model_dump(exclude_defaults=True), "library": library.digest, "seed": recipe.seed}
     key |= {
@@ -174,7 +176,7 @@ def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Tr
     }
     if stage == "quantised":
         edge = trained["edge"].network
-        start, finish = _quantised(recipe, task, library, edge)
+        start, settle, finish = _quantised(recipe, task, library, edge)
         key |= {"rehearsal": REHEARSAL} if recipe.quantisation.split_channels else {}
         key |= {"quantisation": recipe.quantisation.model_dump(exclude_defaults=True), "from": _digest(weights_of(edge))}
     if stage == "edge" and recipe.training.edge_from_published:
@@ -185,9 +187,9 @@ def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Tr
     if teaching:
         key |= {"teacher": _digest(weights_of(teaching.teacher))}
         if teaching.full_scale is not None:
-            key |= {"full scale": teaching.full_scale}
+            key |= {"alone": "regions 2", "full scale": teaching.full_scale}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    return _Plan(stage, task, schedule, network, start, finish, teaching, digest)
+    return _Plan(stage, task, schedule, network, start, settle, finish, teaching, digest)
 
 
 def _teaching(recipe: Recipe, stage: str, teacher: nn.Module) -> Teaching:
@@ -196,8 +198,8 @@ def _teaching(recipe: Recipe, stage: str, teacher: nn.Module) -> Teaching:
     return Teaching(teacher, full_scale=recipe.quantisation.input_full_scale if rescaled else None)
 
 
-def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) -> tuple[Start, Finish]:
-    """Return how the training of the quantised network begins, and what ends it."""
+def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) -> tuple[Start, Change | None, Change]:
+    """Return how the training of the quantised network begins, how it settles, and what ends it."""
     of = recipe.quantisation
 
     def build(arithmetic: Any) -> nn.Module:
@@ -208,15 +210,24 @@ def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) ->
         return torch.from_numpy(task.sample(library, "train", CALIBRATION_SHARE * task.valid_events, recipe.seed).inputs)
 
     if of.split_channels:
-        return lambda: rehearsal(build, of, edge, inputs()), lambda trained: rounded_twin(build, of, trained, inputs())
-    return lambda: twin(build, of, edge, inputs()), lambda trained: trained
+        return (
+            lambda: rehearsal(build, of, edge, inputs()),
+            lambda trained: settling(trained, inputs(), of.weight_bits),
+            lambda trained: rounded_twin(build, of, trained, inputs()),
+        )
+    return lambda: twin(build, of, edge, inputs()), None, lambda trained: trained
 
 
 def _train_stage(recipe: Recipe, plan: _Plan, library: Library, folder: Path, hardware: Hardware) -> Trained:
     task, schedule, network, place = plan.task, plan.schedule, plan.start(), plan.place(folder)
-    curve = fit(
-        network, task, library, schedule, place, stage=plan.stage, seed=recipe.seed, hardware=hardware, teaching=plan.teaching
-    )
+    of: dict[str, Any] = {"stage": plan.stage, "seed": recipe.seed, "hardware": hardware, "teaching": plan.teaching}
+    if plan.settle and schedule.epochs and schedule.settle_epochs:
+        curve = fit(network, task, library, schedule.model_copy(update={"settle_epochs": 0}), place, **of)
+        network = plan.settle(network)
+        then = schedule.model_copy(update={"epochs": 0})
+        curve += fit(network, task, library, then, place / "settling", first_epoch=schedule.epochs, **of)
+    else:
+        curve = fit(network, task, library, schedule, place, **of)
     network = plan.finish(network)
     if plan.stage == "published":
         _round_to_half(network)

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-ALONE = 4
+ALONE = 8
 """One batch of so many is taught by the teacher alone, if some are."""
-LEAST_FACTOR, MOST_FACTOR = 0.25, 16.0
-"""On its events: as outputs are divided by them, small ones make small energies count."""
+LEAST_SHARE, MOST_FACTOR = 1 / 16, 16.0
+"""On its events: the largest input is from this share of the full scale to all of it, if factors are not larger. As outputs are
+divided by the factors, small ones make small energies count."""
+REGION_PIXELS = 8
+SHARPEST = 16.0
+"""Weights of regions are a random height to a random power up to this one, in half of the events; 1 in the others."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,15 @@ class Teaching:
     """Of the loss that is taken against them instead of the targets."""
     full_scale: float | None = None
     """Of the inputs, if some batches are to be taught by the teacher alone, as there is no truth for them: events multiplied by
-    random factors, from `LEAST_FACTOR` to where the largest input reaches it, `MOST_FACTOR` at most."""
+    random factors, and images also by weights that leave some regions of them."""
 
     def loss(
         self, network: nn.Module, of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor, step: int
     ) -> Tensor:
         """Return the loss of one batch."""
         alone = self.full_scale is not None and step % ALONE == ALONE - 1
+        if alone:
+            inputs = inputs * regions(inputs, step)
         given = self.factors(inputs, step) if alone else inputs.new_ones(1)
         outputs = network(inputs * given).float()
         factors = given.float().reshape(-1, *[1] * (outputs.ndim - 1))
@@ -42,7 +49,18 @@ class Teaching:
         assert self.full_scale is not None
         shape = (len(inputs), *[1] * (inputs.ndim - 1))
         largest = inputs.flatten(1).abs().amax(1).reshape(shape)
-        most = (self.full_scale / largest.clamp(min=self.full_scale / MOST_FACTOR)).clamp(min=1.0)
         chance = torch.rand(shape, generator=torch.Generator().manual_seed(step)).to(inputs)
-        factors: Tensor = LEAST_FACTOR * (most / LEAST_FACTOR) ** chance
+        factors: Tensor = (self.full_scale * LEAST_SHARE**chance / largest).clamp(max=MOST_FACTOR)
         return factors
+
+
+def regions(inputs: Tensor, step: int) -> Tensor:
+    """Draw weights of the pixels of images (N, C, H, W), as (N, 1, H, W): from all alike to a few regions; 1 for other inputs."""
+    if inputs.ndim != 4:
+        return inputs.new_ones(1)
+    chance = torch.Generator().manual_seed(-1 - step)
+    sides = [max(2, side // REGION_PIXELS) for side in inputs.shape[2:]]
+    heights = torch.rand((len(inputs), 1, *sides), generator=chance)
+    heights = functional.interpolate(heights, size=inputs.shape[2:], mode="bilinear", align_corners=True)
+    powers = SHARPEST * (2 * torch.rand((len(inputs), 1, 1, 1), generator=chance) - 1).clamp(min=0)
+    return ((heights / heights.amax((2, 3), keepdim=True)) ** powers).to(inputs)

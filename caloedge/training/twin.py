@@ -1,7 +1,7 @@
 """The quantised twin of a float network: made before training, or from a rehearsal after it."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -71,10 +71,36 @@ def rehearsal(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: 
     places = {name: split.groups(copies_C) for name, copies_C in copies.items()}
     for chain in found:
         weights = split.expanded(chain, weights, places[chain.layer], _step(flat, chain, ranges.full_scales, of))
-    made, unrounded = (_rehearsing(build, of, weights, ranges.full_scales).eval() for _ in range(2))
-    narrow = [name for name, layer in weighted(made).items() if not is_wide(layer)]
-    round_layers(made, unrounded, narrow, inputs, of.weight_bits, 2.0**-FILTER_SPREAD, places)
-    for name in narrow:
+    unrounded = _rehearsing(build, of, weights, ranges.full_scales).eval()
+    narrow = [name for name, layer in weighted(unrounded).items() if not is_wide(layer)]
+    return _with_rounded(unrounded, narrow, inputs, of.weight_bits, places)
+
+
+def settling(rehearsed: nn.Module, inputs: Tensor, bits: int) -> nn.Module:
+    """Build what the settling epochs train of a trained rehearsal: all wide layers but the largest are rounded now.
+
+    The largest has most to make up for that with (arXiv 1702.03044), and loses least by being rounded itself.
+    """
+    sizes = {name: rehearsed.get_parameter(f"{name}.weight").numel() for name in _unrounded(rehearsed)}
+    return _with_rounded(rehearsed, [name for name, size in sizes.items() if size < max(sizes.values())], inputs, bits)
+
+
+def _unrounded(rehearsed: nn.Module) -> list[str]:
+    """Return the layers whose weights are still trained."""
+    return [name for name in weighted(rehearsed) if rehearsed.get_parameter(f"{name}.weight").requires_grad]
+
+
+def _with_rounded(
+    rehearsed: nn.Module,
+    names: Sequence[str],
+    inputs: Tensor,
+    bits: int,
+    places: Mapping[str, Sequence[Sequence[int]]] | None = None,
+) -> nn.Module:
+    """Return a copy of a rehearsal in which the weights of some layers are rounded, and no longer trained."""
+    made = copy.deepcopy(rehearsed.eval())
+    round_layers(made, rehearsed, names, inputs, bits, 2.0**-FILTER_SPREAD, places)
+    for name in names:
         made.get_parameter(f"{name}.weight").requires_grad = False
     return made
 
@@ -108,10 +134,8 @@ def check_names(edge: nn.Module, of: Quantisation) -> None:
 
 
 def rounded_twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, rehearsed: nn.Module, inputs: Tensor) -> nn.Module:
-    """Build the quantised network from a trained rehearsal, whose wide layers are rounded now."""
-    rounded = copy.deepcopy(rehearsed.eval())
-    wide = [name for name, layer in weighted(rounded).items() if is_wide(layer)]
-    round_layers(rounded, rehearsed, wide, inputs, of.weight_bits, 2.0**-FILTER_SPREAD)
+    """Build the quantised network from a trained rehearsal, whose remaining layers are rounded now."""
+    rounded = _with_rounded(rehearsed, _unrounded(rehearsed), inputs, of.weight_bits)
     weights = {name: value.detach() for name, value in rounded.named_parameters()}
     full_scales = {name: float(layer.full_scale) for name, layer in rounded.named_modules() if isinstance(layer, Rounded)}
     ranges = {name: _grid_range(weights[f"{name}.weight"], of.weight_bits) for name in weighted(rounded)}

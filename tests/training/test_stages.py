@@ -80,23 +80,27 @@ def test_a_task_that_makes_other_data_is_trained_anew(tiny_recipe: Path, tmp_pat
     assert sorted(folder.name.split("-")[0] for folder in new) == ["edge", "published", "quantised"]
 
 
+@pytest.mark.parametrize("settled", [False, True])
 def test_an_interrupted_rehearsal_ends_at_the_same_twin(
-    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settled: bool, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where layers are rounded before the last epochs, which are interrupted after one of them."""
     path = tmp_path / "recipe" / "recipe.yaml"
     path.parent.mkdir()
     (tmp_path / "showers.h5").symlink_to(tiny_recipe.parent.parent / "showers.h5")
-    text = tiny_recipe.read_text().replace("quantised: {epochs: 1,", "quantised: {epochs: 2,")
+    schedule = "epochs: 1, settle_epochs: 2" if settled else "epochs: 2"
+    text = tiny_recipe.read_text().replace("quantised: {epochs: 1,", f"quantised: {{{schedule},")
     path.write_text(
         text.replace("input_bits: 12,", "input_bits: 12, fixed_scales: true, filter_scales: true, split_channels: true,")
     )
     at_once = train_recipe(str(path), tmp_path / "at_once", CPU)["quantised"]
 
     task = find(Task, read_recipe(path).task)
-    second = int(np.random.default_rng(np.random.SeedSequence(3, spawn_key=(1, 0))).integers(2**62))
+    n_epochs = 3 if settled else 2
+    last = int(np.random.default_rng(np.random.SeedSequence(3, spawn_key=(n_epochs - 1, 0))).integers(2**62))
 
     def interrupted(library: Any, split: str, events: int, seed: int) -> Sample[Any]:
-        if (split, seed) == ("train", second):  # other stages have one epoch
+        if (split, seed) == ("train", last):  # other stages have one epoch
             raise KeyboardInterrupt
         return task.sample(library, split, events, seed)
 
@@ -106,10 +110,11 @@ def test_an_interrupted_rehearsal_ends_at_the_same_twin(
         with pytest.raises(KeyboardInterrupt):
             train_recipe(str(path), tmp_path / "twice", CPU)
     assert len(list(tmp_path.glob("twice/work/training/quantised-*/last.ckpt"))) == 1
+    assert len(list(tmp_path.glob("twice/work/training/quantised-*/settling/last.ckpt"))) == settled
     resumed = train_recipe(str(path), tmp_path / "twice", CPU)["quantised"]
     losses = [[(point["epoch"], point["train_loss"]) for point in one.record.curve] for one in (at_once, resumed)]
     assert losses[0] == losses[1]
-    assert len(losses[0]) == 2
+    assert [epoch for epoch, _ in losses[0]] == list(range(1, n_epochs + 1))
     wanted, found = weights_of(at_once.network), weights_of(resumed.network)
     assert wanted.keys() == found.keys()
     assert all((wanted[name] == found[name]).all() for name in wanted)

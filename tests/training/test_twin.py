@@ -21,7 +21,17 @@ from caloedge.errors import UnknownName  # noqa: E402
 from caloedge.networks.pf_energy import NETWORK, Blocks, Plain  # noqa: E402
 from caloedge.recipe import Quantisation  # noqa: E402
 from caloedge.training.export import golden_vectors, write_qonnx  # noqa: E402
-from caloedge.training.twin import FILTER_SPREAD, _grid_range, check_names, quantised, rehearsal, rounded_twin, twin, weight_range  # noqa: E402
+from caloedge.training.twin import (  # noqa: E402
+    FILTER_SPREAD,
+    _grid_range,
+    check_names,
+    quantised,
+    rehearsal,
+    rounded_twin,
+    settling,
+    twin,
+    weight_range,
+)
 from caloedge.verification import run_check  # noqa: E402
 
 OF = Quantisation(
@@ -191,11 +201,34 @@ def test_a_rehearsal_is_trained_but_for_what_is_rounded_already() -> None:
     assert fixed <= kept
     assert {"decoder1.weight", "encoder2.weight", "encoder1.bias"}.isdisjoint(kept)
     assert {name for name in before if name.endswith("full_scale")} <= kept
-    for name in fixed:
-        kernel = before[name]
+    assert all(on_a_grid(before[name]) for name in fixed)
+
+
+def on_a_grid(kernel: torch.Tensor) -> bool:
+    """Tell whether weights are codes of 6 bits."""
+    try:
         codes = kernel / _grid_range(kernel, 6) * 32
-        assert torch.equal(codes, codes.round())
-        assert codes.abs().max() <= 31
+    except AssertionError:
+        return False
+    return torch.equal(codes, codes.round()) and float(codes.abs().max()) <= 31
+
+
+def test_settling_epochs_train_the_largest_layer_around_the_rounded_others(tmp_path: Path) -> None:
+    inputs = torch.rand(60, *SHAPE)
+    rehearsed = rehearsal(gated, SPLIT, gated_edge(), inputs)
+    settled = settling(rehearsed, inputs, SPLIT.weight_bits)
+    free = {name for name, value in settled.named_parameters() if value.requires_grad and name.endswith("weight")}
+    assert free == {"decoder1.weight"}
+    kernels = {name: value.detach() for name, value in settled.named_parameters() if name.endswith("weight")}
+    assert {name for name, kernel in kernels.items() if not on_a_grid(kernel)} == free
+    assert torch.equal(kernels["decoder1.weight"], rehearsed.get_parameter("decoder1.weight"))
+    assert not on_a_grid(rehearsed.get_parameter("encoder2.weight"))  # nothing is done to the rehearsal itself
+
+    network = rounded_twin(gated, SPLIT, settled, inputs)
+    kept = network.state_dict()
+    assert all(torch.equal(kept[name], kernel) for name, kernel in kernels.items() if name not in free)
+    assert on_a_grid(kept["decoder1.weight"])
+    exact(network.eval(), SHAPE, tmp_path)
 
 
 def test_unknown_layers_of_a_recipe_are_named() -> None:
@@ -221,13 +254,14 @@ def test_every_edge_network_can_be_rehearsed(name: str, tmp_path: Path) -> None:
 
     torch.manual_seed(3)
     shape = find(Task, name).input_shape
-    inputs = 10 * torch.rand(60, *shape) - 5 * signed
+    inputs = 10 * torch.rand(1000, *shape) - 5 * signed
     edge = build(FloatArithmetic()).eval()
     rehearsed = rehearsal(build, of, edge, inputs).eval()
     made_of_it = rounded_twin(build, of, rehearsed, inputs)
+    fresh = 10 * torch.rand(60, *shape) - 5 * signed
     with torch.no_grad():
-        wanted, trained = edge(inputs), rehearsed(inputs)
-        rounded = made_of_it(inputs)
+        wanted, trained = edge(fresh), rehearsed(fresh)
+        rounded = made_of_it(fresh)
     spread = float(wanted.std())
     assert float((trained - wanted).square().mean()) ** 0.5 < 0.2 * spread
     assert float((getattr(rounded, "value", rounded) - wanted).square().mean()) ** 0.5 < 0.3 * spread
