@@ -62,8 +62,8 @@ class Training(Value):
     quantised_teacher: Literal["published", "edge"] | None = None
     """The same for the quantised network."""
     quantised_rescaled: bool = False
-    """Whether it learns from its teacher alone on a quarter of the batches, with events multiplied by random factors, from a
-    quarter to where they fill the inputs' full scale: it then follows the teacher to where no training event leads."""
+    """Whether it learns from its teacher alone on one batch in eight, with regions of events multiplied by random factors, up to
+    where they fill the inputs' full scale: it then follows the teacher to where no training event leads."""
 
     @model_validator(mode="after")
     def _needs_a_teacher(self) -> Self:
