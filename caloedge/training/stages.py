@@ -26,7 +26,7 @@ from caloedge.errors import BadData, UnknownName, UserError
 from caloedge.files import replacing, write_text
 from caloedge.recipe import Recipe, Schedule
 from caloedge.training.fit import Hardware, fit, steps_per_epoch, valid_loss
-from caloedge.training.teaching import Teaching
+from caloedge.training.teaching import ALONE_EVENTS, Teaching
 from caloedge.training.twin import REHEARSAL, check_names, quantised, rehearsal, rounded_twin, settling, twin
 
 STAGES = ("published", "edge", "quantised")
@@ -187,7 +187,7 @@ def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Tr
     if teaching:
         key |= {"teacher": _digest(weights_of(teaching.teacher))}
         if teaching.full_scale is not None:
-            key |= {"alone": "regions 2", "full scale": teaching.full_scale}
+            key |= {"alone": ALONE_EVENTS, "full scale": teaching.full_scale}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
     return _Plan(stage, task, schedule, network, start, settle, finish, teaching, digest)
 
@@ -221,13 +221,12 @@ def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) ->
 def _train_stage(recipe: Recipe, plan: _Plan, library: Library, folder: Path, hardware: Hardware) -> Trained:
     task, schedule, network, place = plan.task, plan.schedule, plan.start(), plan.place(folder)
     of: dict[str, Any] = {"stage": plan.stage, "seed": recipe.seed, "hardware": hardware, "teaching": plan.teaching}
-    if plan.settle and schedule.epochs and schedule.settle_epochs:
-        curve = fit(network, task, library, schedule.model_copy(update={"settle_epochs": 0}), place, **of)
+    before = schedule.model_copy(update={"settle_epochs": 0}) if plan.settle else schedule
+    curve = fit(network, task, library, before, place, **of) if before.all_epochs else []
+    if plan.settle and schedule.settle_epochs:
         network = plan.settle(network)
         then = schedule.model_copy(update={"epochs": 0})
         curve += fit(network, task, library, then, place / "settling", first_epoch=schedule.epochs, **of)
-    else:
-        curve = fit(network, task, library, schedule, place, **of)
     network = plan.finish(network)
     if plan.stage == "published":
         _round_to_half(network)

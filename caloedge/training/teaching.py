@@ -15,6 +15,8 @@ divided by the factors, small ones make small energies count."""
 REGION_PIXELS = 8
 SHARPEST = 16.0
 """Weights of regions are a random height to a random power up to this one, in half of the events; 1 in the others."""
+ALONE_EVENTS = "regions 2"
+"""Name of how these events are drawn, which decides the result: another number wherever that or a figure above changes."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Training goes on after any interruption to bit-identical weights, and stops with one line when it cannot go on."""
 
-import copy
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pydantic import ValidationError
 from caloedge.catalog import Network, Sample, Task, find
 from caloedge.detector.library import ShowerLibrary
 from caloedge.errors import UserError
-from caloedge.recipe import Schedule, Training
+from caloedge.recipe import Schedule
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
@@ -35,7 +34,6 @@ from caloedge.training.fit import (  # noqa: E402
     predict,
     steps_per_epoch,
 )
-from caloedge.training.teaching import ALONE, Teaching, regions  # noqa: E402
 
 SCHEDULE = Schedule(epochs=3, events_per_epoch=150, batch_size=64, learning_rate=5e-3, weight_decay=1e-3)
 CPU = Hardware(accelerator="cpu")
@@ -113,83 +111,6 @@ def test_an_interrupted_training_ends_at_the_same_weights(
     for name, value in at_once.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert sorted(p.name for p in (tmp_path / "twice").iterdir()) == ["curve.json", "last.ckpt"]
-
-
-@pytest.mark.parametrize("rescaled", [False, True])
-def test_a_pupil_of_its_teacher_alone_learns_that(rescaled: bool, tmp_path: Path) -> None:
-    """Also in an interrupted run; targets have no share in it, and the factors are drawn again as they were."""
-    task, definition = replace(find(Task, "pf_energy"), valid_events=5), find(Network, "pf_energy")
-    events = task.open("qcd_jets")
-    schedule = Schedule(epochs=3, events_per_epoch=5 * ALONE, batch_size=5, learning_rate=1e-3)
-    teacher, pupil = (definition.build(FloatArithmetic(), definition.sizes["trigger"]) for _ in range(2))
-    teacher.eval()
-    teaching = Teaching(teacher, 1.0, 2.0 if rescaled else None)
-
-    def other_targets(library: Any, split: str, number: int, seed: int) -> Sample[Any]:
-        sample = task.sample(library, split, number, seed)
-        return replace(sample, targets=3 * sample.targets) if split == "train" else sample
-
-    def interrupted(library: Any, split: str, number: int, seed: int) -> Sample[Any]:
-        if (split, seed) == ("train", int(np.random.default_rng(np.random.SeedSequence(2, spawn_key=(1, 0))).integers(2**62))):
-            raise KeyboardInterrupt
-        return task.sample(library, split, number, seed)
-
-    def run(folder: str, sample: Any) -> dict[str, Any]:
-        net = copy.deepcopy(pupil)
-        chosen = replace(task, sample=sample)
-        fit(net, chosen, events, schedule, tmp_path / folder, stage="quantised", seed=2, hardware=CPU, teaching=teaching)
-        return net.state_dict()
-
-    wanted = run("at_once", task.sample)
-    with pytest.raises(KeyboardInterrupt):
-        run("twice", interrupted)
-    torch.manual_seed(99)
-    for other in (run("twice", task.sample), run("other", other_targets)):
-        assert all(torch.equal(value, other[name]) for name, value in wanted.items())
-
-
-def test_a_teacher_alone_teaches_regions_of_rescaled_events() -> None:
-    torch.manual_seed(1)
-    inputs, targets = torch.rand(400, 4, 16, 24) * torch.linspace(0.2, 1, 400).reshape(-1, 1, 1, 1), torch.rand(400, 1, 16, 24)
-    inputs[0] = 0
-    teacher, pupil = torch.nn.Conv2d(4, 1, 1), torch.nn.Conv2d(4, 1, 1)
-    teaching = Teaching(teacher, full_scale=2.0)
-    factors = teaching.factors(inputs, 3)
-    largest = (inputs * factors)[1:].amax(dim=(1, 2, 3))
-    assert factors.shape == (400, 1, 1, 1)
-    assert factors.max() == factors[0] == 16
-    assert 0.125 * (1 - 1e-6) <= float(largest.min()) < 0.14
-    assert 1.9 < float(largest.max()) <= 2.0 * (1 + 1e-6)
-    weights = regions(inputs, 3)
-    assert weights.shape == (400, 1, 16, 24)
-    assert torch.equal(weights.amax(dim=(2, 3)), torch.ones(400, 1))
-    whole = (weights == 1).all(dim=3).all(dim=2)
-    assert 150 < int(whole.sum()) < 250
-    assert float(weights.mean(dim=(2, 3))[~whole].min()) < 0.2
-    assert torch.equal(regions(torch.rand(5, 8), 3), torch.ones(1))  # vectors have none
-    for drawn in (lambda step: teaching.factors(inputs, step), lambda step: regions(inputs, step)):
-        assert torch.equal(drawn(3), drawn(3))
-        assert not torch.equal(drawn(3), drawn(7))
-
-    def loss(of: Teaching, targets: torch.Tensor, step: int) -> float:
-        return of.loss(pupil, torch.nn.functional.mse_loss, inputs, targets, step).item()
-
-    alone = [step for step in range(2 * ALONE) if loss(teaching, targets, step) == loss(teaching, 2 * targets, step)]
-    assert alone == [ALONE - 1, 2 * ALONE - 1]
-    step = ALONE - 1
-    some = inputs * regions(inputs, step)
-    factors = teaching.factors(some, step)
-    with torch.no_grad():
-        wanted = ((pupil(some * factors) - teacher(some * factors).clamp(min=0)) / factors).square().mean()
-        taught = (pupil(inputs) - teacher(inputs).clamp(min=0)).square().mean() + (pupil(inputs) - targets).square().mean()
-    assert loss(teaching, targets, step) == pytest.approx(float(wanted), rel=1e-5)  # float32, in another order
-    assert loss(teaching, targets, 0) == pytest.approx(float(taught) / 2, rel=1e-5)  # as above
-    assert loss(Teaching(teacher), targets, step) == pytest.approx(float(taught) / 2, rel=1e-5)  # as above
-
-
-def test_rescaled_batches_need_a_teacher() -> None:
-    with pytest.raises(ValidationError, match="quantised_rescaled needs a quantised_teacher"):
-        Training(published=SCHEDULE, edge=SCHEDULE, quantised=SCHEDULE, quantised_rescaled=True)
 
 
 def test_settling_keeps_the_statistics_of_normalisation(tmp_path: Path) -> None:
@@ -273,7 +194,7 @@ def test_relative_rates_follow_the_size_of_the_weights() -> None:
     with torch.no_grad():
         net[0].weight.fill_(-4.0), net[0].bias.fill_(9.0), net[2].weight.fill_(0.5), net[2].bias.zero_()
     rates = [group["lr"] for group in parameter_groups(net, SCHEDULE.model_copy(update={"relative_rate": True}))]
-    assert rates == pytest.approx([5e-3 * size for size in (4.0, 4.0, 0.5, 1e-3)])
+    assert rates == pytest.approx([5e-3 * size for size in (4.0, 4.0, 0.5, 1e-3)])  # means of float32
     (plain,) = parameter_groups(net, SCHEDULE)
     assert "lr" not in plain
     assert len(plain["params"]) == 4
@@ -291,7 +212,9 @@ def test_predictions_do_not_depend_on_batches() -> None:
     net = network("float").eval()
     inputs = torch.rand(100, 1, 7, 7)
     # 1e-5: float32 products in another order
-    torch.testing.assert_close(predict(net, inputs, batch=7), predict(net, inputs, batch=100), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        predict(net, inputs, batch=7), predict(net, inputs, batch=100), rtol=0, atol=1e-5
+    )  # float32 sums in another order
 
 
 def with_other_inputs(library: ShowerLibrary, split: str, events: int, seed: int) -> Sample[Any]:
@@ -372,9 +295,11 @@ def test_the_photon_loss_is_its_definition(keep: str) -> None:
     assert kept.sum() > 50
     outputs, targets = outputs.detach()[kept], targets[kept]
     # 1e-9: sums of doubles in another order
-    assert float(photon_loss(outputs, targets)) == pytest.approx(plain_photon_loss(outputs.numpy(), targets.numpy()), rel=1e-9)
+    assert float(photon_loss(outputs, targets)) == pytest.approx(
+        plain_photon_loss(outputs.numpy(), targets.numpy()), rel=1e-9
+    )  # doubles
     twice = photon_loss(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
-    assert float(twice) == pytest.approx(float(photon_loss(outputs, targets)), rel=1e-9)
+    assert float(twice) == pytest.approx(float(photon_loss(outputs, targets)), rel=1e-9)  # doubles, in another order
 
 
 def test_the_photon_loss_of_the_truth_is_zero() -> None:
@@ -418,20 +343,20 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     factors = [learning_rate_factor(schedule, epoch) for epoch in np.linspace(0, 1, 101)]
     assert factors[0] == 0
     assert max(factors) == factors[10] == pytest.approx(1, abs=1e-12)  # rounding of doubles
-    assert factors[-1] == pytest.approx(0, abs=1e-12)
+    assert factors[-1] == pytest.approx(0, abs=1e-12)  # as above
     assert factors[:11] == sorted(factors[:11])
     assert factors[10:] == sorted(factors[10:], reverse=True)
 
 
 def test_settling_starts_at_a_third_of_the_rate_and_falls_to_zero() -> None:
     schedule = Schedule(epochs=2, settle_epochs=3, events_per_epoch=1, batch_size=1, learning_rate=1)
-    assert learning_rate_factor(schedule, 2.0) == pytest.approx(0, abs=1e-12)
+    assert learning_rate_factor(schedule, 2.0) == pytest.approx(0, abs=1e-12)  # rounding of doubles
     factors = [learning_rate_factor(schedule, epoch) for epoch in np.linspace(2 + 1e-9, 5, 50)]
-    assert factors[0] == pytest.approx(1 / 3)
+    assert factors[0] == pytest.approx(1 / 3)  # as above
     assert factors == sorted(factors, reverse=True)
-    assert factors[-1] == pytest.approx(0, abs=1e-12)
+    assert factors[-1] == pytest.approx(0, abs=1e-12)  # as above
     only = schedule.model_copy(update={"epochs": 0})
-    assert learning_rate_factor(only, 0.0) == pytest.approx(1 / 3)
+    assert learning_rate_factor(only, 0.0) == pytest.approx(1 / 3)  # as above
     with pytest.raises(ValidationError, match="epochs and settle_epochs are both 0"):
         Schedule(epochs=0, events_per_epoch=1, batch_size=1, learning_rate=1)
 
