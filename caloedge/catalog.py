@@ -102,6 +102,8 @@ class Task:
     """Open the library that a recipe names, by path or by the name of a shipped one."""
     contents: str = "showers"
     """What the library holds."""
+    simulation: str = ""
+    """What made the inputs, where the library alone did not: it stands above figures."""
     item: str = "input"
     """What one input of the network is called, e.g. `window`."""
     valid_events: int = 1000

@@ -79,7 +79,7 @@ def make_report(artifact: Artifact, to: Places, independent: Library | None = No
         title=f"{artifact.recipe.name}: float against fixed point",
         summary=_summary(artifact),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data_label=data_label(artifact.manifest.library),
+        data_label=data_label(artifact.recipe.task, artifact.manifest.library),
         headline=on_test.headline,
         sections=(
             Section(title="Claims", blocks=(*on_test.claims, sections.exactness_claim(checks))),
@@ -117,16 +117,20 @@ def comparison_report(artifact: Artifact, library: Library, assessment: Assessme
         title=f"{artifact.recipe.name} on {library.path.name}",
         summary=f"{len(library):,} showers; working points as set on the artifact's own validation events.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data_label=data_label(library.provenance),
+        data_label=data_label(artifact.recipe.task, library.provenance),
         headline=assessment.headline,
         sections=(Section(title="Claims", blocks=assessment.claims), *assessment.sections),
     )
     store.save(report, folder)
 
 
-def data_label(provenance: Mapping[str, str]) -> str:
-    """Return what stands above every figure, e.g. "Geant4 11.4.1 simulation"."""
-    return f"{provenance['version']} simulation" if "version" in provenance else "simulation"
+def data_label(task: str, provenance: Mapping[str, str]) -> str:
+    """Return what stands above every figure.
+
+    >>> data_label("seed_finder", {"version": "Geant4 11.4.1"}), data_label("pf_energy", {"version": "pythia8mc 8.317.2"})
+    ('Geant4 11.4.1 simulation', 'parametrised detector simulation')
+    """
+    return f"{find(Task, task).simulation or provenance.get('version', '')} simulation".strip()
 
 
 def _summary(artifact: Artifact) -> str:

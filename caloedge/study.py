@@ -158,7 +158,7 @@ def _report(
         summary="The same network quantised to different numbers of bits (weights and activations alike), each trained for it, "
         "compiled, proven exact and synthesised.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data_label=data_label(artifact.manifest.library),
+        data_label=data_label(recipe.task, artifact.manifest.library),
         headline=tuple((f"{what}, {p.bits} bit", figure) for p in points for what, figure in list(p.figures.items())[:1]),
         sections=(
             Section(title="Claims", blocks=(*claims, sections.exactness_claim(checks))),

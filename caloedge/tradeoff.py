@@ -163,7 +163,7 @@ def _report(
         summary="Float networks of several sizes, one of them quantised to several widths and folded into firmware several "
         "times, judged on the same events.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data_label=data_label(artifact.manifest.library),
+        data_label=data_label(recipe.task, artifact.manifest.library),
         headline=assessment.headline[: 2 * len(entries)],
         sections=(
             Section(title="Claims", blocks=(*assessment.claims, sections.exactness_claim(checks))),

@@ -67,7 +67,7 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
         "showers' profile to shared crystals and looks for hidden photons. Windows are turned to one orientation before every "
         "center finder, the published one's, too.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data_label=data_label((library or own).provenance),
+        data_label=data_label(models.centres.recipe.task, (library or own).provenance),
         headline=headline,
         sections=(
             Section(title="Claims", blocks=(*claims, _exactness_claim(checks))),

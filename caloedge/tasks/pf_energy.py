@@ -234,6 +234,7 @@ TASK = Task(
     assess=assess,
     open=read_particles,
     contents="events",
+    simulation="parametrised detector",
     item="event",
     valid_events=256,
     physical=True,
