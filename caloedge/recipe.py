@@ -156,6 +156,8 @@ class Tradeoff(Value):
 
     bits: tuple[Annotated[int, Field(ge=2, le=8)], ...] = ()
     """Further widths of weights and activations; those of single layers differ from them by as much as in the recipe."""
+    schedule: Schedule | None = None
+    """Training of each of these, where it is not to be as long as that of the quantised network."""
     folds: tuple[Annotated[int, Field(ge=2)], ...] = ()
     """Clock cycles for which the streaming firmware uses each multiplier of a convolution per pixel."""
     synthesised_folds: tuple[int, ...] = ()

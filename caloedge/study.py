@@ -92,7 +92,9 @@ def artifact_at(
     path: Path, recipe: Recipe, bits: int, library: Library, work: Path, hardware: Hardware, place: Path | None = None
 ) -> Artifact:
     """Train and export one bit width, into the work folder or where it is to be kept."""
-    other = recipe.model_copy(update={"quantisation": recipe.quantisation.of_width(bits), "name": f"{recipe.name}_{bits}_bit"})
+    training = recipe.training.model_copy(update={"quantised": recipe.tradeoff.schedule or recipe.training.quantised})
+    of_width = {"quantisation": recipe.quantisation.of_width(bits), "training": training}
+    other = recipe.model_copy(update={"name": f"{recipe.name}_{bits}_bit", **of_width})
     draft = work / "study" / f"{bits}_bit"
     place = place or draft / "artifact"
     trained = train(other, library, work / "training", hardware, path.parent, artifacts=[place])

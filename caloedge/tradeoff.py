@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from caloedge.artifact import Artifact, Golden
+from caloedge.artifact import Artifact, Golden, Stage
 from caloedge.backends.emulator.binding import emulate
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sample, Target, Task, find
 from caloedge.comparison import EVALUATION_SEED
@@ -84,7 +84,9 @@ def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 
     edge = next(entry for entry in entries if entry.method == FLOAT)
     entries += [Entry(of.method, edge.parameters, edge.flop) for of in integers]
     folded = _foldings(integers[0].artifact, recipe, to.work)
-    report = _report(recipe, integers, entries, folded, assessment, floats | {INTEGER: trained["quantised"]}, threads)
+    records = {method: of.record for method, of in floats.items()}
+    records |= {of.method: of.artifact.manifest.stages["quantised"] for of in integers}
+    report = _report(recipe, integers, entries, folded, assessment, records, threads)
     place = to.report.with_name(f"{to.report.name}_tradeoff")
     store.save(report, place)
     store.write_index(place.parent)
@@ -153,7 +155,7 @@ def _report(
     entries: Sequence[Entry],
     folded: Sequence[Folding],
     assessment: Assessment,
-    trained: Mapping[str, Trained],
+    records: Mapping[str, Stage],
     threads: int,
 ) -> Report:
     artifact = integers[0].artifact
@@ -171,7 +173,7 @@ def _report(
             *((_folding_section(folded, recipe),) if folded else ()),
             *assessment.sections,
             sections.exactness(checks),
-            sections.trainings({name: of.record for name, of in trained.items()}),
+            sections.trainings(records),
             sections.what_was_run(artifact),
         ),
     )

@@ -28,7 +28,7 @@ training:
   edge_from_published: true
 rivals:
   pupil: {size: student, schedule: {epochs: 1, events_per_epoch: 8, batch_size: 4, learning_rate: 1.0e-3}, teacher: edge}
-tradeoff: {bits: [4]}
+tradeoff: {bits: [4], schedule: {epochs: 2, events_per_epoch: 8, batch_size: 4, learning_rate: 1.0e-4}}
 quantisation: {weight_bits: 6, activation_bits: 6, input_bits: 10, input_fraction: 9}
 golden_vectors: 10
 evaluation: {events: 24, valid_events: 10}
@@ -76,7 +76,14 @@ def test_a_tradeoff_from_training_to_the_report(recipe: Path, monkeypatch: pytes
     kept = read_artifact(output / "artifact")
     assert kept.manifest.stages["pupil"].parameters == 20_665
     assert kept.weights("pupil")
-    assert read_artifact(output / "artifact_4_bit").recipe.quantisation.weight_bits == 4
+    narrow = read_artifact(output / "artifact_4_bit")
+    assert narrow.recipe.quantisation.weight_bits == 4
+    assert narrow.manifest.stages["quantised"].epochs == narrow.recipe.training.quantised.epochs == 2
+    (trainings,) = (section.blocks[0] for section in report.sections if section.title == "Training")
+    assert isinstance(trainings, Table)
+    epochs = {row[0]: row[2].value for row in trainings.rows if isinstance(row[2], Number)}
+    assert list(epochs) == methods[:5]
+    assert (epochs["integer edge"], epochs["integer 4 bit"]) == (1, 2)
     before = {path: path.stat().st_mtime_ns for path in (output / "work" / "training").rglob("*")}
     train_recipe(str(recipe), output, Hardware(accelerator="cpu"), ["pupil"])
     assert before == {path: path.stat().st_mtime_ns for path in (output / "work" / "training").rglob("*")}  # nothing was trained
