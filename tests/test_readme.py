@@ -35,7 +35,7 @@ def test_results_are_those_of_the_report(name):
 
 def test_figures_of_claims_are_those_of_the_report():
     shown = re.findall(r"[\d.]+ (?:GeV²|%) against .*?\(paired bootstrap\)", TEXT)
-    assert len(shown) == 3
+    assert len(shown) == 4
     found = {block.found for block in store.load(ROOT / "reports" / "pf_energy").sections[0].blocks if isinstance(block, Claim)}
     assert set(shown) <= found
 
