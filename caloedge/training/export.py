@@ -190,14 +190,17 @@ def _card(recipe: Recipe, manifest: Manifest, points: Mapping[str, float]) -> st
         for name, s in manifest.stages.items()
     )
     thresholds = "\n".join(f"| {name} | {value:.6g} |" for name, value in points.items())
+    working_points = f"Working points, set on validation events:\n\n| method | threshold |\n|---|---:|\n{thresholds}\n\n"
+    of = manifest.library
+    library = " ".join(filter(None, (of["name"] + ",", of["showers"], of.get("particle"))))
+    origin = ", ".join(filter(None, (of.get("version", "unknown origin"), of.get("physics_list"))))
     return f"""# {recipe.name}
 
-Made by `caloedge run {recipe.name}` from `recipe.yaml`; nothing here is edited by hand.
+Made from `recipe.yaml`; nothing here is edited by hand.
 
 - Task `{recipe.task}`, network `{recipe.network}`; {q.weight_bits}-bit weights, {q.activations},
   input {sign} {q.input_bits} bit with 2^-{q.input_fraction} {task.input_unit} as LSB, power-of-two scales{scales}, 32-bit biases.
-- {task.contents.capitalize()}: {manifest.library["name"]}, {manifest.library["showers"]} {manifest.library.get("particle", "")}
-  ({manifest.library.get("version", "unknown origin")}, {manifest.library.get("physics_list", "")}).
+- {task.contents.capitalize()}: {library} ({origin}).
 - `model.qonnx` is the network, `golden.npz` {recipe.golden_vectors} input and output codes of the quantised twin in float64.
 - The published network's weights are stored in half precision; all figures are taken with them as stored.
 
@@ -205,11 +208,6 @@ Made by `caloedge run {recipe.name}` from `recipe.yaml`; nothing here is edited 
 |---|---:|---:|---:|---:|---:|
 {stages}
 
-Working points, set on validation events:
-
-| method | threshold |
-|---|---:|
-{thresholds}
-
-Check it with `caloedge verify models/{recipe.name}`; accuracy and exactness are in `reports/{recipe.name}/`.
+{working_points if points else ""}Check it with `caloedge verify models/{recipe.name}`.
+`caloedge run {recipe.name}` makes it, and writes accuracy and exactness to `reports/{recipe.name}/`.
 """

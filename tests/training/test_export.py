@@ -77,3 +77,14 @@ def test_a_card_names_the_unit_and_the_sign_of_the_input() -> None:
         artifact = read_artifact(MODELS / name)
         card = _card(artifact.recipe, artifact.manifest, artifact.manifest.working_points)
         assert f"input {words}" in card
+
+
+def test_a_card_is_silent_about_what_a_model_has_not() -> None:
+    cards = {}
+    for name in ("seed_finder", "pf_energy"):
+        artifact = read_artifact(MODELS / name)
+        cards[name] = _card(artifact.recipe, artifact.manifest, artifact.manifest.working_points)
+    assert "- Showers: pbwo4_gamma, 13000 gamma (Geant4 11.4.1, G4EmStandardPhysics).\n" in cards["seed_finder"]
+    assert "- Events: qcd_jets, 2000 (pythia8mc 8.317.2).\n" in cards["pf_energy"]
+    assert "| threshold |" in cards["seed_finder"]
+    assert "| threshold |" not in cards["pf_energy"]
