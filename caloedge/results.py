@@ -3,7 +3,7 @@
 Tasks, compiler and backends produce these values; `reports/` only draws them. They are stored as they are in report.json.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,6 +17,14 @@ Origin = Literal[
     "vendor",  # parsed from a vendor's report
     "requested",  # an input, such as the clock
     "published",  # from a paper, with its reference in `note`
+]
+
+
+Verdict = Literal[
+    "holds",  # on the unfavourable confidence limit, too
+    "fails",  # on the favourable confidence limit, too
+    "undecided",  # the confidence interval lies on both sides
+    "not tested",  # it could not be tested here
 ]
 
 
@@ -139,9 +147,22 @@ class Claim(Value):
 
     kind: Literal["claim"] = "claim"
     statement: str
-    holds: bool | None
-    """None when it could not be tested here."""
+    verdict: Verdict
     found: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_report(cls, data: Any) -> Any:
+        """Read reports of version 0.1, which stored whether a claim `holds`: true, false, or null where it was not tested."""
+        if isinstance(data, dict) and "holds" in data and "verdict" not in data:
+            data = dict(data)
+            data["verdict"] = verdict(data.pop("holds"))
+        return data
+
+
+def verdict(holds: bool | None) -> Verdict:
+    """Return the verdict on a claim that no statistical error blurs, such as exactness; None: it could not be tested."""
+    return "not tested" if holds is None else "holds" if holds else "fails"
 
 
 class Facts(Value):
@@ -173,5 +194,10 @@ class Report(Value):
     headline: tuple[tuple[str, Number], ...]
     """The few figures a reader wants first."""
     sections: tuple[Section, ...]
+    best: tuple[str, ...] = ()
+    """Names of the headline figures that are the best of their kind."""
+    caveats: tuple[str, ...] = ()
+    """What someone must know before using the model: failed and undecided claims and other limits, gravest first, one sentence
+    each. They stand above the headline figures."""
     data_label: str = ""
     """What the data are, written above every figure, e.g. `"Geant4 simulation"`."""

@@ -18,7 +18,7 @@ from caloedge.pipeline import data_label, library_beside, open_beside, places, r
 from caloedge.project import is_built, record
 from caloedge.recipe import Recipe
 from caloedge.reports import sections, store
-from caloedge.results import Claim, Number, Plot, Report, Section, Series, Table
+from caloedge.results import Claim, Number, Plot, Report, Section, Series, Table, verdict
 from caloedge.synthesis.cost import implement
 from caloedge.training.export import export
 from caloedge.training.fit import Hardware
@@ -183,7 +183,7 @@ def _claim(points: Sequence[Point], levels: Mapping[str, Number], whose: str) ->
     return Claim(
         statement=f"There is a bit width at which no figure is more than {TOLERANCE:.0%} (relative) above {whose}; the cheapest "
         "is recommended.",
-        holds=best is not None,
+        verdict=verdict(best is not None),
         found=(f"recommended: {best.bits} bit, {_cost(best, axis_of(points))}; " if best else "none recommended; ")
         + f"largest ratio of any figure: {ratios}",
     )

@@ -86,7 +86,7 @@ def test_a_study_from_training_to_the_report(tmp_path: Path, monkeypatch: pytest
     figures = [row[5] for row in table.rows]
     assert all(isinstance(f, Number) and 0 < f.value < 100 and f.uncertainty is not None for f in figures)
     exact = [block for block in report.sections[0].blocks if isinstance(block, Claim)][-1]
-    assert exact.holds, exact.found
+    assert exact.verdict == "holds", exact.found
     assert "6 comparisons" in exact.found
     plots = [block for block in report.sections[1].blocks if isinstance(block, Plot)]
     assert any(series.name == "Pareto front" and series.x for plot in plots for series in plot.series)

@@ -69,7 +69,7 @@ def test_a_tradeoff_from_training_to_the_report(recipe: Path, monkeypatch: pytes
     (exact,) = (
         block for block in report.sections[0].blocks if isinstance(block, Claim) and "same output codes" in block.statement
     )
-    assert exact.holds, exact.found
+    assert exact.verdict == "holds", exact.found
     assert "6 comparisons of at least 10 vectors" in exact.found
     trained = sorted(path.name.split("-")[0] for path in (output / "work" / "training").iterdir())
     assert trained == ["edge", "published", "pupil", "quantised", "quantised"]

@@ -90,8 +90,8 @@ def show_blocks(blocks: Any) -> None:
                 grid.add_row(*(quantity(cell) if isinstance(cell, Number) else cell for cell in row))
             show(grid)
         elif isinstance(block, Claim):
-            verdict = {True: "holds", False: "DOES NOT HOLD", None: "not tested"}[block.holds]
-            say(f"{verdict}: {block.statement} {block.found}")
+            words = {"fails": "DOES NOT HOLD", "undecided": "UNDECIDED"}
+            say(f"{words.get(block.verdict, block.verdict)}: {block.statement} {block.found}")
 
 
 def _origins(table: Table) -> str:

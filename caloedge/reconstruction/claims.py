@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from caloedge import statistics
 from caloedge.reconstruction import resolution
 from caloedge.reconstruction.resolution import Estimate
-from caloedge.results import Claim
+from caloedge.results import Claim, verdict
 
 CLEARLY = 3.0
 """Standard deviations that make a difference clear."""
@@ -34,7 +34,7 @@ def no_wider(statement: str, found: Estimate, wanted: Estimate, edges: NDArray[A
         text = (
             f"ratio of the widths at most {1 + tolerance:g} in all {len(ratio_B)} bins; the largest: {text_B[ratio_B.argmax()]}"
         )
-    return Claim(statement=statement, holds=not len(failed), found=f"{text} (paired bootstrap)")
+    return Claim(statement=statement, verdict=verdict(not len(failed)), found=f"{text} (paired bootstrap)")
 
 
 def narrower(statement: str, found: Estimate, wanted: Estimate, edges: NDArray[Any]) -> Claim:
@@ -49,7 +49,7 @@ def narrower(statement: str, found: Estimate, wanted: Estimate, edges: NDArray[A
     ]
     return Claim(
         statement=statement,
-        holds=bool((ratio_B < 1).all() and 1 - mean > CLEARLY * mean_error),
+        verdict=verdict(bool((ratio_B < 1).all() and 1 - mean > CLEARLY * mean_error)),
         found=f"ratio of the widths {mean:.3f} ± {mean_error:.3f} in the mean of the bins; {'; '.join(parts)} (paired bootstrap)",
     )
 
@@ -58,11 +58,11 @@ def clearly_narrower(statement: str, found: Estimate, wanted: Estimate, unit: st
     """Claim that one method's width in the only bin, relative or in a unit, is clearly below the other's."""
     ratio, error = float(found.value_B[0] / wanted.value_B[0]), _deviation(found.replicas_RB[:, 0] / wanted.replicas_RB[:, 0])
     if not np.isfinite(ratio):
-        return Claim(statement=statement, holds=None, found="too few photons, or a median that is not positive")
+        return Claim(statement=statement, verdict=verdict(None), found="too few photons, or a median that is not positive")
     mine, theirs = (f"{of.value_B[0]:.2%}" if unit == "%" else f"{of.value_B[0]:.3g} {unit}" for of in (found, wanted))
     return Claim(
         statement=statement,
-        holds=1 - ratio > CLEARLY * error,
+        verdict=verdict(1 - ratio > CLEARLY * error),
         found=f"{mine} against {theirs}: ratio {ratio:.3f} ± {error:.3f}, "
         f"{_sigmas(1 - ratio, error)} (paired bootstrap; {found.count_B[0]:,} and {wanted.count_B[0]:,} values)",
     )
@@ -72,10 +72,10 @@ def clearly_more(statement: str, found: statistics.Ratio, wanted: statistics.Rat
     """Claim that one method's share in the only bin is clearly above the other's."""
     change, error = 100 * float(found.value[0] - wanted.value[0]), 100 * _deviation(found.replicas[:, 0] - wanted.replicas[:, 0])
     if not np.isfinite(change):
-        return Claim(statement=statement, holds=None, found=f"no {what}")
+        return Claim(statement=statement, verdict=verdict(None), found=f"no {what}")
     return Claim(
         statement=statement,
-        holds=change > CLEARLY * error,
+        verdict=verdict(change > CLEARLY * error),
         found=f"{found.value[0]:.2%} against {wanted.value[0]:.2%} of {int(found.total[0]):,} {what}: "
         f"{change:+.2f} ± {error:.2f} % (paired bootstrap)",
     )
@@ -96,4 +96,6 @@ def _energies(edges: NDArray[Any], b: int) -> str:
 
 def _untested(statement: str, known_B: NDArray[Any], edges: NDArray[Any]) -> Claim:
     bins = ", ".join(_energies(edges, int(b)) for b in np.flatnonzero(~known_B))
-    return Claim(statement=statement, holds=None, found=f"too few photons, or a median that is not positive, in {bins}")
+    return Claim(
+        statement=statement, verdict=verdict(None), found=f"too few photons, or a median that is not positive, in {bins}"
+    )

@@ -20,7 +20,7 @@ from caloedge.reconstruction.claims import CLEARLY
 from caloedge.reconstruction.energy_images import Errors, EventImages
 from caloedge.reconstruction.energy_jets import FOUND_ABOVE_GEV, TRUE_ABOVE_GEV, JetPairs
 from caloedge.reconstruction.resolution import Estimate
-from caloedge.results import Claim, Number
+from caloedge.results import Claim, Number, verdict
 
 TOLERANCE = 0.03
 """Of the float network's figures."""
@@ -176,14 +176,16 @@ def _claim(statement: str, compared: Compared, what: str, pair: tuple[str, str],
         return None
     found, wanted = (_claimed(compared.methods[name], what) for name in pair)
     if found is None or wanted is None:
-        return Claim(statement=statement, holds=None, found=compared.no_jets)
+        return Claim(statement=statement, verdict=verdict(None), found=compared.no_jets)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio, error = (float(of_B[0]) for of_B in resolution.ratio(found, wanted))
     if not np.isfinite([ratio, error]).all():
-        return Claim(statement=statement, holds=None, found="too few events")
+        return Claim(statement=statement, verdict=verdict(None), found="too few events")
     mine, theirs = (f"{100 * of.value_B[0]:.3f} %" if what == JETS else f"{of.value_B[0]:.4g} GeV²" for of in (found, wanted))
     text = f"{mine} against {theirs}: {100 * (ratio - 1):+.2f} ± {100 * error:.2f} % (paired bootstrap)"
-    return Claim(statement=statement, holds=1 - ratio > CLEARLY * error if limit is None else ratio <= limit, found=text)
+    return Claim(
+        statement=statement, verdict=verdict(1 - ratio > CLEARLY * error if limit is None else ratio <= limit), found=text
+    )
 
 
 def _best_claim(compared: Compared, name: str, place: int) -> Claim:
@@ -197,7 +199,7 @@ def _best_claim(compared: Compared, name: str, place: int) -> Claim:
     ratio, error = (float(of_B[0]) for of_B in resolution.ratio(found[name], found[rival]))
     return Claim(
         statement=f"“{name}” has the smallest relative error of all float networks ({compared.events.sets[place]}), as trained.",
-        holds=ratio < 1 if len(found) > 1 else None,
+        verdict=verdict(ratio < 1 if len(found) > 1 else None),
         found=f"{100 * (ratio - 1):+.2f} ± {100 * error:.2f} % against “{rival}”, the best of the others (paired bootstrap)",
     )
 

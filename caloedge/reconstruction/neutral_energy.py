@@ -18,7 +18,7 @@ from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment
 from caloedge.detector.layered import PIXELS, SIDE_MM
 from caloedge.reconstruction import resolution
 from caloedge.reconstruction.resolution import Estimate
-from caloedge.results import Claim, Image, Number, Plot, Section, Table
+from caloedge.results import Claim, Image, Number, Plot, Section, Table, verdict
 
 DISTANCE_BINS_MM = np.array([0, 36, 72, 108, 144, 216, 288])
 CLOSE_MM = 72.0
@@ -237,7 +237,7 @@ def _claims(found: Mapping[str, Measured], for_events: str) -> Iterator[Claim]:
         yield Claim(
             statement=f"The neutral energy resolution of the {mine} network is at most {TOLERANCE:.0%} (relative) above that of"
             f" the {REFERENCE} network as trained here.",
-            holds=None if not np.isfinite(ratio) else ratio <= 1 + TOLERANCE,
+            verdict=verdict(None if not np.isfinite(ratio) else ratio <= 1 + TOLERANCE),
             found=f"ratio of the resolutions {ratio:.3f} ± {error:.3f} (paired bootstrap)",
         )
     close = [int(b) for b in np.flatnonzero(DISTANCE_BINS_MM[1:] <= CLOSE_MM)]
@@ -249,7 +249,7 @@ def _claims(found: Mapping[str, Measured], for_events: str) -> Iterator[Claim]:
             yield Claim(
                 statement=f"The neutral energy resolution of the {mine} network {where} is clearly better than that of the"
                 f" method '{other}'.",
-                holds=None if not np.isfinite(ratio) else ratio < 1 - CLEARLY * error,
+                verdict=verdict(None if not np.isfinite(ratio) else ratio < 1 - CLEARLY * error),
                 found=f"ratio of the resolutions {ratio:.3f} ± {error:.3f} (paired bootstrap)"
                 + (f", mean of {len(bins)} bins" if len(bins) > 1 else ""),
             )

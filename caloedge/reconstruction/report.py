@@ -27,7 +27,7 @@ from caloedge.reconstruction import chain, firmware, matching, physics
 from caloedge.reconstruction.chain import Chain, Networks
 from caloedge.reconstruction.firmware import Choice
 from caloedge.reports import latency, sections, store
-from caloedge.results import Claim, Number, Report, Section, Table
+from caloedge.results import Claim, Number, Report, Section, Table, verdict
 from caloedge.synthesis.cost import implement
 from caloedge.verification import Check, Design, compare_codes
 
@@ -222,7 +222,7 @@ def _exactness_claim(checks: list[Check]) -> Claim:
     return Claim(
         statement="The Verilog of the whole reconstruction gives the same photons, bit by bit, as the integer reconstruction, "
         "with one, two and three seed finders side by side and with random stalls, which change the order of the windows.",
-        holds=None if not ran else not wrong,
+        verdict=verdict(None if not ran else not wrong),
         found=found + (f"differs in {', '.join(wrong)}" if wrong else "0 LSB everywhere"),
     )
 

@@ -178,8 +178,13 @@ def _origins(report: Report) -> set[str]:
 
 
 def _verdicts(report: Report) -> dict[str, int]:
-    found = [block.holds for block in _blocks(report.sections) if isinstance(block, Claim)]
-    return {"hold": found.count(True), "fail": found.count(False), "untested": found.count(None)}
+    found = [block.verdict for block in _blocks(report.sections) if isinstance(block, Claim)]
+    return {
+        "hold": found.count("holds"),
+        "fail": found.count("fails"),
+        "undecided": found.count("undecided"),
+        "untested": found.count("not tested"),
+    }
 
 
 def _blocks(sections: tuple[Section, ...]) -> Iterator[Block]:

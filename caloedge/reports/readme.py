@@ -9,7 +9,7 @@ from caloedge.reports.latency import COSTS, DESIGNS
 from caloedge.reports.rounding import quantity
 from caloedge.results import Cell, Claim, Number, Report, Table
 
-VERDICTS = {True: "Holds", False: "Does not hold", None: "Not tested"}
+VERDICTS = {"fails": "Does not hold", "undecided": "Undecided", "holds": "Holds", "not tested": "Not tested"}
 END = "<!-- end of results -->"
 
 
@@ -29,7 +29,7 @@ def results(report: Report) -> str:
     lines += ["", f"- {_first_sentence(accuracy.caption)} Errors: 68 %, bootstrap over showers."]
     claims = [block for block in report.sections[0].blocks if isinstance(block, Claim)]
     for verdict, heading in VERDICTS.items():
-        if stated := [claim.statement for claim in claims if claim.holds is verdict]:
+        if stated := [claim.statement for claim in claims if claim.verdict == verdict]:
             lines.append(f"- {heading} ({len(stated)} of {len(claims)} claims): {' '.join(stated)}")
     if DESIGNS in tables:
         lines += ["", *_firmware(tables)]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from caloedge.artifact import Artifact, Manifest, Stage
 from caloedge.catalog import Task, find
 from caloedge.compiler.graph import Graph
-from caloedge.results import Claim, Facts, Number, Plot, Section, Series, Table
+from caloedge.results import Claim, Facts, Number, Plot, Section, Series, Table, verdict
 from caloedge.verification import Check
 
 
@@ -87,7 +87,7 @@ def exactness_claim(checks: list[Check]) -> Claim:
     )
     return Claim(
         statement="Quantised twin, QONNX executor, integer graph and firmware simulations give the same output codes.",
-        holds=False if wrong else (True if not skipped else None),
+        verdict=verdict(False if wrong else (True if not skipped else None)),
         found=found + (f"; not run: {', '.join(skipped)}" if skipped else ""),
     )
 

@@ -25,7 +25,7 @@ from caloedge.detector.events import (
     windows,
 )
 from caloedge.detector.library import ShowerLibrary
-from caloedge.results import Claim, Image, Number, Plot, Section, Series, Table
+from caloedge.results import Claim, Image, Number, Plot, Section, Series, Table, verdict
 
 EVENTS_PER_BLOCK = 250
 PUBLISHED_THRESHOLD = float(np.log(0.3 / 0.7))
@@ -372,13 +372,13 @@ def _claims(kinds: Mapping[str, statistics.Ratio], fakes: Mapping[str, Number]) 
         Claim(
             statement="The integer network's seed efficiency is at most 0.5 % (absolute) below that of the published float "
             "network as trained here, at thresholds set for equal fake rate.",
-            holds=None if np.isnan(change) or not wanted else change >= -0.5,
+            verdict=verdict(None if np.isnan(change) or not wanted else change >= -0.5),
             found=f"{found:.2%} against {wanted:.2%}: {change:+.2f} ± {change_error:.2f} % (paired bootstrap), at "
             f"{rates[INTEGER]} and {rates[REFERENCE]} fakes per 100 events",
         ),
         Claim(
             statement=f"The integer network is clearly above the local maximum for two photons closer than {CLOSE:g} crystals.",
-            holds=None if np.isnan(gain) else gain > 3 * gain_error,
+            verdict=verdict(None if np.isnan(gain) else gain > 3 * gain_error),
             found=f"{close.value[1]:.2%} against {base.value[1]:.2%}: {gain:+.2f} ± {gain_error:.2f} % (paired bootstrap), at "
             f"{rates[INTEGER]} and {rates[BASELINE]} fakes per 100 events",
         ),

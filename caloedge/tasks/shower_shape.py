@@ -29,7 +29,7 @@ from caloedge.catalog import BASELINE, INTEGER, REFERENCE, Assessment, Sample, T
 from caloedge.detector import events, shapes
 from caloedge.detector.library import ShowerLibrary
 from caloedge.errors import BadData
-from caloedge.results import Claim, Number, Plot, Section, Series, Table
+from caloedge.results import Claim, Number, Plot, Section, Series, Table, verdict
 
 EVENTS_PER_BLOCK = 1000
 CLASSES = ("one photon", "two photons, < 1 crystal", "two photons, 1–2 crystals", "two photons, 2–3 crystals", "π⁰")
@@ -367,7 +367,7 @@ def _claims(accuracy: Mapping[str, statistics.Ratio]) -> tuple[Claim, ...]:
         change = 100 * float(found.value[0] - wanted.value[0])
         error = 100 * float(np.std(found.replicas[:, 0] - wanted.replicas[:, 0]))
         text = f"{found.value[0]:.2%} against {wanted.value[0]:.2%}: {change:+.2f} ± {error:.2f} % (paired bootstrap)"
-        return Claim(statement=statement, holds=holds(change, error), found=text)
+        return Claim(statement=statement, verdict=verdict(holds(change, error)), found=text)
 
     return (
         claim(

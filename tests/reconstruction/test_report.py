@@ -57,7 +57,7 @@ def test_from_networks_to_the_page(models: Chain, tmp_path: Path, monkeypatch: p
     assert (tmp_path / "report" / "report.html").is_file()
     *physics, exact = (block for block in made.sections[0].blocks if isinstance(block, Claim))
     assert len(physics) >= 4
-    assert exact.holds, exact.found
+    assert exact.verdict == "holds", exact.found
     assert exact.found == "2 simulations of 54 whole events: 0 LSB everywhere"
     found = made.sections[1].blocks[0]
     assert isinstance(found, Table)

@@ -4,13 +4,14 @@ import math
 import re
 from html import unescape
 from html.parser import HTMLParser
+from typing import get_args
 
 import pytest
 
 from caloedge.reports.page import card, render
 from caloedge.reports.rounding import quantity, value
 from caloedge.reports.tables import table_view
-from caloedge.results import Claim, Facts, Image, Number, Plot, Report, Section, Series, Table
+from caloedge.results import Claim, Facts, Image, Number, Plot, Report, Section, Series, Table, Verdict
 
 
 def number(value, uncertainty=None, unit="", origin="computed", **fields):
@@ -30,7 +31,7 @@ def sample_report(name="float"):
     plot = Plot(title=name, x_label=name, y_label="y", series=(curve,), ratio_to=name, caption=name)
     image = Image(title=name, values=((0, 1), (2, 3)), unit="GeV", marks=((0.5, 0.5, name),), caption=name)
     facts = Facts(title="facts", items=tuple((origin, number(100 + i, origin=origin)) for i, origin in enumerate(origins)))
-    claims = tuple(Claim(statement=f"{name} {holds}", holds=holds, found=name) for holds in (True, False, None))
+    claims = tuple(Claim(statement=f"{name} {verdict}", verdict=verdict, found=name) for verdict in get_args(Verdict))
     return Report(
         title=name,
         summary=f"{name} one.\n\nTwo.",
