@@ -11,6 +11,7 @@ from caloedge.reports.tables import exact_text
 from caloedge.results import Claim, Number, Report, Verdict
 
 MOST_CARDS = 8
+_MOST_LINES = 6
 _GRAVEST_FIRST: tuple[Verdict, ...] = ("fails", "undecided", "not tested", "holds")
 assert set(_GRAVEST_FIRST) == set(get_args(Verdict))
 
@@ -71,7 +72,7 @@ def key_figures(report: Report, n_cards: int) -> tuple[Card, ...]:
 
     def shortened(card: Card) -> Card:
         lines = tuple(line for line in card.lines if line.best or line.method in wanted)
-        return replace(card, lines=lines or card.lines[:4])
+        return replace(card, lines=lines or card.lines[:_MOST_LINES])
 
     return tuple(map(shortened, cards(report)[:n_cards]))
 
@@ -87,9 +88,7 @@ def tally(report: Report) -> dict[Verdict, tuple[NumberedClaim, ...]]:
     gravest: dict[str, NumberedClaim] = {}
     for one in sorted(numbered_claims(report), key=lambda one: _GRAVEST_FIRST.index(one.claim.verdict)):
         gravest.setdefault(one.claim.statement, one)
-    return {
-        verdict: tuple(one for one in gravest.values() if one.claim.verdict == verdict) for verdict in get_args(Verdict)
-    }
+    return {verdict: tuple(one for one in gravest.values() if one.claim.verdict == verdict) for verdict in get_args(Verdict)}
 
 
 def parts(number: Number) -> tuple[str, str, str]:
