@@ -41,11 +41,11 @@ def figure_csv(figure: Plot | Image) -> str:
         rows: list[tuple[object, ...]] = [(f"value [{figure.unit}], x down, y to the right [cells]", *centres)]
         rows += [(x + 0.5, *column) for x, column in enumerate(figure.values)]
         return _csv(rows + [("mark", "x [cells]", "y [cells]")] * bool(figure.marks) + [(of, x, y) for x, y, of in figure.marks])
-    rows = [("series", figure.x_label, figure.y_label, "half bin width", "error downwards", "error upwards")]
+    rows = [("series", "drawn as", figure.x_label, figure.y_label, "half bin width", "error downwards", "error upwards")]
     lengths = ("x_error", "y_error_low", "y_error_high")
     for series in figure.series:
         errors = [getattr(series, name) or ("",) * len(series.x) for name in lengths]
-        rows += [(series.name, *point) for point in zip(series.x, series.y, *errors, strict=True)]
+        rows += [(series.name, series.style, *point) for point in zip(series.x, series.y, *errors, strict=True)]
     return _csv(rows)
 
 

@@ -92,6 +92,7 @@ def render(report: Report, index: str = "../index.html") -> str:
 
     `index` is the address of the page that lists the reports, empty if there is none.
     """
+    report = report.model_copy(update={"sections": _joined(report.sections)})
     glyphs, sections = _with_shared_glyphs(list(_sections(report)))
     claims, all_cards = tally(report), cards(report)
     return environment().get_template("report.html.j2").render(
@@ -133,6 +134,18 @@ def _readable_time(iso: str) -> str:
     except ValueError:
         return iso
     return (moment if moment.tzinfo is None else moment.astimezone(UTC)).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _joined(sections: tuple[Section, ...]) -> tuple[Section, ...]:
+    """Make one section of neighbours with the same title and text, such as what was run for two models."""
+    found = []
+    for _, run in groupby(sections, key=lambda section: (section.title, section.text)):
+        same = list(run)
+        blocks = [block for section in same for block in section.blocks]
+        facts = dict.fromkeys(block for block in blocks if isinstance(block, Facts))
+        others = [block for block in blocks if not isinstance(block, Facts)]
+        found.append(same[0] if len(same) == 1 else same[0].model_copy(update={"blocks": (*others, *facts)}))
+    return tuple(found)
 
 
 def _sections(report: Report) -> Iterator[SectionView]:

@@ -146,7 +146,9 @@ def test_every_table_and_figure_can_be_saved_with_all_its_digits(page):
         ["float", "91.234", "0.44", "%", "computed", "3,012 seeds", "18433", "synthesised"],
         ["b", "–", "", "", "", "", "none", ""],
     ]  # fmt: skip
-    assert files["figure-1.csv"][1:] == [["float", x, y, "", "", ""] for x, y in (("1.0", "0.5"), ("2.0", "nan"), ("3.0", "0.9"))]
+    assert files["figure-1.csv"][1:] == [
+        ["float", "points", x, y, "", "", ""] for x, y in (("1.0", "0.5"), ("2.0", "nan"), ("3.0", "0.9"))
+    ]
     assert files["figure-3.csv"] == [
         ["value [GeV], x down, y to the right [cells]", "0.5", "1.5"],
         ["0.5", "0.0", "1.0"],
@@ -310,6 +312,17 @@ def contrast(a, b):
 def luminance(colour):
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in mpl.colors.to_rgb(colour)]
     return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_neighbouring_sections_of_one_title_are_one_and_no_facts_stand_twice():
+    of = [Facts(title="Artifact", items=(("task", name),)) for name in ("seeds", "centres")]
+    library = Facts(title="Showers", items=(("seed", "1"),))
+    both = tuple(Section(title="What was run", blocks=(facts, library)) for facts in of)
+    page = render(Report(title="t", summary="", created="", headline=(), sections=both))
+    assert page.count("<h2>") == page.count('<li><a href="#section-') == 1
+    assert re.findall(r"<h3>(\w+)</h3>", page) == ["Artifact", "Showers", "Artifact"]
+    apart = (both[0], Section(title="Other", blocks=()), both[1])
+    assert render(Report(title="t", summary="", created="", headline=(), sections=apart)).count("<h2>") == 3
 
 
 def test_figures_and_tables_are_numbered_through(page):
