@@ -27,6 +27,8 @@ class Entry:
     link: str
     """Relative address of the page, empty if only the JSON is there."""
     folder: str
+    caveat: str
+    """The gravest one, empty if there is none."""
     claims: dict[Verdict, tuple[NumberedClaim, ...]]
     cards: tuple[Card, ...]
 
@@ -75,6 +77,7 @@ def _entry(folder: Path, report: Report) -> Entry:
         created=report.created,
         link=f"{folder.name}/{PAGE_NAME}" if (folder / PAGE_NAME).exists() else "",
         folder=folder.name,
+        caveat=next(iter(report.caveats), ""),
         claims=tally(report),
         cards=key_figures(report, _KEY_CARDS),
     )

@@ -123,8 +123,10 @@ def test_the_index_lists_every_report_once_with_its_headline(tmp_path):
 def test_the_index_counts_claims_and_links_the_failed_ones(tmp_path):
     verdicts = ("holds", "holds", "fails", "undecided", "not tested")
     claims = tuple(Claim(statement=f"c{i}", verdict=verdict, found="") for i, verdict in enumerate(verdicts))
-    save(small_report(sections=(Section(title="s", blocks=claims),)), tmp_path / "a b")
+    save(small_report(sections=(Section(title="s", blocks=claims),), caveats=("Grave.", "Less.")), tmp_path / "a b")
     text = write_index(tmp_path).read_text()
+    assert '<p class="caveat">Grave.</p>' in text
+    assert "Less." not in text
     for words in ("✓ 2 hold", "✗ 1 does not hold", "? 1 undecided", "– 1 not tested"):
         assert words in text
     assert re.findall(r'href="([^"]*claim[^"]*)"', text) == ["a%20b/report.html#claim-3", "a%20b/report.html#claim-4"]
