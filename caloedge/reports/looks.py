@@ -1,7 +1,7 @@
 """How methods look: the same name has one colour and one marker in every figure of every report."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
@@ -63,7 +63,7 @@ METHODS = {
     "integer 8 bit": _look("teal", "8", filled=False, dashes=4),
     "true impact": _look("ink", "*", filled=False),
     "Pareto front": _look("grey", "o", dashes=1),
-    "π⁰ mass": _look("ink", "o", dashes=2),
+    "π⁰ mass": _look("ink", "X", dashes=2),
 }
 _STAGES = {"published": REFERENCE, "edge": FLOAT, "quantised": INTEGER}
 
@@ -92,17 +92,19 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     for name in dict.fromkeys(names):
         owner = method(name)
         if owner not in of:
-            of[owner] = next(look for look in _candidates(owner, list(of.values())[len(METHODS) :]) if look not in of.values())
+            of[owner] = next(look for look in _candidates(owner, of) if look not in of.values())
         result[name] = of[owner]
     return result
 
 
-def _candidates(name: str, taken: list[Look]) -> Iterator[Look]:
-    """Yield every look, from a place in the list that the name decides; those of colours and markers that are free come first."""
+def _candidates(name: str, taken: Mapping[str, Look]) -> Iterator[Look]:
+    """Yield every look, from a place in the list that the name decides; first those that share no marker and colour, then all."""
     every = [Look(*parts) for parts in product(COLOURS.values(), _MARKERS, (True, False), _DASHES)]
     start = crc32(name.encode()) % len(every)
     every = every[start:] + every[:start]
-    colours, pairs = {look.colour for look in taken}, {(look.colour, look.marker) for look in taken}
-    yield from (look for look in every if look.colour not in colours)
-    yield from (look for look in every if (look.colour, look.marker) not in pairs)
+    pairs = {(look.colour, look.marker) for look in taken.values()}
+    colours = {look.colour for other, look in taken.items() if other not in METHODS}
+    free = [look for look in every if (look.colour, look.marker) not in pairs]
+    yield from (look for look in free if look.colour not in colours)
+    yield from free
     yield from every
