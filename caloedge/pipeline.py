@@ -121,7 +121,7 @@ def comparison_report(artifact: Artifact, library: Library, assessment: Assessme
         headline=assessment.headline,
         sections=(Section(title="Claims", blocks=assessment.claims), *assessment.sections),
     )
-    store.save(report, folder)
+    store.save(report, folder, listed=False)
 
 
 def data_label(task: str, provenance: Mapping[str, str]) -> str:

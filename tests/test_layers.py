@@ -71,10 +71,11 @@ LAYERS = """
     reconstruction.firmware
     crosscheck, inspection
     firmware
-    reports.canvas, reports.ratios, reports.rounding
+    reports.looks, reports.ratios, reports.rounding, reports.wording
+    reports.canvas
     reports.legend
     reports.plots, reports.tables, reports.sections, reports.latency
-    reports.readme
+    reports.readme, reports.headline, reports.downloads
     reports.page
     reports.store
     pipeline

@@ -1,22 +1,23 @@
 """The house style of figures, and how a figure becomes an SVG that can stand beside others in one page."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import font_manager, mathtext
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+
+from caloedge.reports.looks import COLOURS, INK, PAPER
 
 _FONT = "TeX Gyre Heros"
 _STYLE: dict[Any, Any] = {
@@ -30,6 +31,8 @@ _STYLE: dict[Any, Any] = {
     "mathtext.sf": _FONT,
     "mathtext.tt": "DejaVu Sans Mono",
     "mathtext.cal": f"{_FONT}:italic",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "axes.unicode_minus": True,
     "axes.linewidth": 1.0,
     "axes.labelsize": 12.5,
@@ -62,37 +65,6 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "caloedge",
     "path.simplify": True,
 }
-# Petroff's six-colour cycle (arXiv:2107.02270), the one that experiments use: distinct for colour-blind readers and in grey.
-_COLOURS = ("#5790fc", "#f89c20", "#e42536", "#964a8b", "#7a21dd", "#9c9ca1")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h")
-_DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-
-Dashes: TypeAlias = str | tuple[int, tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class Look:
-    """How one series is drawn in every figure of a report."""
-
-    colour: str
-    marker: str
-    filled: bool
-    dashes: Dashes
-
-
-def looks(names: Iterable[str]) -> dict[str, Look]:
-    """Give each name a look of its own, in order of first appearance.
-
-    The first name is black, as the measurement is in a physics figure. The numbers of colours, markers and dashes have no
-    common factor, so that a look comes back late.
-    """
-    result: dict[str, Look] = {}
-    for name in names:
-        if name not in result:
-            i = len(result)
-            colour = "#000000" if i == 0 else _COLOURS[(i - 1) % len(_COLOURS)]
-            result[name] = Look(colour, _MARKERS[i % len(_MARKERS)], i % 2 == 0, _DASHES[i % len(_DASHES)])
-    return result
 
 
 @contextmanager
@@ -141,11 +113,13 @@ def _length(text: Text, *, vertical: bool) -> float:
     return float(extent.height if vertical else extent.width)
 
 
-def inline_svg(figure: Figure, prefix: str, title: str) -> str:
+def inline_svg(figure: Figure, prefix: str, title: str, *, adapts: bool = True) -> str:
     """Return a figure as an `<svg>` element for an HTML page.
 
     Every id in it starts with `prefix`, so that figures with different prefixes can share a page; `title` is read out by
-    screen readers. The same figure gives the same text.
+    screen readers. A figure that `adapts` takes ink, paper and the colours of series from the page, so that it can be read
+    on a dark one, and shows its own where no page says otherwise; one that does not brings white paper with it. The same
+    figure gives the same text.
     """
     figure.set_layout_engine("none")  # it has been laid out, and a second time would only take time
     stream = StringIO()
@@ -159,7 +133,39 @@ def inline_svg(figure: Figure, prefix: str, title: str) -> str:
     # Sizes come from the page. Matplotlib's rule for `*` would reach beyond the figure; inherited attributes do not.
     head = f'<svg {box[0]} xmlns="http://www.w3.org/2000/svg" stroke-linejoin="round" stroke-linecap="butt"'
     body = re.sub(r"<style[^>]*>.*?</style>", "", body, flags=re.DOTALL).replace("xlink:href=", "href=")
-    return f'{head} role="img" aria-label="{escape(title)}">{_slim(_own_ids(body, prefix))}'.strip()
+    head += ' fill="currentColor"' if adapts else ' style="background: #ffffff"'
+    body = _slim(_own_ids(body, prefix))
+    return f'{head} role="img" aria-label="{escape(title)}">{_adaptable(body) if adapts else body}'.strip()
+
+
+_BY_PAGE = {INK: "currentColor", PAPER: f"var(--paper, {PAPER})"} | {
+    colour: f"var(--{name}, {colour})" for name, colour in COLOURS.items()
+}
+
+
+def _adaptable(body: str) -> str:
+    return re.sub("|".join(_BY_PAGE), lambda m: _BY_PAGE[m[0]], body)
+
+
+_GLYPH = re.compile(r'<path id="([^"]*)" d="([^"]*)"( transform="scale\([^"]*\)")?/>\n?')
+
+
+def share_glyphs(svgs: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the letters of all figures of a page as definitions to stand in it once, and the figures without them.
+
+    They are a third of a figure. The page's script puts them back into a figure that is saved.
+    """
+    ids: dict[str, str] = {}
+
+    def slimmed(svg: str) -> str:
+        own = {}
+        for name, *shape in _GLYPH.findall(svg):
+            own[name] = ids.setdefault(f'd="{shape[0]}"{shape[1]}', f"glyph-{len(ids)}")
+        svg = _GLYPH.sub("", svg)
+        return re.sub(r'href="#([^"]*)"', lambda m: f'href="#{own.get(m[1], m[1])}"', svg)
+
+    slim = [slimmed(svg) for svg in svgs]
+    return "\n".join(f'<path id="{name}" {shape}/>' for shape, name in ids.items()), slim
 
 
 def _own_ids(body: str, prefix: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from caloedge.budgets import BUDGETS, side_by_side, verdict
 from caloedge.catalog import Target, find, names
 from caloedge.firmware import Firmware
+from caloedge.reports.wording import with_article
 from caloedge.results import Cell, Number, Section, Table
 from caloedge.synthesis.cost import Implemented
 from caloedge.training.timing import Timing
@@ -68,8 +69,8 @@ def _designs_table(designs: Sequence[Firmware], event: str) -> Table:
         title=DESIGNS,
         columns=("design", "latency", f"one {event} every", "clock", "latency at that clock", "rate at that clock"),
         rows=tuple(rows),
-        caption=f"Latency: from the clock edge at which the first part of a {event} stands at the input of an empty design to "
-        "the edge at which its result can be taken.",
+        caption=f"Latency: from the clock edge at which the first part of {with_article(event)} stands at the input of an empty "
+        "design to the edge at which its result can be taken.",
     )
 
 

@@ -1,18 +1,24 @@
-"""A report as one HTML page that needs nothing else: no script, no font, no file, no network."""
+"""A report as one HTML page that needs nothing else: no font, no file, no network, and a script only to save figures."""
 
+from base64 import b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cache
+from hashlib import sha256
+from importlib.resources import files
 from itertools import groupby
 from typing import get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from caloedge.reports import rounding
-from caloedge.reports.canvas import Look, looks
+from caloedge.reports import downloads
+from caloedge.reports.canvas import share_glyphs
+from caloedge.reports.headline import MOST_CARDS, NumberedClaim, cards, numbered_claims, tally
+from caloedge.reports.looks import Look, looks
 from caloedge.reports.plots import image_svg, plot_svg
-from caloedge.reports.tables import CellView, TableView, cell_view, exact_text, table_view
+from caloedge.reports.tables import CellView, TableView, cell_view, table_view
 from caloedge.results import Block, Claim, Facts, Image, Number, Origin, Plot, Report, Section, Table
 
 ORIGINS: dict[str, str] = {
@@ -37,6 +43,10 @@ class FigureView:
     title: str
     caption: str
     svg: Markup
+    csv: str
+    """Address of the numbers it shows."""
+    csv_name: str
+    svg_name: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,9 @@ class NumberedTable:
 
     number: int
     table: TableView
+    csv: str
+    """Address of all its numbers."""
+    csv_name: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,7 @@ class Group:
 
     kind: str
     """`figures`, `tables`, `claims` or `facts`."""
-    members: tuple[FigureView | NumberedTable | FactsView | Claim, ...]
+    members: tuple[FigureView | NumberedTable | FactsView | NumberedClaim, ...]
 
 
 @dataclass(frozen=True)
@@ -74,15 +87,32 @@ class SectionView:
     groups: tuple[Group, ...]
 
 
-def render(report: Report) -> str:
-    """Return the whole page; the same report gives the same text."""
+def render(report: Report, index: str = "../index.html") -> str:
+    """Return the whole page; the same report gives the same text.
+
+    `index` is the address of the page that lists the reports, empty if there is none.
+    """
+    report = report.model_copy(update={"sections": _joined(report.sections)})
+    glyphs, sections = _with_shared_glyphs(list(_sections(report)))
+    claims, all_cards = tally(report), cards(report)
     return environment().get_template("report.html.j2").render(
         report=report,
-        headline=[(name, card(number), number) for name, number in report.headline],
-        sections=list(_sections(report)),
-        claims=_verdicts(report),
+        index=index,
+        cards=all_cards[:MOST_CARDS],
+        n_more_cards=max(0, len(all_cards) - MOST_CARDS),
+        sections=sections,
+        glyphs=Markup(glyphs),
+        claims=claims,
+        doubtful=claims["fails"] + claims["undecided"],
         origins=[(origin, meaning) for origin, meaning in ORIGINS.items() if origin in _origins(report)],
+        script=_script(),
+        script_digest=b64encode(sha256(_script().encode()).digest()).decode(),
     )  # fmt: skip
+
+
+@cache
+def _script() -> Markup:
+    return Markup((files("caloedge.reports") / "templates" / "save.js").read_text(encoding="utf-8"))
 
 
 @cache
@@ -92,28 +122,40 @@ def environment() -> Environment:
         loader=PackageLoader("caloedge.reports"), undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["paragraphs"] = lambda text: [part.strip() for part in text.split("\n\n") if part.strip()]
-    environment.filters["readable_time"] = lambda iso: iso.replace("T", " ").replace("Z", " UTC")
+    environment.filters["readable_time"] = _readable_time
     environment.filters["plural"] = lambda n, one, many: f"{n} {one if n == 1 else many}"
     return environment
 
 
-def card(number: Number) -> tuple[str, str, str]:
-    """Return value, what follows it in small print (uncertainty and unit), and the exact text."""
-    text, sign, error = rounding.value(number).partition(f"{rounding.NO_BREAK}±")
-    if text.startswith("("):  # a common power of ten binds both
-        text, sign, error = f"{text}{sign}{error}", "", ""
-    tail = f"{sign.strip()}{error}" if sign else ""
-    unit = f"{rounding.NO_BREAK}{number.unit}" if number.unit else ""
-    return text, f"{tail}{unit}".strip(), exact_text(number)
+def _readable_time(iso: str) -> str:
+    """Write a moment to the minute in UTC; what is no moment stays as it is."""
+    try:
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return (moment if moment.tzinfo is None else moment.astimezone(UTC)).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _joined(sections: tuple[Section, ...]) -> tuple[Section, ...]:
+    """Make one section of neighbours with the same title and text, such as what was run for two models."""
+    found = []
+    for _, run in groupby(sections, key=lambda section: (section.title, section.text)):
+        same = list(run)
+        blocks = [block for section in same for block in section.blocks]
+        facts = dict.fromkeys(block for block in blocks if isinstance(block, Facts))
+        others = [block for block in blocks if not isinstance(block, Facts)]
+        found.append(same[0] if len(same) == 1 else same[0].model_copy(update={"blocks": (*others, *facts)}))
+    return tuple(found)
 
 
 def _sections(report: Report) -> Iterator[SectionView]:
     series_looks = looks(_names(report))
+    claims = iter(numbered_claims(report))
     n_figures = n_tables = 0
     for i, section in enumerate(report.sections, start=1):
         groups = []
         for kind, blocks in groupby(section.blocks, key=_group_kind):
-            members: list[FigureView | NumberedTable | FactsView | Claim] = []
+            members: list[FigureView | NumberedTable | FactsView | NumberedClaim] = []
             for block in blocks:
                 match block:
                     case Plot() | Image():
@@ -121,11 +163,11 @@ def _sections(report: Report) -> Iterator[SectionView]:
                         members.append(_figure(block, n_figures, series_looks, report.data_label))
                     case Table():
                         n_tables += 1
-                        members.append(NumberedTable(n_tables, table_view(block)))
+                        members.append(_table(block, n_tables))
                     case Facts():
                         members.append(_facts(block))
                     case Claim():
-                        members.append(block)
+                        members.append(next(claims))
             groups.append(Group(kind, tuple(members)))
         yield SectionView(i, section.title, section.text, tuple(groups))
 
@@ -148,7 +190,31 @@ def _figure(block: Plot | Image, number: int, series_looks: dict[str, Look], dat
         svg = plot_svg(block, prefix, series_looks, data_label)
     else:
         svg = image_svg(block, prefix, series_looks, data_label)
-    return FigureView(number, block.title, block.caption, Markup(svg))
+    csv_name, svg_name = (downloads.file_name("figure", number, block.title, ending) for ending in ("csv", "svg"))
+    csv = downloads.link(downloads.figure_csv(block))
+    return FigureView(number, block.title, block.caption, Markup(svg), csv, csv_name, svg_name)
+
+
+def _table(table: Table, number: int) -> NumberedTable:
+    csv_name = downloads.file_name("table", number, table.title, "csv")
+    return NumberedTable(number, table_view(table), downloads.link(downloads.table_csv(table)), csv_name)
+
+
+def _with_shared_glyphs(sections: list[SectionView]) -> tuple[str, list[SectionView]]:
+    """Return the letters of all figures, and the sections with figures that refer to them."""
+    figures = [member for section in sections for group in section.groups for member in group.members]
+    glyphs, slim = share_glyphs([member.svg for member in figures if isinstance(member, FigureView)])
+    svgs = iter(slim)
+
+    def slimmed(group: Group) -> Group:
+        return replace(
+            group,
+            members=tuple(
+                replace(member, svg=Markup(next(svgs))) if isinstance(member, FigureView) else member for member in group.members
+            ),
+        )
+
+    return glyphs, [replace(section, groups=tuple(map(slimmed, section.groups))) for section in sections]
 
 
 def _facts(facts: Facts) -> FactsView:
@@ -175,16 +241,6 @@ def _origins(report: Report) -> set[str]:
         elif isinstance(block, Facts):
             numbers += [cell for _, cell in block.items if isinstance(cell, Number)]
     return {number.origin for number in numbers}
-
-
-def _verdicts(report: Report) -> dict[str, int]:
-    found = [block.verdict for block in _blocks(report.sections) if isinstance(block, Claim)]
-    return {
-        "hold": found.count("holds"),
-        "fail": found.count("fails"),
-        "undecided": found.count("undecided"),
-        "untested": found.count("not tested"),
-    }
 
 
 def _blocks(sections: tuple[Section, ...]) -> Iterator[Block]:

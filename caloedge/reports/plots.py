@@ -13,8 +13,9 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from caloedge.reports import canvas
-from caloedge.reports.canvas import Look, drawable, looks
+from caloedge.reports.canvas import drawable
 from caloedge.reports.legend import outside, place_legend
+from caloedge.reports.looks import PAPER, Look, looks
 from caloedge.reports.ratios import Points, points, ratio
 from caloedge.results import Image, Plot
 
@@ -63,8 +64,9 @@ def plot_svg(plot: Plot, prefix: str = "plot", series_looks: Mapping[str, Look] 
 def image_svg(image: Image, prefix: str = "image", series_looks: Mapping[str, Look] | None = None, data_label: str = "") -> str:
     """Draw an image as an `<svg>` element, with its marks in a legend below; arguments as for `plot_svg`.
 
-    Cells that are zero stay white. The colours are logarithmic when the positive cells span more than two decades and
-    none is negative, and symmetric about zero when some are negative, unless the image says from where to where they go.
+    Cells that are zero stay white, on a dark page too. The colours are logarithmic when the positive cells span more than
+    two decades and none is negative, and symmetric about zero when some are negative, unless the image says from where to
+    where they go.
     """
     styles = {**looks(label for _, _, label in image.marks), **(series_looks or {})}
     cells_XY = np.atleast_2d(np.array(image.values, dtype=np.float64))
@@ -89,7 +91,7 @@ def image_svg(image: Image, prefix: str = "image", series_looks: Mapping[str, Lo
             axis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8, steps=(1, 2, 5, 10)))
         _finish(figure, axes, data_label)
         outside(figure, axes)
-        return canvas.inline_svg(figure, prefix, image.title)
+        return canvas.inline_svg(figure, prefix, image.title, adapts=False)
 
 
 def _draw(axes: Axes, curve: Points, look: Look) -> None:
@@ -97,7 +99,7 @@ def _draw(axes: Axes, curve: Points, look: Look) -> None:
     if label in axes.get_legend_handles_labels()[1]:
         label = "_nolegend_"  # a curve and its working point share one entry
     if curve.style == "points":
-        face = look.colour if look.filled else "white"
+        face = look.colour if look.filled else PAPER
         axes.errorbar(
             curve.x, curve.y, xerr=curve.x_error, yerr=curve.y_errors, fmt=look.marker, color=look.colour,
             markerfacecolor=face, markeredgewidth=1.3, elinewidth=1.2, label=label,

@@ -7,12 +7,14 @@ from pydantic import ValidationError
 
 from caloedge.errors import BadData, UserError
 from caloedge.files import write_text
-from caloedge.reports.page import card, environment, render
-from caloedge.results import Number, Report
+from caloedge.reports.headline import Card, NumberedClaim, key_figures, tally
+from caloedge.reports.page import environment, render
+from caloedge.results import Report, Verdict
 
 JSON_NAME = "report.json"
 PAGE_NAME = "report.html"
 INDEX_NAME = "index.html"
+_KEY_CARDS = 3
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,18 @@ class Entry:
     link: str
     """Relative address of the page, empty if only the JSON is there."""
     folder: str
-    headline: tuple[tuple[str, tuple[str, str, str], Number], ...]
-    """Name, the three texts of `page.card`, and the number itself."""
+    caveat: str
+    """The gravest one, empty if there is none."""
+    claims: dict[Verdict, tuple[NumberedClaim, ...]]
+    cards: tuple[Card, ...]
 
 
-def save(report: Report, folder: Path) -> None:
-    """Write `report.json` and the page drawn from it, `report.html`, into a folder; each appears whole or not at all."""
-    page = render(report)
+def save(report: Report, folder: Path, *, listed: bool = True) -> None:
+    """Write `report.json` and the page drawn from it, `report.html`, into a folder; each appears whole or not at all.
+
+    The page of a report that is `listed` leads back to the index of the folder above.
+    """
+    page = render(report, f"../{INDEX_NAME}" if listed else "")
     write_text(folder / JSON_NAME, report.model_dump_json(indent=2) + "\n")
     write_text(folder / PAGE_NAME, page)
 
@@ -70,7 +77,9 @@ def _entry(folder: Path, report: Report) -> Entry:
         created=report.created,
         link=f"{folder.name}/{PAGE_NAME}" if (folder / PAGE_NAME).exists() else "",
         folder=folder.name,
-        headline=tuple((name, card(number), number) for name, number in report.headline),
+        caveat=next(iter(report.caveats), ""),
+        claims=tally(report),
+        cards=key_figures(report, _KEY_CARDS),
     )
 
 

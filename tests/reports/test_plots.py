@@ -2,7 +2,6 @@
 
 import math
 import re
-from dataclasses import asdict
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -10,11 +9,16 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from caloedge.reports.canvas import drawable, house_style, looks
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE
+from caloedge.reconstruction.chain import PARTICLE_FLOW
+from caloedge.reconstruction.neutral_energy import SUM
+from caloedge.reports.canvas import drawable, house_style
 from caloedge.reports.legend import place_legend
+from caloedge.reports.looks import METHODS, looks
 from caloedge.reports.plots import _colour_scale, image_svg, plot_svg
 from caloedge.reports.ratios import points, ratio
 from caloedge.results import Image, Plot, Series
+from caloedge.tasks.pf_energy import CALORIMETER_SUM
 
 X = (1.0, 2.0, 4.0)
 
@@ -120,12 +124,63 @@ def test_many_points_with_errors_and_ratios_stay_small():
     assert len(plot_svg(plot(*curves, ratio_to="a"))) < 150_000
 
 
-def test_looks_are_kept_by_name_and_differ():
-    first = looks(["float", "integer", "float", "classical"])
-    assert list(first) == ["float", "integer", "classical"]
-    assert len({(look.colour, look.marker) for look in first.values()}) == 3
-    many = [tuple(asdict(look).values()) for look in looks(map(str, range(30))).values()]
-    assert len(set(many)) == 30
+def shape(look):
+    return look.colour, look.marker, look.filled
+
+
+def test_a_method_looks_the_same_in_every_report_whatever_stands_beside_it():
+    of_one = looks(["something else", "classical baseline", "quantised, validation", "float edge"])
+    of_other = looks(["float edge, 92.5 k parameters", "integer edge", "classical baseline", "edge, validation"])
+    assert of_one["classical baseline"] == of_other["classical baseline"]
+    assert of_one["quantised, validation"] == of_other["integer edge"]
+    edge = {of_one["float edge"], of_other["float edge, 92.5 k parameters"], of_other["edge, validation"]}
+    assert len(edge) == 1
+    assert looks(["student, validation", "8 bit"]) == {
+        "student, validation": METHODS["float student"],
+        "8 bit": METHODS["integer 8 bit"],
+    }
+    assert looks(["mine", "yours"])["yours"] == looks(["yours"])["yours"]
+
+
+def test_methods_are_named_as_the_package_names_them():
+    named = {REFERENCE, FLOAT, INTEGER, BASELINE, PARTICLE_FLOW, CALORIMETER_SUM, SUM}
+    assert named <= set(METHODS)
+
+
+def test_looks_differ_also_in_grey():
+    together = set(METHODS) - {SUM}  # it is the calorimeter sum of events without a hadronic calorimeter
+    assert len({shape(METHODS[name]) for name in together}) == len(together)
+    assert len({METHODS[name].marker for name in (REFERENCE, FLOAT, INTEGER, BASELINE, PARTICLE_FLOW, CALORIMETER_SUM)}) == 6
+    greys = sorted(lightness(METHODS[name].colour) for name in (REFERENCE, FLOAT, INTEGER, BASELINE, PARTICLE_FLOW))
+    assert min(b - a for a, b in pairwise(greys)) > 8  # of 100, CIE L*
+
+
+def lightness(colour):
+    """Return CIE L* of a colour, from 0 for black to 100 for white."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in mpl.colors.to_rgb(colour)]
+    return 116 * (0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]) ** (1 / 3) - 16
+
+
+def test_names_without_a_method_differ_from_each_other_and_from_methods():
+    many = looks([*map(str, range(30)), *METHODS])
+    assert len({shape(look) for name, look in many.items() if name != SUM}) == 30 + len(METHODS) - 1
+    few = looks(["one photon", "two photons, < 1 crystal", "two photons, 1–2 crystals", "π⁰"])
+    assert len({look.colour for look in few.values()}) == 4
+
+
+def test_one_name_has_one_look_in_every_figure_of_a_page():
+    """Colours are taken from the drawn figures: the legend's order and neighbours change, the method's colour does not."""
+    first = plot_svg(plot(series("float edge")), series_looks=looks(["float edge", "a"]))
+    second = plot_svg(plot(series("float edge, validation", style="line")), series_looks=looks(["a", "float edge, validation"]))
+    for svg in (first, second):
+        assert set(re.findall(r"var\(--(\w+), ", svg)) - {"paper"} == {"blue"}
+    assert "var(--red, #e42536)" in plot_svg(plot(series("integer edge")))
+
+
+def test_a_saved_figure_needs_no_page():
+    svg = plot_svg(plot(series("float edge")))
+    assert {colour for _, colour in re.findall(r"var\(--(\w+), (#\w+)\)", svg)} == {"#5790fc", "#ffffff"}
+    assert svg.count("var(") == len(re.findall(r"var\(--\w+, #\w{6}\)", svg))  # each with its own colour to fall back on
 
 
 def test_drawable_keeps_mathematics_and_shows_the_rest_as_it_is():

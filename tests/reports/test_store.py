@@ -2,12 +2,13 @@
 
 import json
 import math
+import re
 
 import pytest
 
 from caloedge.errors import BadData, UserError
 from caloedge.reports.store import load, save, write_index
-from caloedge.results import Number, Plot, Report, Section, Series, Table
+from caloedge.results import Claim, Number, Plot, Report, Section, Series, Table
 
 
 def small_report(title="Seeds", **fields):
@@ -45,7 +46,7 @@ def test_save_writes_two_files_and_leaves_no_others(tmp_path):
 def test_a_page_that_cannot_be_drawn_leaves_the_old_report(tmp_path, monkeypatch):
     save(small_report(sections=()), tmp_path)
     before = (tmp_path / "report.json").read_bytes()
-    monkeypatch.setattr("caloedge.reports.store.render", lambda report: 1 / 0)
+    monkeypatch.setattr("caloedge.reports.store.render", lambda report, index: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save(small_report("Other"), tmp_path)
     assert (tmp_path / "report.json").read_bytes() == before
@@ -117,6 +118,41 @@ def test_the_index_lists_every_report_once_with_its_headline(tmp_path):
     assert "no page yet" in text
     assert "http" not in text.replace("http-equiv", "")
     assert write_index(tmp_path).read_text() == text
+
+
+def test_the_index_counts_claims_and_links_the_failed_ones(tmp_path):
+    verdicts = ("holds", "holds", "fails", "undecided", "not tested")
+    claims = tuple(Claim(statement=f"c{i}", verdict=verdict, found="") for i, verdict in enumerate(verdicts))
+    save(small_report(sections=(Section(title="s", blocks=claims),), caveats=("Grave.", "Less.")), tmp_path / "a b")
+    text = write_index(tmp_path).read_text()
+    assert '<p class="caveat">Grave.</p>' in text
+    assert "Less." not in text
+    for words in ("✓ 2 hold", "✗ 1 does not hold", "? 1 undecided", "– 1 not tested"):
+        assert words in text
+    assert re.findall(r'href="([^"]*claim[^"]*)"', text) == ["a%20b/report.html#claim-3", "a%20b/report.html#claim-4"]
+
+
+def test_reports_of_the_first_version_are_drawn_and_listed(tmp_path):
+    save(small_report(), tmp_path / "old")
+    path = tmp_path / "old" / "report.json"
+    stored = json.loads(path.read_text())
+    del stored["best"], stored["caveats"]
+    stored["sections"][0]["blocks"] += [
+        {"kind": "claim", "statement": f"c {holds}", "holds": holds, "found": ""} for holds in (True, False, None)
+    ]
+    path.write_text(json.dumps(stored))
+    save(load(tmp_path / "old"), tmp_path / "old")
+    page = (tmp_path / "old" / "report.html").read_text()
+    for text in (page, write_index(tmp_path).read_text()):
+        for words in ("✓ 1 holds", "✗ 1 does not hold", "– 1 not tested"):
+            assert words in text
+
+
+def test_a_report_that_no_index_lists_leads_to_none(tmp_path):
+    save(small_report(), tmp_path / "a")
+    assert "../index.html" in (tmp_path / "a" / "report.html").read_text()
+    save(small_report(), tmp_path / "a", listed=False)
+    assert "index.html" not in (tmp_path / "a" / "report.html").read_text()
 
 
 def test_an_index_of_nothing_says_so(tmp_path):

@@ -1,0 +1,114 @@
+"""What stands first on a page: the claims counted, what to know before use, and at most eight cards of figures."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from caloedge.catalog import BASELINE, INTEGER, REFERENCE
+from caloedge.reports import rounding
+from caloedge.reports.looks import METHODS, method
+from caloedge.reports.tables import exact_text
+from caloedge.results import Claim, Number, Report, Verdict
+
+MOST_CARDS = 8
+_MOST_LINES = 6
+_GRAVEST_FIRST: tuple[Verdict, ...] = ("fails", "undecided", "not tested", "holds")
+assert set(_GRAVEST_FIRST) == set(get_args(Verdict))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure of a card."""
+
+    method: str
+    """Whose figure it is; empty where the card's title says all."""
+    value: str
+    tail: str
+    """Uncertainty and unit."""
+    exact: str
+    detail: str
+    """Sample and note, where the lines of the card differ in them."""
+    number: Number
+    best: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """One quantity, with the figures of all methods that have one."""
+
+    title: str
+    lines: tuple[Line, ...]
+    origin: str
+    """Of every line, empty where they differ."""
+    detail: str
+    """Sample and note of every line, empty where they differ."""
+
+
+@dataclass(frozen=True)
+class NumberedClaim:
+    """A claim with its number in the page."""
+
+    number: int
+    claim: Claim
+
+
+def cards(report: Report) -> tuple[Card, ...]:
+    """Return the headline figures, those of one quantity together; a page shows the first `MOST_CARDS`.
+
+    Names are read as `quantity, method`.
+    """
+    heads = Counter(name.rpartition(", ")[0] for name, _ in report.headline)
+    grouped: dict[str, list[tuple[str, Number, bool]]] = {}
+    for name, number in dict.fromkeys(report.headline):
+        head, _, tail = name.rpartition(", ")
+        shared = head and (heads[head] > 1 or method(tail) in METHODS)
+        grouped.setdefault(head if shared else name, []).append((tail if shared else "", number, name in report.best))
+    return tuple(_card(title, figures) for title, figures in grouped.items())
+
+
+def key_figures(report: Report, n_cards: int) -> tuple[Card, ...]:
+    """Return the first cards, and of each only the lines that a first look needs: the firmware, its references, the best."""
+    wanted = (INTEGER, REFERENCE, BASELINE)
+
+    def shortened(card: Card) -> Card:
+        lines = tuple(line for line in card.lines if line.best or line.method in wanted)
+        return replace(card, lines=lines or card.lines[:_MOST_LINES])
+
+    return tuple(map(shortened, cards(report)[:n_cards]))
+
+
+def numbered_claims(report: Report) -> tuple[NumberedClaim, ...]:
+    """Return all claims in reading order."""
+    claims = [block for section in report.sections for block in section.blocks if isinstance(block, Claim)]
+    return tuple(NumberedClaim(i, claim) for i, claim in enumerate(claims, start=1))
+
+
+def tally(report: Report) -> dict[Verdict, tuple[NumberedClaim, ...]]:
+    """Return the claims by verdict; one that was tested on several samples counts once, by its gravest verdict."""
+    gravest: dict[str, NumberedClaim] = {}
+    for one in sorted(numbered_claims(report), key=lambda one: _GRAVEST_FIRST.index(one.claim.verdict)):
+        gravest.setdefault(one.claim.statement, one)
+    return {verdict: tuple(one for one in gravest.values() if one.claim.verdict == verdict) for verdict in get_args(Verdict)}
+
+
+def parts(number: Number) -> tuple[str, str, str]:
+    """Return value, what follows it in small print (uncertainty and unit), and the exact text."""
+    text, sign, error = rounding.value(number).partition(f"{rounding.NO_BREAK}±")
+    if text.startswith("("):  # a common power of ten binds both
+        text, sign, error = f"{text}{sign}{error}", "", ""
+    tail = f"{sign.strip()}{error}" if sign else ""
+    unit = f"{rounding.NO_BREAK}{number.unit}" if number.unit else ""
+    return text, f"{tail}{unit}".strip(), exact_text(number)
+
+
+def _card(title: str, figures: list[tuple[str, Number, bool]]) -> Card:
+    origins = {number.origin for _, number, _ in figures}
+    details = {_detail(number) for _, number, _ in figures}
+    lines = tuple(
+        Line(of, *parts(number), "" if len(details) == 1 else _detail(number), number, best) for of, number, best in figures
+    )
+    return Card(title, lines, origins.pop() if len(origins) == 1 else "", details.pop() if len(details) == 1 else "")
+
+
+def _detail(number: Number) -> str:
+    return "; ".join(part for part in (number.sample, number.note) if part)
