@@ -149,6 +149,8 @@ class Claim(Value):
     statement: str
     verdict: Verdict
     found: str
+    brief: str = ""
+    """The claim and its figure in a few words, for places where there is no room; empty: the statement."""
 
     @model_validator(mode="before")
     @classmethod
