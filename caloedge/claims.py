@@ -63,7 +63,7 @@ class Compared:
         """Return the lower limits (B,) that hold for all bins at once; of one bin, its own."""
         width_B = np.nanstd(self.replicas_RB, axis=0)
         deviation_RB = (self.value_B - self.replicas_RB) / np.where(width_B > 0, width_B, np.inf)
-        largest_R = np.nanmax(np.where(np.isfinite(deviation_RB), deviation_RB, -np.inf), axis=1)
+        largest_R = np.where(np.isfinite(deviation_RB), deviation_RB, -np.inf).max(axis=1)
         return np.asarray(self.value_B - max(float(np.quantile(largest_R, CONFIDENCE)), 0.0) * width_B - self._reach())
 
     def _reach(self) -> NDArray[Any]:
@@ -242,3 +242,27 @@ def _unknown(statement: str, brief: str, of: Compared, places: Sequence[str]) ->
     return Claim(
         statement=statement, brief=f"{brief}: {UNKNOWN}", verdict="not tested", found=f"{UNKNOWN}{', in ' if bins else ''}{bins}"
     )
+
+
+# What no claim covers
+
+
+def worse(than: str, what: str, of: Compared, places: Sequence[str], by: float = 0.0) -> tuple[str, ...]:
+    """Warn of bins in which a figure over another method's is above 1 + `by` at 95 % confidence, each bin by itself."""
+    low_B = np.where(of.known, of.limits()[0], -np.inf)
+    found = [f"{places[b]}: {of.text(b)}" for b in map(int, np.flatnonzero(low_B > 1 + by))]
+    return (f"The integer network is worse than {than} in {what}, ratio at {'; '.join(found)}.",) if found else ()
+
+
+def biased(what: str, of: Compared, places: Sequence[str]) -> tuple[str, ...]:
+    """Warn of a response that differs from 1 beyond its errors, at 95 % confidence for all bins at once, and name the largest."""
+    if not of.known.any():
+        return ()
+    low_B, high_B = of.joint_low(), -of.mirrored().joint_low()
+    off = [b for b in map(int, np.flatnonzero(of.known)) if low_B[b] > 1 or high_B[b] < 1]
+    if not off:
+        return ()
+    most = max(off, key=lambda b: abs(float(of.value_B[b]) - 1))
+    other = f"; so do {len(off) - 1} of the other {len(places) - 1} bins, by less" if len(off) > 1 else ""
+    place = f" at {places[most]}" if places[most] else ""
+    return (f"{what} differs from 1{place}: {of.text(most)}{other}.",)

@@ -75,7 +75,7 @@ LAYERS = """
     reports.looks, reports.ratios, reports.rounding, reports.wording
     reports.canvas
     reports.legend
-    reports.plots, reports.tables, reports.sections, reports.latency
+    reports.plots, reports.tables, reports.sections, reports.summary, reports.latency
     reports.readme, reports.headline, reports.downloads
     reports.page
     reports.store

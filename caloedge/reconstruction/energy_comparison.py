@@ -145,6 +145,37 @@ def headline(compared: Compared, names: Collection[str]) -> tuple[tuple[str, Num
     )
 
 
+def replicas(compared: Compared, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Return the replicas of `headline` by label."""
+    methods = {name: of for name, of in compared.methods.items() if name in names}
+    found = {f"{WMSE}, {name}": of.figures[WMSE].replicas_RB[:, 0] for name, of in methods.items()}
+    widths = ((name, of.jet_width) for name, of in methods.items())
+    return found | {f"{JETS.capitalize()}, {name}": 100 * w.replicas_RB[:, 0] for name, w in widths if w is not None}
+
+
+def caveats(compared: Compared) -> tuple[str, ...]:
+    """Warn of biases of the integer network, and of sets of events in which its float twin is better than claims allow."""
+    mine = compared.methods.get(INTEGER)
+    if mine is None:
+        return ()
+    made = []
+    response = jet_estimate(mine.jets, ALL_JETS_GEV, compared.jet_weights, resolution.median)
+    if response is not None:
+        jets_alone = claims.Compared(response.value_B, response.replicas_RB)
+        made += claims.biased(f"The integer network's jet response ({compared.jet_set})", jets_alone, ("",))
+    closure = mine.figures[CLOSURE]
+    made += claims.biased(
+        "The integer network's energy of whole events over the true one",
+        claims.Compared(closure.value_B, closure.replicas_RB),
+        compared.events.sets,
+    )
+    if twin := compared.methods.get(FLOAT):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            of = resolution.compared(mine.figures[WMSE], twin.figures[WMSE])
+        made += claims.worse("its own float twin", WMSE, of, compared.events.sets, by=TOLERANCE)
+    return tuple(made)
+
+
 def claims_of(compared: Compared, rivals: Sequence[str]) -> tuple[Claim, ...]:
     """Test the integer network against the float ones and against its rivals, where they are there."""
     made = []

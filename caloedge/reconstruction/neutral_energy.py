@@ -134,12 +134,25 @@ def assess(
             blocks=(_table(found, len(target_EHW)), *_plots(found)),
         )
     ]
-    if shown := _display(truth, total_EHW, target_EHW, images):
-        sections.append(Section(title="One event", blocks=shown))
-    headline = tuple(
-        (f"Neutral energy resolution, {name}", _number(of.width, len(target_EHW))) for name, of in found.items() if name != SUM
+    if one := _display(truth, total_EHW, target_EHW, images):
+        sections.append(Section(title="One event", blocks=one))
+    shown = {f"Neutral energy resolution, {name}": of.width for name, of in found.items() if name != SUM}
+    return Assessment(
+        sections=tuple(sections),
+        headline=tuple((label, _number(width, len(target_EHW))) for label, width in shown.items()),
+        claims=tuple(_claims(found, for_events)),
+        caveats=_caveats(found),
+        replicas={label: 100 * width.replicas_RB[:, -1] for label, width in shown.items()},
     )
-    return Assessment(sections=tuple(sections), headline=headline, claims=tuple(_claims(found, for_events)))
+
+
+def _caveats(found: Mapping[str, Measured]) -> tuple[str, ...]:
+    """Warn of an integer network whose response to all events is not 1."""
+    if INTEGER not in found:
+        return ()
+    median = found[INTEGER].median
+    of_all = Compared(median.value_B[-1:], median.replicas_RB[:, -1:])
+    return claims.biased("The integer network's median response", of_all, ("",))
 
 
 def _number(estimate: Estimate, n_events: int) -> Number:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge import claims, statistics
-from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment
 from caloedge.claims import Compared
 from caloedge.detector import photons
 from caloedge.detector.geometry import PBWO4
@@ -43,6 +43,7 @@ TOLERANCE = 0.05
 ENERGY_LABEL = r"true energy $E_\mathrm{gen}$ [GeV]"
 SCALE_LABEL = r"median of $E_\mathrm{rec}\,/\,E_\mathrm{gen}$"
 
+BOTH_FOUND = "Both photons found"
 Headline = tuple[tuple[str, Number], ...]
 
 
@@ -68,9 +69,7 @@ class Measured:
     """Pairs with both photons found: closer than `CLOSE`, and others."""
 
 
-def sections(
-    events: PhotonEvents, found: Mapping[str, Photons], rivals: Sequence[str] = (BASELINE,)
-) -> tuple[tuple[Section, ...], tuple[Claim, ...], Headline]:
+def sections(events: PhotonEvents, found: Mapping[str, Photons], rivals: Sequence[str] = (BASELINE,)) -> Assessment:
     """Compare the photons of the methods, `catalog`'s four by name and any others, on the same events.
 
     The integer network is claimed to be better than each of the `rivals`. The cells may be those of the first events only;
@@ -99,7 +98,9 @@ def sections(
         pions.section(compared),
         *((Section(title="Event displays", text=DISPLAYS_TEXT, blocks=shown),) if shown else ()),
     )
-    return result, _claims(compared, measured, rivals), _headline(compared, measured)
+    return Assessment(
+        result, _headline(compared, measured), _claims(compared, measured, rivals), _caveats(compared, measured, rivals)
+    )
 
 
 DISPLAYS_TEXT = (
@@ -526,6 +527,20 @@ def _claims_against(rival: str, compared: Comparison, measured: Mapping[str, Mea
     )  # fmt: skip
 
 
+def _caveats(compared: Comparison, measured: Mapping[str, Measured], rivals: Sequence[str]) -> tuple[str, ...]:
+    """Warn of energies at which the integer network is worse than a classical method or its float twin, and of its scale."""
+    places = _places(np.ones(len(ENERGY_BINS_GEV) - 1, bool))
+    scale = measured[INTEGER].scale
+    made = []
+    for other in (*rivals, FLOAT):
+        mine, theirs = _found_by_both(compared, other)
+        than = "its own float twin" if other == FLOAT else f"the {other}"
+        for what in ("energy", "position"):
+            of = resolution.compared(mine[what], theirs[what])
+            made += claims.worse(than, f"{what} resolution for single photons", of, places)
+    return (*made, *claims.biased("The integer network's energy scale", Compared(scale.value_B, scale.replicas_RB), places))
+
+
 def _found_by_both(compared: Comparison, other: str) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """Return the widths of the integer network and of another method, of single photons and close pairs that both find.
 
@@ -562,5 +577,5 @@ def _headline(compared: Comparison, measured: Mapping[str, Measured]) -> Headlin
             (f"σ(E)/E at {low:g}–{high:g} GeV, {name}", resolution.number(of.coarse, 1, "%", 100, _coarse_sample(compared, 1)))
             for name, of in shown
         ),
-        *((f"Both photons found < {CLOSE:g} crystals, {name}", statistics.percent(of.pairs, 0, "pairs")) for name, of in shown),
+        *((f"{BOTH_FOUND} < {CLOSE:g} crystals, {name}", statistics.percent(of.pairs, 0, "pairs")) for name, of in shown),
     )

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge import claims, statistics
-from caloedge.catalog import BASELINE, INTEGER, REFERENCE, Assessment, Sample, Task
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sample, Task
 from caloedge.detector import clusters, events, groups, photons
 from caloedge.detector.geometry import PBWO4
 from caloedge.detector.library import ShowerLibrary
@@ -220,6 +220,9 @@ def assess(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any]], thre
         ),
         headline=tuple((f"{what}, {name}", value) for name, of in measured.items() for what, value in _headline(of)),
         claims=_claims(measured),
+        caveats=_caveats(measured),
+        replicas={f"{what}, {name}": values for name, of in measured.items() for what, values in _replicas(of)},
+        items_per_event=len(seeds) / max(len(truth.codes_EXY), 1),
     )
 
 
@@ -255,6 +258,16 @@ def _headline(of: _Measured) -> tuple[tuple[str, Number], ...]:
         (f"Position width at {_energies(SHOWN_BIN)}", _position(of)),
         (f"Energy width of pairs < {CLOSE:g} crystals", _percent(of.close, 0)),
     )
+
+
+def _replicas(of: _Measured) -> tuple[tuple[str, NDArray[Any]], ...]:
+    """Return the replicas of `_headline`."""
+    columns = (
+        *(100 * of.energy.replicas_RB[:, b] for b in TABLE_BINS),
+        PBWO4.cell_mm * of.position.replicas_RB[:, SHOWN_BIN],
+        100 * of.close.replicas_RB[:, 0],
+    )
+    return tuple((what, column) for (what, _), column in zip(_headline(of), columns, strict=True))
 
 
 def _position(of: _Measured) -> Number:
@@ -368,6 +381,23 @@ def _claims(measured: Mapping[str, _Measured]) -> tuple[Claim, ...]:
             1,
             f"{integer.close.value_B[0]:.2%} against {classical.close.value_B[0]:.2%}: ratio ",
         ),
+    )
+
+
+def _caveats(measured: Mapping[str, _Measured]) -> tuple[str, ...]:
+    """Warn of bins in which the integer network is worse than the classical fit or its float twin, and of its energy scale."""
+    mine, places = measured[INTEGER], _places(slice(None))
+    others = ((BASELINE, "the classical fit, which is told the seeds,"), (FLOAT, "its own float twin"))
+    return (
+        *(
+            warning
+            for name, said in others
+            for what, field in (("energy resolution", "energy"), ("position resolution", "position"))
+            for warning in claims.worse(
+                said, what, resolution.compared(getattr(mine, field), getattr(measured[name], field)), places
+            )
+        ),
+        *claims.biased("The integer network's energy scale", claims.Compared(mine.scale.value_B, mine.scale.replicas_RB), places),
     )
 
 

@@ -219,6 +219,8 @@ def assess(sample: Sample[EventTruth], scores: Mapping[str, NDArray[Any]], _poin
             *energy_comparison.claims_of(compared, rivals=(BASELINE, CALORIMETER_SUM)),
             *energy_comparison.size_claims(compared, *LARGER, further=(*(of.name for of in OTHERS[1:]), JETS)),
         ),
+        caveats=energy_comparison.caveats(compared),
+        replicas=energy_comparison.replicas(compared, scores),
     )
 
 

@@ -153,6 +153,8 @@ def assess(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], thresh
         ),
         headline=tuple((f"Seed efficiency, {name}", values["seed efficiency"]) for name, values in summary.items()),
         claims=_claims(kinds, {name: values["fakes per 100 events"] for name, values in summary.items()}),
+        replicas={f"Seed efficiency, {name}": 100 * _overall(of).replicas[:, 0] for name, of in kinds.items()},
+        items_per_event=len(truth.event_W) / max(truth.n_events, 1),
     )
 
 

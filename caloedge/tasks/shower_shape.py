@@ -205,6 +205,7 @@ def assess(sample: Sample[ShapeTruth], scores: Mapping[str, NDArray[Any]], thres
         ),
         headline=tuple((f"Accuracy, {name}", statistics.percent(ratio, 0, "events")) for name, ratio in accuracy.items()),
         claims=_claims(accuracy),
+        replicas={f"Accuracy, {name}": 100 * ratio.replicas[:, 0] for name, ratio in accuracy.items()},
     )
 
 
