@@ -53,25 +53,29 @@ class Compared:
         return statistics.spread(self.replicas_RB)
 
     def limits(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return the lower and the upper limit (B,) of each bin by itself."""
-        replicas_RB = np.where(np.isfinite(self.replicas_RB), self.replicas_RB, np.nan)
-        low_B, high_B = (np.nanquantile(replicas_RB, q, axis=0) for q in (1 - CONFIDENCE, CONFIDENCE))
+        """Return the lower and the upper limit (B,) of each bin by itself, NaN where it is not known."""
+        low_B, high_B = np.full(len(self.value_B), np.nan), np.full(len(self.value_B), np.nan)
+        for b in np.flatnonzero(self.known):
+            finite_R = self.replicas_RB[np.isfinite(self.replicas_RB[:, b]), b]
+            low_B[b], high_B[b] = np.quantile(finite_R, (1 - CONFIDENCE, CONFIDENCE))
         reach_B = self._reach()
         return np.minimum(low_B, self.value_B) - reach_B, np.maximum(high_B, self.value_B) + reach_B
 
     def joint_low(self) -> NDArray[Any]:
-        """Return the lower limits (B,) that hold for all bins at once; of one bin, its own."""
-        width_B = np.nanstd(self.replicas_RB, axis=0)
-        deviation_RB = (self.value_B - self.replicas_RB) / np.where(width_B > 0, width_B, np.inf)
-        largest_R = np.where(np.isfinite(deviation_RB), deviation_RB, -np.inf).max(axis=1)
-        return np.asarray(self.value_B - max(float(np.quantile(largest_R, CONFIDENCE)), 0.0) * width_B - self._reach())
+        """Return the lower limits (B,) that hold for all known bins at once; of one bin, its own."""
+        finite_RB = np.isfinite(self.replicas_RB) & self.known
+        replicas_RB = np.where(finite_RB, self.replicas_RB, self.value_B)  # what has no figure does not deviate
+        width_B = replicas_RB.std(axis=0)
+        deviation_RB = (self.value_B - replicas_RB)[:, width_B > 0] / width_B[width_B > 0]
+        largest_R = deviation_RB.max(axis=1, initial=0.0)
+        return np.asarray(self.value_B - float(np.quantile(largest_R, CONFIDENCE)) * width_B - self._reach())
 
     def _reach(self) -> NDArray[Any]:
         """Return what is added to both limits (B,): where methods agree in all of n trials, what Clopper and Pearson allow."""
         if self.trials_B is None:
             return np.zeros(len(self.value_B))
         scale = 100.0 if self.unit else 1.0
-        agree_B = np.ptp(self.replicas_RB, axis=0) == 0
+        agree_B = (self.replicas_RB == self.value_B).all(axis=0)
         return np.where(agree_B, scale * statistics.none_of(self.trials_B, CONFIDENCE), 0.0)
 
     def mirrored(self) -> "Compared":
@@ -94,7 +98,8 @@ class Compared:
         if low == high == (0.0 if self.unit else 1.0):
             return "identical"
         if not self.unit:
-            return f"{value:.3f} ({low:.3f} to {high:.3f})"
+            digits = 3 if high - low >= 0.01 else 4
+            return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
         return f"{value:+.2f} % ({low:+.2f} to {high:+.2f} %)"
 
 

@@ -65,8 +65,8 @@ def _designs(report: Report) -> list[str]:
     for row in tables[COSTS].rows if COSTS in tables else ():
         costs.setdefault(row[0], row[2:])  # the first row of a design is the open tools'; a vendor's follow
     needs: dict[Cell, str] = {}
-    for row in tables[BUDGET].rows if BUDGET in tables else ():
-        needs.setdefault(row[1], f"{row[0]}: {row[-2]}")
+    for row in tables[BUDGET].rows if BUDGET in tables and "devices" in tables[BUDGET].columns else ():
+        needs.setdefault(row[1], f"{row[0]}: {row[tables[BUDGET].columns.index('devices')]}")
     made = []
     for row in tables[DESIGNS].rows if DESIGNS in tables else ():
         if row[0] in costs:

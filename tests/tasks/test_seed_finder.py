@@ -207,10 +207,13 @@ def test_figures_of_a_case_counted_by_hand() -> None:
     assert [number.value for _, number in assessment.headline] == [figures[name][0] for name in scores]
     assert all(number.uncertainty is not None and number.sample for _, number in assessment.headline)
     within, above = assessment.claims
-    assert within.verdict == "fails"
-    assert re.match(r"50\.00% against 83\.33%: -33\.33 ± ", within.found)
-    assert above.verdict == "fails"
-    assert re.match(r"50\.00% against 50\.00%: \+?0\.00 ± ", above.found)
+    assert within.verdict == above.verdict == "undecided"  # four events decide nothing
+    assert re.match(r"50\.00% against 83\.33% at 25\.00 ± .* per 100 events: -33\.33 % \(-\d", within.found)
+    assert re.match(r"50\.00% against 50\.00% at .* per 100 events: \+0\.00 % \(-\d+\.\d+ to \+\d", above.found)
+    none = next(row for row in table.rows if row[0] == REFERENCE)[5]
+    assert isinstance(none, Number)
+    assert none.value == 0 < none.uncertainty  # no fake in four events: at most 1.139 / 4 at 68 % confidence
+    assert assessment.items_per_event == 6 / 4
 
 
 def test_curves_agree_with_the_table(made: Sample[SeedTruth]) -> None:
