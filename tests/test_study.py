@@ -10,6 +10,7 @@ import yaml
 
 from caloedge.claims import Compared
 from caloedge.errors import UserError
+from caloedge.reports.summary import ONCE
 from caloedge.results import Claim, Number, Plot, Table
 from caloedge.study import Point, axis_of, claim, front, recommended, turned
 
@@ -133,9 +134,7 @@ def test_a_study_from_training_to_the_report(tmp_path: Path, monkeypatch: pytest
     stages = [path.name.split("-")[0] for path in (tmp_path / "out" / "work" / "training").iterdir()]
     assert sorted(stages) == ["edge", "published", "quantised", "quantised"]  # float networks are trained once
     assert math.isfinite(report.headline[0][1].value)
-    assert (
-        "Every network was trained once: how much its figures vary from one training to the next is not known." in report.caveats
-    )
+    assert ONCE in report.caveats
     assert set(report.best) < {label for label, _ in report.headline}
 
 

@@ -255,8 +255,8 @@ def test_all_claims_hold_for_equal_networks_and_a_worse_baseline(good: Result) -
         (Smearing(crystals=0.06), {1}),
         (Smearing(relative=0.075), {0, 2}),
         (Smearing(crystals=0.085), {1, 3, 6}),
-        (Smearing(close_found=0.6), {4}),
-        (Smearing(close_width=1.5 * 0.07 / 0.05), {5}),
+        (Smearing(close_found=0.5), {4}),
+        (Smearing(close_width=2 * 0.07 / 0.05), {5}),
     ],
 )
 def test_each_claim_fails_for_a_worse_integer_network(truth: PhotonEvents, changed: Smearing, failing: set[int]) -> None:

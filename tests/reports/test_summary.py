@@ -1,14 +1,15 @@
 """What a reader is told first: verdicts in their order, unequal trainings, and the README's lines."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from caloedge.artifact import Stage, read_artifact
 from caloedge.catalog import FLOAT, INTEGER, REFERENCE
-from caloedge.reports import summary
+from caloedge.reports import store, summary
 from caloedge.reports.readme import results
-from caloedge.results import Claim, Number, Report, Section, Verdict
+from caloedge.results import OLDER_RULE, Claim, Number, Report, Section, Verdict
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -69,3 +70,20 @@ def test_readme_blocks_begin_with_what_fails() -> None:
         "| a | **2\N{NO-BREAK SPACE}%** |",
         "| b | 3\N{NO-BREAK SPACE}% |",
     ]
+
+
+def test_an_older_report_says_how_it_was_judged(tmp_path: Path) -> None:
+    """Version 0.1 stored whether a claim `holds`, by its central value, and no caveats."""
+    claims = [
+        {"kind": "claim", "statement": f"It {word}.", "holds": of, "found": "1 ± 2"}
+        for word, of in (("is", True), ("is not", False))
+    ]
+    old = {"title": "t", "summary": "", "created": "", "headline": [], "sections": [{"title": "Claims", "blocks": claims}]}
+    (tmp_path / "report.json").write_text(json.dumps(old))
+    report = store.load(tmp_path)
+    assert report.caveats == ("Does not hold: It is not. 1 ± 2.", OLDER_RULE)
+    store.save(report, tmp_path)
+    assert store.load(tmp_path) == report  # the remark stays when it is drawn anew
+    old["sections"][0]["blocks"] = []  # type: ignore[index]
+    (tmp_path / "report.json").write_text(json.dumps(old))
+    assert store.load(tmp_path).caveats == ()
