@@ -43,9 +43,10 @@ class Compared:
 
     @property
     def known(self) -> NDArray[Any]:
-        """Whether each bin has a figure, also in at least 95 % of its replicas."""
+        """Whether each bin has a figure, also in at least 95 % of its replicas, and trials enough for a bootstrap."""
         share_B = np.isfinite(self.replicas_RB).mean(axis=0)
-        return np.asarray(np.isfinite(self.value_B) & (share_B >= CONFIDENCE))
+        enough = True if self.trials_B is None else self.trials_B >= statistics.FEWEST
+        return np.asarray(np.isfinite(self.value_B) & (share_B >= CONFIDENCE) & enough)
 
     @property
     def spread(self) -> NDArray[Any]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from caloedge.results import Number, Series
 
 REPLICAS = 200
+FEWEST = 30
+"""With fewer values or trials a bin has no estimate: a bootstrap of so few is too sure."""
 NONE_SEEN = 1.139
 """Counts that are not exceeded at 68 % confidence where none was seen: −ln(1 − 0.68)."""
 

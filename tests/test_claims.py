@@ -113,13 +113,14 @@ def shares(mine: np.ndarray, theirs: np.ndarray) -> Compared:
 
 
 def test_agreement_in_few_trials_shows_little() -> None:
-    """No event of ten differs: up to 26 % may, by Clopper and Pearson; of 10,000 up to 0.03 %."""
-    all_of = np.ones(10, bool)
+    """No event of 40 differs: up to 7.2 % may, by Clopper and Pearson; of 10,000 up to 0.03 %. Ten are too few for a verdict."""
+    all_of = np.ones(40, bool)
+    assert claims.of_least("s", "b", shares(all_of[:10], all_of[:10]), -0.5).verdict == "not tested"
     few, many = shares(all_of, all_of), shares(np.ones(10_000, bool), np.ones(10_000, bool))
-    assert few.limits()[0][0] == pytest.approx(-100 * (1 - 0.05**0.1), rel=1e-12)
+    assert few.limits()[0][0] == pytest.approx(-100 * (1 - 0.05 ** (1 / 40)), rel=1e-12)
     assert claims.of_least("s", "b", few, -0.5).verdict == "undecided"
     assert claims.of_least("s", "b", many, -0.5).verdict == "holds"
-    assert claims.of_least("s", "b", few, -0.5).found.startswith("+0.00 % (-25.89 to +25.89 %)")
+    assert claims.of_least("s", "b", few, -0.5).found.startswith("+0.00 % (-7.22 to +7.22 %)")
     assert claims.of_clearly_more("s", "b", many, 0).verdict != "holds"
 
 

@@ -19,8 +19,6 @@ from caloedge.results import Number, Series
 
 CONTENT = 0.6827
 """Of a Gaussian within ±σ."""
-FEWEST = 30
-"""With fewer values a bin has no estimate."""
 
 Statistic = Callable[[NDArray[Any]], float]
 """Of values (N,) in ascending order."""
@@ -78,13 +76,13 @@ def in_bins(values: NDArray[Any], bins: NDArray[Any], n_bins: int, weights_RE: N
     for b in range(n_bins):
         chosen = np.isfinite(values) & (bins == b)
         count_B[b] = chosen.sum()
-        if count_B[b] < FEWEST:
+        if count_B[b] < statistics.FEWEST:
             continue
         order_N = np.argsort(values[chosen], kind="stable")
         ordered_N = values[chosen][order_N]
         value_B[b] = statistic(ordered_N)
         weights_RN = weights_RE[:, event[chosen][order_N]].astype(np.int64)
-        for replica in np.flatnonzero(weights_RN.sum(axis=1) >= FEWEST):
+        for replica in np.flatnonzero(weights_RN.sum(axis=1) >= statistics.FEWEST):
             replicas_RB[replica, b] = statistic(ordered_N.repeat(weights_RN[replica]))
     return Estimate(value_B, statistics.spread(replicas_RB), count_B, replicas_RB)
 

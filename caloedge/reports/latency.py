@@ -156,7 +156,7 @@ def _budget_table(designs: Sequence[Firmware], event: str, items_per_event: floa
                 str(x.design),
                 Number(value=round(clock, 1), unit="MHz", origin="routed" if fmax else "requested"),
                 _at_clock(100 * needed.latency_share, "%", clock, bool(fmax)),
-                _at_clock(needed.copies, "", clock, bool(fmax)),
+                _at_clock(needed.copies, "", clock, bool(fmax)) if needed.latency_share <= 1 else NONE,
                 _devices(needed, x),
                 budget.reference,
             ))  # fmt: skip
