@@ -98,7 +98,7 @@ def make_report(artifact: Artifact, to: Places, independent: Library | None = No
                 task.item,
                 on_test.items_per_event,
             ),
-            sections.training(artifact.manifest),
+            sections.trainings(artifact.manifest.stages),
             sections.what_was_run(artifact),
         ),
     )

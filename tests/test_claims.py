@@ -1,5 +1,7 @@
 """The rule that judges claims: borderline cases each way, and how often it errs on toy data whose truth is known."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
@@ -9,23 +11,10 @@ from caloedge.claims import Compared, at_most, below
 R = 200
 
 
-def normal(value: float, error: float, seed: int = 0) -> Compared:
+def normal(value: float, error: float) -> Compared:
     """Return one bin whose replicas are the quantiles of a Gaussian, so that its limits are known."""
-    del seed
-    q = (np.arange(R) + 0.5) / R
-    z = np.sqrt(2) * np.array([_erfinv(2 * p - 1) for p in q])
+    z = np.array([NormalDist().inv_cdf((i + 0.5) / R) for i in range(R)])
     return Compared(np.array([value]), (value + error * z)[:, None])
-
-
-def _erfinv(y: float) -> float:
-    """Invert the error function by bisection, to 1e-12."""
-    from math import erf
-
-    low, high = -6.0, 6.0
-    while high - low > 1e-12:
-        middle = (low + high) / 2
-        low, high = (middle, high) if erf(middle) < y else (low, middle)
-    return (low + high) / 2
 
 
 def joined(*bins: Compared, seed: int = 1) -> Compared:
@@ -50,9 +39,7 @@ def joined(*bins: Compared, seed: int = 1) -> Compared:
 )
 def test_the_limit_decides_not_the_central_value(value: float, error: float, verdict: str) -> None:
     assert at_most(1.05, normal(value, error)) == verdict
-    assert at_most(-1.05, normal(-value, error)) in ("holds", "fails", "undecided")
-    claim = claims.of_least("s", "b", normal(-value, error), -1.05)
-    assert claim.verdict == verdict  # the same the other way round
+    assert claims.of_least("s", "b", normal(-value, error), -1.05).verdict == verdict  # the same the other way round
 
 
 @pytest.mark.parametrize(
