@@ -386,12 +386,15 @@ def _claims(measured: Mapping[str, _Measured]) -> tuple[Claim, ...]:
 
 def _caveats(measured: Mapping[str, _Measured]) -> tuple[str, ...]:
     """Warn of bins in which the integer network is worse than the classical fit or its float twin, and of its energy scale."""
+    if INTEGER not in measured:
+        return ()
     mine, places = measured[INTEGER], _places(slice(None))
     others = ((BASELINE, "the classical fit, which is told the seeds,"), (FLOAT, "its own float twin"))
     return (
         *(
             warning
             for name, said in others
+            if name in measured
             for what, field in (("energy resolution", "energy"), ("position resolution", "position"))
             for warning in claims.worse(
                 said, what, resolution.compared(getattr(mine, field), getattr(measured[name], field)), places
