@@ -183,12 +183,19 @@ def claims_of(compared: Compared, rivals: Sequence[str]) -> tuple[Claim, ...]:
         mine = f"The integer network's {what} ({where}) is"
         most = f"at most {100 * TOLERANCE:g} % above that of the method"
         made += [
-            _claim(f"{mine} {most} “{other}”.", f"{what} {most} {other}", compared, what, (INTEGER, other), 1 + TOLERANCE)
+            _claim(
+                f"{mine} {most} “{other}”.",
+                f"{what} at most {100 * TOLERANCE:g} % above {other}",
+                compared,
+                what,
+                (INTEGER, other),
+                1 + TOLERANCE,
+            )
             for other in (FLOAT, REFERENCE)
         ]
         below = "clearly below that of the method"
         made += [
-            _claim(f"{mine} {below} “{other}”.", f"{what} {below} {other}", compared, what, (INTEGER, other), None)
+            _claim(f"{mine} {below} “{other}”.", f"{what} below {other}", compared, what, (INTEGER, other), None)
             for other in rivals
         ]
     return tuple(claim for claim in made if claim)
