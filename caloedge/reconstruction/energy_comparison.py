@@ -180,24 +180,13 @@ def claims_of(compared: Compared, rivals: Sequence[str]) -> tuple[Claim, ...]:
     """Test the integer network against the float ones and against its rivals, where they are there."""
     made = []
     for what, where in ((WMSE, compared.first), (JETS, compared.jet_set)):
-        mine = f"The integer network's {what} ({where}) is"
-        most = f"at most {100 * TOLERANCE:g} % above that of the method"
-        made += [
-            _claim(
-                f"{mine} {most} “{other}”.",
-                f"{what} at most {100 * TOLERANCE:g} % above {other}",
-                compared,
-                what,
-                (INTEGER, other),
-                1 + TOLERANCE,
-            )
-            for other in (FLOAT, REFERENCE)
-        ]
-        below = "clearly below that of the method"
-        made += [
-            _claim(f"{mine} {below} “{other}”.", f"{what} below {other}", compared, what, (INTEGER, other), None)
-            for other in rivals
-        ]
+        mine, most = f"The integer network's {what} ({where}) is", f"at most {100 * TOLERANCE:g} % above"
+        for other in (FLOAT, REFERENCE):
+            statement = f"{mine} {most} that of the method “{other}”."
+            made.append(_claim(statement, f"{what} {most} {other}", compared, what, (INTEGER, other), 1 + TOLERANCE))
+        for other in rivals:
+            statement = f"{mine} clearly below that of the method “{other}”."
+            made.append(_claim(statement, f"{what} below {other}", compared, what, (INTEGER, other), None))
     return tuple(claim for claim in made if claim)
 
 

@@ -71,8 +71,9 @@ def _designs(report: Report) -> list[str]:
     for row in tables[DESIGNS].rows if DESIGNS in tables else ():
         if row[0] in costs:
             lut, _, dsp, *_ = (_text(cell) for cell in costs[row[0]])
-            made.append(f"{row[0]}, {_text(row[1])}, one every {_text(row[2])}, {lut} LUT, {dsp} DSP; {needs.get(row[0], '')}")
-    return [text.rstrip("; ") for text in made]
+            parts = (f"{row[0]}: latency {_text(row[1])}", f"interval {_text(row[2])}", f"{lut} LUT", f"{dsp} DSP")
+            made.append(", ".join((*parts, needs[row[0]]) if row[0] in needs else parts))
+    return made
 
 
 def _text(cell: Cell) -> str:
