@@ -178,13 +178,13 @@ def of_least(statement: str, brief: str, of: Compared, limit: float, said: str =
 
 def of_clearly_less(statement: str, brief: str, of: Compared, limit: float, said: str = "") -> Claim:
     """Claim that a figure is clearly below `limit` in the only bin."""
-    return _claim(statement, brief, below(limit, of, clearly=True), of, [0], said, ("",), sigmas=limit)
+    return _claim(statement, brief, below(limit, of, clearly=True), of, [0], said, ("",), clear_of=limit)
 
 
 def of_clearly_more(statement: str, brief: str, of: Compared, limit: float, said: str = "") -> Claim:
     """Claim that a figure is clearly above `limit` in the only bin."""
     verdict = below(-limit, of.mirrored(), clearly=True)
-    return _claim(statement, brief, verdict, of, [0], said, ("",), sigmas=limit)
+    return _claim(statement, brief, verdict, of, [0], said, ("",), clear_of=limit)
 
 
 def of_less(statement: str, brief: str, of: Compared, limit: float, places: Sequence[str], said: str = "") -> Claim:
@@ -225,7 +225,7 @@ def _claim(
     shown: Sequence[int],
     said: str,
     places: Sequence[str],
-    sigmas: float | None = None,
+    clear_of: float | None = None,
 ) -> Claim:
     if verdict == "not tested":
         return _unknown(statement, brief, of, places)
@@ -238,8 +238,8 @@ def _claim(
     if len(places) > 1:
         many = f"{len(shown)} of {len(places)} bins shown, the worst first: " if verdict != "holds" else "the worst bin: "
         text = many + text
-    if sigmas is not None and float(of.spread[0]) > 0:
-        text += f", {abs(float(of.value_B[0]) - sigmas) / float(of.spread[0]):.1f} σ"
+    if clear_of is not None and float(of.spread[0]) > 0:
+        text += f", {(float(of.value_B[0]) - clear_of) / float(of.spread[0]):+.1f} σ from {clear_of:g}"
     return Claim(statement=statement, brief=f"{brief}: {worst}", verdict=verdict, found=f"{said}{text} ({LIMITS})")
 
 
