@@ -189,7 +189,10 @@ def _of_trainings(recipe: Recipe, records: Mapping[str, Stage]) -> tuple[str, ..
     seen = {method: of.windows_seen for method, of in records.items()}
     seen |= {method: before[stage] for stage, method in summary.STAGES.items()}
     seen |= {method: seen[method] + before["edge"] for method in records if method.startswith("integer") and method != INTEGER}
-    return summary.of_trainings(seen, {method: of.valid_loss for method, of in records.items()}, INTEGER)
+    mine = records[INTEGER]  # a smaller network's loss is higher for its size, one of fewer bits for those
+    floats = {method: of for method, of in records.items() if method == INTEGER or not method.startswith("integer")}
+    losses = {method: of.valid_loss for method, of in floats.items() if of.parameters >= mine.parameters}
+    return summary.of_trainings(seen, losses, INTEGER)
 
 
 def figures_by_method(assessment: Assessment) -> dict[str, dict[str, Number]]:
