@@ -158,7 +158,7 @@ def caveats(compared: Compared) -> tuple[str, ...]:
     mine = compared.methods.get(INTEGER)
     if mine is None:
         return ()
-    made = []
+    made: list[str] = []
     response = jet_estimate(mine.jets, ALL_JETS_GEV, compared.jet_weights, resolution.median)
     if response is not None:
         jets_alone = claims.Compared(response.value_B, response.replicas_RB)

@@ -531,7 +531,7 @@ def _caveats(compared: Comparison, measured: Mapping[str, Measured], rivals: Seq
     """Warn of energies at which the integer network is worse than a classical method or its float twin, and of its scale."""
     places = _places(np.ones(len(ENERGY_BINS_GEV) - 1, bool))
     scale = measured[INTEGER].scale
-    made = []
+    made: list[str] = []
     for other in (*rivals, FLOAT):
         mine, theirs = _found_by_both(compared, other)
         than = "its own float twin" if other == FLOAT else f"the {other}"
