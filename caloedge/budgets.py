@@ -1,16 +1,12 @@
-"""What triggers allow, each with its reference, and whether a design keeps to it."""
+"""What triggers allow, each with its reference, and what a design takes of it: a share of the latency, copies, devices."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from caloedge.catalog import Budget
 from caloedge.errors import UserError
 
-LHC_CROSSING = Budget(
-    name="LHC bunch crossing",
-    latency_ns=None,
-    interval_ns=25.0,
-    reference="CERN-2004-003-V-1, LHC Design Report: one bunch crossing every 25 ns (40 MHz)",
-)
 CMS_LEVEL_1 = Budget(
     name="CMS Phase-2 Level-1 trigger",
     latency_ns=12_500.0,
@@ -21,55 +17,61 @@ ATLAS_LAR = Budget(
     name="ATLAS LAr energy reconstruction",
     latency_ns=150.0,
     interval_ns=25.0,
-    reference="Comput. Softw. Big Sci. 5 (2021) 19: about 150 ns in the trigger path, every bunch crossing",
-)
-ATLAS_LAR_FAST = Budget(
-    name="ATLAS LAr energy reconstruction, 125 ns",
-    latency_ns=125.0,
-    interval_ns=25.0,
-    reference="arXiv:2302.07555: 125 ns, every bunch crossing",
+    reference="Comput. Softw. Big Sci. 5 (2021) 19: about 150 ns in the trigger path (arXiv:2302.07555: 125 ns), 40 MHz in",
 )
 BELLE_II_ECL = Budget(
     name="Belle II ECL trigger",
     latency_ns=5_000.0,
     interval_ns=125.0,
-    reference="arXiv:1011.0352: about 5 µs for the whole Level-1 chain; arXiv:2602.15118: 8 MHz in",
+    reference="arXiv:1011.0352: about 5 µs for the whole Level-1 chain; arXiv:2602.15118: 8 MHz in, 3.168 µs for its network",
 )
 
-BUDGETS = (LHC_CROSSING, CMS_LEVEL_1, ATLAS_LAR, ATLAS_LAR_FAST, BELLE_II_ECL)
+BUDGETS = (CMS_LEVEL_1, ATLAS_LAR, BELLE_II_ECL)
+
+USABLE = 0.8
+"""Share of a device's scarcest resource that designs may fill: above, place and route seldom closes timing."""
 
 
-def verdict(budget: Budget, latency_cycles: int, interval_cycles: int, clock_mhz: float) -> tuple[bool, dict[str, float | None]]:
-    """Return whether a design keeps to a budget, and its margins in nanoseconds: what is left, negative when exceeded.
+@dataclass(frozen=True)
+class Need:
+    """What a design takes of one experiment's budget."""
 
-    A margin is None where the budget sets no limit. The nanoseconds are no better than the origin of `clock_mhz`.
+    latency_share: float
+    """Of the whole latency; above 1 one item alone takes too long, which no number of copies mends."""
+    copies: int
+    """Designs that take items in turn, to keep the input rate."""
 
-    >>> verdict(CMS_LEVEL_1, latency_cycles=100, interval_cycles=5, clock_mhz=200.0)
-    (True, {'latency_ns': 12000.0, 'interval_ns': 0.0})
-    >>> verdict(LHC_CROSSING, latency_cycles=100, interval_cycles=6, clock_mhz=200.0)
-    (False, {'latency_ns': None, 'interval_ns': -5.0})
+
+def need(budget: Budget, latency_cycles: int, interval_cycles: int, clock_mhz: float, items_per_event: float = 1.0) -> Need:
+    """Return what a design takes of a budget; it is no better than the origin of `clock_mhz`.
+
+    `items_per_event` is how many inputs of the network one event of the experiment has, e.g. windows per crossing.
+
+    >>> need(CMS_LEVEL_1, latency_cycles=250, interval_cycles=900, clock_mhz=200.0)
+    Need(latency_share=0.1, copies=180)
+    >>> need(CMS_LEVEL_1, latency_cycles=250, interval_cycles=1, clock_mhz=200.0, items_per_event=8.3).copies
+    2
     """
-    if not clock_mhz > 0 or latency_cycles < 0 or interval_cycles < 1:
+    if not clock_mhz > 0 or latency_cycles < 0 or interval_cycles < 1 or not items_per_event > 0:
         raise UserError(
-            f"budget {budget.name}: a latency of {latency_cycles} cycles and an event every {interval_cycles} cycles at "
-            f"{clock_mhz:g} MHz make no sense; give a latency of 0 or more, an interval of 1 or more and a positive clock"
+            f"budget {budget.name}: a latency of {latency_cycles} cycles and {items_per_event:g} inputs per event, one every "
+            f"{interval_cycles} cycles at {clock_mhz:g} MHz, make no sense; give a latency of 0 or more, an interval of 1 or "
+            "more, and a positive clock and number of inputs"
         )
-    needed = {"latency_ns": (budget.latency_ns, latency_cycles), "interval_ns": (budget.interval_ns, interval_cycles)}
-    margins = {key: None if limit is None else limit - cycles * 1e3 / clock_mhz for key, (limit, cycles) in needed.items()}
-    # cycles × 1000 ≤ limit × clock: no division that could round a design out of a budget that it just keeps
-    fits = all(limit is None or cycles * 1e3 <= limit * clock_mhz for limit, cycles in needed.values())
-    return fits, margins
+    # Multiplied before it is divided: no rounding that could ask for one copy more than exactly fills an interval.
+    copies = math.ceil(interval_cycles * 1e3 * items_per_event / (budget.interval_ns * clock_mhz))
+    return Need(latency_cycles * 1e3 / (budget.latency_ns * clock_mhz), copies)
 
 
-def side_by_side(budget: Budget, latency_cycles: int, interval_cycles: int, clock_mhz: float) -> int | None:
-    """Return how many designs that take events in turn keep to a budget: None where one event alone takes too long.
+def devices(copies: int, shares: Mapping[str, float]) -> int | None:
+    """Return how many devices hold so many copies of a design that takes these shares of one; None where one holds none.
 
-    >>> side_by_side(CMS_LEVEL_1, latency_cycles=990, interval_cycles=900, clock_mhz=200.0)
-    180
-    >>> side_by_side(CMS_LEVEL_1, latency_cycles=2501, interval_cycles=5, clock_mhz=200.0) is None
-    True
+    A copy is not split over devices, and each is filled up to `USABLE` of its scarcest resource.
+
+    >>> devices(180, {"LUT": 0.01, "DSP": 0.03}), devices(1, {"LUT": 0.79}), devices(1, {"LUT": 0.81})
+    (7, 1, None)
     """
-    alone = Budget(budget.name, budget.latency_ns, None, budget.reference)
-    if not verdict(alone, latency_cycles, interval_cycles, clock_mhz)[0]:
+    scarcest = max(shares.values())
+    if scarcest > USABLE:
         return None
-    return 1 if budget.interval_ns is None else math.ceil(interval_cycles * 1e3 / (budget.interval_ns * clock_mhz))
+    return math.ceil(copies / math.floor(USABLE / scarcest + 1e-9)) if scarcest > 0 else 1

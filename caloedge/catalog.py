@@ -76,6 +76,12 @@ class Assessment:
     sections: tuple[Section, ...]
     headline: tuple[tuple[str, Number], ...]
     claims: tuple[Claim, ...]
+    caveats: tuple[str, ...] = ()
+    """What no claim covers and a user must know, such as a bias; gravest first, one sentence each."""
+    replicas: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Bootstrap replicas (R,) of headline figures by their labels, in their units and paired between methods."""
+    items_per_event: float = 1.0
+    """Inputs of the network per event of this sample, e.g. windows: what a trigger's input rate is multiplied by."""
 
 
 @dataclass(frozen=True)
@@ -179,12 +185,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a trigger allows one algorithm or the whole of it; None where it sets no limit."""
+    """What a trigger allows; a network is one of several algorithms that share it."""
 
     name: str
-    latency_ns: float | None
-    """From the first input to the last output."""
-    interval_ns: float | None
+    latency_ns: float
+    """From the first input to the last output of the whole chain that `reference` names."""
+    interval_ns: float
     """From one event's input to the next one's."""
     reference: str
     """Where it is published, and what it covers."""

@@ -13,7 +13,7 @@ from caloedge.computer import computer
 from caloedge.errors import BadData
 from caloedge.firmware import firmware
 from caloedge.recipe import Recipe, find_recipe, read_recipe
-from caloedge.reports import latency, sections, store
+from caloedge.reports import latency, sections, store, summary
 from caloedge.results import Report, Section
 from caloedge.training.export import export
 from caloedge.training.fit import Hardware
@@ -73,22 +73,32 @@ def make_report(artifact: Artifact, to: Places, independent: Library | None = No
     projects = to.work / "projects"
     checks = verify(artifact, projects)
     designs = firmware(artifact, projects, checks)
-    item, published = find(Task, artifact.recipe.task).item, find(Network, artifact.recipe.network).published_firmware
+    task, published = find(Task, artifact.recipe.task), find(Network, artifact.recipe.network).published_firmware
     on_test = compare(artifact, library_of(artifact))
+    claims = (*on_test.claims, sections.exactness_claim(checks))
     report = Report(
         title=f"{artifact.recipe.name}: float against fixed point",
         summary=_summary(artifact),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data_label=data_label(artifact.recipe.task, artifact.manifest.library),
         headline=on_test.headline,
+        best=summary.best(on_test.headline, lower_is_better=task.lower_is_better),
+        caveats=(*summary.of_claims(claims), *on_test.caveats, *summary.of_artifact(artifact)),
         sections=(
-            Section(title="Claims", blocks=(*on_test.claims, sections.exactness_claim(checks))),
+            Section(title="Claims", blocks=claims),
             *on_test.sections,
             *(_independent(artifact, independent) if independent else ()),
             sections.exactness(checks),
             sections.integer_network(graph, artifact.manifest),
-            latency.firmware(designs, float_timings(artifact), computer(), published() if published else None, item),
-            sections.training(artifact.manifest),
+            latency.firmware(
+                designs,
+                float_timings(artifact),
+                computer(),
+                published() if published else None,
+                task.item,
+                on_test.items_per_event,
+            ),
+            sections.trainings(artifact.manifest.stages),
             sections.what_was_run(artifact),
         ),
     )
@@ -119,6 +129,8 @@ def comparison_report(artifact: Artifact, library: Library, assessment: Assessme
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data_label=data_label(artifact.recipe.task, library.provenance),
         headline=assessment.headline,
+        best=summary.best(assessment.headline, lower_is_better=find(Task, artifact.recipe.task).lower_is_better),
+        caveats=(*summary.of_claims(assessment.claims), *assessment.caveats, *summary.of_artifact(artifact)),
         sections=(Section(title="Claims", blocks=assessment.claims), *assessment.sections),
     )
     store.save(report, folder, listed=False)

@@ -28,6 +28,12 @@ Verdict = Literal[
 ]
 
 
+OLDER_RULE = (
+    "The claims of this report were judged on central values, as version 0.1 did, not on confidence limits: some that hold would "
+    "be undecided today."
+)
+
+
 class Value(BaseModel):
     """Base of all stored results: frozen, and strict about misspelt fields."""
 
@@ -149,6 +155,8 @@ class Claim(Value):
     statement: str
     verdict: Verdict
     found: str
+    brief: str = ""
+    """The claim and its figure in a few words, for places where there is no room; empty: the statement."""
 
     @model_validator(mode="before")
     @classmethod
@@ -201,3 +209,14 @@ class Report(Value):
     each. They stand above the headline figures."""
     data_label: str = ""
     """What the data are, written above every figure, e.g. `"Geant4 simulation"`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_report(cls, data: Any) -> Any:
+        """Say of reports of version 0.1, which have no caveats, how their claims were judged and which do not hold."""
+        if not isinstance(data, dict) or "caveats" in data or not isinstance(data.get("sections"), list):
+            return data
+        blocks = [block for section in data["sections"] if isinstance(section, dict) for block in section.get("blocks", ())]
+        old = [block for block in blocks if isinstance(block, dict) and "holds" in block]
+        fails = [f"Does not hold: {claim.get('statement')} {claim.get('found')}." for claim in old if claim["holds"] is False]
+        return data | {"caveats": (*fails, *([OLDER_RULE] if old else []))}

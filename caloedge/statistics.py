@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from caloedge.results import Number, Series
 
 REPLICAS = 200
+FEWEST = 30
+"""With fewer values or trials a bin has no estimate: a bootstrap of so few is too sure."""
+NONE_SEEN = 1.139
+"""Counts that are not exceeded at 68 % confidence where none was seen: −ln(1 − 0.68)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ def shared_bootstrap_weights(unit_EP: NDArray[Any], seed: int) -> NDArray[Any]:
 def ratio(passed_EB: NDArray[Any], total_EB: NDArray[Any], weights_RE: NDArray[Any], *, binomial: bool = True) -> Ratio:
     """Return sum(passed) / sum(total) per bin B; `binomial` says that passed counts a subset of total.
 
-    Where every or no trial passed the bootstrap has no spread; the 68 % Wilson interval stands in for it.
+    Where every or no trial passed the bootstrap has no spread; the 68 % Wilson interval stands in for it, and where nothing was
+    counted the 68 % upper limit of a Poisson rate.
     """
     passed, total = passed_EB.sum(axis=0, dtype=float), total_EB.sum(axis=0, dtype=float)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -67,6 +72,8 @@ def ratio(passed_EB: NDArray[Any], total_EB: NDArray[Any], weights_RE: NDArray[A
         centre, half = wilson(passed, total)
         low = np.where(certain, np.maximum(value - centre + half, 0), low)
         high = np.where(certain, np.maximum(centre + half - value, 0), high)
+    elif np.issubdtype(passed_EB.dtype, np.integer):
+        high = np.where((passed == 0) & (total > 0), NONE_SEEN / np.maximum(total, 1), high)
     return Ratio(value, low, high, total, replicas)
 
 
@@ -93,6 +100,26 @@ def points(name: str, edges: NDArray[Any], ratio: Ratio, scale: float = 1.0) -> 
         y_error_low=tuple((scale * ratio.low[full]).tolist()),
         y_error_high=tuple((scale * ratio.high[full]).tolist()),
     )
+
+
+def none_of(trials: NDArray[Any], confidence: float) -> NDArray[Any]:
+    """Return the upper limit on a share of which nothing was seen in so many trials (Clopper and Pearson; about 3 / n at 95 %).
+
+    >>> none_of(np.array([1, 100]), 0.95).round(4)
+    array([0.95  , 0.0295])
+    """
+    return np.asarray(1 - (1 - confidence) ** (1 / np.maximum(trials, 1)))
+
+
+def spread(replicas_RB: NDArray[Any]) -> NDArray[Any]:
+    """Return half the central 68 % interval of the finite replicas in each bin, NaN where there is none."""
+    result_B = np.full(replicas_RB.shape[1], np.nan)
+    for b, replicas_R in enumerate(replicas_RB.T):
+        finite_R = replicas_R[np.isfinite(replicas_R)]
+        if len(finite_R):
+            low, high = np.quantile(finite_R, [0.16, 0.84])
+            result_B[b] = (high - low) / 2
+    return result_B
 
 
 def wilson(passed: NDArray[Any], total: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

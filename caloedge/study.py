@@ -2,14 +2,19 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
+from caloedge import claims
 from caloedge.artifact import RECIPE, Artifact
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Backend, Library, Target, Task, find
+from caloedge.claims import Compared
 from caloedge.comparison import compare, library_of
 from caloedge.compiler.reader import read
 from caloedge.errors import UserError
@@ -17,8 +22,8 @@ from caloedge.files import write_text
 from caloedge.pipeline import data_label, library_beside, open_beside, places, read_named_recipe
 from caloedge.project import is_built, record
 from caloedge.recipe import Recipe
-from caloedge.reports import sections, store
-from caloedge.results import Claim, Number, Plot, Report, Section, Series, Table, verdict
+from caloedge.reports import sections, store, summary
+from caloedge.results import Claim, Number, Plot, Report, Section, Series, Table, Verdict
 from caloedge.synthesis.cost import implement
 from caloedge.training.export import export
 from caloedge.training.fit import Hardware
@@ -44,6 +49,8 @@ class Point:
     """Synthesised; empty where no tool was there."""
     cycles: int | None
     """From input to output of the synthesised design."""
+    ratios: Mapping[str, Compared] = field(default_factory=dict)
+    """By method: the figures, one a bin, over those of that method in the same assessment."""
     remarks: tuple[str, ...] = ()
     """Why something was not synthesised."""
 
@@ -113,12 +120,16 @@ def _measure(artifact: Artifact, projects: Path) -> tuple[Point, list[Check], di
         run_check(f"QONNX executor, {bits} bit", golden, lambda codes: run_qonnx(artifact.model, graph, codes)),
     ]
     levels: dict[str, dict[str, Number]] = {method: {} for method in (REFERENCE, FLOAT, INTEGER, BASELINE)}
-    task = find(Task, artifact.recipe.task)
-    for label, value in compare(artifact, library_of(artifact)).headline:
+    replicas: dict[str, list[NDArray[Any]]] = {method: [] for method in levels}
+    task, assessment = find(Task, artifact.recipe.task), compare(artifact, library_of(artifact))
+    for label, value in assessment.headline:
         what, _, method = label.rpartition(", ")
+        of_R = assessment.replicas[label]
         if not task.lower_is_better:
-            what, value = f"100 % − {what.lower()}", value.model_copy(update={"value": 100 - value.value})
+            what, value, of_R = f"100 % − {what.lower()}", value.model_copy(update={"value": 100 - value.value}), 100 - of_R
         levels[method][what] = value
+        replicas[method].append(of_R)
+    ratios = {method: _ratios(levels, replicas, method) for method in (REFERENCE, FLOAT)}
     target = find(Target, artifact.recipe.target)
     folder = projects / f"rtl_{VARIANT}"
     if not is_built(folder, record("rtl", graph, target, VARIANT)):
@@ -131,7 +142,13 @@ def _measure(artifact: Artifact, projects: Path) -> tuple[Point, list[Check], di
     resources = dict(cost.netlist.resources) if cost and cost.netlist else {}
     ebops = sum(layer.ebops for layer in graph.layers())
     remarks = cost.remarks if cost else ("no synthesiser",)
-    return Point(bits, levels.pop(INTEGER), ebops, resources, run.latency_cycles, remarks), checks, levels
+    return Point(bits, levels.pop(INTEGER), ebops, resources, run.latency_cycles, ratios, remarks), checks, levels
+
+
+def _ratios(levels: Mapping[str, Mapping[str, Number]], replicas: Mapping[str, list[NDArray[Any]]], method: str) -> Compared:
+    """Return the integer network's figures over another method's."""
+    mine, theirs = (np.array([of.value for of in levels[name].values()], float) for name in (INTEGER, method))
+    return claims.ratio(mine, np.stack(replicas[INTEGER], axis=1), theirs, np.stack(replicas[method], axis=1))
 
 
 def front(points: Sequence[Point], figure: str, axis: str) -> list[Point]:
@@ -143,27 +160,37 @@ def front(points: Sequence[Point], figure: str, axis: str) -> list[Point]:
     return kept
 
 
-def recommended(points: Sequence[Point], levels: Mapping[str, Number]) -> Point | None:
-    """Return the cheapest point of which every figure is at most `TOLERANCE` above its level; None when there is none."""
-    good = [p for p in points if all(p.figures[what].value <= (1 + TOLERANCE) * of.value for what, of in levels.items())]
+def verdict(point: Point, method: str) -> Verdict:
+    """Judge that no figure of a point is more than `TOLERANCE` above a method's."""
+    return claims.at_most(1 + TOLERANCE, point.ratios[method])
+
+
+def recommended(points: Sequence[Point], method: str) -> Point | None:
+    """Return the cheapest point of which every figure is at most `TOLERANCE` above a method's, also at its confidence limit."""
+    good = [point for point in points if verdict(point, method) == "holds"]
     return min(good, key=lambda p: p.cost(axis_of(points)), default=None)
 
 
 def _report(
     recipe: Recipe, artifact: Artifact, points: list[Point], checks: list[Check], levels: Mapping[str, Mapping[str, Number]]
 ) -> Report:
-    claims = tuple(_claim(points, levels[method], whose) for method, whose in (
-        (REFERENCE, "the published float network's as trained here"), (FLOAT, "those of the float network of the same shape"),
-    ))  # fmt: skip
+    made = (
+        claim(points, REFERENCE, "the published float network's as trained here"),
+        claim(points, FLOAT, "those of the float network of the same shape"),
+        sections.exactness_claim(checks),
+    )
+    headline = tuple((f"{what}, {p.bits} bit", figure) for p in points for what, figure in list(p.figures.items())[:1])
     return Report(
         title=f"{recipe.name}: accuracy against bit width",
         summary="The same network quantised to different numbers of bits (weights and activations alike), each trained for it, "
         "compiled, proven exact and synthesised.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data_label=data_label(recipe.task, artifact.manifest.library),
-        headline=tuple((f"{what}, {p.bits} bit", figure) for p in points for what, figure in list(p.figures.items())[:1]),
+        headline=headline,
+        best=summary.best(headline, lower_is_better=True),
+        caveats=(*summary.of_claims(made), *turned(points), *summary.of_artifact(artifact)),
         sections=(
-            Section(title="Claims", blocks=(*claims, sections.exactness_claim(checks))),
+            Section(title="Claims", blocks=made),
             Section(
                 title="Accuracy against cost",
                 text="Smaller is better in every figure. LUTs are those of the unrolled Verilog, one input per clock cycle, by "
@@ -176,17 +203,47 @@ def _report(
     )
 
 
-def _claim(points: Sequence[Point], levels: Mapping[str, Number], whose: str) -> Claim:
-    best = recommended(points, levels)
-    worst = {p.bits: max(p.figures[what].value / of.value for what, of in levels.items()) for p in points}
-    ratios = "; ".join(f"{bits} bit: {ratio:.3f}" for bits, ratio in worst.items())
+def claim(points: Sequence[Point], method: str, whose: str) -> Claim:
+    """Claim that one width is good enough; it fails only if every width does."""
+    best, found = recommended(points, method), [verdict(point, method) for point in points]
+    known: tuple[Verdict, ...] = ("holds", "undecided", "not tested", "fails")
+    worst = "; ".join(f"{point.bits} bit: {_worst(point, method)}" for point in points)
+    named = f"{best.bits} bit, {_cost(best, axis_of(points))}" if best else "none"
     return Claim(
         statement=f"There is a bit width at which no figure is more than {TOLERANCE:.0%} (relative) above {whose}; the cheapest "
         "is recommended.",
-        verdict=verdict(best is not None),
-        found=(f"recommended: {best.bits} bit, {_cost(best, axis_of(points))}; " if best else "none recommended; ")
-        + f"largest ratio of any figure: {ratios}",
+        brief=f"a width with every figure at most {TOLERANCE:.0%} above {whose}: {best.bits if best else 'no'} bit",
+        verdict=next(of for of in known if of in found),
+        found=f"recommended: {named}; largest ratio of any figure, {worst} ({claims.LIMITS})",
     )
+
+
+def _worst(point: Point, method: str) -> str:
+    """Return the largest ratio with its limits, its figure and the verdict."""
+    of = point.ratios[method]
+    if not of.known.all():
+        return claims.UNKNOWN
+    largest = int(of.limits()[1].argmax())
+    return f"{of.text(largest)} in {list(point.figures)[largest]}, {verdict(point, method)}"
+
+
+def _error(*figures: Number) -> float:
+    """Return the errors of figures in quadrature."""
+    return float(np.sqrt(sum((of.uncertainty or 0) ** 2 for of in figures)))
+
+
+def turned(points: Sequence[Point]) -> tuple[str, ...]:
+    """Warn of figures in which more bits are worse than fewer: single trainings scatter."""
+    found = []
+    for more, fewer in ((a, b) for a in points for b in points if a.bits > b.bits):
+        worse = [
+            f"{what} ({more.figures[what].value:.3g} against {fewer.figures[what].value:.3g} {more.figures[what].unit})"
+            for what in more.figures
+            if more.figures[what].value - fewer.figures[what].value > _error(more.figures[what], fewer.figures[what])
+        ]
+        if worse:
+            found.append(f"{more.bits} bit are worse than {fewer.bits} in {', '.join(worse)}")
+    return (f"{'; '.join(found)}: trainings scatter by at least as much.",) if found else ()
 
 
 def _cost(point: Point, axis: str) -> str:

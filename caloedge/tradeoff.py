@@ -23,7 +23,7 @@ from caloedge.files import replacing, sha256
 from caloedge.foldings import Folding, foldings
 from caloedge.pipeline import data_label, open_beside, places, read_named_recipe
 from caloedge.recipe import Recipe
-from caloedge.reports import sections, store
+from caloedge.reports import sections, store, summary
 from caloedge.reports.latency import RESOURCES
 from caloedge.results import Cell, Number, Plot, Report, Section, Series, Table
 from caloedge.study import artifact_at
@@ -160,6 +160,7 @@ def _report(
 ) -> Report:
     artifact = integers[0].artifact
     checks = [*(check for of in integers for check in of.checks), *(of.check for of in folded)]
+    claims = (*assessment.claims, sections.exactness_claim(checks))
     return Report(
         title=f"{recipe.name}: accuracy against size and latency",
         summary="Float networks of several sizes, one of them quantised to several widths and folded into firmware several "
@@ -167,8 +168,10 @@ def _report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data_label=data_label(recipe.task, artifact.manifest.library),
         headline=assessment.headline[: 2 * len(entries)],
+        best=summary.best(assessment.headline[: 2 * len(entries)], lower_is_better=find(Task, recipe.task).lower_is_better),
+        caveats=(*summary.of_claims(claims), *assessment.caveats, *_of_trainings(recipe, records)),
         sections=(
-            Section(title="Claims", blocks=(*assessment.claims, sections.exactness_claim(checks))),
+            Section(title="Claims", blocks=claims),
             _summary(entries, folded, assessment, recipe, threads),
             *((_folding_section(folded, recipe),) if folded else ()),
             *assessment.sections,
@@ -177,6 +180,19 @@ def _report(
             sections.what_was_run(artifact),
         ),
     )
+
+
+def _of_trainings(recipe: Recipe, records: Mapping[str, Stage]) -> tuple[str, ...]:
+    """Warn of networks that were not trained as long as the recipe's own integer one."""
+    chain = {stage: records[method] for stage, method in summary.STAGES.items()}
+    before = summary.inputs_seen(recipe, chain)
+    seen = {method: of.windows_seen for method, of in records.items()}
+    seen |= {method: before[stage] for stage, method in summary.STAGES.items()}
+    seen |= {method: seen[method] + before["edge"] for method in records if method.startswith("integer") and method != INTEGER}
+    mine = records[INTEGER]  # a smaller network's loss is higher for its size, one of fewer bits for those
+    floats = {method: of for method, of in records.items() if method == INTEGER or not method.startswith("integer")}
+    losses = {method: of.valid_loss for method, of in floats.items() if of.parameters >= mine.parameters}
+    return summary.of_trainings(seen, losses, INTEGER)
 
 
 def figures_by_method(assessment: Assessment) -> dict[str, dict[str, Number]]:

@@ -23,6 +23,7 @@ LAYERS = """
     detector.production, detector.cluster_tuning
     catalog
     recipe, statistics, similarity
+    claims
     artifact, compiler.fixed, compiler.onnx_file
     compiler.ops, compiler.rationals
     compiler.ranges, compiler.functions
@@ -37,7 +38,7 @@ LAYERS = """
     compiler.reader
     arithmetic, published
     reconstruction.matching, reconstruction.resolution, reconstruction.energy_flow, reconstruction.energy_jets
-    reconstruction.claims, reconstruction.displays, reconstruction.pions, reconstruction.neutral_energy
+    reconstruction.displays, reconstruction.pions, reconstruction.neutral_energy
     reconstruction.energy_images
     reconstruction.physics, reconstruction.energy_comparison, reconstruction.energy_displays
     reconstruction.energy_report
@@ -74,7 +75,7 @@ LAYERS = """
     reports.looks, reports.ratios, reports.rounding, reports.wording
     reports.canvas
     reports.legend
-    reports.plots, reports.tables, reports.sections, reports.latency
+    reports.plots, reports.tables, reports.sections, reports.summary, reports.latency
     reports.readme, reports.headline, reports.downloads
     reports.page
     reports.store

@@ -27,7 +27,14 @@ def test_named_files_exist():
         assert (ROOT / (pair[0] or pair[1])).exists(), pair
 
 
-@pytest.mark.parametrize("name", ["seed_finder", "deepcluster"])
+SHOWN = re.findall(r"^<!-- (\w+): written by", TEXT, re.MULTILINE)
+
+
+def test_results_are_shown():
+    assert {"seed_finder", "deepcluster"} <= set(SHOWN)
+
+
+@pytest.mark.parametrize("name", SHOWN)
 def test_results_are_those_of_the_report(name):
     shown = results(store.load(ROOT / "reports" / name))
     assert between_marks(TEXT, name, README)[1].strip() == shown.strip()

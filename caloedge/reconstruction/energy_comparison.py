@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge import statistics
+from caloedge import claims, statistics
 from caloedge.catalog import FLOAT, INTEGER, REFERENCE
 from caloedge.detector.jets import Jets, jets
 from caloedge.errors import MissingTool
 from caloedge.reconstruction import energy_images, energy_jets, resolution
-from caloedge.reconstruction.claims import CLEARLY
 from caloedge.reconstruction.energy_images import Errors, EventImages
 from caloedge.reconstruction.energy_jets import FOUND_ABOVE_GEV, TRUE_ABOVE_GEV, JetPairs
 from caloedge.reconstruction.resolution import Estimate
-from caloedge.results import Claim, Number, verdict
+from caloedge.results import Claim, Number
 
 TOLERANCE = 0.03
 """Of the float network's figures."""
@@ -125,6 +124,8 @@ def difference(found: Estimate, wanted: Estimate, sample: str) -> Number | str:
         return "–"
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio_B, error_B = resolution.ratio(found, wanted)
+    if ratio_B[0] == 1 and error_B[0] == 0:
+        return "identical"
     return Number(
         value=100 * (float(ratio_B[0]) - 1), unit="%", origin="computed", uncertainty=100 * float(error_B[0]), sample=sample
     )
@@ -144,23 +145,58 @@ def headline(compared: Compared, names: Collection[str]) -> tuple[tuple[str, Num
     )
 
 
-def claims(compared: Compared, rivals: Sequence[str]) -> tuple[Claim, ...]:
+def replicas(compared: Compared, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Return the replicas of `headline` by label."""
+    methods = {name: of for name, of in compared.methods.items() if name in names}
+    found = {f"{WMSE}, {name}": of.figures[WMSE].replicas_RB[:, 0] for name, of in methods.items()}
+    widths = ((name, of.jet_width) for name, of in methods.items())
+    return found | {f"{JETS.capitalize()}, {name}": 100 * w.replicas_RB[:, 0] for name, w in widths if w is not None}
+
+
+def caveats(compared: Compared) -> tuple[str, ...]:
+    """Warn of biases of the integer network, and of sets of events in which its float twin is better than claims allow."""
+    mine = compared.methods.get(INTEGER)
+    if mine is None:
+        return ()
+    made: list[str] = []
+    response = jet_estimate(mine.jets, ALL_JETS_GEV, compared.jet_weights, resolution.median)
+    if response is not None:
+        jets_alone = claims.Compared(response.value_B, response.replicas_RB)
+        made += claims.biased(f"The integer network's jet response ({compared.jet_set})", jets_alone, ("",))
+    closure = mine.figures[CLOSURE]
+    made += claims.biased(
+        "The integer network's energy of whole events over the true one",
+        claims.Compared(closure.value_B, closure.replicas_RB),
+        compared.events.sets,
+    )
+    if twin := compared.methods.get(FLOAT):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            of = resolution.compared(mine.figures[WMSE], twin.figures[WMSE])
+        made += claims.worse("its own float twin", WMSE, of, compared.events.sets, by=TOLERANCE)
+    return tuple(made)
+
+
+def claims_of(compared: Compared, rivals: Sequence[str]) -> tuple[Claim, ...]:
     """Test the integer network against the float ones and against its rivals, where they are there."""
     made = []
     for what, where in ((WMSE, compared.first), (JETS, compared.jet_set)):
-        mine = f"The integer network's {what} ({where}) is"
-        most = f"{mine} at most {100 * TOLERANCE:g} % above that of the method"
-        made += [_claim(f"{most} “{other}”.", compared, what, (INTEGER, other), 1 + TOLERANCE) for other in (FLOAT, REFERENCE)]
-        below = f"{mine} clearly below that of the method"
-        made += [_claim(f"{below} “{other}”.", compared, what, (INTEGER, other), None) for other in rivals]
+        mine, most = f"The integer network's {what} ({where}) is", f"at most {100 * TOLERANCE:g} % above"
+        for other in (FLOAT, REFERENCE):
+            statement = f"{mine} {most} that of the method “{other}”."
+            made.append(_claim(statement, f"{what} {most} {other}", compared, what, (INTEGER, other), 1 + TOLERANCE))
+        for other in rivals:
+            statement = f"{mine} clearly below that of the method “{other}”."
+            made.append(_claim(statement, f"{what} below {other}", compared, what, (INTEGER, other), None))
     return tuple(claim for claim in made if claim)
 
 
 def size_claims(compared: Compared, larger: str, largest: str, further: Sequence[str]) -> tuple[Claim, ...]:
     """Test what arXiv 2410.07250 says of sizes, where these networks are there; `further` are the sets to extrapolate to."""
+    most = f"is at most {100 * FEW_PERCENT:g} % above that of"
     made = [
         _claim(
-            f"The WMSE ({compared.first}) of “{small}” is at most {100 * FEW_PERCENT:g} % above that of “{larger}”, as trained.",
+            f"The WMSE ({compared.first}) of “{small}” {most} “{larger}”, as trained.",
+            f"WMSE of {small} at most {100 * FEW_PERCENT:g} % above that of {larger}",
             compared, WMSE, (small, larger), 1 + FEW_PERCENT,
         )
         for small in (REFERENCE, FLOAT)
@@ -170,38 +206,39 @@ def size_claims(compared: Compared, larger: str, largest: str, further: Sequence
     return tuple(claim for claim in made if claim)
 
 
-def _claim(statement: str, compared: Compared, what: str, pair: tuple[str, str], limit: float | None) -> Claim | None:
-    """Claim that a figure of one method is at most a multiple of another's, by central values, or clearly below it."""
+def _claim(statement: str, brief: str, compared: Compared, what: str, pair: tuple[str, str], limit: float | None) -> Claim | None:
+    """Claim that a figure of one method is at most a multiple of another's, or clearly below it."""
     if any(name not in compared.methods for name in pair):
         return None
     found, wanted = (_claimed(compared.methods[name], what) for name in pair)
     if found is None or wanted is None:
-        return Claim(statement=statement, verdict=verdict(None), found=compared.no_jets)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio, error = (float(of_B[0]) for of_B in resolution.ratio(found, wanted))
-    if not np.isfinite([ratio, error]).all():
-        return Claim(statement=statement, verdict=verdict(None), found="too few events")
+        return Claim(statement=statement, brief=brief, verdict="not tested", found=compared.no_jets)
     mine, theirs = (f"{100 * of.value_B[0]:.3f} %" if what == JETS else f"{of.value_B[0]:.4g} GeV²" for of in (found, wanted))
-    text = f"{mine} against {theirs}: {100 * (ratio - 1):+.2f} ± {100 * error:.2f} % (paired bootstrap)"
-    return Claim(
-        statement=statement, verdict=verdict(1 - ratio > CLEARLY * error if limit is None else ratio <= limit), found=text
-    )
+    said, of = f"{mine} against {theirs}: ratio ", resolution.compared(found, wanted)
+    if limit is None:
+        return claims.of_clearly_less(statement, brief, of, 1, said)
+    return claims.of_most(statement, brief, of, limit, said=said)
 
 
 def _best_claim(compared: Compared, name: str, place: int) -> Claim:
-    """Claim that a float network has the smallest relative error of all in one set."""
+    """Claim that a float network has the smallest relative error of all in one set: its ratio to each other one is below 1."""
+    where = compared.events.sets[place]
+    statement = f"“{name}” has the smallest relative error of all float networks ({where}), as trained."
+    brief = f"{name} the best float network for {where}"
     found = {
         of: bins(one.figures[RELATIVE], slice(place, place + 1))
         for of, one in compared.methods.items()
         if of.startswith(FLOAT.split()[0])
     }
-    rival = min((of for of in found if of != name), key=lambda of: float(found[of].value_B[0]), default=name)
-    ratio, error = (float(of_B[0]) for of_B in resolution.ratio(found[name], found[rival]))
-    return Claim(
-        statement=f"“{name}” has the smallest relative error of all float networks ({compared.events.sets[place]}), as trained.",
-        verdict=verdict(ratio < 1 if len(found) > 1 else None),
-        found=f"{100 * (ratio - 1):+.2f} ± {100 * error:.2f} % against “{rival}”, the best of the others (paired bootstrap)",
+    others = [of for of in found if of != name]
+    if not others:
+        return Claim(statement=statement, brief=brief, verdict="not tested", found="there is no other float network")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = [resolution.compared(found[name], found[other]) for other in others]
+    joined = claims.Compared(
+        np.concatenate([of.value_B for of in ratios]), np.concatenate([of.replicas_RB for of in ratios], axis=1)
     )
+    return claims.of_less(statement, brief, joined, 1, [f"against {other}" for other in others], "ratio, ")
 
 
 def _claimed(of: Measured, what: str) -> Estimate | None:

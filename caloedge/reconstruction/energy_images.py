@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloedge import statistics
 from caloedge.detector.full_events import PIXELS
 from caloedge.errors import UserError
-from caloedge.reconstruction import resolution
 from caloedge.reconstruction.resolution import Estimate
 from caloedge.similarity import blur, ssim
 
@@ -135,7 +135,7 @@ def _ratio(part_EB: NDArray[Any], total_EB: NDArray[Any], weights_RE: NDArray[An
     with np.errstate(invalid="ignore", divide="ignore"):
         value_B = np.where(total_B >= fewest, part_EB.sum(axis=0, dtype=np.float64) / total_B, np.nan)
         replicas_RB = (weights_RE @ part_EB) / (weights_RE @ total_EB.astype(np.float64))
-    return Estimate(value_B, resolution.spread(replicas_RB), total_B.astype(np.int64), replicas_RB)
+    return Estimate(value_B, statistics.spread(replicas_RB), total_B.astype(np.int64), replicas_RB)
 
 
 def pixel_closure(errors: Errors, chosen_E: NDArray[Any], weights_RE: NDArray[Any], *, relative: bool) -> Closure:
@@ -147,4 +147,4 @@ def pixel_closure(errors: Errors, chosen_E: NDArray[Any], weights_RE: NDArray[An
     with np.errstate(invalid="ignore"):
         width_B = np.sqrt(np.maximum(square.value_B - middle.value_B**2, 0))
         width_RB = np.sqrt(np.maximum(square.replicas_RB - middle.replicas_RB**2, 0))
-    return Closure(middle, Estimate(width_B, resolution.spread(width_RB), middle.count_B, width_RB))
+    return Closure(middle, Estimate(width_B, statistics.spread(width_RB), middle.count_B, width_RB))

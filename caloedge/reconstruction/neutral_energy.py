@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge import statistics
+from caloedge import claims, statistics
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment
+from caloedge.claims import Compared
 from caloedge.detector.layered import PIXELS, SIDE_MM
 from caloedge.reconstruction import resolution
 from caloedge.reconstruction.resolution import Estimate
-from caloedge.results import Claim, Image, Number, Plot, Section, Table, verdict
+from caloedge.results import Claim, Image, Number, Plot, Section, Table
 
 DISTANCE_BINS_MM = np.array([0, 36, 72, 108, 144, 216, 288])
 CLOSE_MM = 72.0
@@ -31,8 +32,6 @@ SHOWN_PIXELS = 28
 SHOWN_DISTANCE_MM = 60.0
 TOLERANCE = 0.05
 """Relative, of the integer network's resolution."""
-CLEARLY = 3.0
-"""Standard deviations that make a difference clear."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +134,25 @@ def assess(
             blocks=(_table(found, len(target_EHW)), *_plots(found)),
         )
     ]
-    if shown := _display(truth, total_EHW, target_EHW, images):
-        sections.append(Section(title="One event", blocks=shown))
-    headline = tuple(
-        (f"Neutral energy resolution, {name}", _number(of.width, len(target_EHW))) for name, of in found.items() if name != SUM
+    if one := _display(truth, total_EHW, target_EHW, images):
+        sections.append(Section(title="One event", blocks=one))
+    shown = {f"Neutral energy resolution, {name}": of.width for name, of in found.items() if name != SUM}
+    return Assessment(
+        sections=tuple(sections),
+        headline=tuple((label, _number(width, len(target_EHW))) for label, width in shown.items()),
+        claims=tuple(_claims(found, for_events)),
+        caveats=_caveats(found),
+        replicas={label: 100 * width.replicas_RB[:, -1] for label, width in shown.items()},
     )
-    return Assessment(sections=tuple(sections), headline=headline, claims=tuple(_claims(found, for_events)))
+
+
+def _caveats(found: Mapping[str, Measured]) -> tuple[str, ...]:
+    """Warn of an integer network whose response to all events is not 1."""
+    if INTEGER not in found:
+        return ()
+    median = found[INTEGER].median
+    of_all = Compared(median.value_B[-1:], median.replicas_RB[:, -1:])
+    return claims.biased("The integer network's median response", of_all, ("",))
 
 
 def _number(estimate: Estimate, n_events: int) -> Number:
@@ -233,31 +245,29 @@ def _claims(found: Mapping[str, Measured], for_events: str) -> Iterator[Claim]:
         return
     everything = len(DISTANCE_BINS_MM) - 1
     if REFERENCE in found and mine != REFERENCE:
-        ratio, error = _ratio(found[mine].width, found[REFERENCE].width, [everything])
-        yield Claim(
-            statement=f"The neutral energy resolution of the {mine} network is at most {TOLERANCE:.0%} (relative) above that of"
+        yield claims.of_most(
+            f"The neutral energy resolution of the {mine} network is at most {TOLERANCE:.0%} (relative) above that of"
             f" the {REFERENCE} network as trained here.",
-            verdict=verdict(None if not np.isfinite(ratio) else ratio <= 1 + TOLERANCE),
-            found=f"ratio of the resolutions {ratio:.3f} ± {error:.3f} (paired bootstrap)",
+            f"resolution at most {TOLERANCE:.0%} above the published network's",
+            _ratio(found[mine].width, found[REFERENCE].width, [everything]),
+            1 + TOLERANCE,
+            said="ratio of the resolutions ",
         )
     close = [int(b) for b in np.flatnonzero(DISTANCE_BINS_MM[1:] <= CLOSE_MM)]
     for other in (BASELINE, for_events):
         for bins, where in (([everything], "on all events"), (close, f"of pions closer than {CLOSE_MM:g} mm")):
-            if other not in found:
-                continue
-            ratio, error = _ratio(found[mine].width, found[other].width, bins)
-            yield Claim(
-                statement=f"The neutral energy resolution of the {mine} network {where} is clearly better than that of the"
-                f" method '{other}'.",
-                verdict=verdict(None if not np.isfinite(ratio) else ratio < 1 - CLEARLY * error),
-                found=f"ratio of the resolutions {ratio:.3f} ± {error:.3f} (paired bootstrap)"
-                + (f", mean of {len(bins)} bins" if len(bins) > 1 else ""),
-            )
+            if other in found:
+                yield claims.of_clearly_less(
+                    f"The neutral energy resolution of the {mine} network {where} is clearly better than that of the"
+                    f" method '{other}'.",
+                    f"resolution {where} below that of '{other}'",
+                    _ratio(found[mine].width, found[other].width, bins),
+                    1,
+                    "ratio of the resolutions" + (f", mean of {len(bins)} bins, " if len(bins) > 1 else " "),
+                )
 
 
-def _ratio(found: Estimate, wanted: Estimate, bins: list[int]) -> tuple[float, float]:
-    """Return the mean over bins of the ratio of two estimates, and its error; NaN where a bin has too few events."""
-    replicas_R = (found.replicas_RB[:, bins] / wanted.replicas_RB[:, bins]).mean(axis=1)
-    ratio = float((found.value_B[bins] / wanted.value_B[bins]).mean())
-    finite_R = replicas_R[np.isfinite(replicas_R)]
-    return ratio, float(finite_R.std()) if len(finite_R) else float("nan")
+def _ratio(found: Estimate, wanted: Estimate, bins: list[int]) -> Compared:
+    """Return the mean over bins of the ratio of two estimates; NaN where a bin has too few events."""
+    of = resolution.compared(found, wanted)
+    return Compared(of.value_B[bins], of.replicas_RB[:, bins]).mean()

@@ -13,13 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge import statistics
-from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE
+from caloedge import claims, statistics
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment
+from caloedge.claims import Compared
 from caloedge.detector import photons
 from caloedge.detector.geometry import PBWO4
 from caloedge.detector.photons import PhotonEvents, Photons
 from caloedge.errors import UserError
-from caloedge.reconstruction import claims, displays, pions, resolution
+from caloedge.reconstruction import displays, pions, resolution
 from caloedge.reconstruction.matching import MATCHED_WITHIN, SPLIT_WITHIN, Comparison, check, match
 from caloedge.reconstruction.resolution import Estimate, Fit
 from caloedge.results import Claim, Number, Plot, Section, Table
@@ -42,6 +43,7 @@ TOLERANCE = 0.05
 ENERGY_LABEL = r"true energy $E_\mathrm{gen}$ [GeV]"
 SCALE_LABEL = r"median of $E_\mathrm{rec}\,/\,E_\mathrm{gen}$"
 
+BOTH_FOUND = "Both photons found"
 Headline = tuple[tuple[str, Number], ...]
 
 
@@ -67,9 +69,7 @@ class Measured:
     """Pairs with both photons found: closer than `CLOSE`, and others."""
 
 
-def sections(
-    events: PhotonEvents, found: Mapping[str, Photons], rivals: Sequence[str] = (BASELINE,)
-) -> tuple[tuple[Section, ...], tuple[Claim, ...], Headline]:
+def sections(events: PhotonEvents, found: Mapping[str, Photons], rivals: Sequence[str] = (BASELINE,)) -> Assessment:
     """Compare the photons of the methods, `catalog`'s four by name and any others, on the same events.
 
     The integer network is claimed to be better than each of the `rivals`. The cells may be those of the first events only;
@@ -98,7 +98,9 @@ def sections(
         pions.section(compared),
         *((Section(title="Event displays", text=DISPLAYS_TEXT, blocks=shown),) if shown else ()),
     )
-    return result, _claims(compared, measured, rivals), _headline(compared, measured)
+    return Assessment(
+        result, _headline(compared, measured), _claims(compared, measured, rivals), _caveats(compared, measured, rivals)
+    )
 
 
 DISPLAYS_TEXT = (
@@ -459,7 +461,7 @@ def _pair_section(compared: Comparison) -> Section:
 
 def _claims(compared: Comparison, measured: Mapping[str, Measured], rivals: Sequence[str]) -> tuple[Claim, ...]:
     """Test the integer network against the published one and against its rivals."""
-    above, edges = ENERGY_BINS_GEV[:-1] >= 3, ENERGY_BINS_GEV[ENERGY_BINS_GEV >= 3]
+    above = ENERGY_BINS_GEV[:-1] >= 3
     worse = (
         f"is at most {100 * TOLERANCE:g} % (relative) worse than that of the published float network as trained here, in every "
         "bin above 3 GeV"
@@ -467,9 +469,11 @@ def _claims(compared: Comparison, measured: Mapping[str, Measured], rivals: Sequ
     integer, published = _found_by_both(compared, REFERENCE)
     return (
         *(
-            claims.no_wider(
+            claims.of_most(
                 f"The integer network's {what} resolution for single photons {worse}, {BOTH}.",
-                _only(integer[what], above), _only(published[what], above), edges, TOLERANCE,
+                f"{what} resolution at most {100 * TOLERANCE:g} % above the published network's",
+                _only(resolution.compared(integer[what], published[what]), above),
+                1 + TOLERANCE, _places(above), "ratio of the widths, ",
             )
             for what in ("energy", "position")
         ),
@@ -480,33 +484,61 @@ def _claims(compared: Comparison, measured: Mapping[str, Measured], rivals: Sequ
 BOTH = "of the photons that both methods find"
 
 
+def _places(bins_B: NDArray[Any]) -> list[str]:
+    return [f"{low:g}–{high:g} GeV" for (low, high), chosen in zip(pairwise(ENERGY_BINS_GEV), bins_B, strict=True) if chosen]
+
+
 def _claims_against(rival: str, compared: Comparison, measured: Mapping[str, Measured]) -> tuple[Claim, ...]:
     """Test whether the integer network is better than a classical method."""
-    below, edges = ENERGY_BINS_GEV[1:] <= 30, ENERGY_BINS_GEV[ENERGY_BINS_GEV <= 30]
+    below = ENERGY_BINS_GEV[1:] <= 30
     close, clearly = f"for two photons closer than {CLOSE:g} crystals", f"by more than {claims.CLEARLY:g} σ"
     mine, theirs = _found_by_both(compared, rival)
+    pairs, other_pairs = measured[INTEGER].pairs, measured[rival].pairs
+
+    def against(what: str, unit: str) -> str:
+        shown = (f"{of[what].value_B[0]:.2%}" if unit == "%" else f"{of[what].value_B[0]:.3g} {unit}" for of in (mine, theirs))
+        return f"{' against '.join(shown)} of {int(mine[what].count_B[0]):,} values: ratio "
+
     return (
         *(
-            claims.narrower(
+            claims.of_less_everywhere(
                 f"The integer network's {what} resolution for single photons is better than the {rival}'s in every "
                 f"bin below 30 GeV, and in their mean {clearly}, {BOTH}.",
-                _only(mine[what], below), _only(theirs[what], below), edges,
+                f"{what} resolution below the {rival}'s",
+                _only(resolution.compared(mine[what], theirs[what]), below), 1, _places(below),
             )
             for what in ("energy", "position")
         ),
-        claims.clearly_more(
+        claims.of_clearly_more(
             f"The integer network finds both photons more often than the {rival} {close}, {clearly}.",
-            measured[INTEGER].pairs, measured[rival].pairs, "pairs",
+            f"close pairs found above the {rival}'s",
+            claims.difference(pairs, other_pairs), 0,
+            f"{pairs.value[0]:.2%} against {other_pairs.value[0]:.2%} of {int(pairs.total[0]):,} pairs: ",
         ),
         *(
-            claims.clearly_narrower(
+            claims.of_clearly_less(
                 f"The integer network's {what} resolution {close} is better than the {rival}'s, {clearly}, of the "
                 "pairs that both methods find whole.",
-                mine[f"close {what}"], theirs[f"close {what}"], unit,
+                f"{what} resolution of close pairs below the {rival}'s",
+                resolution.compared(mine[f"close {what}"], theirs[f"close {what}"]), 1, against(f"close {what}", unit),
             )
             for what, unit in (("energy", "%"), ("position", "mm"))
         ),
     )  # fmt: skip
+
+
+def _caveats(compared: Comparison, measured: Mapping[str, Measured], rivals: Sequence[str]) -> tuple[str, ...]:
+    """Warn of energies at which the integer network is worse than a classical method or its float twin, and of its scale."""
+    places = _places(np.ones(len(ENERGY_BINS_GEV) - 1, bool))
+    scale = measured[INTEGER].scale
+    made: list[str] = []
+    for other in (*rivals, FLOAT):
+        mine, theirs = _found_by_both(compared, other)
+        than = "its own float twin" if other == FLOAT else f"the {other}"
+        for what in ("energy", "position"):
+            of = resolution.compared(mine[what], theirs[what])
+            made += claims.worse(than, f"{what} resolution for single photons", of, places)
+    return (*made, *claims.biased("The integer network's energy scale", Compared(scale.value_B, scale.replicas_RB), places))
 
 
 def _found_by_both(compared: Comparison, other: str) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
@@ -533,10 +565,8 @@ def _found_by_both(compared: Comparison, other: str) -> tuple[dict[str, Estimate
     return widths(INTEGER), widths(other)
 
 
-def _only(estimate: Estimate, bins_B: NDArray[Any]) -> Estimate:
-    return Estimate(
-        estimate.value_B[bins_B], estimate.uncertainty_B[bins_B], estimate.count_B[bins_B], estimate.replicas_RB[:, bins_B]
-    )
+def _only(of: Compared, bins_B: NDArray[Any]) -> Compared:
+    return Compared(of.value_B[bins_B], of.replicas_RB[:, bins_B])
 
 
 def _headline(compared: Comparison, measured: Mapping[str, Measured]) -> Headline:
@@ -547,5 +577,5 @@ def _headline(compared: Comparison, measured: Mapping[str, Measured]) -> Headlin
             (f"σ(E)/E at {low:g}–{high:g} GeV, {name}", resolution.number(of.coarse, 1, "%", 100, _coarse_sample(compared, 1)))
             for name, of in shown
         ),
-        *((f"Both photons found < {CLOSE:g} crystals, {name}", statistics.percent(of.pairs, 0, "pairs")) for name, of in shown),
+        *((f"{BOTH_FOUND} < {CLOSE:g} crystals, {name}", statistics.percent(of.pairs, 0, "pairs")) for name, of in shown),
     )

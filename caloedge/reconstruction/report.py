@@ -26,7 +26,8 @@ from caloedge.project import is_built, read_record
 from caloedge.reconstruction import chain, firmware, matching, physics
 from caloedge.reconstruction.chain import Chain, Networks
 from caloedge.reconstruction.firmware import Choice
-from caloedge.reports import latency, sections, store
+from caloedge.reconstruction.physics import Headline
+from caloedge.reports import latency, sections, store, summary
 from caloedge.results import Claim, Number, Report, Section, Table, verdict
 from caloedge.synthesis.cost import implement
 from caloedge.verification import Check, Design, compare_codes
@@ -56,9 +57,10 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
     truth, found, seconds = reconstructed(models, library or own, "all" if library else "test", n_events)
     thresholds = working_points(models, own, valid_events)
     selected = {method: chain.selected(of, thresholds[method]) for method, of in found.items()}
-    physics_sections, claims, headline = physics.sections(truth, selected, (chain.PARTICLE_FLOW, BASELINE))
+    assessment = physics.sections(truth, selected, (chain.PARTICLE_FLOW, BASELINE))
     nets = models.integer(round(thresholds[INTEGER] * 2.0 ** models.integer().fraction))
     checks, designs = _hardware(models, nets, library or own, work)
+    claims = (*assessment.claims, _exactness_claim(checks))
     made = Report(
         title="DeepCluster: from crystals to photons, float against firmware",
         summary="Whole events of 51 × 51 PbWO4 crystals: threshold, windows, seed finder, groups of four, center finder, "
@@ -68,10 +70,21 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
         "center finder, the published one's, too.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data_label=data_label(models.centres.recipe.task, (library or own).provenance),
-        headline=headline,
+        headline=assessment.headline,
+        best=_best(assessment.headline),
+        caveats=(
+            *summary.of_claims(claims),
+            *assessment.caveats,
+            *(
+                f"{artifact.recipe.name}: {warning}"
+                for artifact in (models.seeds, models.centres)
+                for warning in summary.of_artifact(artifact)[:-1]
+            ),
+            summary.ONCE,
+        ),
         sections=(
-            Section(title="Claims", blocks=(*claims, _exactness_claim(checks))),
-            *physics_sections,
+            Section(title="Claims", blocks=claims),
+            *assessment.sections,
             _working_point_section(thresholds, valid_events),
             sections.exactness(checks),
             latency.firmware(designs, (), computer(), None, "event"),
@@ -83,6 +96,13 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
     store.save(made, folder)
     store.write_index(folder.parent)
     return made
+
+
+def _best(headline: Headline) -> tuple[str, ...]:
+    """Return the best figures: the smallest widths and the largest shares of pairs."""
+    shares = [one for one in headline if one[0].startswith(physics.BOTH_FOUND)]
+    widths = [one for one in headline if one not in shares]
+    return (*summary.best(widths, lower_is_better=True), *summary.best(shares, lower_is_better=False))
 
 
 def _check_pair(models: Chain) -> None:

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge import statistics
+from caloedge import claims, statistics
+from caloedge.claims import Compared
 from caloedge.results import Number, Series
 
 CONTENT = 0.6827
 """Of a Gaussian within ±σ."""
-FEWEST = 30
-"""With fewer values a bin has no estimate."""
 
 Statistic = Callable[[NDArray[Any]], float]
 """Of values (N,) in ascending order."""
@@ -77,26 +76,15 @@ def in_bins(values: NDArray[Any], bins: NDArray[Any], n_bins: int, weights_RE: N
     for b in range(n_bins):
         chosen = np.isfinite(values) & (bins == b)
         count_B[b] = chosen.sum()
-        if count_B[b] < FEWEST:
+        if count_B[b] < statistics.FEWEST:
             continue
         order_N = np.argsort(values[chosen], kind="stable")
         ordered_N = values[chosen][order_N]
         value_B[b] = statistic(ordered_N)
         weights_RN = weights_RE[:, event[chosen][order_N]].astype(np.int64)
-        for replica in np.flatnonzero(weights_RN.sum(axis=1) >= FEWEST):
+        for replica in np.flatnonzero(weights_RN.sum(axis=1) >= statistics.FEWEST):
             replicas_RB[replica, b] = statistic(ordered_N.repeat(weights_RN[replica]))
-    return Estimate(value_B, spread(replicas_RB), count_B, replicas_RB)
-
-
-def spread(replicas_RB: NDArray[Any]) -> NDArray[Any]:
-    """Return half the central 68 % interval of the finite replicas in each bin, NaN where there is none."""
-    result_B = np.full(replicas_RB.shape[1], np.nan)
-    for b, replicas_R in enumerate(replicas_RB.T):
-        finite_R = replicas_R[np.isfinite(replicas_R)]
-        if len(finite_R):
-            low, high = np.quantile(finite_R, [0.16, 0.84])
-            result_B[b] = (high - low) / 2
-    return result_B
+    return Estimate(value_B, statistics.spread(replicas_RB), count_B, replicas_RB)
 
 
 def tally(event_N: NDArray[Any], bin_N: NDArray[Any], n_events: int, n_bins: int) -> NDArray[Any]:
@@ -112,9 +100,14 @@ def share(passed: NDArray[Any], of: NDArray[Any], bins: NDArray[Any], n_bins: in
     return statistics.ratio(passed_EB, of_EB, weights_RE)
 
 
+def compared(found: Estimate, wanted: Estimate) -> Compared:
+    """Return the ratio of two methods' estimates for claims."""
+    return claims.ratio(found.value_B, found.replicas_RB, wanted.value_B, wanted.replicas_RB)
+
+
 def ratio(found: Estimate, wanted: Estimate) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the ratio (B,) of two methods' estimates and its paired bootstrap error (B,)."""
-    return found.value_B / wanted.value_B, spread(found.replicas_RB / wanted.replicas_RB)
+    return found.value_B / wanted.value_B, statistics.spread(found.replicas_RB / wanted.replicas_RB)
 
 
 def number(estimate: Estimate, bin_: int, unit: str, scale: float, sample: str) -> Number:

@@ -1,8 +1,9 @@
 """Cycles, clock and resources of firmware designs, what fits where, and the float networks' latency beside them."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from caloedge.budgets import BUDGETS, side_by_side, verdict
+from caloedge.budgets import BUDGETS, USABLE, Need, devices, need
 from caloedge.catalog import Target, find, names
 from caloedge.firmware import Firmware
 from caloedge.reports.wording import with_article
@@ -12,21 +13,26 @@ from caloedge.training.timing import Timing
 
 RESOURCES = ("LUT", "FF", "DSP", "BRAM_18K", "URAM")
 NONE = "–"
-DESIGNS, COSTS = "Designs: latency and rate", "Resources and routed clock"
-"""Titles of the two tables that the README shows."""
+DESIGNS, COSTS, BUDGET = "Designs: latency and rate", "Resources and routed clock", "Trigger budgets"
+"""Titles of the tables that the README shows."""
 
 
 def firmware(
-    designs: Sequence[Firmware], timings: Sequence[Timing], computer: str, published: Table | None, event: str
+    designs: Sequence[Firmware],
+    timings: Sequence[Timing],
+    computer: str,
+    published: Table | None,
+    event: str,
+    items_per_event: float = 1.0,
 ) -> Section:
-    """Return the section on firmware; `event` names what one input of the network is, e.g. `window`."""
+    """Return the section on firmware; `event` names what one input of the network is, e.g. `window`, and how many there are."""
     clocked = [design for design in designs if design.cycles]
     costs = {str(x.design): x.cost for x in designs if x.cost and x.cost.found}
     tables: list[Table | None] = [
         _designs_table(clocked, event) if clocked else None,
         cost_table(costs) if costs else None,
         _shares_table(costs),
-        _budget_table(clocked, event) if clocked else None,
+        _budget_table(clocked, event, items_per_event) if clocked else None,
         _layers_table([x for x in clocked if "stages" in x.record]),
         _blocks_table(costs),
         _float_table(timings, computer, event) if timings else None,
@@ -108,48 +114,79 @@ def _from(numbers: Iterable[tuple[str, Number]], asked: Number) -> Iterable[Cell
     return (*(by_name.get(name, NONE) for name in RESOURCES), asked, by_name.get("Fmax", NONE))
 
 
+def _devices_of(target: str) -> list[str]:
+    """Return the target itself, wherever its file lies, and the shipped devices of its family."""
+    family = find(Target, target).family
+    return list(dict.fromkeys([target, *(x for x in names("target") if find(Target, x).family == family)]))
+
+
 def _shares_table(costs: Mapping[str, Implemented]) -> Table | None:
-    """Return what part of each device of the same family a netlist takes."""
+    """Return what part of its own device, and of each shipped one of the same family, a netlist takes."""
     rows: list[tuple[Cell, ...]] = []
     for name, cost in costs.items():
         if not cost.netlist:
             continue
-        family = find(Target, cost.target).family
-        for device in [x for x in names("target") if find(Target, x).family == family]:
+        for device in _devices_of(cost.target):
             shares = cost.netlist.utilisation(find(Target, device))
             cells = [Number(value=100 * shares[r], unit="%", origin="synthesised") if r in shares else NONE for r in RESOURCES]
             worst = max(shares.values(), default=0.0)
-            rows.append((name, device, *cells, "fits" if worst <= 1 else "does not fit", f"{1 - worst:+.1%}"))
+            word = "fits" if worst <= USABLE else "seldom routes" if worst <= 1 else "does not fit"
+            rows.append((name, device, *cells, word, f"{1 - worst:+.1%}"))
     if not rows:
         return None
     return Table(
         title="Share of the devices that the netlists are for",
         columns=("design", "device", *RESOURCES, "verdict", "margin"),
         rows=tuple(rows),
-        caption="The margin is what is left of the scarcest resource. A design above about 80 % seldom routes.",
+        caption=f"The margin is what is left of the scarcest resource. A design above {USABLE:.0%} seldom routes.",
     )
 
 
-def _budget_table(designs: Sequence[Firmware], event: str) -> Table:
+def _budget_table(designs: Sequence[Firmware], event: str, items_per_event: float) -> Table:
+    """Return latency as a share of the whole chain, copies for the input rate, and how many devices hold them."""
     rows: list[tuple[Cell, ...]] = []
     for budget in BUDGETS:
         for x in designs:
             assert x.cycles is not None
             fmax = x.cost.routed.fmax_mhz if x.cost and x.cost.routed else None
             clock = fmax or x.target.clock_mhz
-            _, margins = verdict(budget, x.cycles.latency_cycles, x.cycles.interval_cycles, clock)
-            number = side_by_side(budget, x.cycles.latency_cycles, x.cycles.interval_cycles, clock)
-            fits = "does not fit" if number is None else "fits" if number == 1 else f"fits with {number:,} side by side"
-            left = [NONE if m is None else _at_clock(m, "ns", clock, bool(fmax)) for m in margins.values()]
-            rows.append((budget.name, str(x.design), fits, *left, budget.reference))
+            needed = need(budget, x.cycles.latency_cycles, x.cycles.interval_cycles, clock, items_per_event)
+            rows.append((
+                budget.name,
+                str(x.design),
+                Number(value=round(clock, 1), unit="MHz", origin="routed" if fmax else "requested"),
+                _at_clock(100 * needed.latency_share, "%", clock, bool(fmax)),
+                _at_clock(needed.copies, "", clock, bool(fmax)) if needed.latency_share <= 1 else NONE,
+                _devices(needed, x),
+                budget.reference,
+            ))  # fmt: skip
+    per_event = f"{items_per_event:.3g} {event}s per event, as in the test sample above" if items_per_event != 1 else (
+        f"one {event} per event"
+    )  # fmt: skip
     return Table(
-        title="Trigger budgets",
-        columns=("budget", "design", "verdict", "latency left", "interval left", "reference"),
+        title=BUDGET,
+        columns=("experiment", "design", "clock", "latency, share of the chain", "copies for the rate", "devices", "reference"),
         rows=tuple(rows),
-        caption=f"One {event} counts as one event, and the latency is that of this network alone: a trigger spends the rest of "
-        "its budget on everything else. Negative: what is missing. Designs side by side take events in turn (time multiplexing); "
-        "what distributes the events is not counted.",
+        caption=f"Assumed: {per_event}, and the experiment's whole input rate. The latency is that of this network alone; a "
+        "trigger spends the rest of the chain on everything else. Copies take inputs in turn (time multiplexing); what "
+        f"distributes them is not counted. Devices are filled up to {USABLE:.0%} of their scarcest resource (synthesised), and a "
+        "copy is not split.",
     )
+
+
+def _devices(needed: Need, x: Firmware) -> str:
+    """Say how many of its target's devices a design needs."""
+    if needed.latency_share > 1:
+        return "too slow: one input alone takes longer than the chain"
+    if not (x.cost and x.cost.netlist):
+        return "not synthesised"
+    shares = x.cost.netlist.utilisation(x.target)
+    number = devices(needed.copies, shares)
+    if number is None:
+        missing = [name for name, share in shares.items() if share == math.inf]
+        takes = f"needs {missing[0]}, which there is none of on" if missing else f"takes {max(shares.values()):.0%} of"
+        return f"does not fit: one copy {takes} a {x.design.target}"
+    return f"needs {number:,} {x.design.target}"
 
 
 def _layers_table(designs: Sequence[Firmware]) -> Table | None:

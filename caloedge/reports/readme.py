@@ -5,11 +5,11 @@ from pathlib import Path
 
 from caloedge.errors import BadData
 from caloedge.files import write_text
-from caloedge.reports.latency import COSTS, DESIGNS
+from caloedge.reports.latency import BUDGET, COSTS, DESIGNS
 from caloedge.reports.rounding import quantity
 from caloedge.results import Cell, Claim, Number, Report, Table
 
-VERDICTS = {"fails": "Does not hold", "undecided": "Undecided", "holds": "Holds", "not tested": "Not tested"}
+VERDICTS = {"fails": "Fails", "undecided": "Undecided", "not tested": "Not tested"}
 END = "<!-- end of results -->"
 
 
@@ -19,44 +19,70 @@ def begin(name: str) -> str:
 
 
 def results(report: Report) -> str:
-    """Return accuracy, claims and firmware of a report as Markdown."""
+    """Return a report as a few lines of Markdown: what fails and is open, key figures of each method, the firmware's cost."""
+    lines = [claims_line([block for block in report.sections[0].blocks if isinstance(block, Claim)]), ""]
+    lines += _figures(report)
+    if designs := _designs(report):
+        lines += ["", f"Firmware (cycles simulated, resources by yosys): {'; '.join(designs)}."]
+    return "\n".join(lines)
+
+
+def claims_line(claims: Sequence[Claim]) -> str:
+    """Return the claims on one line: those that do not hold by name and figure, of the others the number.
+
+    >>> holds, fails = (Claim(statement="s", brief=f"width: {x}", verdict=v, found="") for x, v in ((1, "holds"), (2, "fails")))
+    >>> claims_line([holds, fails])
+    '**Fails:** width: 2. **Holds:** 1 of 2 claims.'
+    """
+    parts = []
+    for verdict, heading in VERDICTS.items():
+        if stated := [claim.brief or claim.statement.rstrip(".") for claim in claims if claim.verdict == verdict]:
+            parts.append(f"**{heading}:** {'; '.join(stated)}.")
+    held = sum(claim.verdict == "holds" for claim in claims)
+    return " ".join([*parts, f"**Holds:** {held} of {len(claims)} claims."])
+
+
+def _figures(report: Report) -> list[str]:
+    """Return the headline as a table of methods and figures, the best of each figure bold."""
+    cells: dict[str, dict[str, str]] = {}
+    figures: list[str] = []
+    for label, number in report.headline:
+        figure, _, method = label.rpartition(", ")
+        figures += [figure] if figure not in figures else []
+        text = quantity(number)
+        cells.setdefault(method, {})[figure] = f"**{text}**" if label in report.best else text
+    rows = [(method, *(of.get(figure, "–") for figure in figures)) for method, of in cells.items()]
+    return _markdown(("", *figures), rows)
+
+
+def _designs(report: Report) -> list[str]:
+    """Return each synthesised design's cycles and resources, and how many devices the first trigger's rate takes."""
     tables: dict[str, Table] = {}
     for block in (block for section in report.sections for block in section.blocks):
         if isinstance(block, Table):
             tables.setdefault(block.title, block)  # later sections repeat titles on other showers
-    accuracy = next(iter(tables.values()))
-    lines = _markdown(accuracy.columns, accuracy.rows)
-    lines += ["", f"- {_first_sentence(accuracy.caption)} Errors: 68 %, bootstrap over showers."]
-    claims = [block for block in report.sections[0].blocks if isinstance(block, Claim)]
-    for verdict, heading in VERDICTS.items():
-        if stated := [claim.statement for claim in claims if claim.verdict == verdict]:
-            lines.append(f"- {heading} ({len(stated)} of {len(claims)} claims): {' '.join(stated)}")
-    if DESIGNS in tables:
-        lines += ["", *_firmware(tables)]
-    return "\n".join(lines)
-
-
-def _firmware(tables: dict[str, Table]) -> list[str]:
-    """Return cycles, resources and clock of each design in one table."""
     costs: dict[Cell, tuple[Cell, ...]] = {}
     for row in tables[COSTS].rows if COSTS in tables else ():
         costs.setdefault(row[0], row[2:])  # the first row of a design is the open tools'; a vendor's follow
-    columns = ("design (cycles simulated; LUT, FF, DSP by yosys)", "latency", "interval", "LUT", "FF", "DSP", "routed clock")
-    rows = []
-    for row in tables[DESIGNS].rows:
-        lut, ff, dsp, *_, clock = costs.get(row[0], ("–",) * 6)
-        rows.append((row[0], row[1], row[2], lut, ff, dsp, clock))
-    return _markdown(columns, rows)
+    needs: dict[Cell, str] = {}
+    for row in tables[BUDGET].rows if BUDGET in tables and "devices" in tables[BUDGET].columns else ():
+        needs.setdefault(row[1], f"{row[0]}: {row[tables[BUDGET].columns.index('devices')]}")
+    made = []
+    for row in tables[DESIGNS].rows if DESIGNS in tables else ():
+        if row[0] in costs:
+            lut, _, dsp, *_ = (_text(cell) for cell in costs[row[0]])
+            parts = (f"{row[0]}: latency {_text(row[1])}", f"interval {_text(row[2])}", f"{lut} LUT", f"{dsp} DSP")
+            made.append(", ".join((*parts, needs[row[0]]) if row[0] in needs else parts))
+    return made
 
 
-def _markdown(columns: tuple[str, ...], rows: Sequence[tuple[Cell, ...]]) -> list[str]:
+def _text(cell: Cell) -> str:
+    return quantity(cell) if isinstance(cell, Number) else cell
+
+
+def _markdown(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     lines = ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]
-    lines += ["| " + " | ".join(quantity(cell) if isinstance(cell, Number) else cell for cell in row) + " |" for row in rows]
-    return lines
-
-
-def _first_sentence(text: str) -> str:
-    return text.split(". ")[0].rstrip(".") + "."
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def between_marks(text: str, name: str, place: Path) -> tuple[str, str, str]:

@@ -139,19 +139,7 @@ def integer_network(graph: Graph, manifest: Manifest) -> Section:
     )  # fmt: skip
 
 
-def training(manifest: Manifest) -> Section:
-    """Show how the networks of an artifact were trained."""
-    published, quantised = manifest.stages["published"], manifest.stages["quantised"]
-    remark = ""
-    if published.valid_loss > quantised.valid_loss:
-        remark = (
-            " The published network's validation loss is above the small quantised network's: it was not trained to its best "
-            "here, and its figures are likely below what that architecture can reach."
-        )
-    return trainings(manifest.stages, remark)
-
-
-def trainings(stages: Mapping[str, Stage], remark: str = "") -> Section:
+def trainings(stages: Mapping[str, Stage]) -> Section:
     """Show how networks were trained."""
     columns = ("network", "parameters", "epochs", "inputs seen", "time in steps", "computer", "training loss", "validation loss")
     rows = tuple(
@@ -178,8 +166,7 @@ def trainings(stages: Mapping[str, Stage], remark: str = "") -> Section:
     )
     return Section(
         title="Training",
-        text="Events are new in every epoch: generated, or composed of the training showers. Those of validation are others."
-        + remark,
+        text="Events are new in every epoch: generated, or composed of the training showers. Those of validation are others.",
         blocks=(
             Table(title="Trainings", columns=columns, rows=rows),
             Plot(title="Learning curves", x_label="epoch", y_label="validation loss", y_scale="log", series=series),

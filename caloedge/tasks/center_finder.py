@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge import statistics
-from caloedge.catalog import BASELINE, INTEGER, REFERENCE, Assessment, Sample, Task
+from caloedge import claims, statistics
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sample, Task
 from caloedge.detector import clusters, events, groups, photons
 from caloedge.detector.geometry import PBWO4
 from caloedge.detector.library import ShowerLibrary
-from caloedge.reconstruction import claims, resolution
+from caloedge.reconstruction import resolution
 from caloedge.reconstruction.resolution import Estimate
 from caloedge.results import Claim, Number, Plot, Section, Table
 
@@ -220,6 +220,9 @@ def assess(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any]], thre
         ),
         headline=tuple((f"{what}, {name}", value) for name, of in measured.items() for what, value in _headline(of)),
         claims=_claims(measured),
+        caveats=_caveats(measured),
+        replicas={f"{what}, {name}": values for name, of in measured.items() for what, values in _replicas(of)},
+        items_per_event=len(seeds) / max(len(truth.codes_EXY), 1),
     )
 
 
@@ -255,6 +258,16 @@ def _headline(of: _Measured) -> tuple[tuple[str, Number], ...]:
         (f"Position width at {_energies(SHOWN_BIN)}", _position(of)),
         (f"Energy width of pairs < {CLOSE:g} crystals", _percent(of.close, 0)),
     )
+
+
+def _replicas(of: _Measured) -> tuple[tuple[str, NDArray[Any]], ...]:
+    """Return the replicas of `_headline`."""
+    columns = (
+        *(100 * of.energy.replicas_RB[:, b] for b in TABLE_BINS),
+        PBWO4.cell_mm * of.position.replicas_RB[:, SHOWN_BIN],
+        100 * of.close.replicas_RB[:, 0],
+    )
+    return tuple((what, column) for (what, _), column in zip(_headline(of), columns, strict=True))
 
 
 def _position(of: _Measured) -> Number:
@@ -336,32 +349,63 @@ def _claims(measured: Mapping[str, _Measured]) -> tuple[Claim, ...]:
     def low(estimate: Estimate) -> Estimate:
         return _bins(estimate, slice(None, BELOW_30_GEV))
 
-    high_edges, low_edges = ENERGY_BINS_GEV[ABOVE_3_GEV:], ENERGY_BINS_GEV[: BELOW_30_GEV + 1]
+    high_places, low_places = _places(slice(ABOVE_3_GEV, None)), _places(slice(None, BELOW_30_GEV))
     as_good = "is within 5 % (relative) of the published float network's as trained here, in every energy bin above 3 GeV."
     sharing = "is better than that of the classical sharing, which is told the seeds."
     return (
-        claims.no_wider(
-            f"The integer network's energy resolution {as_good}", high(integer.energy), high(reference.energy), high_edges, 0.05
+        *(
+            claims.of_most(
+                f"The integer network's {what} resolution {as_good}",
+                f"{what} resolution at most 5 % above the published network's",
+                resolution.compared(high(mine), high(theirs)),
+                1.05,
+                high_places,
+                "ratio of the widths, ",
+            )
+            for what, mine, theirs in (
+                ("energy", integer.energy, reference.energy),
+                ("position", integer.position, reference.position),
+            )
         ),
-        claims.no_wider(
-            f"The integer network's position resolution {as_good}",
-            high(integer.position),
-            high(reference.position),
-            high_edges,
-            0.05,
-        ),
-        claims.narrower(
+        claims.of_less_everywhere(
             f"The integer network's energy resolution of single photons below 30 GeV {sharing}",
-            low(integer.energy),
-            low(classical.energy),
-            low_edges,
+            "energy resolution below the classical fit's",
+            resolution.compared(low(integer.energy), low(classical.energy)),
+            1,
+            low_places,
         ),
-        claims.clearly_narrower(
+        claims.of_clearly_less(
             f"The integer network's energy resolution of photons in pairs closer than {CLOSE:g} crystals {sharing}",
-            integer.close,
-            classical.close,
+            "energy resolution of close pairs below the classical fit's",
+            resolution.compared(integer.close, classical.close),
+            1,
+            f"{integer.close.value_B[0]:.2%} against {classical.close.value_B[0]:.2%}: ratio ",
         ),
     )
+
+
+def _caveats(measured: Mapping[str, _Measured]) -> tuple[str, ...]:
+    """Warn of bins in which the integer network is worse than the classical fit or its float twin, and of its energy scale."""
+    if INTEGER not in measured:
+        return ()
+    mine, places = measured[INTEGER], _places(slice(None))
+    others = ((BASELINE, "the classical fit, which is told the seeds,"), (FLOAT, "its own float twin"))
+    return (
+        *(
+            warning
+            for name, said in others
+            if name in measured
+            for what, field in (("energy resolution", "energy"), ("position resolution", "position"))
+            for warning in claims.worse(
+                said, what, resolution.compared(getattr(mine, field), getattr(measured[name], field)), places
+            )
+        ),
+        *claims.biased("The integer network's energy scale", claims.Compared(mine.scale.value_B, mine.scale.replicas_RB), places),
+    )
+
+
+def _places(chosen: slice) -> list[str]:
+    return [_energies(b) for b in range(len(ENERGY_BINS_GEV) - 1)][chosen]
 
 
 def _bins(estimate: Estimate, chosen: slice) -> Estimate:

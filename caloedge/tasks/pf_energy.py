@@ -216,9 +216,11 @@ def assess(sample: Sample[EventTruth], scores: Mapping[str, NDArray[Any]], _poin
         sections=energy_report.sections(compared, sample.inputs, outputs),
         headline=energy_comparison.headline(compared, scores),
         claims=(
-            *energy_comparison.claims(compared, rivals=(BASELINE, CALORIMETER_SUM)),
+            *energy_comparison.claims_of(compared, rivals=(BASELINE, CALORIMETER_SUM)),
             *energy_comparison.size_claims(compared, *LARGER, further=(*(of.name for of in OTHERS[1:]), JETS)),
         ),
+        caveats=energy_comparison.caveats(compared),
+        replicas=energy_comparison.replicas(compared, scores),
     )
 
 

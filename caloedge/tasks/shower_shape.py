@@ -17,19 +17,19 @@ The variables (`detector.shapes`) are computed before the network; they are not 
 Axes: E event, P photon, X and Y crystal, K class, B bin, R replica.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge import statistics
+from caloedge import claims, statistics
 from caloedge.catalog import BASELINE, INTEGER, REFERENCE, Assessment, Sample, Task
 from caloedge.detector import events, shapes
 from caloedge.detector.library import ShowerLibrary
 from caloedge.errors import BadData
-from caloedge.results import Claim, Number, Plot, Section, Series, Table, verdict
+from caloedge.results import Claim, Number, Plot, Section, Series, Table
 
 EVENTS_PER_BLOCK = 1000
 CLASSES = ("one photon", "two photons, < 1 crystal", "two photons, 1–2 crystals", "two photons, 2–3 crystals", "π⁰")
@@ -205,6 +205,7 @@ def assess(sample: Sample[ShapeTruth], scores: Mapping[str, NDArray[Any]], thres
         ),
         headline=tuple((f"Accuracy, {name}", statistics.percent(ratio, 0, "events")) for name, ratio in accuracy.items()),
         claims=_claims(accuracy),
+        replicas={f"Accuracy, {name}": 100 * ratio.replicas[:, 0] for name, ratio in accuracy.items()},
     )
 
 
@@ -361,24 +362,25 @@ def _mass_plot(sample: Sample[ShapeTruth]) -> Plot:
 
 def _claims(accuracy: Mapping[str, statistics.Ratio]) -> tuple[Claim, ...]:
     """Test integer against published, and integer against cuts; differences are paired by showers."""
+    found, published, cuts = (accuracy[name] for name in (INTEGER, REFERENCE, BASELINE))
 
-    def claim(statement: str, other: str, holds: Callable[[float, float], bool]) -> Claim:
-        found, wanted = accuracy[INTEGER], accuracy[other]
-        change = 100 * float(found.value[0] - wanted.value[0])
-        error = 100 * float(np.std(found.replicas[:, 0] - wanted.replicas[:, 0]))
-        text = f"{found.value[0]:.2%} against {wanted.value[0]:.2%}: {change:+.2f} ± {error:.2f} % (paired bootstrap)"
-        return Claim(statement=statement, verdict=verdict(holds(change, error)), found=text)
+    def said(other: statistics.Ratio) -> str:
+        return f"{found.value[0]:.2%} against {other.value[0]:.2%}: "
 
     return (
-        claim(
+        claims.of_least(
             "The integer network's accuracy is at most 1 % (absolute) below that of the published float network as trained here.",
-            REFERENCE,
-            lambda change, _: change >= -1,
+            "accuracy at most 1 % below the published network's",
+            claims.difference(found, published),
+            -1,
+            said(published),
         ),
-        claim(
+        claims.of_clearly_more(
             "The integer network is clearly more accurate than the cuts on shower shapes.",
-            BASELINE,
-            lambda change, error: change > 3 * error,
+            "accuracy above the cuts'",
+            claims.difference(found, cuts),
+            0,
+            said(cuts),
         ),
     )
 

@@ -103,6 +103,7 @@ class Result:
     sections: tuple[Section, ...]
     claims: tuple[Claim, ...]
     headline: tuple[tuple[str, Number], ...]
+    caveats: tuple[str, ...]
 
     def blocks(self) -> list:
         return [block for section in self.sections for block in section.blocks]
@@ -124,7 +125,12 @@ def result_of(truth: PhotonEvents, **changed: Smearing) -> Result:
     methods = GOOD | {
         dict(zip(("reference", "float_", "integer", "baseline"), METHODS, strict=True))[k]: v for k, v in changed.items()
     }
-    return Result(*sections(truth, {name: smeared(truth, how, seed) for seed, (name, how) in enumerate(methods.items())}))
+    return assessed(truth, {name: smeared(truth, how, seed) for seed, (name, how) in enumerate(methods.items())})
+
+
+def assessed(truth: PhotonEvents, found: dict[str, Photons], rivals: tuple[str, ...] = (BASELINE,)) -> Result:
+    made = sections(truth, found, rivals)
+    return Result(made.sections, made.claims, made.headline, made.caveats)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +215,7 @@ def test_the_order_of_an_events_photons_does_not_matter(truth: PhotonEvents, goo
         return Photons(of.event_N[back], of.position_N2[back], of.energy_N[back], of.score_N[back])
 
     made = {name: smeared(truth, how, seed) for seed, (name, how) in enumerate(GOOD.items())}
-    again = Result(*sections(truth, {name: reverse(of) for name, of in made.items()}))
+    again = assessed(truth, {name: reverse(of) for name, of in made.items()})
     assert again.claims == good.claims
     assert again.headline == good.headline
     assert again.sections[:-1] == good.sections[:-1]  # the displays list their marks in the order given
@@ -238,7 +244,8 @@ def test_the_fit_finds_a_constant_resolution(good: Result) -> None:
 
 def test_all_claims_hold_for_equal_networks_and_a_worse_baseline(good: Result) -> None:
     assert [claim.verdict for claim in good.claims] == ["holds"] * 7
-    assert "in all 8 bins" in good.claims[0].found
+    assert good.claims[0].found.startswith("ratio of the widths, the worst bin: ")
+    assert not [caveat for caveat in good.caveats if "classical" in caveat]
 
 
 @pytest.mark.parametrize(
@@ -248,8 +255,8 @@ def test_all_claims_hold_for_equal_networks_and_a_worse_baseline(good: Result) -
         (Smearing(crystals=0.06), {1}),
         (Smearing(relative=0.075), {0, 2}),
         (Smearing(crystals=0.085), {1, 3, 6}),
-        (Smearing(close_found=0.6), {4}),
-        (Smearing(close_width=1.5 * 0.07 / 0.05), {5}),
+        (Smearing(close_found=0.5), {4}),
+        (Smearing(close_width=2 * 0.07 / 0.05), {5}),
     ],
 )
 def test_each_claim_fails_for_a_worse_integer_network(truth: PhotonEvents, changed: Smearing, failing: set[int]) -> None:
@@ -273,7 +280,7 @@ def test_a_method_that_finds_more_of_the_hard_pairs_is_not_measured_worse_for_it
     spoilt = methods | {
         INTEGER: replace(methods[INTEGER], energy_N=energy), BASELINE: replace(methods[BASELINE], energy_N=merged)
     }  # fmt: skip
-    before, after = (Result(*sections(truth, of)) for of in (methods, spoilt))
+    before, after = (assessed(truth, of) for of in (methods, spoilt))
     assert after.claims[2:] == before.claims[2:]
     column = "σ(E)/E, pairs"
     assert (
@@ -283,20 +290,31 @@ def test_a_method_that_finds_more_of_the_hard_pairs_is_not_measured_worse_for_it
 
 def test_a_failed_claim_names_its_bins(truth: PhotonEvents) -> None:
     claim = result_of(truth, integer=Smearing(relative=0.07)).claims[0]
-    assert claim.found.startswith("ratio of the widths above 1.05 in 8 of 8 bins: 3–4.5 GeV: 1.")
-    assert claim.found.count("±") == 8
+    assert claim.found.startswith("ratio of the widths, 8 of 8 bins shown, the worst first: ")
+    assert claim.found.count(" GeV: 1.") == claim.found.count(" to 1.") == 8
 
 
 def test_equal_methods_are_not_better_than_each_other(truth: PhotonEvents) -> None:
     claims = result_of(truth, integer=GOOD[BASELINE]).claims
-    assert [claim.verdict for claim in claims[2:]] == ["fails"] * 5
+    assert "holds" not in {claim.verdict for claim in claims[2:]}
+
+
+def test_what_is_worse_or_biased_is_a_caveat(truth: PhotonEvents) -> None:
+    caveats = result_of(truth, integer=Smearing(relative=0.09, scale=1.09)).caveats
+    assert caveats[0].startswith(
+        "The integer network is worse than the classical baseline in energy resolution for single photons, ratio at 1–1.7 GeV: 1."
+    )
+    assert any(caveat.startswith("The integer network is worse than its own float twin in energy") for caveat in caveats)
+    assert not any("position" in caveat for caveat in caveats)
+    assert caveats[-1].startswith("The integer network's energy scale differs from 1 at ")
+    assert ": 1.09" in caveats[-1] or ": 1.1" in caveats[-1]
 
 
 def test_a_claim_that_cannot_be_tested_says_so(truth: PhotonEvents) -> None:
     claims = result_of(truth, integer=Smearing(found=0.0, close_found=0.0)).claims
     assert [claim.verdict == "fails" for claim in claims] == [number == 4 for number in range(7)]
     assert {claim.verdict for claim in claims} == {"fails", "not tested"}
-    assert claims[0].found.startswith("too few photons, or a median that is not positive, in 3–4.5 GeV, ")
+    assert claims[0].found.startswith("too few values, or a figure that is not positive, in 3–4.5 GeV, ")
 
 
 def test_events_are_shown_by_their_truth(truth: PhotonEvents, good: Result, spoilt: Result) -> None:
@@ -323,7 +341,7 @@ def test_events_are_shown_by_their_truth(truth: PhotonEvents, good: Result, spoi
 def test_without_cells_there_are_no_displays(truth: PhotonEvents) -> None:
     none = replace(truth, crystals=replace(truth.crystals, cells_EXY=truth.crystals.cells_EXY[:0]))
     made = {name: smeared(none, how, seed) for seed, (name, how) in enumerate(GOOD.items())}
-    assert not [block for section in sections(none, made)[0] for block in section.blocks if isinstance(block, Image)]
+    assert not [block for section in sections(none, made).sections for block in section.blocks if isinstance(block, Image)]
 
 
 def test_every_number_is_finite_and_has_an_error_and_a_sample(good: Result) -> None:
@@ -354,11 +372,14 @@ def test_a_missing_method_is_named(truth: PhotonEvents) -> None:
 def test_claims_are_made_against_every_rival(truth: PhotonEvents) -> None:
     worse = Smearing(relative=0.09, crystals=0.1, close_found=0.4, close_width=2.0)
     found = {name: smeared(truth, how, seed) for seed, (name, how) in enumerate({**GOOD, "particle flow": worse}.items())}
-    _, claims, _ = sections(truth, found, ("particle flow", BASELINE))
+    claims = sections(truth, found, ("particle flow", BASELINE)).claims
     assert [claim.verdict for claim in claims] == ["holds"] * 12
     assert [("particle flow's" in c.statement or "than the particle flow" in c.statement) for c in claims] == [False] * 2 + [
         True
     ] * 5 + [False] * 5
     spoilt = found | {"particle flow": found[INTEGER]}
-    _, claims, _ = sections(truth, spoilt, ("particle flow", BASELINE))
-    assert [claim.verdict for claim in claims] == ["holds"] * 2 + ["fails"] * 5 + ["holds"] * 5
+    claims = sections(truth, spoilt, ("particle flow", BASELINE)).claims
+    # Of the same photons no width is smaller; that no pair of some hundreds is found by one alone does not exclude a few.
+    same = ["fails", "fails", "undecided", "fails", "fails"]
+    assert [claim.verdict for claim in claims] == ["holds"] * 2 + same + ["holds"] * 5
+    assert all("identical" in claim.found for claim, verdict in zip(claims[2:7], same, strict=True) if verdict == "fails")

@@ -87,8 +87,8 @@ def test_bins_are_kept_apart_and_trailing_axes_share_them() -> None:
 
 
 def test_a_bin_with_too_few_values_has_no_estimate() -> None:
-    few = one_bin(np.arange(resolution.FEWEST - 1.0), resolution.median)
-    enough = one_bin(np.arange(resolution.FEWEST + 0.0), resolution.median)
+    few = one_bin(np.arange(statistics.FEWEST - 1.0), resolution.median)
+    enough = one_bin(np.arange(statistics.FEWEST + 0.0), resolution.median)
     assert np.isnan(few.value_B[0])
     assert np.isnan(few.uncertainty_B[0])
     assert np.isfinite(enough.value_B[0])

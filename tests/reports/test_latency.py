@@ -9,7 +9,7 @@ import pytest
 from caloedge.catalog import CycleRun
 from caloedge.firmware import Firmware
 from caloedge.published import HGQ_ROWS, jet_classifiers
-from caloedge.reports.latency import cost_table, firmware
+from caloedge.reports.latency import BUDGET, cost_table, firmware
 from caloedge.reports.readme import results
 from caloedge.results import Number, Report, Section, Table
 from caloedge.synthesis.cost import Implemented
@@ -105,16 +105,60 @@ def test_every_device_of_the_family_gets_its_share(found: dict[str, Table]) -> N
     assert ecp5[-2:] == ("fits", "+75.0%")
 
 
-def test_budgets_say_what_fits_and_by_what_margin(found: dict[str, Table]) -> None:
-    rows = {(str(row[0]), str(row[1])): row for row in found["Trigger budgets"].rows}
-    crossing = rows["LHC bunch crossing", "rtl streaming, lfe5u_85"]
-    assert crossing[2] == "fits with 16 side by side"
-    assert numbers(crossing) == [(-375.0, "routed")]  # 20 cycles of 20 ns, 25 ns allowed
+def test_an_own_target_has_its_share_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file outside the package, named by module path."""
+    package = tmp_path / "mylab"
+    package.mkdir()
+    (package / "our_board.py").write_text(
+        "from dataclasses import replace\nfrom caloedge.targets.xcvu13p import TARGET as WHOLE\n"
+        "TARGET = replace(WHOLE, resources={name: n // 4 for name, n in WHOLE.resources.items()})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = tables(firmware([one("mylab.our_board", implemented("mylab.our_board"), 10, 100)], [], "", None, "window"))
+    rows = found["Share of the devices that the netlists are for"].rows
+    assert [row[1] for row in rows] == ["mylab.our_board", "xcvu13p", "xcvu9p"]
+    assert numbers(rows[0])[0] == (pytest.approx(4 * numbers(rows[1])[0][0]), "synthesised")
+    assert {row[5] for row in found[BUDGET].rows} == {"needs 1 mylab.our_board"}
+
+
+def test_budgets_say_share_copies_and_devices(found: dict[str, Table]) -> None:
+    rows = {(str(row[0]), str(row[1])): row for row in found[BUDGET].rows}
+    assert len(rows) == 6
+    slow = rows["CMS Phase-2 Level-1 trigger", "rtl streaming, lfe5u_85"]
+    # 20 cycles of 20 ns, 25 ns allowed: 16 copies; 39 of 156 multipliers each, so 3 on a device
+    assert numbers(slow) == [(50.0, "routed"), (16.0, "routed"), (16, "routed")]
+    assert slow[5] == "needs 6 lfe5u_85"
     late = rows["ATLAS LAr energy reconstruction", "rtl streaming, lfe5u_85"]
-    assert late[2] == "does not fit"  # more of them do not make one event any faster
-    assert rows["LHC bunch crossing", "rtl streaming, xcvu13p"][2] == "fits"
-    level_1 = rows["CMS Phase-2 Level-1 trigger", "rtl streaming, xcvu13p"]
-    assert numbers(level_1) == [(12_450.0, "requested"), (20.0, "requested")]
+    # More copies do not make it any faster.
+    assert late[4:6] == ("–", "too slow: one input alone takes longer than the chain")
+    fast = rows["CMS Phase-2 Level-1 trigger", "rtl streaming, xcvu13p"]
+    assert numbers(fast) == [(200.0, "requested"), (pytest.approx(0.4), "requested"), (1, "requested")]
+    assert fast[5] == "needs 1 xcvu13p"
+
+
+def test_inputs_per_event_multiply_the_rate() -> None:
+    section = firmware([one("xcvu13p", implemented("xcvu13p"), 10, 1)], [], "", None, "window", 8.31)
+    table = tables(section)[BUDGET]
+    assert numbers(table.rows[0])[2] == (2, "requested")  # 8.31 windows of 5 ns in 25 ns
+    assert table.caption.startswith("Assumed: 8.31 windows per event, as in the test sample above, and the experiment's")
+
+
+@pytest.mark.parametrize(
+    ("cost", "said"),
+    [
+        (None, "not synthesised"),
+        (Implemented("xcvu13p", remarks=("yosys not found",)), "not synthesised"),
+        ({"LUT": 2_332_800, "DSP": 1}, "does not fit: one copy takes 135% of a xcvu13p"),
+        ({"LUT": 1_500_000, "DSP": 1}, "does not fit: one copy takes 87% of a xcvu13p"),
+        ({"LUT": 864_000, "DSP": 1}, "needs 8 xcvu13p"),
+    ],
+)
+def test_nothing_fits_beyond_one_device(cost: Implemented | dict[str, int] | None, said: str) -> None:
+    if isinstance(cost, dict):
+        cost = Implemented("xcvu13p", Cost(cost, (), "yosys 0.70", 1.0))
+    rows = tables(firmware([one("xcvu13p", cost, 10, 40)], [], "", None, "window"))[BUDGET].rows
+    assert rows[0][5] == said
+    assert "side by side" not in str(rows)
 
 
 def test_published_figures_are_a_table_of_their_own(found: dict[str, Table]) -> None:

@@ -313,7 +313,7 @@ def test_claims_are_made_only_where_both_methods_are_there(test_sample: Sample[N
 
 
 def test_too_few_events_leave_claims_open() -> None:
-    sample = TASK.sample(Generated(), "test", 40, 1)
+    sample = TASK.sample(Generated(), "test", 60, 1)
     claims = TASK.assess(sample, scores_of(sample), {}).claims
     open_claims = [claim for claim in claims if claim.verdict == "not tested"]
     assert open_claims

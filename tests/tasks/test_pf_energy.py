@@ -1,5 +1,6 @@
 """Samples of full events, their sets and ranging; the classical methods' constants; the assessment and its claims."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -295,7 +296,15 @@ def test_claims_hold_and_fail(made: Sample[EventTruth], assessment: Assessment, 
     assert not bad[to_float]
     assert not bad[to_flow]
     assert not bad[jets_to_float]
-    assert "±" in assessment.claims[0].found
+    assert assessment.claims[0].found.endswith("(limits at 95% confidence, paired bootstrap)")
+
+
+def test_a_biased_response_is_a_caveat(made: Sample[EventTruth], scores: Make) -> None:
+    pytest.importorskip("fastjet")
+    given = scores()
+    caveats = TASK.assess(made, given | {INTEGER: np.asarray(1.2 * given[FLOAT])}, {}).caveats
+    assert re.match(r"The integer network's jet response \(QCD jets\) differs from 1: 1\.[12]\d+ \(1\.", caveats[0])
+    assert any(caveat.startswith("The integer network's energy of whole events over the true one differs") for caveat in caveats)
 
 
 def test_no_better_is_not_clearly_better(made: Sample[EventTruth]) -> None:

@@ -264,9 +264,7 @@ def test_figures_of_a_case_counted_by_hand() -> None:
     assert [name for name, _ in assessment.headline] == [f"Accuracy, {name}" for name in scores]
     assert [number.value for _, number in assessment.headline] == [figures[name][0] for name in scores]
     within, above = assessment.claims
-    assert within.verdict == "fails"
-    assert re.match(r"66\.67% against 100\.00%: -33\.33 ± ", within.found)
-    assert re.match(r"66\.67% against 33\.33%: \+33\.33 ± ", above.found)
+    assert within.verdict == above.verdict == "not tested"  # six events decide nothing
 
 
 def test_curves_agree_with_the_table(made: Sample[ShapeTruth]) -> None:
@@ -275,6 +273,7 @@ def test_curves_agree_with_the_table(made: Sample[ShapeTruth]) -> None:
     within, above = assessment.claims
     assert within.verdict == "holds"
     assert above.verdict == "holds"
+    assert re.match(r"\d+\.\d\d% against \d+\.\d\d%: \+\d+\.\d\d % \(\+\d", above.found)
     blocks = assessment.sections[0].blocks
     summary = next(block for block in blocks if isinstance(block, Table))
     rejected = {row[0]: row[summary.columns.index("rejected: π⁰")] for row in summary.rows}

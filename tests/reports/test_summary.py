@@ -1,0 +1,89 @@
+"""What a reader is told first: verdicts in their order, unequal trainings, and the README's lines."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from caloedge.artifact import Stage, read_artifact
+from caloedge.catalog import FLOAT, INTEGER, REFERENCE
+from caloedge.reports import store, summary
+from caloedge.reports.readme import results
+from caloedge.results import OLDER_RULE, Claim, Number, Report, Section, Verdict
+
+MODELS = Path(__file__).parents[2] / "models"
+
+
+def claim(verdict: Verdict, brief: str = "") -> Claim:
+    return Claim(statement=f"The network {verdict}.", verdict=verdict, found="", brief=brief)
+
+
+CLAIMS = (claim("holds"), claim("undecided", "b: 1.04"), claim("not tested"), claim("fails", "a: 1.2"), claim("fails"))
+
+
+def test_what_fails_is_said_before_what_is_open() -> None:
+    assert summary.of_claims(CLAIMS) == (
+        "Does not hold: a: 1.2.",
+        "Does not hold: The network fails.",
+        "Undecided: b: 1.04.",
+        "Not tested: The network not tested.",
+    )
+
+
+def test_shorter_and_worse_trainings_are_named() -> None:
+    seen, losses = {REFERENCE: 100, FLOAT: 900, INTEGER: 1000}, {REFERENCE: 0.4, FLOAT: 0.2, INTEGER: 0.3}
+    fewer, worse, once = summary.of_trainings(seen, losses, INTEGER)
+    assert fewer == (
+        "Trained on fewer inputs than integer edge (1,000, its float twin's among them): float published 100, float edge 900."
+    )
+    assert worse.startswith("Validation loss above that of integer edge (0.3): float published 0.4. Leads over networks")
+    assert once == summary.ONCE
+    assert summary.of_trainings(dict.fromkeys(seen, 5), dict.fromkeys(seen, 0.1), INTEGER) == (summary.ONCE,)
+
+
+@pytest.mark.parametrize("name", ["center_finder", "seed_finder"])
+def test_shipped_references_were_trained_for_less(name: str) -> None:
+    fewer, worse, _ = summary.of_artifact(read_artifact(MODELS / name))
+    assert f"{REFERENCE} " in fewer
+    assert f"{REFERENCE} " in worse
+
+
+def test_a_network_that_starts_from_another_has_seen_its_inputs() -> None:
+    artifact = read_artifact(MODELS / "pf_energy")
+    stages: dict[str, Stage] = {stage: artifact.manifest.stages[stage] for stage in ("published", "edge", "quantised")}
+    assert summary.inputs_seen(artifact.recipe, stages) == {"published": 280_000, "edge": 300_000, "quantised": 528_000}
+
+
+def test_readme_blocks_begin_with_what_fails() -> None:
+    numbers = {name: Number(value=value, unit="%", origin="computed") for name, value in (("a", 2.0), ("b", 3.0))}
+    headline = tuple((f"width, {name}", number) for name, number in numbers.items())
+    report = Report(
+        title="t", summary="", created="", headline=headline, sections=(Section(title="Claims", blocks=CLAIMS),),
+        best=summary.best(headline, lower_is_better=True),
+    )  # fmt: skip
+    assert results(report).splitlines() == [
+        "**Fails:** a: 1.2; The network fails. **Undecided:** b: 1.04. **Not tested:** The network not tested. **Holds:** 1 of 5 "
+        "claims.",
+        "",
+        "|  | width |",
+        "|---|---:|",
+        "| a | **2\N{NO-BREAK SPACE}%** |",
+        "| b | 3\N{NO-BREAK SPACE}% |",
+    ]
+
+
+def test_an_older_report_says_how_it_was_judged(tmp_path: Path) -> None:
+    """Version 0.1 stored whether a claim `holds`, by its central value, and no caveats."""
+    claims = [
+        {"kind": "claim", "statement": f"It {word}.", "holds": of, "found": "1 ± 2"}
+        for word, of in (("is", True), ("is not", False))
+    ]
+    old = {"title": "t", "summary": "", "created": "", "headline": [], "sections": [{"title": "Claims", "blocks": claims}]}
+    (tmp_path / "report.json").write_text(json.dumps(old))
+    report = store.load(tmp_path)
+    assert report.caveats == ("Does not hold: It is not. 1 ± 2.", OLDER_RULE)
+    store.save(report, tmp_path)
+    assert store.load(tmp_path) == report  # the remark stays when it is drawn anew
+    old["sections"][0]["blocks"] = []  # type: ignore[index]
+    (tmp_path / "report.json").write_text(json.dumps(old))
+    assert store.load(tmp_path).caveats == ()
