@@ -17,7 +17,7 @@ from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output
 from caloedge.errors import Unsupported, UserError
 from caloedge.project import AUTO, identifiers
 from caloedge.recipe import LayerChoice
-from caloedge.refusals import kind, refusal
+from caloedge.refusals import kind, layer_names, refusal, refuse_unknown_layers
 
 PARALLEL, STREAM = "io_parallel", "io_stream"
 VARIANTS = (PARALLEL, STREAM, AUTO)
@@ -53,11 +53,6 @@ class Plan:
     """How each convolution and dense layer multiplies."""
 
 
-def check(graph: Graph) -> None:
-    """Raise `Unsupported`, naming the first layer that cannot be built exactly."""
-    _draft(graph, VARIANTS[0], {})
-
-
 def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice] | None = None) -> Plan:
     """Return hls4ml's configuration and layers, with every width taken from the graph's proven ranges.
 
@@ -65,6 +60,7 @@ def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, Layer
     """
     if variant not in VARIANTS:
         raise UserError(f"backend 'hls4ml' has no variant {variant!r}; there are: {', '.join(VARIANTS)}")
+    refuse_unknown_layers(choices or {}, layer_names(graph))
     draft = _draft(graph, variant, (choices or {}) if variant == AUTO else {})
     wires = draft.wires
     outputs = list(dict.fromkeys(wires[op.name].layer for op in graph.outputs))
@@ -102,7 +98,7 @@ def _config(target: Target, variant: str, settings: dict[str, dict[str, Any]]) -
 
 def _draft(graph: Graph, variant: str, choices: Mapping[str, LayerChoice]) -> Draft:
     """Return all layers; raise `Unsupported`, naming the first operation that cannot be built exactly."""
-    _refuse_wrong_choices(graph, choices)
+    _refuse_useless_reuse(graph, choices)
     draft, parts = Draft(graph, variant != PARALLEL, _layer_names(graph), choices), gate_parts(graph)
     for op in graph.ops:
         if len(graph.tensors[op.name].shape) > MOST_AXES:
@@ -112,12 +108,9 @@ def _draft(graph: Graph, variant: str, choices: Mapping[str, LayerChoice]) -> Dr
     return draft
 
 
-def _refuse_wrong_choices(graph: Graph, choices: Mapping[str, LayerChoice]) -> None:
-    """Refuse choices for what is no layer, and reuse where nothing is multiplied by a matrix."""
-    known = [op.name for op in graph.ops if not isinstance(op, InputQuantiser | Output)]
+def _refuse_useless_reuse(graph: Graph, choices: Mapping[str, LayerChoice]) -> None:
+    """Refuse reuse where nothing is multiplied by a matrix."""
     for name, choice in choices.items():
-        if name not in known:
-            raise UserError(f"layers: {name!r} is no layer of the network; there are: {', '.join(known)}")
         if choice.reuse is not None and not isinstance(graph[name], Conv | Dense):
             raise UserError(
                 f"layers: {name}: reuse {choice.reuse}; {kind(graph[name])} has no multipliers for hls4ml to reuse, leave it out"
@@ -154,9 +147,9 @@ def _refuse_read_outputs(draft: Draft) -> None:
             )
 
 
-def preview(graph: Graph, target: Target, variant: str) -> str:
+def preview(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice]) -> str:
     """Say what would be built: layers, reuse factors, multiplications and the widest sum."""
-    what = plan(graph, target, variant)
+    what = plan(graph, target, variant, choices)
     multiplications = sum(layer.multiply_adds for layer in graph.layers())
     widest = max(tensor.format.width for tensor in graph.tensors.values())
     said = f"{len(what.layers)} hls4ml layers with reuse factor 1"

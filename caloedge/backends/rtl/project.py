@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from caloedge import tools
 from caloedge.backends.rtl.design import Design, Stream, design, table
 from caloedge.backends.rtl.harness import Ports, harness
-from caloedge.backends.rtl.layers import layers_of
 from caloedge.backends.rtl.simulation import compile_model, simulate
 from caloedge.backends.rtl.text import Text
 from caloedge.backends.rtl.verilog import write_design
@@ -28,11 +27,6 @@ from caloedge.recipe import LayerChoice
 LOG = "build.log"
 SYNTHESIS = "synthesis"
 """Where synthesis keeps its results in a project."""
-
-
-def check(graph: Graph) -> None:
-    """Raise `Unsupported`, naming the first layer that cannot be built."""
-    layers_of(graph)
 
 
 def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Mapping[str, LayerChoice]) -> None:
