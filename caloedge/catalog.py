@@ -210,8 +210,8 @@ class Backend:
     variants: tuple[str, ...]
     """The ways it can build one graph, e.g. `("io_parallel", "io_stream")`."""
     preview: Callable[[Graph, Target, str, Mapping[str, LayerChoice]], str]
-    """(graph, target, variant, choices by layer): say in one line what `build` would build, with estimates, or raise `UserError` as
-    it would, naming the first layer that cannot be built. The same code decides for both; nothing is written."""
+    """(graph, target, variant, choices by layer): say in one line what `build` would build, with estimates, or raise
+    `UserError` as it would, naming the first layer that cannot be built. The same code decides for both; nothing is written."""
     build: Callable[[Graph, Target, str, Path, Mapping[str, LayerChoice]], None]
     """(graph, target, variant, folder, choices by layer): write the project and compile its simulation; the folder appears whole
     or not at all. Only a variant that leaves the choice to the recipe heeds the choices."""

@@ -84,7 +84,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, change: Callable[[Graph], Graph]) -> N
     def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Mapping[str, Any]) -> None:
         built[str(folder)] = change(graph)
 
-    backend = Backend("changed", ("only",), lambda graph: None, build, lambda folder, codes: built[str(folder)].run(codes))
+    backend = Backend("changed", ("only",), lambda *_: "", build, lambda folder, codes: built[str(folder)].run(codes))
     monkeypatch.setattr(crosscheck, "find", lambda kind, name: backend if kind is Backend else find(kind, name))
 
 
@@ -165,10 +165,10 @@ def test_a_backend_that_refuses_is_no_difference_but_a_missing_tool_is_an_error(
     codes = random_codes(compiled.graph, 20, seed=1)
 
     def refuse(kind: type[Exception]) -> list[crosscheck.Outcome]:
-        def check(graph: Graph) -> None:
+        def build(*_: object) -> None:
             raise kind("no")
 
-        backend = Backend("refusing", ("only",), check, lambda *_: None, lambda *_: {})
+        backend = Backend("refusing", ("only",), lambda *_: "", build, lambda *_: {})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(crosscheck, "find", lambda which, name: backend if which is Backend else find(which, name))
             return crosscheck.run_all(file, compiled, codes, [("rtl", "only")], Path("nowhere"))

@@ -25,7 +25,7 @@ __all__ = ["Pipeline", "Text", "write_design"]
 
 def write_design(design: Design, cutoff: int) -> Text:
     """Write all modules; adder graphs are cut into stages of at most `cutoff` adder delays."""
-    text = Text()
+    text = Text(design.name)
     if design.streaming:
         _streaming_top(design, cutoff, text)
     else:
