@@ -15,15 +15,16 @@ from caloedge.catalog import Target
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output
 from caloedge.errors import Unsupported, UserError
-from caloedge.project import AUTO, identifiers
+from caloedge.project import AUTO, generator_digest, identifiers, stem
 from caloedge.recipe import LayerChoice
 from caloedge.refusals import kind, layer_names, refusal, refuse_unknown_layers
 
 PARALLEL, STREAM = "io_parallel", "io_stream"
 VARIANTS = (PARALLEL, STREAM, AUTO)
 """`auto` is `io_stream` with the reuse factors of the recipe."""
-PROJECT = "caloedge_net"
 MOST_AXES = 3
+MOST_PARALLEL_PRODUCTS = 2**18
+"""PLACEHOLDER"""
 # fmt: off
 RESERVED = frozenset((
     "auto", "bool", "break", "case", "catch", "char", "class", "const", "continue", "default", "delete", "do", "double",
@@ -52,6 +53,11 @@ class Plan:
     folds: Mapping[str, Fold]
     """How each convolution and dense layer multiplies."""
 
+    @property
+    def project(self) -> str:
+        """Name of the project and of its top function."""
+        return str(self.config["ProjectName"])
+
 
 def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice] | None = None) -> Plan:
     """Return hls4ml's configuration and layers, with every width taken from the graph's proven ranges.
@@ -61,12 +67,16 @@ def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, Layer
     if variant not in VARIANTS:
         raise UserError(f"backend 'hls4ml' has no variant {variant!r}; there are: {', '.join(VARIANTS)}")
     refuse_unknown_layers(choices or {}, layer_names(graph))
-    draft = _draft(graph, variant, (choices or {}) if variant == AUTO else {})
+    heeded = (choices or {}) if variant == AUTO else {}
+    draft = _draft(graph, variant, heeded)
+    if variant == PARALLEL:
+        _refuse_too_many_products(graph)
+    ways = [variant, *(f"{name} {choice}" for name, choice in sorted(heeded.items())), generator_digest()]
     wires = draft.wires
     outputs = list(dict.fromkeys(wires[op.name].layer for op in graph.outputs))
     ends: list[InputQuantiser | Output] = [*graph.inputs, *graph.outputs]
     return Plan(
-        _config(target, variant, draft.settings),
+        _config(stem(graph.name, graph.digest, ways), target, variant, draft.settings),
         draft.layers,
         [wires[op.name].layer for op in graph.inputs],
         outputs,
@@ -76,9 +86,9 @@ def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, Layer
     )
 
 
-def _config(target: Target, variant: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _config(project: str, target: Target, variant: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
-        "ProjectName": PROJECT,
+        "ProjectName": project,
         "Backend": "Vitis",
         "Writer": "vitis",
         "Version": "1.0.0",
@@ -91,8 +101,9 @@ def _config(target: Target, variant: str, settings: dict[str, dict[str, Any]]) -
             "Model": {"Precision": {"default": "fixed<2,1>"}, "ReuseFactor": 1, "Strategy": "latency", "TraceOutput": False},
             "LayerName": settings,
         },
+        # Weights, types and layers of another network have the same names, such as w2 and config2: each has its namespace.
         # Weights as text: compiled in, ten thousand of them keep g++ busy for minutes.
-        "WriterConfig": {"Namespace": None, "WriteWeightsTxt": True, "WriteTar": False, "TBOutputStream": "both"},
+        "WriterConfig": {"Namespace": f"{project}_net", "WriteWeightsTxt": True, "WriteTar": False, "TBOutputStream": "both"},
     }
 
 
@@ -106,6 +117,18 @@ def _draft(graph: Graph, variant: str, choices: Mapping[str, LayerChoice]) -> Dr
         draft.wires[op.name] = build_op(op, parts, draft)
     _refuse_read_outputs(draft)
     return draft
+
+
+def _refuse_too_many_products(graph: Graph) -> None:
+    """Refuse to lay out side by side what neither a compiler nor a device has room for."""
+    layers = graph.layers()
+    total = sum(layer.multiply_adds for layer in layers)
+    if total > MOST_PARALLEL_PRODUCTS:
+        largest = max(layers, key=lambda layer: layer.multiply_adds)
+        raise Unsupported(
+            f"layer {largest.name}: {largest.multiply_adds:,} of the {total:,} products of an event, which io_parallel unrolls "
+            f"(limit {MOST_PARALLEL_PRODUCTS:,}); use --variant {STREAM}, or backend 'rtl' or 'emulator'"
+        )
 
 
 def _refuse_useless_reuse(graph: Graph, choices: Mapping[str, LayerChoice]) -> None:
