@@ -245,7 +245,7 @@ def test_the_stream_beside_each_gate_holds_a_whole_event(projects: Any) -> None:
     folder = projects(GATED, "io_stream")
     streams = read_record(folder)["whole_event_streams"]
     assert [(item["layer"], item["words"]) for item in streams] == [("first_scale", PIXELS), ("second_scale", PIXELS)]
-    text = (folder / "firmware" / "caloedge_net.cpp").read_text()
+    text = (folder / "firmware" / f"{read_record(folder)['project']}.cpp").read_text()
     for item in streams:
         assert item["depth"] >= PIXELS
         assert f"#pragma HLS STREAM variable={item['stream']} depth={item['depth']}\n" in text

@@ -66,7 +66,7 @@ def build(
         held = _write(what, temporary.absolute(), graph.digest[:8], log)
         manifest = _manifest(graph, target, variant, choices, what) | {"whole_event_streams": held}
         start = time.perf_counter()
-        tools.run(_compile_command(what.project, manifest["library"]), cwd=temporary, log=log, timeout_s=COMPILE_TIMEOUT_S)
+        tools.run(compile_command(what.project, manifest["library"]), cwd=temporary, log=log, timeout_s=COMPILE_TIMEOUT_S)
         manifest["compile_seconds"] = round(time.perf_counter() - start, 1)
         write_record(temporary, manifest)
         shutil.move(log, temporary / LOG)
@@ -78,7 +78,7 @@ def _require_tools() -> None:
     tools.find("g++")
 
 
-def _compile_command(project: str, library: str) -> list[str]:
+def compile_command(project: str, library: str) -> list[str]:
     """Return the command of hls4ml's build_lib.sh, except for two things.
 
     The weights are found from the library's own place: build_lib.sh writes their absolute path into the library, which would
@@ -126,8 +126,9 @@ def _write(what: Plan, folder: Path, stamp: str, log: Path) -> list[dict[str, An
 def _set_apart(folder: Path, project: str) -> None:
     """Finish what hls4ml's namespace begins, so that several projects can be parts of one program or design.
 
-    Include guards, which know no namespace, get the project's name. The top function is known to the linker by its plain name,
-    whatever namespace it is in: that is what Vitis is told to synthesise.
+    Include guards, which know no namespace, and the files of weights get the project's name: a simulation looks for all of them
+    in one folder. The top function is known to the linker by its plain name, whatever namespace it is in: that is what Vitis is
+    told to synthesise.
     """
     guard = re.compile(r"^#(ifndef|define) (DEFINES_H_|PARAMETERS_H_|NNET_INSTR_GEN_H_|[WB]\d+_H_)$", re.MULTILINE)
     firmware = folder / "firmware"
@@ -135,6 +136,11 @@ def _set_apart(folder: Path, project: str) -> None:
     for path in (*headers, *sorted((firmware / "weights").glob("*.h"))):
         text = guard.sub(rf"#\1 {project.upper()}_\2", path.read_text(encoding="utf-8"))
         path.write_text(text, encoding="utf-8")
+    for path in sorted((firmware / "weights").glob("*.txt")):
+        path.rename(path.with_name(f"{project}_{path.name}"))
+    source = firmware / f"{project}.cpp"
+    loads = re.compile(r'(load_\w*from_txt<[^>]*>\(\w+, ")')
+    source.write_text(loads.sub(rf"\g<1>{project}_", source.read_text(encoding="utf-8")), encoding="utf-8")
     header = firmware / f"{project}.h"
     text, prototype = header.read_text(encoding="utf-8"), f"void {project}("
     assert text.count(prototype) == 1, "hls4ml declares one top function"
