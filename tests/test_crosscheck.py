@@ -182,7 +182,7 @@ def test_a_backend_that_was_asked_for_and_refuses_is_an_error(file: Path, caloed
     ended = caloedge("verify", file, *wanted)
     assert ended.code == 2, ended
     assert ended.err.splitlines()[-1] == (
-        "caloedge: hls4ml io_stream refuses the network: layer r: a table is not supported by backend 'hls4ml'; "
+        "caloedge: hls4ml io_stream refuses the network: layer sigmoid_1: a table is not supported by backend 'hls4ml'; "
         "use backend 'emulator'"
     )
     assert "refused: " in " ".join(ended.out.split())

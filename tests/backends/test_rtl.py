@@ -366,7 +366,14 @@ def test_a_blow_up_is_refused_with_the_estimate_and_the_cure(graph: Graph, varia
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"nosuch": LayerChoice()}, "layers: 'nosuch' is no layer of the network; there are: conv0, conv1, dense0, dense1"),
+        (
+            {"nosuch": LayerChoice()},
+            "layers: 'nosuch' is no layer of the network; there are: conv0, act0, conv1, act1, flat, dense0, act2, dense1",
+        ),
+        (
+            {"act0": LayerChoice()},
+            "layers: 'act0' is a part of another layer in backend 'rtl', which has: conv0, conv1, dense0, dense1",
+        ),
         (
             {"conv0": LayerChoice(strategy="streaming", reuse=99)},
             "layers: conv0: reuse 99 cycles per position; 1 to 18 are possible",

@@ -252,7 +252,8 @@ def unrolled(name: str) -> str:
         ("auto", {"gate2": LayerChoice(strategy="unrolled")}, unrolled("gate2")),
         ("auto", {"gate": LayerChoice(reuse=2)}, "layers: gate: reuse 2; a gate multiplies one pixel per cycle, leave it out"),
         ("auto", {"act0": LayerChoice(reuse=2)},
-         "layers: 'act0' is no layer of the network; there are: conv0, gate, mean, reduce, expand, gate2, small, look, conv1"),
+         "layers: 'act0' is a part of another layer in backend 'rtl', which has: conv0, gate, mean, reduce, expand, gate2, "
+         "small, look, conv1"),
     ],
 )  # fmt: skip
 def test_an_impossible_choice_is_named(variant: str, choices: Mapping[str, LayerChoice], message: str) -> None:

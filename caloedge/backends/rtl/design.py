@@ -32,7 +32,7 @@ from caloedge.compiler.ops import Conv, Dense, MaxPool, Table, Threshold
 from caloedge.errors import Unsupported, UserError
 from caloedge.project import AUTO, identifiers
 from caloedge.recipe import LayerChoice
-from caloedge.refusals import choice_option, kind, refuse_unknown_layers
+from caloedge.refusals import choice_option, kind, layer_names, refuse_unknown_layers
 
 VARIANTS = (AUTO, "unrolled", "streaming")
 UNROLL_SHARE = 0.25
@@ -173,8 +173,11 @@ def design(graph: Graph, target: Target, variant: str, choices: Mapping[str, Lay
     """Decide how every layer is built; raise `Unsupported` before anything blows up."""
     if variant not in VARIANTS:
         raise UserError(f"backend 'rtl' has no variant {variant!r}; there are: {', '.join(VARIANTS)}")
+    refuse_unknown_layers(choices, layer_names(graph))
     layers = layers_of(graph)
-    refuse_unknown_layers(choices, [layer.name for layer in every(layers)])
+    own = [layer.name for layer in every(layers)]
+    if merged := [name for name in choices if name not in own]:
+        raise UserError(f"layers: {merged[0]!r} is a part of another layer in backend 'rtl', which has: {', '.join(own)}")
     if variant != AUTO:
         choices = {}
     strategies = _strategies(every(layers), target, variant, choices)
