@@ -35,6 +35,8 @@ from caloedge.recipe import LayerChoice
 from caloedge.refusals import choice_option, kind, layer_names, refuse_unknown_layers
 
 VARIANTS = (AUTO, "unrolled", "streaming")
+TOP = "caloedge_net"
+"""The top module, until a project gives all modules the network's name."""
 UNROLL_SHARE = 0.25
 """`auto` unrolls a layer while all unrolled layers together stay below this share of the target's LUTs."""
 LUT_LIMIT, MULTIPLIER_LIMIT = 0.8, 0.95
@@ -190,7 +192,7 @@ def design(graph: Graph, target: Target, variant: str, choices: Mapping[str, Lay
         interval = min(2 * interval, most)
         stages = _stages(layers, given, strategies, choices, interval)
     _refuse_blow_up(every_stage(stages), target)
-    return Design("caloedge_net", stages, graph.outputs[0].name, identifiers(graph))
+    return Design(TOP, stages, graph.outputs[0].name, identifiers(graph))
 
 
 def _multipliers(stages: Iterable[Stage]) -> int:
