@@ -118,8 +118,8 @@ def stem(name: str, digest: str, made: Iterable[str] = ()) -> str:
     'caloedge_jets_8_bit_01234567'
     """
     plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()[:MOST_NAME].rstrip("_")
-    ways = [hashlib.sha256("\0".join(whole).encode()).hexdigest()[:4]] if (whole := list(made)) else []
-    return "_".join(["caloedge", plain or "network", digest[:8], *ways])
+    begin, whole = f"caloedge_{plain or 'network'}_{digest[:8]}", "\0".join(made)
+    return f"{begin}_{hashlib.sha256(whole.encode()).hexdigest()[:4]}" if whole else begin
 
 
 def identifiers(graph: Graph) -> dict[str, str]:

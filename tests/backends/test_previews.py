@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from random_networks import graphs
+from random_networks import graphs, stimulus
 from test_rtl import single_output
 
 from caloedge.backends.emulator import project as emulator
@@ -127,6 +127,18 @@ def test_the_widest_sum_of_an_adder_graph(bits: int, unrolled: bool) -> None:
     stage = design(graph, TARGET, "auto", {}).stages[0]
     assert (stage.layer.sums.format.width <= adders.EXACT_BITS) == unrolled
     assert (stage.strategy == "unrolled") == unrolled
+
+
+@pytest.mark.slow
+def test_the_widest_adder_graph_is_exact(tmp_path: Path) -> None:
+    graph = product(np.array([[2**24 - 1, 2**33], [2**23 + 1, -(2**33) + 2**10]]), 16)
+    assert graph.tensors["dense"].format.width == adders.EXACT_BITS
+    find(Backend, "rtl").build(graph, TARGET, "unrolled", tmp_path / "p", {})
+    codes = stimulus(graph, 1, 200)
+    found, wanted = find(Backend, "rtl").emulate(tmp_path / "p", codes)["y"], graph.run(codes)["y"]
+    np.testing.assert_array_equal(found, wanted)
+    other = product(np.array([[2**24 - 1, 2**33], [2**23, -(2**33) + 2**10]]), 16)
+    assert (other.run(codes)["y"] != found).any()
 
 
 def test_a_choice_that_cannot_be_is_refused_with_what_to_type() -> None:

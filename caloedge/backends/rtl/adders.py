@@ -30,6 +30,7 @@ ROUNDINGS = {Rounding.HALF_EVEN: "RND_CONV", Rounding.HALF_UP: "RND", Rounding.T
 EXACT_BITS = 50
 """alkaid holds values as float64, which leaves its partial sums 3 bits more than proven results of this width."""
 MANTISSA_BITS = 53
+"""Of float64."""
 CONSTANT_BITS = 24
 """alkaid takes weights as float32, and biases as 32-bit integers: what has more significant bits cannot be traced exactly."""
 
@@ -123,7 +124,7 @@ def too_wide(layer: Layer) -> str:
             if (bits := _significant_bits(codes)) > CONSTANT_BITS:
                 return f"{what} of {bits} bits in {name} are too wide for an adder graph ({CONSTANT_BITS} at most)"
     fmt = layer.sums.format
-    widths = {layer.name: fmt.width}
+    widths = {layer.name: max(layer.source.format.width, fmt.width)}
     for step in layer.after:
         if isinstance(step, Rounded):
             if step.offsets and (bits := _significant_bits(np.array(step.offsets))) > CONSTANT_BITS:
