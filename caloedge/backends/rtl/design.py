@@ -306,7 +306,7 @@ def _fold(layer: Layer, strategy: Strategy, source: Stream, interval: int, choic
     if strategy.name == "unrolled" or not isinstance(layer.op, Conv | Dense):
         return 1
     if isinstance(layer.op, Conv):
-        words = layer.weights.shape[1]
+        words = int(layer.weights.shape[1])
         if wanted is None:
             least = least_fold(layer)
             if least == 1 and not strategy.too_wide:
