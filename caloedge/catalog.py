@@ -215,8 +215,9 @@ class Backend:
     description: str
     variants: tuple[str, ...]
     """The ways it can build one graph, e.g. `("io_parallel", "io_stream")`."""
-    check: Callable[[Graph], None]
-    """Raise `Unsupported`, naming the first layer that this backend cannot take; write nothing."""
+    preview: Callable[[Graph, Target, str, Mapping[str, LayerChoice]], str]
+    """(graph, target, variant, choices by layer): say in one line what `build` would build, with estimates, or raise
+    `UserError` as it would, naming the first layer that cannot be built. The same code decides for both; nothing is written."""
     build: Callable[[Graph, Target, str, Path, Mapping[str, LayerChoice]], None]
     """(graph, target, variant, folder, choices by layer): write the project and compile its simulation; the folder appears whole
     or not at all. Only a variant that leaves the choice to the recipe heeds the choices."""
@@ -225,8 +226,6 @@ class Backend:
     simulate: Callable[[Path, NDArray[Any], float, Path | None], CycleRun] | None = None
     """(folder, input codes, chance of a stall per cycle at each end, VCD file to write): the same cycle by cycle, where a backend
     can."""
-    preview: Callable[[Graph, Target, str], str] | None = None
-    """(graph, target, variant): say in one line what would be built, with estimates, or raise as `build` would."""
 
 
 class Plugin(Protocol):

@@ -72,7 +72,6 @@ def _outcome(executor: str, run: Callable[[], Codes]) -> Outcome:
 
 def _simulated(name: str, variant: str, graph: Graph, target: Target, inputs: Inputs, folder: Path) -> Codes:
     backend = find(Backend, name)
-    backend.check(graph)
     project = folder / f"{name}_{variant}"
     if not is_built(project, record(name, graph, target, variant)):
         backend.build(graph, target, variant, project, {})
@@ -130,7 +129,6 @@ def first_layer(backend: str, variant: str, graph: Graph, inputs: Inputs) -> str
     )
     maker = find(Backend, backend)
     try:
-        maker.check(traced)
         with tempfile.TemporaryDirectory() as folder:
             maker.build(traced, find(Target, "xcvu13p"), variant, Path(folder) / "traced", {})
             found = maker.emulate(Path(folder) / "traced", inputs)

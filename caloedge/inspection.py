@@ -11,6 +11,7 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Affine, Conv, Dense, InputQuantiser, Op, Output, Requantise, Softmax, Table, Threshold
 from caloedge.compiler.ranges import Tensor
 from caloedge.errors import UserError
+from caloedge.recipe import LayerChoice
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,10 @@ def _of_weights(op: Conv | Dense | Affine) -> list[Remark]:
     return found
 
 
-def prospects(graph: Graph, targets: Mapping[str, Target] | None = None) -> tuple[Prospect, ...]:
-    """Ask every backend, variant and device what it would do."""
+def prospects(
+    graph: Graph, targets: Mapping[str, Target] | None = None, choices: Mapping[str, LayerChoice] | None = None
+) -> tuple[Prospect, ...]:
+    """Ask every backend, variant and device what it would do, with a recipe's choices by layer."""
     devices = targets or {name: find(Target, name) for name in names("target")}
     found = []
     for backend_name in names("backend"):
@@ -109,7 +112,7 @@ def prospects(graph: Graph, targets: Mapping[str, Target] | None = None) -> tupl
         for variant in backend.variants:
             answers: dict[str, Prospect] = {}
             for target_name, target in devices.items():
-                answers[target_name] = _prospect(backend, backend_name, variant, graph, target_name, target)
+                answers[target_name] = _prospect(backend_name, variant, graph, target_name, target, choices or {})
             if len({(answer.takes, answer.what) for answer in answers.values()}) == 1:
                 first = next(iter(answers.values()))
                 found.append(Prospect(backend_name, variant, "any", first.takes, first.what))
@@ -118,10 +121,11 @@ def prospects(graph: Graph, targets: Mapping[str, Target] | None = None) -> tupl
     return tuple(found)
 
 
-def _prospect(backend: Backend, name: str, variant: str, graph: Graph, target_name: str, target: Target) -> Prospect:
+def _prospect(
+    name: str, variant: str, graph: Graph, target_name: str, target: Target, choices: Mapping[str, LayerChoice]
+) -> Prospect:
     try:
-        backend.check(graph)
-        what = backend.preview(graph, target, variant) if backend.preview else "takes every layer"
+        what = find(Backend, name).preview(graph, target, variant, choices)
         return Prospect(name, variant, target_name, takes=True, what=what)
     except UserError as refused:
         return Prospect(name, variant, target_name, takes=False, what=str(refused))

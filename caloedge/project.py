@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from caloedge.recipe import LayerChoice
 RECORD = "caloedge.json"
 KINDS = ("emulator", "hls4ml", "rtl")
 """Folders of hand-written hardware."""
+MOST_NAME = 40
+"""Letters of a network's name in generated names: they become names of files, too."""
 AUTO = "auto"
 """The variant that decides layer by layer."""
 
@@ -104,6 +106,20 @@ def checked_codes(folder: Path, values: Mapping[str, Any], codes: NDArray[Any]) 
     if codes.size and (codes.min() < low or codes.max() > high):
         raise UserError(f"{folder}: input codes reach from {codes.min()} to {codes.max()}; {fmt} holds {low} to {high}")
     return codes.astype(np.int64)
+
+
+def stem(name: str, digest: str, made: Iterable[str] = ()) -> str:
+    """Return the begin of every global name of a generated network, so that networks can share a program or a device.
+
+    It is the network's name and digest. `made` is what else decides about the content, such as the generated text: with it, two
+    ways to build one network have different names.
+
+    >>> stem("Jets, 8 bit", "0123456789abcdef")
+    'caloedge_jets_8_bit_01234567'
+    """
+    plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()[:MOST_NAME].rstrip("_")
+    begin, whole = f"caloedge_{plain or 'network'}_{digest[:8]}", "\0".join(made)
+    return f"{begin}_{hashlib.sha256(whole.encode()).hexdigest()[:4]}" if whole else begin
 
 
 def identifiers(graph: Graph) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """How a backend refuses what it cannot build exactly: the layer, the reason and the cure in one line."""
 
+import shlex
+from collections.abc import Collection, Iterable
 from typing import assert_never
 
 from caloedge.compiler.graph import Graph
@@ -22,7 +24,7 @@ from caloedge.compiler.ops import (
     Threshold,
     TopK,
 )
-from caloedge.errors import Unsupported
+from caloedge.errors import Unsupported, UserError
 
 CURE = "use backend 'emulator'"
 """It builds every operation."""
@@ -41,6 +43,26 @@ def refusal(op: Op, what: str, backend: str, cure: str = CURE) -> Unsupported:
 def refusal_of_kind(op: Op, backend: str) -> Unsupported:
     """Return the error for an operation of a kind that a backend does not have at all."""
     return refusal(op, kind(op), backend)
+
+
+def layer_names(graph: Graph) -> list[str]:
+    """Return the operations that a recipe can choose something for: all but the ends."""
+    return [op.name for op in graph.ops if not isinstance(op, InputQuantiser | Output)]
+
+
+def refuse_unknown_layers(chosen: Iterable[str], known: Collection[str]) -> None:
+    """Raise `UserError` for the first choice of a recipe or of the command line that is for no layer of the network."""
+    if unknown := [name for name in chosen if name not in known]:
+        raise UserError(f"layers: {unknown[0]!r} is no layer of the network; there are: {', '.join(known)}")
+
+
+def choice_option(layer: str, choice: str) -> str:
+    """Return what is typed to build one layer in another way: only variant `auto` heeds choices.
+
+    >>> choice_option("conv 1", "streaming:2")
+    "--variant auto --layer 'conv 1=streaming:2'"
+    """
+    return f"--variant auto --layer {shlex.quote(f'{layer}={choice}')}"
 
 
 def one_input(graph: Graph, backend: str) -> InputQuantiser:

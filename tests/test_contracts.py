@@ -88,7 +88,7 @@ def test_a_backend_names_its_variants(name: str) -> None:
     backend = find(Backend, name)
     assert backend.variants
     assert len(set(backend.variants)) == len(backend.variants)
-    assert all(callable(f) for f in (backend.check, backend.build, backend.emulate))
+    assert all(callable(f) for f in (backend.preview, backend.build, backend.emulate))
 
 
 # Tasks on a library of the kind they need

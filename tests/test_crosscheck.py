@@ -84,7 +84,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, change: Callable[[Graph], Graph]) -> N
     def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Mapping[str, Any]) -> None:
         built[str(folder)] = change(graph)
 
-    backend = Backend("changed", ("only",), lambda graph: None, build, lambda folder, codes: built[str(folder)].run(codes))
+    backend = Backend("changed", ("only",), lambda *_: "", build, lambda folder, codes: built[str(folder)].run(codes))
     monkeypatch.setattr(crosscheck, "find", lambda kind, name: backend if kind is Backend else find(kind, name))
 
 
@@ -165,16 +165,49 @@ def test_a_backend_that_refuses_is_no_difference_but_a_missing_tool_is_an_error(
     codes = random_codes(compiled.graph, 20, seed=1)
 
     def refuse(kind: type[Exception]) -> list[crosscheck.Outcome]:
-        def check(graph: Graph) -> None:
+        def build(*_: object) -> None:
             raise kind("no")
 
-        backend = Backend("refusing", ("only",), check, lambda *_: None, lambda *_: {})
+        backend = Backend("refusing", ("only",), lambda *_: "", build, lambda *_: {})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(crosscheck, "find", lambda which, name: backend if which is Backend else find(which, name))
             return crosscheck.run_all(file, compiled, codes, [("rtl", "only")], Path("nowhere"))
 
     assert [(x.executor, x.refused) for x in refuse(Unsupported) if x.missing] == [("rtl only", True)]
     assert [(x.executor, x.refused) for x in refuse(MissingTool) if x.missing] == [("rtl only", False)]
+
+
+def test_a_backend_that_was_asked_for_and_refuses_is_an_error(file: Path, caloedge: Call, tmp_path: Path) -> None:
+    wanted = ("--events", "5", "--projects", tmp_path / "p", "--backend", "emulator", "--backend", "hls4ml:io_stream")
+    ended = caloedge("verify", file, *wanted)
+    assert ended.code == 2, ended
+    assert ended.err.splitlines()[-1] == (
+        "caloedge: hls4ml io_stream refuses the network: layer sigmoid_1: a table is not supported by backend 'hls4ml'; "
+        "use backend 'emulator'"
+    )
+    assert "refused: " in " ".join(ended.out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--backend", "emulator", "--layer", "nope=streaming"),
+         "--layer nope=streaming: backend 'emulator' builds all layers of variant native alike; leave it out"),
+        (("--backend", "rtl", "--layer", "nope=streaming", "--variant", "streaming"),
+         "--layer nope=streaming: backend 'rtl' builds all layers of variant streaming alike; give --variant auto"),
+        (("--backend", "rtl", "--layer", "nope=streaming"),
+         r"layers: 'nope' is no layer of the network; there are: "),
+        (("--backend", "hls4ml", "--variant", "auto", "--layer", "nope=streaming"),
+         r"layers: 'nope' is no layer of the network; there are: "),
+    ],
+)  # fmt: skip
+def test_a_choice_that_nobody_heeds_is_an_error(
+    file: Path, caloedge: Call, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    ended = caloedge("build", file, tmp_path / "project", *options)
+    assert ended.code == 2, ended
+    assert ended.err.splitlines()[-1].startswith(f"caloedge: {message}"), ended.err
+    assert not (tmp_path / "project").exists()
 
 
 def test_inspect_shows_waste_and_prospects(file: Path, caloedge: Call) -> None:

@@ -46,7 +46,8 @@ LAYERS = """
     tools, project, budgets, qonnx_executor, refusals
     backends.rtl.steps, backends.rtl.tables, backends.rtl.text
     backends.rtl.layers
-    backends.rtl.adders, backends.rtl.design, backends.hls4ml.layout, backends.hls4ml.reuse
+    backends.rtl.adders, backends.hls4ml.layout, backends.hls4ml.reuse
+    backends.rtl.design
     backends.rtl.arrays
     backends.rtl.verilog, backends.rtl.harness, backends.hls4ml.layers
     backends.hls4ml.gates

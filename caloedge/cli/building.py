@@ -34,7 +34,7 @@ def build(
     from caloedge.compiler.fixed import Format
     from caloedge.compiler.reader import compile_file, read
     from caloedge.pipeline import open_model
-    from caloedge.project import is_built, record
+    from caloedge.project import AUTO, is_built, record
     from caloedge.reports.latency import cost_table
     from caloedge.synthesis.cost import implement
 
@@ -49,6 +49,9 @@ def build(
     variant = variant or maker.variants[0]
     if variant not in maker.variants:
         raise UserError(f"backend {backend!r} has no variant {variant!r}; there are: {', '.join(maker.variants)}")
+    if layer and variant != AUTO:
+        cure = f"give --variant {AUTO}" if AUTO in maker.variants else "leave it out"
+        raise UserError(f"--layer {layer[0]}: backend {backend!r} builds all layers of variant {variant} alike; {cure}")
     if not is_built(folder, record(backend, graph, device, variant, layers)):
         if folder.exists():
             raise UserError(f"{folder}: exists already; remove it or give another name")

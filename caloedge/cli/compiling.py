@@ -49,7 +49,9 @@ def inspect(
     from caloedge.compiler.fixed import Format
     from caloedge.compiler.reader import compile_file
     from caloedge.inspection import prospects, remarks
+    from caloedge.pipeline import open_model
 
+    choices = {} if Path(model).is_file() else open_model(model).recipe.layers
     compiled = compile_file(model_file(model), Format.parse(quantise_missing) if quantise_missing else None)
     graph, before = compiled.graph, compiled.unoptimised
     show(_layer_grid(graph))
@@ -64,7 +66,7 @@ def inspect(
         grid.add_row(remark.layer, remark.what)
     show(grid) if grid.row_count else say("no wasted bits found")
     grid = Grid("backend", "variant", "target", "takes it", "what it would build (estimated), or why not")
-    for x in prospects(graph, {name: find(Target, name) for name in target} if target else None):
+    for x in prospects(graph, {name: find(Target, name) for name in target} if target else None, choices):
         grid.add_row(x.backend, x.variant, x.target, "yes" if x.takes else "no", x.what)
     show(grid)
 

@@ -8,7 +8,7 @@ from rich.table import Table as Grid
 
 from caloedge.catalog import Backend, Task, find, names
 from caloedge.cli.terminal import AnyModel, Model, model_file, need_training, read_codes, say, show, show_blocks
-from caloedge.errors import MissingTool, UserError
+from caloedge.errors import MissingTool, Unsupported, UserError
 
 
 def verify(
@@ -23,6 +23,8 @@ def verify(
     quantise_missing: Annotated[str, typer.Option(help="As for `caloedge compile`.")] = "",
 ) -> None:
     """Run every executor that is present against every other. Exit code 1 if any output code differs.
+
+    It is 2 if a backend that was asked for refuses the network: what was asked for is then not proven.
 
     An artifact is checked on its golden vectors with the firmware of its recipe, a QONNX file on given or random vectors.
     """
@@ -113,6 +115,10 @@ def _verify_file(
         if differing:
             say(f"{a} and {b} differ in {differing:,} output codes")
     _finish_checks([check for check in checks if check.executor not in refused])
+    asked = {f"{name} {variant}" for name, variant in _backends(wanted)} if wanted else set()
+    for check in checks:
+        if check.executor in refused & asked:
+            raise Unsupported(f"{check.executor} refuses the network: {check.missing}")
 
 
 def _read_inputs(path: Path, graph: Any) -> Any:

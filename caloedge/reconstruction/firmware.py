@@ -8,7 +8,6 @@ simulated, synthesised and looked at like any other.
 """
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 
 from caloedge import tools
 from caloedge.backends.rtl.design import Design, Stream, design
-from caloedge.backends.rtl.project import simulate_cycles, streamed, write_project
-from caloedge.backends.rtl.verilog import Text, write_design
+from caloedge.backends.rtl.project import named, simulate_cycles, streamed, write_project
+from caloedge.backends.rtl.text import Text, renamed
+from caloedge.backends.rtl.verilog import write_design
 from caloedge.catalog import CycleRun, Target
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
@@ -56,7 +56,6 @@ class Choice:
 class EventDesign:
     """What simulation knows of the design: rows of crystals in, slots of photons out."""
 
-    name: str
     source: Stream
     result: Stream
     streaming: bool = True
@@ -65,13 +64,12 @@ class EventDesign:
 def build(seeds: Graph, centres: Graph, nets: Networks, target: Target, choice: Choice, folder: Path) -> None:
     """Write the Verilog of the whole reconstruction and compile its simulation; the folder appears whole or not at all."""
     tools.newest("verilator"), tools.find("g++"), tools.find("make")
-    text = Text()
+    text = Text(TOP)
     seed_net = _network("seeds", seeds, target, choice.variant, text)
     centre_net = _network("centres", centres, target, choice.variant, text)
     word_bits = _write_top(seed_net, centre_net, nets, choice.lanes, text)
     order = np.arange(GRID * GRID)
     what = EventDesign(
-        TOP,
         Stream(GRID, GRID, Format(False, groups.CODE_BITS, groups.CODE_FRACTION), order),
         Stream(1, SLOTS * len(WORDS), Format(True, word_bits, 0), np.arange(SLOTS * len(WORDS))),
     )
@@ -89,7 +87,8 @@ def build(seeds: Graph, centres: Graph, nets: Networks, target: Target, choice: 
         "format": str(what.result.format),
         **streamed(what.result),
     }
-    write_project(what, text, values, folder)
+    both = hashlib.sha256(f"{seeds.digest} {centres.digest}".encode()).hexdigest()
+    write_project(what, named(text, "event", both), values, folder)
 
 
 def simulate(folder: Path, codes_EXY: NDArray[Any], stall: float, vcd: Path | None = None) -> CycleRun:
@@ -131,9 +130,7 @@ def _network(prefix: str, graph: Graph, target: Target, variant: str, text: Text
     what: Design = design(graph, target, variant, {})
     written = write_design(what, target.adders_per_stage())
     names = {name: f"{prefix}_{name.removeprefix('caloedge_')}" for name in written.modules}
-    pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
-    for name, module in written.modules.items():
-        text.modules[names[name]] = pattern.sub(lambda found: names[found[1]], module)
+    text.modules |= renamed(written.modules, names)
     text.parts |= written.parts
     text.blocks |= {names[name]: number for name, number in written.blocks.items()}
     text.adders += written.adders

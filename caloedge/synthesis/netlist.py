@@ -7,6 +7,7 @@ of them occur many times. Summing keeps what one block could simplify in the nex
 import hashlib
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -115,9 +116,8 @@ def _glue(project: Project, family: str) -> Job:
     name = f"{FOLDER}/{family}/blackboxes.v"
     text = "".join(f"(* blackbox *)\n{header}\nendmodule\n" for header in stubs.values())
     paths = [source.path for source in sources] + ([name] if stubs else [])
-    return Job(
-        GLUE, 1, {name: text} if stubs else {}, commands(family, project.top, paths, own), content_digest(project, sources, text)
-    )
+    content = content_digest(project, sources, project.top + text)  # its netlist counts blocks by their whole names
+    return Job(GLUE, 1, {name: text} if stubs else {}, commands(family, project.top, paths, own), content)
 
 
 def commands(family: str, top: str, paths: list[str], blackboxes: list[str] | None = None) -> str:
@@ -144,13 +144,18 @@ def read_command(path: str) -> str:
 
 
 def content_digest(project: Project, sources: tuple[Source, ...], more: str = "") -> str:
-    """Return the digest of sources and of the files that they read."""
+    """Return the digest of sources and of the files that they read, whatever the network is called."""
     whole = hashlib.sha256(more.encode())
     for source in sources:
-        whole.update(f"\0{source.path}\0{source.text}".encode())
+        whole.update(nameless(project, f"\0{source.path}\0{source.text}").encode())
         for name in source.files:
             whole.update(f"\0{name}\0".encode() + (project.folder / name).read_bytes())
     return whole.hexdigest()
+
+
+def nameless(project: Project, text: str) -> str:
+    """Return text without what all names of a project begin with: the top's name, which changes with every weight."""
+    return re.sub(rf"\b{re.escape(project.top)}(?=\b|_)", "top", text)
 
 
 def digest(*parts: str) -> str:
@@ -219,16 +224,17 @@ def _check_instances(project: Project, glue: BlockCost) -> None:
             )
 
 
-def _place(family: str, job: Job, program: tools.Program) -> tuple[str, str]:
+def _place(project: Project, family: str, job: Job, program: tools.Program) -> tuple[str, str]:
     """Return the whole digest of a run and the start of its file names, relative to the project."""
-    key = digest(job.content, job.module, job.script, f"{program.path.name} {program.version}")
-    name = "glue" if job.module == GLUE else job.module
+    module, script = (nameless(project, text) for text in (job.module, job.script))
+    key = digest(job.content, module, script, f"{program.path.name} {program.version}")
+    name = "glue" if job.module == GLUE else module
     return key, f"{FOLDER}/{family}/{name}-{key[:12]}"
 
 
 def _kept(project: Project, family: str, job: Job, program: tools.Program) -> BlockCost | None:
     """Return an earlier result; None when there is none or it is damaged."""
-    key, stem = _place(family, job, program)
+    key, stem = _place(project, family, job, program)
     try:
         kept = json.loads((project.folder / f"{stem}.json").read_text(encoding="utf-8"))
         if kept["digest"] != key:
@@ -245,7 +251,7 @@ def _row(project: Project, family: str, job: Job, counted: dict[str, int], secon
 
 def _run(project: Project, family: str, job: Job, program: tools.Program, timeout_s: float, stop: threading.Event) -> BlockCost:
     """Run the synthesiser once and keep what it found."""
-    key, stem = _place(family, job, program)
+    key, stem = _place(project, family, job, program)
     for name, text in job.files.items():
         write_text(project.folder / name, text)
     statistics = project.folder / f"{stem}.stat.json"

@@ -244,16 +244,16 @@ def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_built_is_refused_by_name() -> None:
     graph = network()
     with pytest.raises(Unsupported, match=r"^output early: layer quant is also read by image, which is not supported by backend"):
-        BACKEND.check(replace(graph, ops=(*graph.ops, Output("early", ("quant",)))))
+        plan(replace(graph, ops=(*graph.ops, Output("early", ("quant",)))), TARGET, "io_parallel")
     with pytest.raises(Unsupported, match=r"^output raw: is the input itself; backend 'hls4ml' needs a layer between$"):
-        BACKEND.check(replace(graph, ops=(*graph.ops, Output("raw", ("x",)))))
+        plan(replace(graph, ops=(*graph.ops, Output("raw", ("x",)))), TARGET, "io_parallel")
     wide = Graph(
         (InputQuantiser("x", (1,), Format(True, 60, 0)), Requantise("q", ("x",), Format(True, 8, 0), True), Output("y", ("q",)))
     )
     with pytest.raises(
         Unsupported, match=r"^layer x: fixed<60,60> is wider than the 53 bits that the C simulation passes exactly$"
     ):
-        BACKEND.check(wide)
+        plan(wide, TARGET, "io_parallel")
 
 
 def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:

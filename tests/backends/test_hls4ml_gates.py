@@ -245,7 +245,7 @@ def test_the_stream_beside_each_gate_holds_a_whole_event(projects: Any) -> None:
     folder = projects(GATED, "io_stream")
     streams = read_record(folder)["whole_event_streams"]
     assert [(item["layer"], item["words"]) for item in streams] == [("first_scale", PIXELS), ("second_scale", PIXELS)]
-    text = (folder / "firmware" / "caloedge_net.cpp").read_text()
+    text = (folder / "firmware" / f"{read_record(folder)['project']}.cpp").read_text()
     for item in streams:
         assert item["depth"] >= PIXELS
         assert f"#pragma HLS STREAM variable={item['stream']} depth={item['depth']}\n" in text
@@ -444,10 +444,10 @@ def test_layers_too_large_to_unroll_reuse_multipliers(
 
 
 def test_the_preview_says_what_is_reused_and_why() -> None:
-    text = BACKEND.preview(conv(64, 32, 5), TARGET, "io_stream")  # type: ignore[misc]
+    text = BACKEND.preview(conv(64, 32, 5), TARGET, "io_stream", {})
     why = "16 in conv (51,200 products are more than 4,096)"
     assert text == f"2 hls4ml layers with reuse factor 1, but {why}; 819,200 multiplications, sums of up to 16 bits"
-    small = BACKEND.preview(conv(2, 3, 2), TARGET, "io_stream")  # type: ignore[misc]
+    small = BACKEND.preview(conv(2, 3, 2), TARGET, "io_stream", {})
     assert small.startswith("2 hls4ml layers with reuse factor 1; ")
 
 

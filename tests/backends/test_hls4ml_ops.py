@@ -322,7 +322,7 @@ ZEROS = np.zeros(2, np.int64)
 )  # fmt: skip
 def test_what_cannot_be_built_is_refused_by_name(graph: Graph, message: str) -> None:
     with pytest.raises(Unsupported) as caught:
-        BACKEND.check(graph)
+        BACKEND.preview(graph, TARGET, "io_parallel", {})
     assert str(caught.value) == message
 
 

@@ -16,7 +16,7 @@ from caloedge import tools
 from caloedge.backends.rtl import BACKEND, verilog
 from caloedge.backends.rtl.adders import core_modules
 from caloedge.backends.rtl.design import design
-from caloedge.backends.rtl.project import check
+from caloedge.backends.rtl.layers import layers_of
 from caloedge.backends.rtl.simulation import compile_model, simulate
 from caloedge.backends.rtl.verilog import write_design
 from caloedge.catalog import Target, find
@@ -75,10 +75,15 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
+def source(project: Path, module: str) -> Path:
+    """Return the file of a module: its name begins with the network's stem."""
+    return project / "rtl" / f"{read_record(project)['top']}_{module}.v"
+
+
 def rebuilt(project: Path, to: Path, module: str, change: tuple[str, str]) -> Path:
     """Return a copy of a project in which one place of one module is another, with its simulation compiled anew."""
     shutil.copytree(project, to)
-    path = to / "rtl" / f"{module}.v"
+    path = source(to, module)
     text = path.read_text()
     assert text.count(change[0]) == 1, change
     path.write_text(text.replace(*change))
@@ -129,7 +134,7 @@ def test_bad_codes_are_refused(project: Path) -> None:
 def test_an_inverted_bit_in_a_rom_is_caught(tmp_path: Path, project: Path) -> None:
     if project.name == "unrolled":
         pytest.skip("an unrolled design has no ROM")
-    text = (project / "rtl" / "rom_dense0.v").read_text()
+    text = source(project, "rom_dense0").read_text()
     line = next(line for line in text.splitlines() if "'d1: word" in line)
     value = re.search(r"'h([0-9a-f]+);", line)
     assert value
@@ -141,7 +146,7 @@ def test_an_inverted_bit_in_a_rom_is_caught(tmp_path: Path, project: Path) -> No
 def test_a_dropped_pipeline_register_is_caught(tmp_path: Path, project: Path) -> None:
     if project.name != "unrolled":
         pytest.skip("looked for in the unrolled design")
-    core = next(path for path in sorted((project / "rtl").glob("core_*.v")) if "end of stage 1" in path.read_text())
+    core = next(path for path in sorted((project / "rtl").glob("*_core_*.v")) if "end of stage 1" in path.read_text())
     text = core.read_text()
     found = re.search(r"\n    (v\d+_s1) <= (v\d+);", text)
     assert found
@@ -149,7 +154,8 @@ def test_a_dropped_pipeline_register_is_caught(tmp_path: Path, project: Path) ->
     broken = text.replace(found[0], "", 1).replace(f"  reg {re.search(rf'reg (.*) {name};', text)[1]} {name};", "", 1)  # type: ignore[index]
     width = re.search(rf"reg (.*) {name};", text)[1]  # type: ignore[index]
     broken = broken.replace("endmodule", f"  wire {width} {name} = {source};\nendmodule")
-    assert differing(rebuilt(project, tmp_path / "register", core.stem, (text, broken))) > 0
+    module = core.stem.removeprefix(f"{read_record(project)['top']}_")
+    assert differing(rebuilt(project, tmp_path / "register", module, (text, broken))) > 0
 
 
 @pytest.fixture(scope="module")
@@ -173,12 +179,12 @@ def test_pieces_are_synthesised_by_themselves(in_pieces: Path) -> None:
     written = {path.stem for path in (in_pieces / "rtl").glob("*_piece_*.v")}
     assert len(written) > 10
     assert set(record["blocks"]) == written
-    assert {record["blocks"][name] for name in written if name.startswith("core_conv0")} == {20}
+    assert {record["blocks"][name] for name in written if "_core_conv0" in name} == {20}
     assert any("end of stage" in (in_pieces / "rtl" / f"{name}.v").read_text() for name in written)
 
 
 def test_two_pieces_with_crossed_inputs_are_caught(tmp_path: Path, in_pieces: Path) -> None:
-    text = (in_pieces / "rtl" / "core_dense0.v").read_text()
+    text = source(in_pieces, "core_dense0").read_text()
     found = re.search(r"piece_1_unit \(\.clk\(clk\), \.in_data\(\{(\w+), (\w+)", text)
     assert found
     crossed = found[0].replace(f"{found[1]}, {found[2]}", f"{found[2]}, {found[1]}")
@@ -334,14 +340,14 @@ def perceptron(n_in: int, n_out: int) -> Graph:
             "unrolled",
             TARGET,
             r"^layer dense unrolled: an adder graph of 32,768 weights takes too long to find \(limit 16,384\), ~[\d,]+ LUT; "
-            r"use strategy: streaming \(variant auto or streaming\)$",
+            r"use --variant auto --layer dense=streaming$",
         ),
         (
             perceptron(64, 64),
             "unrolled",
             replace(TARGET, part="tiny", resources={"LUT": 20_000, "DSP": 90}),
             r"^layer dense unrolled: ~[\d,]+ LUT, ~[\d,]+ with the layers before it, more than 80% of the 20,000 of tiny; "
-            r"use strategy: streaming \(variant auto or streaming\)$",
+            r"use --variant auto --layer dense=streaming$",
         ),
         (
             perceptron(8, 128),
@@ -360,7 +366,14 @@ def test_a_blow_up_is_refused_with_the_estimate_and_the_cure(graph: Graph, varia
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"nosuch": LayerChoice()}, "layers: 'nosuch' is no layer of the network; there are: conv0, conv1, dense0, dense1"),
+        (
+            {"nosuch": LayerChoice()},
+            "layers: 'nosuch' is no layer of the network; there are: conv0, act0, conv1, act1, flat, dense0, act2, dense1",
+        ),
+        (
+            {"act0": LayerChoice()},
+            "layers: 'act0' is a part of another layer in backend 'rtl', which has: conv0, conv1, dense0, dense1",
+        ),
         (
             {"conv0": LayerChoice(strategy="streaming", reuse=99)},
             "layers: conv0: reuse 99 cycles per position; 1 to 18 are possible",
@@ -386,10 +399,10 @@ def test_what_is_no_chain_is_refused_by_name() -> None:
     graph = network()
     twice = Graph((*graph.ops, Output("early", ("act0",))))
     with pytest.raises(Unsupported, match=r"^layer act0: is read by conv1 and early; backend 'rtl' takes chains"):
-        check(twice)
+        layers_of(twice)
     nothing = Graph((InputQuantiser("x", (2,), Format(True, 4, 0)), Output("y", ("x",))))
     with pytest.raises(Unsupported, match=r"^output y: is the input itself"):
-        check(nothing)
+        layers_of(nothing)
 
 
 # The text

@@ -127,7 +127,7 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def rebuilt(project: Path, to: Path, module: str, change: tuple[str, str]) -> Path:
     """Return a copy of a project in which a text of one module is another, with its simulation compiled anew."""
     shutil.copytree(project, to)
-    path = to / "rtl" / f"{module}.v"
+    path = to / "rtl" / f"{read_record(to)['top']}_{module}.v"
     text, count = re.subn(change[0], change[1], path.read_text())
     assert count == 1, change
     path.write_text(text)
@@ -230,8 +230,7 @@ def test_a_gate_is_one_stage_with_stages_inside() -> None:
 
 
 def test_the_preview_counts_the_stages_inside() -> None:
-    assert BACKEND.preview is not None
-    said = BACKEND.preview(network(), TARGET, "streaming")
+    said = BACKEND.preview(network(), TARGET, "streaming", {})
     assert re.fullmatch(r"9 streaming; one event in 56 cycles; \d+ multipliers \(0\.\d% of the DSP\)", said)
 
 
@@ -243,7 +242,7 @@ def test_the_text_of_a_gate_is_the_same_twice_and_its_modules_are_blocks() -> No
 
 
 def unrolled(name: str) -> str:
-    return f"layer {name} unrolled: a gate waits for its event's last pixel; use strategy: streaming (variant auto or streaming)"
+    return f"layer {name} unrolled: a gate waits for its event's last pixel; use --variant auto --layer {name}=streaming"
 
 
 @pytest.mark.parametrize(
@@ -253,7 +252,8 @@ def unrolled(name: str) -> str:
         ("auto", {"gate2": LayerChoice(strategy="unrolled")}, unrolled("gate2")),
         ("auto", {"gate": LayerChoice(reuse=2)}, "layers: gate: reuse 2; a gate multiplies one pixel per cycle, leave it out"),
         ("auto", {"act0": LayerChoice(reuse=2)},
-         "layers: 'act0' is no layer of the network; there are: conv0, gate, mean, reduce, expand, gate2, small, look, conv1"),
+         "layers: 'act0' is a part of another layer in backend 'rtl', which has: conv0, gate, mean, reduce, expand, gate2, "
+         "small, look, conv1"),
     ],
 )  # fmt: skip
 def test_an_impossible_choice_is_named(variant: str, choices: Mapping[str, LayerChoice], message: str) -> None:

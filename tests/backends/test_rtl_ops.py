@@ -12,7 +12,6 @@ from random_networks import stimulus
 from caloedge.backends.rtl import BACKEND
 from caloedge.backends.rtl.design import design
 from caloedge.backends.rtl.layers import layers_of
-from caloedge.backends.rtl.project import check
 from caloedge.backends.rtl.simulation import compile_model, simulate
 from caloedge.backends.rtl.steps import Rounded
 from caloedge.backends.rtl.verilog import write_design
@@ -255,7 +254,7 @@ def test_a_broken_part_is_caught(
     tmp_path: Path, projects: Any, network: str, variant: str, module: str, change: tuple[str, str]
 ) -> None:
     wrong = shutil.copytree(projects(network, variant), tmp_path / "wrong")
-    path = wrong / "rtl" / f"{module}.v"
+    path = wrong / "rtl" / f"{read_record(wrong)['top']}_{module}.v"
     text = path.read_text()
     assert change[0] in text
     path.write_text(text.replace(*change))
@@ -360,7 +359,7 @@ WIDE = Format(True, 12, 0)
 )  # fmt: skip
 def test_what_cannot_be_built_is_refused_by_name(graph: Graph, message: str) -> None:
     with pytest.raises(Unsupported) as caught:
-        check(graph)
+        layers_of(graph)
     assert str(caught.value) == message
 
 
@@ -369,8 +368,10 @@ def test_wide_constants_are_refused_unrolled_and_go_on_multipliers() -> None:
     wide = np.full((3, 1, 1), 2**25 + 1)
     graph = graph.replacing("channels", weights=wide, weight_format=Format(True, 27, 3))
     with pytest.raises(
-        Unsupported, match=r"^layer channels: weights of 26 bits are too wide for an adder graph \(24 at most\); use"
+        Unsupported,
+        match=r"^layer conv unrolled: weights of 26 bits in channels are too wide for an adder graph \(24 at most\); "
+        r"use --variant auto --layer conv=streaming$",
     ):
-        write_design(design(graph, TARGET, "unrolled", {}), cutoff=4)
+        design(graph, TARGET, "unrolled", {})
     text = write_design(design(graph, TARGET, "auto", FOLDED["scaled"]), cutoff=4)
     assert f".WEIGHT(64'sd{2**25 + 1})" in text.modules["layer_conv"]

@@ -81,7 +81,7 @@ def test_every_cycle_accurate_result_equals_the_graph(project: Path) -> None:
 @pytest.mark.parametrize("project", ["unrolled", "streaming"], indirect=True)
 def test_a_comparison_without_the_sign_is_caught(tmp_path: Path, project: Path) -> None:
     wrong = shutil.copytree(project, tmp_path / "wrong")
-    path = wrong / "rtl" / "layer_pool0.v"
+    path = wrong / "rtl" / f"{read_record(wrong)['top']}_layer_pool0.v"
     text = path.read_text()
     assert text.count(".SIGNED(1)") == (6 if project.name == "unrolled" else 1)
     path.write_text(text.replace(".SIGNED(1)", ".SIGNED(0)"))

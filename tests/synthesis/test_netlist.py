@@ -118,6 +118,26 @@ def test_a_changed_source_costs_only_its_block(project: Path, fake_yosys: Any) -
     assert modules(fake_yosys.calls()) == ["core_scale", "glue"]
 
 
+def test_a_block_is_kept_whatever_its_network_is_called(project: Path, tmp_path: Path) -> None:
+    """Names of modules begin with the network's digest: a changed layer must not cost all the others."""
+    found = []
+    for top, sign in (("caloedge_net_01", "+"), ("caloedge_net_02", "+"), ("caloedge_net_03", "-")):
+        (tmp_path / top / "rtl").mkdir(parents=True)
+        record = (project / "caloedge.json").read_text()
+        for path in (project / "rtl").glob("*.v"):
+            text = path.read_text().replace("a + b", f"a {sign} b")
+            for name in ("lanes", "core_scale", "layer_sum", "add_two"):
+                text = re.sub(rf"\b{name}\b", f"{top}_{name}", text)
+                record = re.sub(rf"\b{name}\b", f"{top}_{name}", record)
+            name = top if path.stem == "caloedge_net" else f"{top}_{path.stem}"
+            (tmp_path / top / "rtl" / f"{name}.v").write_text(re.sub(r"\bcaloedge_net\b", top, text))
+        (tmp_path / top / "caloedge.json").write_text(re.sub(r"\bcaloedge_net\b", top, record))
+        found.append({job.module.removeprefix(f"{top}_"): job.content for job in jobs(read(tmp_path / top), "xcup")})
+    first, renamed, changed = found
+    assert {name for name in first if renamed[name] != first[name]} == {GLUE}
+    assert {name for name in first if changed[name] != first[name]} == {GLUE, "layer_sum"}
+
+
 def test_another_family_or_version_is_another_result(project: Path, fake_yosys: Any) -> None:
     synthesise(project, XCVU13P, timeout_s=30)
     fake_yosys.calls()

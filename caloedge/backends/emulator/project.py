@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from caloedge import tools
-from caloedge.backends.emulator.layout import plan
 from caloedge.backends.emulator.source import Port, Text, write
 from caloedge.backends.emulator.steps import write_block
 from caloedge.catalog import Target
@@ -18,6 +17,7 @@ from caloedge.compiler.graph import Graph
 from caloedge.files import replacing_folder
 from caloedge.project import record, write_record
 from caloedge.recipe import LayerChoice
+from caloedge.refusals import layer_names, refuse_unknown_layers
 
 BACKEND_NAME = "emulator"
 LOG = "build.log"
@@ -39,14 +39,10 @@ BUILDS: Mapping[str, Builds] = {
 """By variant, for x86-64: a library takes the last build that the machine can run when a model is created."""
 
 
-def check(graph: Graph) -> None:
-    """Raise `Unsupported`, naming the first layer that cannot be built: there is none."""
-    write_block(graph)
-
-
-def preview(graph: Graph, target: Target, variant: str) -> str:  # noqa: ARG001
-    """Say what a library would hold: number types and memory."""
-    layout = plan(graph)
+def preview(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice]) -> str:  # noqa: ARG001
+    """Say what a library would hold: number types and memory. No layer is refused, but a choice for one that is not there."""
+    refuse_unknown_layers(choices, layer_names(graph))
+    layout = write_block(graph).layout
     counts = Counter(buffer.type for buffer in layout.buffers.values())
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
     return f"C++ library; {layout.size / 1024:,.0f} KiB for a block of events, tensors as {kinds}"
@@ -68,6 +64,7 @@ def build(
     `name` (default: the graph's) and the graph's digest name the library's symbols. What the compiler prints goes to build.log
     in the folder, or beside the folder when it fails. `builds` replaces those of the variant.
     """
+    refuse_unknown_layers(choices, layer_names(graph))
     if builds is None:
         builds = BUILDS[variant] if platform.machine() in ("x86_64", "AMD64") or variant == "native" else {"plain": ()}
     tools.find("g++")

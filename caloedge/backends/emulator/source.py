@@ -12,6 +12,7 @@ from caloedge.backends.emulator.layout import code_type
 from caloedge.backends.emulator.steps import Block, write_block
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import InputQuantiser, Output
+from caloedge.project import stem
 
 PARTS = ("caloedge_block.h", "caloedge_emulator.h", "caloedge_threads.h")
 """The fixed parts, shipped in `hls/emulator` with the templates."""
@@ -74,15 +75,9 @@ class Text:
         return f"{self.prefix}_block.cpp"
 
 
-def prefix_of(graph: Graph, name: str) -> str:
-    """Return the begin of all symbols of a network, from its name and digest."""
-    plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()
-    return f"caloedge_{plain or 'network'}_{graph.digest[:8]}"
-
-
 def write(graph: Graph, name: str) -> Text:
     """Write header and source of a network; `name` and the graph's digest name its symbols."""
-    prefix, block = prefix_of(graph, name), write_block(graph)
+    prefix, block = stem(name, graph.digest), write_block(graph)
     inputs, outputs = tuple(_input(block, op) for op in graph.inputs), tuple(_output(block, op) for op in graph.outputs)
     ports, used = (*inputs, *outputs), set(re.findall(r"\w+", "\n".join(block.statements)))
     narrow, wide = [port.type for port in ports], ["int64_t"] * len(ports)

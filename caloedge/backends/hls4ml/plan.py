@@ -15,15 +15,21 @@ from caloedge.catalog import Target
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output
 from caloedge.errors import Unsupported, UserError
-from caloedge.project import AUTO, identifiers
+from caloedge.project import AUTO, generator_digest, identifiers, stem
 from caloedge.recipe import LayerChoice
-from caloedge.refusals import kind, refusal
+from caloedge.refusals import kind, layer_names, refusal, refuse_unknown_layers
 
 PARALLEL, STREAM = "io_parallel", "io_stream"
 VARIANTS = (PARALLEL, STREAM, AUTO)
 """`auto` is `io_stream` with the reuse factors of the recipe."""
-PROJECT = "caloedge_net"
 MOST_AXES = 3
+MOST_PARALLEL_PRODUCTS = 2**18
+"""Products of an event that io_parallel may unroll; 21 times what the largest target has multipliers for.
+
+More cannot be compiled in reasonable time: for 3×3 convolutions g++ needs 0.34 GB for the C simulation of 18 thousand products,
+0.47 GB of 74 thousand, and 0.70 GB and over two minutes of CPU time of 295 thousand (hls4ml 1.3, g++ 12). Vitis HLS schedules
+each unrolled product by itself (UG1399, "Improving Synthesis Runtime and Capacity").
+"""
 # fmt: off
 RESERVED = frozenset((
     "auto", "bool", "break", "case", "catch", "char", "class", "const", "continue", "default", "delete", "do", "double",
@@ -52,10 +58,10 @@ class Plan:
     folds: Mapping[str, Fold]
     """How each convolution and dense layer multiplies."""
 
-
-def check(graph: Graph) -> None:
-    """Raise `Unsupported`, naming the first layer that cannot be built exactly."""
-    _draft(graph, VARIANTS[0], {})
+    @property
+    def project(self) -> str:
+        """Name of the project and of its top function."""
+        return str(self.config["ProjectName"])
 
 
 def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice] | None = None) -> Plan:
@@ -65,12 +71,17 @@ def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, Layer
     """
     if variant not in VARIANTS:
         raise UserError(f"backend 'hls4ml' has no variant {variant!r}; there are: {', '.join(VARIANTS)}")
-    draft = _draft(graph, variant, (choices or {}) if variant == AUTO else {})
+    refuse_unknown_layers(choices or {}, layer_names(graph))
+    heeded = (choices or {}) if variant == AUTO else {}
+    draft = _draft(graph, variant, heeded)
+    if variant == PARALLEL:
+        _refuse_too_many_products(graph)
+    ways = [variant, *(f"{name} {choice}" for name, choice in sorted(heeded.items())), generator_digest()]
     wires = draft.wires
     outputs = list(dict.fromkeys(wires[op.name].layer for op in graph.outputs))
     ends: list[InputQuantiser | Output] = [*graph.inputs, *graph.outputs]
     return Plan(
-        _config(target, variant, draft.settings),
+        _config(stem(graph.name, graph.digest, ways), target, variant, draft.settings),
         draft.layers,
         [wires[op.name].layer for op in graph.inputs],
         outputs,
@@ -80,9 +91,9 @@ def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, Layer
     )
 
 
-def _config(target: Target, variant: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _config(project: str, target: Target, variant: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
-        "ProjectName": PROJECT,
+        "ProjectName": project,
         "Backend": "Vitis",
         "Writer": "vitis",
         "Version": "1.0.0",
@@ -95,14 +106,15 @@ def _config(target: Target, variant: str, settings: dict[str, dict[str, Any]]) -
             "Model": {"Precision": {"default": "fixed<2,1>"}, "ReuseFactor": 1, "Strategy": "latency", "TraceOutput": False},
             "LayerName": settings,
         },
+        # Weights, types and layers of another network have the same names, such as w2 and config2: each has its namespace.
         # Weights as text: compiled in, ten thousand of them keep g++ busy for minutes.
-        "WriterConfig": {"Namespace": None, "WriteWeightsTxt": True, "WriteTar": False, "TBOutputStream": "both"},
+        "WriterConfig": {"Namespace": f"{project}_net", "WriteWeightsTxt": True, "WriteTar": False, "TBOutputStream": "both"},
     }
 
 
 def _draft(graph: Graph, variant: str, choices: Mapping[str, LayerChoice]) -> Draft:
     """Return all layers; raise `Unsupported`, naming the first operation that cannot be built exactly."""
-    _refuse_wrong_choices(graph, choices)
+    _refuse_useless_reuse(graph, choices)
     draft, parts = Draft(graph, variant != PARALLEL, _layer_names(graph), choices), gate_parts(graph)
     for op in graph.ops:
         if len(graph.tensors[op.name].shape) > MOST_AXES:
@@ -112,12 +124,21 @@ def _draft(graph: Graph, variant: str, choices: Mapping[str, LayerChoice]) -> Dr
     return draft
 
 
-def _refuse_wrong_choices(graph: Graph, choices: Mapping[str, LayerChoice]) -> None:
-    """Refuse choices for what is no layer, and reuse where nothing is multiplied by a matrix."""
-    known = [op.name for op in graph.ops if not isinstance(op, InputQuantiser | Output)]
+def _refuse_too_many_products(graph: Graph) -> None:
+    """Refuse to lay out side by side what neither a compiler nor a device has room for."""
+    layers = graph.layers()
+    total = sum(layer.multiply_adds for layer in layers)
+    if total > MOST_PARALLEL_PRODUCTS:
+        largest = max(layers, key=lambda layer: layer.multiply_adds)
+        raise Unsupported(
+            f"layer {largest.name}: {largest.multiply_adds:,} of the {total:,} products of an event, which io_parallel unrolls "
+            f"(limit {MOST_PARALLEL_PRODUCTS:,}); use --variant {STREAM}, or backend 'rtl' or 'emulator'"
+        )
+
+
+def _refuse_useless_reuse(graph: Graph, choices: Mapping[str, LayerChoice]) -> None:
+    """Refuse reuse where nothing is multiplied by a matrix."""
     for name, choice in choices.items():
-        if name not in known:
-            raise UserError(f"layers: {name!r} is no layer of the network; there are: {', '.join(known)}")
         if choice.reuse is not None and not isinstance(graph[name], Conv | Dense):
             raise UserError(
                 f"layers: {name}: reuse {choice.reuse}; {kind(graph[name])} has no multipliers for hls4ml to reuse, leave it out"
@@ -154,9 +175,9 @@ def _refuse_read_outputs(draft: Draft) -> None:
             )
 
 
-def preview(graph: Graph, target: Target, variant: str) -> str:
+def preview(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice]) -> str:
     """Say what would be built: layers, reuse factors, multiplications and the widest sum."""
-    what = plan(graph, target, variant)
+    what = plan(graph, target, variant, choices)
     multiplications = sum(layer.multiply_adds for layer in graph.layers())
     widest = max(tensor.format.width for tensor in graph.tensors.values())
     said = f"{len(what.layers)} hls4ml layers with reuse factor 1"

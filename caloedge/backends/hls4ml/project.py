@@ -6,6 +6,7 @@ What is written is a stock hls4ml project: `vitis-run` or `build_prj.tcl` take i
 import contextlib
 import ctypes
 import importlib.util
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from caloedge import tools
 from caloedge.backends.hls4ml.extension import copy_header, hold_events, register
 from caloedge.backends.hls4ml.gates import SCALE
-from caloedge.backends.hls4ml.plan import PROJECT, STREAM, Plan, plan
+from caloedge.backends.hls4ml.plan import STREAM, Plan, plan
 from caloedge.catalog import Target
 from caloedge.compiler import fixed
 from caloedge.compiler.fixed import Codes, Format
@@ -30,6 +31,7 @@ from caloedge.recipe import LayerChoice
 
 LOG = "build.log"
 COMPILE_TIMEOUT_S = 3600.0
+EXPORTS = "caloedge_exports.map"
 WEIGHTS_HEADER = "caloedge_weights_dir.h"
 WEIGHTS_CPP = """\
 // Only for the C simulation: the weights lie beside the library, wherever the folder is moved to.
@@ -64,7 +66,7 @@ def build(
         held = _write(what, temporary.absolute(), graph.digest[:8], log)
         manifest = _manifest(graph, target, variant, choices, what) | {"whole_event_streams": held}
         start = time.perf_counter()
-        tools.run(_compile_command(manifest["library"]), cwd=temporary, log=log, timeout_s=COMPILE_TIMEOUT_S)
+        tools.run(compile_command(what.project, manifest["library"]), cwd=temporary, log=log, timeout_s=COMPILE_TIMEOUT_S)
         manifest["compile_seconds"] = round(time.perf_counter() - start, 1)
         write_record(temporary, manifest)
         shutil.move(log, temporary / LOG)
@@ -76,14 +78,16 @@ def _require_tools() -> None:
     tools.find("g++")
 
 
-def _compile_command(library: str) -> list[str]:
-    """Return the command of hls4ml's build_lib.sh, except that the weights are found from the library's own place.
+def compile_command(project: str, library: str) -> list[str]:
+    """Return the command of hls4ml's build_lib.sh, except for two things.
 
-    build_lib.sh writes the absolute path of the weights into the library, which would break it when the folder is renamed.
+    The weights are found from the library's own place: build_lib.sh writes their absolute path into the library, which would
+    break it when the folder is renamed. And only the bridge's functions leave the library, so that what hls4ml calls the same in
+    every project, such as its switch for traces, is not shared by the networks of one process.
     """
     options = ["-std=c++17", "-O3", "-fPIC", "-fno-gnu-unique", "-Ifirmware/ap_types", "-include", WEIGHTS_HEADER]
-    sources = [f"firmware/{PROJECT}.cpp", f"{PROJECT}_bridge.cpp"]
-    return ["g++", *options, "-DWEIGHTS_DIR=caloedge_weights_dir()", "-shared", *sources, "-o", library, "-ldl"]
+    options += ["-DWEIGHTS_DIR=caloedge_weights_dir()", "-shared", f"-Wl,--version-script={EXPORTS}"]
+    return ["g++", *options, f"firmware/{project}.cpp", f"{project}_bridge.cpp", "-o", library, "-ldl"]
 
 
 def _write(what: Plan, folder: Path, stamp: str, log: Path) -> list[dict[str, Any]]:
@@ -108,12 +112,39 @@ def _write(what: Plan, folder: Path, stamp: str, log: Path) -> list[dict[str, An
     if gated:
         copy_header(folder)
     (folder / WEIGHTS_HEADER).write_text(WEIGHTS_CPP, encoding="utf-8")
+    exported = " ".join(f"{what.project}_{kind};" for kind in ("float", "double"))
+    (folder / EXPORTS).write_text(f"{{ global: {exported} local: *; }};\n", encoding="utf-8")
+    _set_apart(folder, what.project)
     random_stamp = str(model.config.get_config_value("Stamp"))
     for path in (folder / "hls4ml_config.yml", folder / "build_lib.sh"):
         # The folder is about to be renamed, and may be moved later.
         text = path.read_text(encoding="utf-8").replace(str(folder), ".").replace(random_stamp, stamp)
         path.write_text(text, encoding="utf-8")
     return held
+
+
+def _set_apart(folder: Path, project: str) -> None:
+    """Finish what hls4ml's namespace begins, so that several projects can be parts of one program or design.
+
+    Include guards, which know no namespace, and the files of weights get the project's name: a simulation looks for all of them
+    in one folder. The top function is known to the linker by its plain name, whatever namespace it is in: that is what Vitis is
+    told to synthesise.
+    """
+    guard = re.compile(r"^#(ifndef|define) (DEFINES_H_|PARAMETERS_H_|NNET_INSTR_GEN_H_|[WB]\d+_H_)$", re.MULTILINE)
+    firmware = folder / "firmware"
+    headers = [firmware / "defines.h", firmware / "parameters.h", firmware / "nnet_utils" / "nnet_code_gen.h"]
+    for path in (*headers, *sorted((firmware / "weights").glob("*.h"))):
+        text = guard.sub(rf"#\1 {project.upper()}_\2", path.read_text(encoding="utf-8"))
+        path.write_text(text, encoding="utf-8")
+    for path in sorted((firmware / "weights").glob("*.txt")):
+        path.rename(path.with_name(f"{project}_{path.name}"))
+    source = firmware / f"{project}.cpp"
+    loads = re.compile(r'(load_\w*from_txt<[^>]*>\(\w+, ")')
+    source.write_text(loads.sub(rf"\g<1>{project}_", source.read_text(encoding="utf-8")), encoding="utf-8")
+    header = firmware / f"{project}.h"
+    text, prototype = header.read_text(encoding="utf-8"), f"void {project}("
+    assert text.count(prototype) == 1, "hls4ml declares one top function"
+    header.write_text(text.replace(prototype, f'extern "C" {prototype}'), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -137,9 +168,9 @@ def _manifest(graph: Graph, target: Target, variant: str, choices: Mapping[str, 
         for op in graph.outputs
     ]
     return values | {
-        "project": PROJECT,
+        "project": what.project,
         # A name of its own per network: a process that has loaded one library must not be handed it for another.
-        "library": f"firmware/{PROJECT}-{graph.digest[:12]}-{variant}.so",
+        "library": f"firmware/{what.project}.so",
         "outputs": outputs,
         "reuse": {
             name: {"strategy": fold.strategy, "factor": fold.reuse, "multipliers": fold.multipliers, "why": fold.why}

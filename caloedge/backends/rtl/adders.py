@@ -14,10 +14,12 @@ from typing import Any, assert_never
 
 import numpy as np
 
+from caloedge.backends.rtl.layers import Layer
 from caloedge.backends.rtl.steps import After, Rounded, Scaled
 from caloedge.compiler.fixed import Codes, Format, Rounding
+from caloedge.compiler.ops import Conv, Dense
 from caloedge.compiler.ranges import Tensor
-from caloedge.errors import MissingTool, Unsupported
+from caloedge.errors import MissingTool
 
 SOLVER = {
     "hard_dc": 2,  # adder delays that the search may spend beyond the shortest tree, to save adders
@@ -26,11 +28,11 @@ SOLVER = {
 
 ROUNDINGS = {Rounding.HALF_EVEN: "RND_CONV", Rounding.HALF_UP: "RND", Rounding.TRUNCATE: "TRN"}
 EXACT_BITS = 50
-"""alkaid holds values as float64: wider sums are refused."""
+"""alkaid holds values as float64, which leaves its partial sums 3 bits more than proven results of this width."""
+MANTISSA_BITS = 53
+"""Of float64."""
 CONSTANT_BITS = 24
-"""alkaid takes weights as float32, and biases as 32-bit integers: what has more significant bits is refused."""
-
-CURE = "use strategy: streaming, for a convolution with a reuse above 1"
+"""alkaid takes weights as float32, and biases as 32-bit integers: what has more significant bits cannot be traced exactly."""
 
 
 @dataclass(frozen=True)
@@ -97,29 +99,49 @@ def trace_core(steps: tuple[Step, ...], words_in: int, source: Tensor, result: T
     for step in steps:
         if step.weights is not None:
             assert step.bias is not None
-            _check_constants(step.name, step.weights, step.bias)
             x = x @ step.weights.T.astype(np.float64) + step.bias.astype(np.float64)
         for after in step.after:
             match after:
                 case Scaled():
                     weights, bias = after.weights[: len(x)], after.bias[: len(x)]
-                    _check_constants(after.op.name, weights, bias)
                     x = x * weights.astype(np.float64) + bias.astype(np.float64)
                 case Rounded():
                     x = _requantised(symbolic, x, after)
                 case _:
                     assert_never(after)
-    return _core(trace(given, x), words_in, fmt, result.format, cutoff, steps[-1].name)
+    return _core(trace(given, x), words_in, fmt, result.format, cutoff)
 
 
-def _check_constants(name: str, weights: Codes, bias: Codes) -> None:
-    for what, codes in (("weights", weights), ("biases", bias)):
-        magnitude = np.abs(codes)
-        bits = int(np.max(magnitude // np.maximum(magnitude & -magnitude, 1))).bit_length()
-        if bits > CONSTANT_BITS:
-            raise Unsupported(
-                f"layer {name}: {what} of {bits} bits are too wide for an adder graph ({CONSTANT_BITS} at most); {CURE}"
-            )
+def too_wide(layer: Layer) -> str:
+    """Say what of a layer an adder graph cannot hold exactly, so that it needs multipliers; empty for nothing.
+
+    It is known before anything is traced, so that whoever asks what would be built hears what `trace_core` can do.
+    """
+    product = [(layer.name, layer.op.weights, layer.op.bias)] if isinstance(layer.op, Conv | Dense) else []
+    scalings = [(step.op.name, step.weights, step.bias) for step in layer.after if isinstance(step, Scaled)]
+    for name, weights, bias in (*product, *scalings):
+        for what, codes in (("weights", weights), ("biases", bias)):
+            if (bits := _significant_bits(codes)) > CONSTANT_BITS:
+                return f"{what} of {bits} bits in {name} are too wide for an adder graph ({CONSTANT_BITS} at most)"
+    fmt = layer.sums.format
+    widths = {layer.name: max(layer.source.format.width, fmt.width)}
+    for step in layer.after:
+        if isinstance(step, Rounded):
+            if step.offsets and (bits := _significant_bits(np.array(step.offsets))) > CONSTANT_BITS:
+                return f"rounding off {bits} bits in {step.op.name} is too much for an adder graph ({CONSTANT_BITS} at most)"
+            # A value that gets zeros behind it is compared with its limits at that width.
+            widths[step.op.name] = max(fmt.width - min(step.shift, 0), step.op.format.width)
+        else:
+            widths[step.op.name] = step.format.width
+        fmt = step.op.format if isinstance(step, Rounded) else step.format
+    wide = next((name for name, width in widths.items() if width > EXACT_BITS), None)
+    return f"sums of {widths[wide]} bits in {wide} are too wide for an adder graph ({EXACT_BITS} at most)" if wide else ""
+
+
+def _significant_bits(codes: Codes) -> int:
+    """Return the most bits from the highest to the lowest set bit of any code."""
+    magnitude = np.abs(codes)
+    return int(np.max(magnitude // np.maximum(magnitude & -magnitude, 1))).bit_length()
 
 
 def _requantised(symbolic: Any, x: Any, step: Rounded) -> Any:
@@ -127,7 +149,6 @@ def _requantised(symbolic: Any, x: Any, step: Rounded) -> Any:
     if op.relu:
         x = symbolic.relu(x)
     if offsets := step.offsets:
-        _check_constants(op.name, np.array(offsets), np.zeros(1, np.int64))
         x = _offset(x, *offsets)
     x = x * 2.0**-step.shift
     rounding = ROUNDINGS.get(step.rounding, "TRN")
@@ -151,7 +172,7 @@ def _offset(x: Any, of_negative: int, of_others: int) -> Any:
     return type(x)(added, x.solver_options, hwconf=x.hwconf)
 
 
-def _core(comb: Any, words_in: int, format_in: Format, format_out: Format, cutoff: int, name: str) -> Core:
+def _core(comb: Any, words_in: int, format_in: Format, format_out: Format, cutoff: int) -> Core:
     depth = max((op.latency for op in comb.ops), default=0.0)
     stages = max(math.ceil(depth / cutoff), 1)
     ends = np.linspace(0, depth, stages + 1)[1:]
@@ -159,10 +180,7 @@ def _core(comb: Any, words_in: int, format_in: Format, format_out: Format, cutof
     for op in comb.ops:
         signed, integer, fraction = op.qint.kif
         width = max(int(signed) + int(integer) + int(fraction), 0)
-        if width > EXACT_BITS:
-            raise Unsupported(
-                f"layer {name}: sums of {width} bits are too wide for an adder graph ({EXACT_BITS} at most); {CURE}"
-            )
+        assert width <= MANTISSA_BITS, "layers of wider sums are not traced: see `too_wide`"
         stage = min(int(np.searchsorted(ends, op.latency - 1e-9)), stages - 1)
         data = tuple(int(item) for item in op.data)
         values.append(Value(int(op.opcode), tuple(op.addr), data, bool(signed), width, int(fraction), stage))

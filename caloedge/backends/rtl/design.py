@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloedge.backends.rtl.adders import too_wide
 from caloedge.backends.rtl.layers import (
     Layer,
     every,
@@ -31,14 +32,15 @@ from caloedge.compiler.ops import Conv, Dense, MaxPool, Table, Threshold
 from caloedge.errors import Unsupported, UserError
 from caloedge.project import AUTO, identifiers
 from caloedge.recipe import LayerChoice
-from caloedge.refusals import kind
+from caloedge.refusals import choice_option, kind, layer_names, refuse_unknown_layers
 
 VARIANTS = (AUTO, "unrolled", "streaming")
+TOP = "caloedge_net"
+"""The top module, until a project gives all modules the network's name."""
 UNROLL_SHARE = 0.25
 """`auto` unrolls a layer while all unrolled layers together stay below this share of the target's LUTs."""
 LUT_LIMIT, MULTIPLIER_LIMIT = 0.8, 0.95
 """Larger shares of a target's LUTs or multipliers are refused: it would not route."""
-STREAM = "use strategy: streaming (variant auto or streaming)"
 CORE_WEIGHTS = 16_384
 """The search for shared adders grows faster than the matrix; beyond this it takes many minutes."""
 
@@ -59,6 +61,17 @@ class Stream:
         return self.words * self.format.width
 
 
+@dataclass(frozen=True)
+class Strategy:
+    """How a layer is to be built, before what it costs is known."""
+
+    name: str
+    """`unrolled` or `streaming`."""
+    why: str
+    too_wide: str
+    """What of it an adder graph cannot hold; see `adders.too_wide`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
     """A layer and how it is built."""
@@ -71,6 +84,8 @@ class Stage:
     why: str
     source: Stream
     result: Stream
+    adder_graph: bool
+    """Whether its products are sums of shifted words; otherwise multipliers make them, if there are any."""
     inner: tuple["Stage", ...] = ()
     """Of a gate: what makes factors of sums."""
 
@@ -88,7 +103,7 @@ class Stage:
     @property
     def most_cycles(self) -> int:
         """Clock cycles per event beyond which it needs no fewer multipliers."""
-        if isinstance(self.layer.op, Conv) and self.fold > 1:
+        if isinstance(self.layer.op, Conv) and not self.adder_graph:
             return self.layer.positions * int(self.layer.weights.shape[1])
         return self.source.words
 
@@ -104,7 +119,7 @@ class Stage:
         op = self.layer.op
         if isinstance(op, Gate):
             return self.source.words
-        if self.strategy == "unrolled" or not isinstance(op, Conv | Dense) or (isinstance(op, Conv) and self.fold == 1):
+        if self.adder_graph or not isinstance(op, Conv | Dense):
             return 0
         return self.lanes * len(op.weights)
 
@@ -160,15 +175,16 @@ def design(graph: Graph, target: Target, variant: str, choices: Mapping[str, Lay
     """Decide how every layer is built; raise `Unsupported` before anything blows up."""
     if variant not in VARIANTS:
         raise UserError(f"backend 'rtl' has no variant {variant!r}; there are: {', '.join(VARIANTS)}")
+    refuse_unknown_layers(choices, layer_names(graph))
     layers = layers_of(graph)
-    if unknown := [name for name in choices if name not in {layer.name for layer in every(layers)}]:
-        known = ", ".join(layer.name for layer in every(layers))
-        raise UserError(f"layers: {unknown[0]!r} is no layer of the network; there are: {known}")
+    own = [layer.name for layer in every(layers)]
+    if merged := [name for name in choices if name not in own]:
+        raise UserError(f"layers: {merged[0]!r} is a part of another layer in backend 'rtl', which has: {', '.join(own)}")
     if variant != AUTO:
         choices = {}
     strategies = _strategies(every(layers), target, variant, choices)
     interval = _interval(layers, strategies, choices)
-    given = _input_stream(layers[0], input_order(graph, layers[0]), strategies[layers[0].name][0])
+    given = _input_stream(layers[0], input_order(graph, layers[0]), strategies[layers[0].name].name)
     stages = _stages(layers, given, strategies, choices, interval)
     most = max(stage.most_cycles for stage in every_stage(stages))
     # What would take too many multipliers is folded further, and events come less often.
@@ -176,7 +192,7 @@ def design(graph: Graph, target: Target, variant: str, choices: Mapping[str, Lay
         interval = min(2 * interval, most)
         stages = _stages(layers, given, strategies, choices, interval)
     _refuse_blow_up(every_stage(stages), target)
-    return Design("caloedge_net", stages, graph.outputs[0].name, identifiers(graph))
+    return Design(TOP, stages, graph.outputs[0].name, identifiers(graph))
 
 
 def _multipliers(stages: Iterable[Stage]) -> int:
@@ -186,25 +202,27 @@ def _multipliers(stages: Iterable[Stage]) -> int:
 def _stages(
     layers: tuple[Layer, ...],
     beats: Stream,
-    strategies: Mapping[str, tuple[str, str]],
+    strategies: Mapping[str, Strategy],
     choices: Mapping[str, LayerChoice],
     interval: int,
 ) -> tuple[Stage, ...]:
     """Connect layers behind a stream; multipliers are reused for at most about `interval` clock cycles per event."""
     stages = []
     for layer in layers:
-        strategy, why = strategies[layer.name]
+        chosen = strategies[layer.name]
+        strategy = chosen.name
         if strategy == "streaming" and isinstance(layer.op, Conv):
             _refuse_early_windows(layer)
         source = _regrouped(beats, layer, strategy)
-        fold = _fold(layer, strategy, source, interval, choices.get(layer.name))
+        fold = _fold(layer, chosen, source, interval, choices.get(layer.name))
+        adder_graph = strategy == "unrolled" or (isinstance(layer.op, Conv) and fold == 1 and not chosen.too_wide)
         inner: tuple[Stage, ...] = ()
         if layer.excitation:
             channels = np.arange(source.words)
             sums = Stream(1, source.words, layer.excitation.sums, channels)
             inner = _stages(layer.excitation.layers, sums, strategies, choices, interval)
         beats = _result_stream(layer, strategy, source)
-        stages.append(Stage(layer, strategy, fold, why, source, beats, inner))
+        stages.append(Stage(layer, strategy, fold, chosen.why, source, beats, adder_graph, inner))
     return tuple(stages)
 
 
@@ -216,44 +234,53 @@ def _refuse_early_windows(layer: Layer) -> None:
     if (height - 1, width - 1) < (top, left):
         raise Unsupported(
             f"layer {layer.name} streaming: padding {layer.op.padding} holds whole windows of {height}×{width} before the first "
-            "pixel; use less padding, or strategy: unrolled"
+            f"pixel; use less padding, or {choice_option(layer.name, 'unrolled')}"
         )
 
 
 def _strategies(
     layers: tuple[Layer, ...], target: Target, variant: str, choices: Mapping[str, LayerChoice]
-) -> dict[str, tuple[str, str]]:
-    """Return strategy and reason by layer."""
+) -> dict[str, Strategy]:
+    """Return how each layer is to be built, by name."""
     left = UNROLL_SHARE * target.resources.get("LUT", 0)
-    found: dict[str, tuple[str, str]] = {}
+    found: dict[str, Strategy] = {}
     for layer in layers:
         choice = choices.get(layer.name)
         if isinstance(layer.op, Gate):
             if variant == "unrolled" or (choice and choice.strategy == "unrolled"):
-                raise Unsupported(f"layer {layer.name} unrolled: a gate waits for its event's last pixel; {STREAM}")
-            found[layer.name] = ("streaming", "pixels of a gate wait until the last one of their event is summed")
+                raise Unsupported(f"layer {layer.name} unrolled: a gate waits for its event's last pixel; {_stream(layer)}")
+            found[layer.name] = Strategy("streaming", "pixels of a gate wait until the last one of their event is summed", "")
             continue
-        lut = layer.estimated_lut
+        lut, wide = layer.estimated_lut, too_wide(layer)
         estimate = f"about {lut:,} LUT unrolled (estimated)"
-        if variant != "auto":
-            found[layer.name] = (variant, f"variant {variant}; {estimate}")
+        if variant != AUTO:
+            name, why = variant, f"variant {variant}; {estimate}"
         elif choice and (choice.strategy or choice.reuse):
-            found[layer.name] = (choice.strategy or "streaming", f"chosen in the recipe; {estimate}")
+            name, why = choice.strategy or "streaming", f"chosen in the recipe; {estimate}"
+        elif wide:
+            name, why = "streaming", wide
         elif lut <= left and kernel_weights(layer) <= CORE_WEIGHTS:
-            found[layer.name] = ("unrolled", f"{estimate}, within the {UNROLL_SHARE:.0%} of {target.part} kept for it")
+            name, why = "unrolled", f"{estimate}, within the {UNROLL_SHARE:.0%} of {target.part} kept for it"
         else:
-            found[layer.name] = ("streaming", f"{estimate}, beyond the {UNROLL_SHARE:.0%} of {target.part} kept for it")
-        if found[layer.name][0] == "unrolled":
+            name, why = "streaming", f"{estimate}, beyond the {UNROLL_SHARE:.0%} of {target.part} kept for it"
+        if name == "unrolled":
+            if wide:
+                raise Unsupported(f"layer {layer.name} unrolled: {wide}; {_stream(layer)}")
             left -= lut
+        found[layer.name] = Strategy(name, why, wide)
     return found
 
 
-def _interval(layers: tuple[Layer, ...], strategies: Mapping[str, tuple[str, str]], choices: Mapping[str, LayerChoice]) -> int:
+def _stream(layer: Layer) -> str:
+    return f"use {choice_option(layer.name, 'streaming')}"
+
+
+def _interval(layers: tuple[Layer, ...], strategies: Mapping[str, Strategy], choices: Mapping[str, LayerChoice]) -> int:
     """Return the clock cycles per event to which layers of multipliers are folded.
 
     As many as the slowest streaming convolution, max pool or gate needs, or one input word per cycle where there is none.
     """
-    windowed = [x for x in layers if isinstance(x.op, Conv | MaxPool | Gate) and strategies[x.name][0] == "streaming"]
+    windowed = [x for x in layers if isinstance(x.op, Conv | MaxPool | Gate) and strategies[x.name].name == "streaming"]
     if not windowed:
         return layers[0].source.size
     reuse = {x.name: (choices[x.name].reuse if x.name in choices else None) or least_fold(x) for x in windowed}
@@ -270,19 +297,21 @@ def least_fold(layer: Layer) -> int:
     )
 
 
-def _fold(layer: Layer, strategy: str, source: Stream, interval: int, choice: LayerChoice | None) -> int:
+def _fold(layer: Layer, strategy: Strategy, source: Stream, interval: int, choice: LayerChoice | None) -> int:
     wanted = choice.reuse if choice else None
     if isinstance(layer.op, Gate) and wanted is not None:
         raise UserError(f"layers: {layer.name}: reuse {wanted}; a gate multiplies one pixel per cycle, leave it out")
     if isinstance(layer.op, MaxPool | Table | Threshold) and wanted is not None:
         raise UserError(f"layers: {layer.name}: reuse {wanted}; {kind(layer.op)} has no multipliers to reuse, leave it out")
-    if strategy == "unrolled" or not isinstance(layer.op, Conv | Dense):
+    if strategy.name == "unrolled" or not isinstance(layer.op, Conv | Dense):
         return 1
     if isinstance(layer.op, Conv):
-        words = layer.weights.shape[1]
+        words = int(layer.weights.shape[1])
         if wanted is None:
             least = least_fold(layer)
-            return 1 if least == 1 else max(least, min(words, interval // layer.positions))
+            if least == 1 and not strategy.too_wide:
+                return 1
+            return max(least, min(words, interval // layer.positions))
         if not 1 <= wanted <= words:
             raise UserError(f"layers: {layer.name}: reuse {wanted} cycles per position; 1 to {words} are possible")
         return wanted
@@ -329,26 +358,28 @@ def _refuse_blow_up(stages: tuple[Stage, ...], target: Target) -> None:
     for stage in stages:
         layer, name = stage.layer, stage.layer.name
         unrolled = stage.strategy == "unrolled"
-        if unrolled or (isinstance(layer.op, Conv) and stage.fold == 1):
+        fold = f"use {choice_option(name, 'streaming:2')}"
+        if stage.adder_graph:
             cost = layer.estimated_lut // (1 if unrolled else layer.positions)
             total += cost
             if kernel_weights(layer) > CORE_WEIGHTS:
                 raise Unsupported(
                     f"layer {name} {stage.strategy}: an adder graph of {kernel_weights(layer):,} weights takes too long to find "
-                    f"(limit {CORE_WEIGHTS:,}), ~{cost:,} LUT; "
-                    + (STREAM if unrolled else f"use reuse: {layer.weights.shape[1]} or less, above 1")
+                    f"(limit {CORE_WEIGHTS:,}), ~{cost:,} LUT; {_stream(layer) if unrolled else fold}"
                 )
             if total > LUT_LIMIT * luts:
-                cure = STREAM if unrolled else "use reuse above 1"
                 raise Unsupported(
                     f"layer {name} {stage.strategy}: ~{cost:,} LUT, ~{total:,} with the layers before it, more than "
-                    f"{LUT_LIMIT:.0%} of the {luts:,} of {target.part}; {cure}"
+                    f"{LUT_LIMIT:.0%} of the {luts:,} of {target.part}; {_stream(layer) if unrolled else fold}"
                 )
     used = sum(stage.multipliers for stage in stages)
     if used > MULTIPLIER_LIMIT * multipliers:
         worst = max(stages, key=lambda stage: stage.multipliers)
-        reuse = worst.fold if isinstance(worst.layer.op, Conv) else worst.cycles
-        cure = f"use a larger reuse than {reuse}" if worst.lanes > 1 else "use a larger target"
+        reuse, most = (worst.fold, worst.layer.weights.shape[1])
+        if not isinstance(worst.layer.op, Conv):
+            reuse, most = worst.cycles, worst.source.beats * worst.source.words
+        more = choice_option(worst.layer.name, f"streaming:{min(2 * reuse, most)}")
+        cure = f"use {more}, or more" if worst.lanes > 1 else "use a larger target"
         raise Unsupported(
             f"layer {worst.layer.name} streaming: {worst.multipliers:,} multipliers, the design {used:,}, more than "
             f"{MULTIPLIER_LIMIT:.0%} of the {multipliers:,} of {target.part}; {cure}"
@@ -370,9 +401,9 @@ def table(stages: Iterable[Stage]) -> list[dict[str, Any]]:
     ]
 
 
-def preview(graph: Graph, target: Target, variant: str) -> str:
-    """Say what would be built: strategies, interval, multipliers and LUTs, all estimated."""
-    made = design(graph, target, variant, {})
+def preview(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice]) -> str:
+    """Say what would be built: strategies, interval, multipliers and LUTs, all estimated; raise as `design` does."""
+    made = design(graph, target, variant, choices)
     unrolled = [stage for stage in made.every if stage.strategy == "unrolled"]
     lut = sum(stage.layer.estimated_lut for stage in unrolled)
     multipliers = sum(stage.multipliers for stage in made.every)

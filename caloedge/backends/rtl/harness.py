@@ -4,15 +4,12 @@ from typing import Protocol
 
 from caloedge.backends.rtl.design import Stream
 
-FUNCTION = "caloedge_simulate"
+FUNCTION = "simulate"
+"""Behind the name of the top module: what the library exports."""
 
 
 class Ports(Protocol):
     """What the harness knows of a design."""
-
-    @property
-    def name(self) -> str:
-        """Of the top module."""
 
     @property
     def source(self) -> Stream:
@@ -27,18 +24,18 @@ class Ports(Protocol):
         """Whether the ports have valid and ready."""
 
 
-def harness(design: Ports, *, trace: bool) -> str:
+def harness(design: Ports, top: str, *, trace: bool) -> str:
     """Return the source of one C function that simulates events and notes the cycles of each; with `trace` it writes a VCD."""
     source, result = design.source, design.result
     handshake = int(design.streaming)
     return f"""\
-// Drives {design.name}: {source.beats} beats of {source.words} words of {source.format.width} bit in, {result.beats} beats of \
+// Drives {top}: {source.beats} beats of {source.words} words of {source.format.width} bit in, {result.beats} beats of \
 {result.words} words of {result.format.width} bit out.
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <type_traits>
-#include "V{design.name}.h"
+#include "V{top}.h"
 #include "verilated.h"
 #if {int(trace)}
 #include "verilated_vcd_c.h"
@@ -105,13 +102,13 @@ struct Chance {{  // xorshift64*: the same stalls for the same seed on every mac
 // valid or ready low for one cycle with the given chance. Registers start with random values, and data are random while
 // they are not valid: what a missing reset or a late look would give must not be right by chance. A design that moves no beat for
 // `patience` cycles has stopped; it is given `settle` cycles before its first event and after its last.
-extern "C" int64_t {FUNCTION}(
+extern "C" __attribute__((visibility("default"))) int64_t {top}_{FUNCTION}(
     const int64_t *inputs, int64_t *outputs, int64_t events, int64_t *first_in, int64_t *last_out,
     uint32_t stall_in, uint32_t stall_out, uint64_t seed, int64_t patience, const char *vcd, int64_t settle) {{
     auto context = std::make_unique<VerilatedContext>();
     context->randReset(2);
     context->randSeed(int(seed % 1000003 + 1));
-    auto model = std::make_unique<V{design.name}>(context.get());
+    auto model = std::make_unique<V{top}>(context.get());
     Chance chance{{seed * 2 + 1}};
 #if {int(trace)}
     context->traceEverOn(true);

@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,19 @@ from numpy.typing import NDArray
 from caloedge import tools
 from caloedge.backends.rtl.design import Design, Stream, design, table
 from caloedge.backends.rtl.harness import Ports, harness
-from caloedge.backends.rtl.layers import layers_of
 from caloedge.backends.rtl.simulation import compile_model, simulate
-from caloedge.backends.rtl.text import Text
+from caloedge.backends.rtl.text import Text, renamed
 from caloedge.backends.rtl.verilog import write_design
 from caloedge.catalog import CycleRun, Target
 from caloedge.compiler.fixed import Codes
 from caloedge.compiler.graph import Graph
 from caloedge.files import replacing_folder
-from caloedge.project import read_record, record, write_record
+from caloedge.project import read_record, record, stem, write_record
 from caloedge.recipe import LayerChoice
 
 LOG = "build.log"
 SYNTHESIS = "synthesis"
 """Where synthesis keeps its results in a project."""
-
-
-def check(graph: Graph) -> None:
-    """Raise `Unsupported`, naming the first layer that cannot be built."""
-    layers_of(graph)
 
 
 def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Mapping[str, LayerChoice]) -> None:
@@ -46,13 +41,26 @@ def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Map
     text = write_design(what, target.adders_per_stage())
     written = time.perf_counter()
     values = _record(graph, target, variant, choices, what) | {"write_seconds": round(written - start, 1)}
-    write_project(what, text, values, folder)
+    write_project(what, named(text, graph.name, graph.digest), values, folder)
+
+
+def named(text: Text, name: str, digest: str) -> Text:
+    """Return a design whose modules all begin with the network's stem, which is the name of its top.
+
+    Hand-written parts are among them: equal names have equal contents, so that projects of different networks, and of different
+    versions of this package, can be read into one design without a thought.
+    """
+    modules = text.modules | _parts(text.parts)
+    whole = stem(name, digest, modules.values())
+    names = {module: f"{whole}_{module.removeprefix('caloedge_')}" for module in modules} | {text.top: whole}
+    blocks = {names[module]: number for module, number in text.blocks.items()}
+    return replace(text, top=whole, modules=renamed(modules, names), parts=set(), blocks=blocks)
 
 
 def write_project(what: Ports, text: Text, values: Mapping[str, Any], folder: Path) -> None:
     """Write all sources and the record `values` with what they need to be simulated and synthesised, and compile the simulation.
 
-    The folder appears whole or not at all.
+    `text` is `named`. The folder appears whole or not at all.
     """
     start = time.perf_counter()
     log = folder.with_name(f"{folder.name}.{LOG}").absolute()
@@ -61,7 +69,7 @@ def write_project(what: Ports, text: Text, values: Mapping[str, Any], folder: Pa
     with replacing_folder(folder) as temporary:
         sources = _write(what, text, temporary)
         values = {**values, **_simulation(what, text, sources)}
-        compile_model(temporary.absolute(), what.name, sources, values["library"], log, trace=False)
+        compile_model(temporary.absolute(), text.top, sources, values["library"], log, trace=False)
         values["compile_seconds"] = round(time.perf_counter() - start, 1)
         if (folder / SYNTHESIS).is_dir():  # its results are kept by content: what did not change is not synthesised again
             shutil.copytree(folder / SYNTHESIS, temporary / SYNTHESIS)
@@ -75,12 +83,9 @@ def _write(what: Ports, text: Text, folder: Path) -> list[str]:
     (folder / "sim").mkdir()
     for name, module in text.modules.items():
         (folder / "rtl" / f"{name}.v").write_text(module, encoding="utf-8")
-    parts = _parts(text.parts)
-    for part, module in parts.items():
-        (folder / "rtl" / f"{part}.v").write_text(module, encoding="utf-8")
-    (folder / "sim" / "harness.cpp").write_text(harness(what, trace=False), encoding="utf-8")
-    (folder / "sim" / "harness_vcd.cpp").write_text(harness(what, trace=True), encoding="utf-8")
-    return [f"rtl/{name}.v" for name in (*text.modules, *parts)]
+    (folder / "sim" / "harness.cpp").write_text(harness(what, text.top, trace=False), encoding="utf-8")
+    (folder / "sim" / "harness_vcd.cpp").write_text(harness(what, text.top, trace=True), encoding="utf-8")
+    return [f"rtl/{name}.v" for name in text.modules]
 
 
 def _parts(used: set[str]) -> dict[str, str]:
@@ -127,10 +132,10 @@ def streamed(stream: Stream) -> dict[str, Any]:
 
 
 def _simulation(what: Ports, text: Text, sources: list[str]) -> dict[str, Any]:
-    written = "".join(text.modules.values()) + harness(what, trace=False)
+    written = "".join(text.modules.values()) + harness(what, text.top, trace=False)
     stamp = hashlib.sha256(written.encode()).hexdigest()[:16]
     return {
-        "top": what.name,
+        "top": text.top,
         "sources": sources,
         "blocks": text.blocks,
         "ports": text.ports,
@@ -138,8 +143,8 @@ def _simulation(what: Ports, text: Text, sources: list[str]) -> dict[str, Any]:
         "adders": text.adders,
         "pipeline_cycles": text.pipeline_cycles,
         # A name of its own per design: a process that has loaded one library must not be handed it for another.
-        "library": f"sim/{what.name}-{stamp}.so",
-        "traced_library": f"sim/{what.name}-{stamp}-vcd.so",
+        "library": f"sim/{text.top}-{stamp}.so",
+        "traced_library": f"sim/{text.top}-{stamp}-vcd.so",
     }
 
 

@@ -83,10 +83,12 @@ def _compile(folder: Path, work: Path, top: str, sources: list[str], library: st
             runtime = work / "libverilated.a"
     root = environment.get("VERILATOR_ROOT") or _root(verilator.path, folder, log)
     include = [f"-I{root}/include", f"-I{root}/include/vltstd", f"-I{work}"]
+    # Nothing but the harness's function leaves the library: its classes and Verilator's must not meet another design's.
+    hidden = ["-fvisibility=hidden", "-Wl,--exclude-libs,ALL"]
     harness = "sim/harness_vcd.cpp" if trace else "sim/harness.cpp"
     objects: list[str | Path] = [harness, work / archive, runtime]
-    link: list[str | Path] = ["g++", "-std=c++20", "-O2", "-fPIC", "-shared", *include, *objects, "-o", library, "-lpthread"]
-    tools.run(link, cwd=folder, log=log, timeout_s=TIMEOUT_S)
+    link: list[str | Path] = ["g++", "-std=c++20", "-O2", "-fPIC", "-shared", *hidden, *include, *objects, "-o", library]
+    tools.run([*link, "-lpthread"], cwd=folder, log=log, timeout_s=TIMEOUT_S)
 
 
 def _runtime(verilator: tools.Program, trace: bool) -> Path:
@@ -132,7 +134,7 @@ def simulate(
             log = folder / "vcd.log"
             compile_model(folder, values["top"], values["sources"], values["traced_library"], log, trace=True)
     try:
-        function = getattr(ctypes.CDLL(str(library.resolve())), FUNCTION)
+        function = getattr(ctypes.CDLL(str(library.resolve())), f"{values['top']}_{FUNCTION}")
     except (OSError, AttributeError) as problem:
         raise BadData(f"{library}: cannot be loaded ({problem}); build the project again on this machine") from None
     function.restype = ctypes.c_int64

@@ -1,6 +1,7 @@
 """Verilog as text: what a written design consists of, ports, streams and instances."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 Port = tuple[str, str, int]
@@ -11,6 +12,8 @@ Port = tuple[str, str, int]
 class Text:
     """A written design."""
 
+    top: str
+    """Name of the top module."""
     modules: dict[str, str] = field(default_factory=dict)
     """Text by module name."""
     parts: set[str] = field(default_factory=set)
@@ -21,6 +24,12 @@ class Text:
     adders: int = 0
     pipeline_cycles: int | None = None
     """From input to output, where that is the same for every event."""
+
+
+def renamed(modules: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """Return the text of modules by name, with all their names replaced wherever they stand."""
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
+    return {names[name]: pattern.sub(lambda found: names[found[1]], text) for name, text in modules.items()}
 
 
 def part_of(name: str, index: int, width: int) -> str:

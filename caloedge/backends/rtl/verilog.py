@@ -25,7 +25,7 @@ __all__ = ["Pipeline", "Text", "write_design"]
 
 def write_design(design: Design, cutoff: int) -> Text:
     """Write all modules; adder graphs are cut into stages of at most `cutoff` adder delays."""
-    text = Text()
+    text = Text(design.name)
     if design.streaming:
         _streaming_top(design, cutoff, text)
     else:
@@ -420,7 +420,7 @@ def _convolution(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
     layer, op = stage.layer, stage.layer.op
     assert isinstance(op, Conv)
     lines = _window(stage, op, op.padding, text)
-    if stage.fold > 1:
+    if not stage.adder_graph:
         return lines + multiply(stage, name, "window", 1, layer.weights.shape[1], text)
     core = _core([layer], cutoff)
     module = f"core_{name.removeprefix('layer_')}"
