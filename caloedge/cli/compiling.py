@@ -93,6 +93,9 @@ def _verify_compiled(path: Path, compiled: Any, n_events: int) -> None:
     if check.exact:
         say(f"verified: {check.outputs:,} output codes of {n_events} random events, 0 LSB from the QONNX executor in float64")
         return
+    if check.misfit:
+        say(f"DIFFERS from the QONNX executor: {check.misfit}")
+        raise typer.Exit(1)
     place = first_node(path, compiled, event(codes, check.first_event or 0))
     say(
         f"DIFFERS from the QONNX executor: {check.differing} of {check.outputs} output codes, up to {check.largest_lsb} LSB, "

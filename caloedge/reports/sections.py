@@ -39,7 +39,7 @@ def exactness(checks: list[Check]) -> Section:
     rows = tuple(
         (
             check.executor,
-            "not run: " + check.missing if check.missing else ("exact" if check.exact else "DIFFERS"),
+            "not run: " + check.missing if check.missing else ("exact" if check.exact else f"DIFFERS: {check.misfit}" if check.misfit else "DIFFERS"),
             Number(value=check.vectors, origin="computed"),
             Number(value=check.outputs, origin="computed"),
             Number(value=check.differing, origin="computed"),
