@@ -146,13 +146,17 @@ def random_vectors(graph: Graph, n_events: int | None = None, seed: int = 20_261
 
 
 def random_codes(graph: Graph, n_events: int, seed: int) -> Any:
-    """Return random codes over the whole format of the only input, or by name of several; the extremes come first."""
+    """Return random codes over the whole format of the only input, or by name of several; the extremes come first.
+
+    Where an input is declared as whole numbers, only codes that one of them gives are drawn.
+    """
     rng = np.random.default_rng(seed)
     found = {}
     for op in graph.inputs:
         low, high = graph.tensors[op.name].range
         found[op.name] = rng.integers(low, high + 1, (n_events, *op.shape))
         found[op.name][:1], found[op.name][1:2] = low, high
+    found = graph.possible_inputs(found)
     return found if len(found) > 1 else found[graph.input.name]
 
 

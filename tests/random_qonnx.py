@@ -952,8 +952,8 @@ def compare(path: Path, graph: Graph, reals: dict[str, NDArray[np.float64]]) -> 
         source, *constants = node.input
         distance = _LIMITS[node.op_type](node, found[source], [found[name] for name in constants if name])
         noise = SOFTMAX_NOISE if source in softmaxes else NOISE
-        least = -1.0 if source in rough else 0.0
-        doubtful |= ((distance > least) & (distance < noise)).reshape(events, -1).any(axis=1)
+        if source in rough:
+            doubtful |= (distance < noise).reshape(events, -1).any(axis=1)
         closest = np.minimum(closest, distance.reshape(events, -1).min(axis=1, initial=np.inf))
     return Comparison(agree, doubtful, closest)
 

@@ -6,7 +6,7 @@ inputs and outputs only: between them the compiler has turned them into integer 
 Shapes are ONNX's without the event axis: (F,), (C, H, W), …
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,8 @@ class InputQuantiser:
     zero_point: int = 0
     zero_after: bool = False
     """Whether the zero point is added after rounding (ONNX's QuantizeLinear), not before (QONNX): they differ at ties."""
+    whole: tuple[int, int] | None = field(default=None, compare=False)
+    """Least and greatest number that can come where only whole ones can, such as an ADC's; no code depends on it."""
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from caloedge.compiler.fixed import Format
+from caloedge.compiler.onnx_file import WHOLE_TYPES
 from caloedge.compiler.ops import Affine, Rearrange
 from caloedge.compiler.ranges import MAX_ELEMENTS
 from caloedge.compiler.rationals import Rationals, exponent_of
@@ -18,19 +19,7 @@ from caloedge.compiler.values import Value, moved, uniform
 from caloedge.errors import BadData, Unsupported
 
 Index = NDArray[np.int64]
-WHOLE_TYPES: dict[int, tuple[int, int]] = {
-    TensorProto.INT8: (-(2**7), 2**7 - 1),
-    TensorProto.INT16: (-(2**15), 2**15 - 1),
-    TensorProto.INT32: (-(2**31), 2**31 - 1),
-    TensorProto.INT64: (-(2**63), 2**63 - 1),
-    TensorProto.UINT8: (0, 2**8 - 1),
-    TensorProto.UINT16: (0, 2**16 - 1),
-    TensorProto.UINT32: (0, 2**32 - 1),
-    TensorProto.UINT64: (0, 2**64 - 1),
-    TensorProto.BOOL: (0, 1),
-    TensorProto.FLOAT16: (-(2**11), 2**11),
-    TensorProto.BFLOAT16: (-(2**8), 2**8),
-}
+EXACT_TYPES = WHOLE_TYPES | {TensorProto.FLOAT16: (-(2**11), 2**11), TensorProto.BFLOAT16: (-(2**8), 2**8)}
 """Types that a cast may go to, and from where to where they hold every whole number."""
 
 
@@ -67,11 +56,11 @@ def read_cast(node: Node) -> None:
 
 def _holds_all(to: int, value: Operand, node: Node) -> bool:
     """Tell whether a type holds every number of a tensor: whole ones within its range."""
-    if not isinstance(value, Value) or not value.is_plain or to not in WHOLE_TYPES:
+    if not isinstance(value, Value) or not value.is_plain or to not in EXACT_TYPES:
         return False
     if any(number.denominator != 1 for number in (*value.scale.flat, *value.offset.flat)):
         return False
-    low, high = WHOLE_TYPES[to]
+    low, high = EXACT_TYPES[to]
     ends = [scale * code for scale in value.scale.flat for code in node.builder.tensors[value.op].range]
     return bool(low <= min(ends) + min(value.offset.flat) and max(ends) + max(value.offset.flat) <= high)
 

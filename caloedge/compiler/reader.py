@@ -84,7 +84,7 @@ class Compiled:
     """The file's tensors that are codes in `unoptimised`, in the order of its nodes."""
 
 
-def read(path: Path) -> Graph:
+def read(path: str | Path) -> Graph:
     """Return the exact integer network of a QONNX file.
 
     Raises `BadData` for a file that is damaged or contradicts itself and `Unsupported`, naming the node and a cure, for
@@ -93,17 +93,20 @@ def read(path: Path) -> Graph:
     return compile_file(path).graph
 
 
-def compile_file(path: Path, missing: Format | None = None) -> Compiled:
+def compile_file(path: str | Path, missing: Format | None = None) -> Compiled:
     """Return the integer network of a QONNX file; where a quantiser is missing, one of this format is put in if it is given."""
+    path = Path(path)
     file = load(path)
     reading = Reading(
         file=file.name,
         builder=Builder(frozenset((*file.outputs, *(value.name for value in file.inputs)))),
         shapes={value.name: value.shape or (1,) for value in file.inputs},
+        whole={value.name: value.whole for value in file.inputs},
         batch_sizes=frozenset(value.event_axis_size for value in file.inputs if value.event_axis_size is not None),
         opset=file.opsets.get("", 13),
         missing=missing,
     )
+    reading.scalars.update(value.name for value in file.inputs if not value.shape)
     reading.operands.update({name: Constant(values) for name, values in file.constants.items()})
     for value in file.inputs:
         shape = reading.shapes[value.name]

@@ -78,6 +78,8 @@ class Reading:
     builder: Builder
     shapes: dict[str, tuple[int, ...]]
     """Of the network's inputs."""
+    whole: dict[str, tuple[int, int] | None]
+    """Least and greatest value of those inputs that are declared as whole numbers."""
     batch_sizes: frozenset[int]
     """Sizes of the event axis that the file declares."""
     opset: int
@@ -317,7 +319,8 @@ def quantise_input(
     rest = real_scale * Fraction(2) ** fraction
     fmt = replace(quantiser.format, fraction=fraction)
     shape = reading.shapes[raw.name]
-    op = InputQuantiser(raw.name, shape, fmt, quantiser.narrow, quantiser.rounding, float(rest), int(zero), zero_after)
+    rounding, whole = quantiser.rounding, reading.whole[raw.name]
+    op = InputQuantiser(raw.name, shape, fmt, quantiser.narrow, rounding, float(rest), int(zero), zero_after, whole)
     there = reading.builder.ops.get(raw.name)
     if there is None:
         reading.builder.add(op)
