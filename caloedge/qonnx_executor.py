@@ -49,7 +49,8 @@ BLOCK_ELEMENTS = 2**17
 SUMMATION_TOLERANCE = 1e-9
 """Of the largest value: a batched matrix product may add in another order than a single event's."""
 ROUNDED_OFF = 1e-12
-"""Of one step or of the value, whichever is larger: what float64 may lose in sums, and much less than unequal numbers differ by."""
+"""Of one step or of the value, whichever is larger: what sums in float64 may lose, and far less than what unequal numbers
+differ by."""
 FLOAT32_TOLERANCE = 1e-3
 """Of the largest value: what float32 sums may lose, and far below what a wrong stride, group or padding changes."""
 
@@ -93,7 +94,8 @@ class _Model:
 def execute(path: Path, inputs: Mapping[str, Array], *, keep: Collection[str] = ()) -> dict[str, NDArray[np.float64]]:
     """Run a QONNX file on real inputs {name: (N, *shape)} node by node in float64; return outputs by name in declared order.
 
-    A tensor that has the shape (N,) in the file comes as (N, 1), and may be given so. The tensors named in `keep` follow; one that does not depend on the inputs comes as it is, without axis N. Events run
+    A tensor that has the shape (N,) in the file comes as (N, 1), and may be given so. The tensors named in `keep` follow; one
+    that does not depend on the inputs comes as it is, without axis N. Events run
     batched; the first two and the last of every block run alone too, and where the batch changes them (constants with a
     baked-in batch of 1) every event runs alone. Raises `BadData`, `Unsupported` or `UserError` naming file and node, and
     `MissingTool` without qonnx or onnxruntime. `PRECISION` says what is not float64.

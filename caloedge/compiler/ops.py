@@ -65,8 +65,8 @@ class Conv:
         axes = self.weights.ndim - 2
         if axes not in (1, 2, 3):
             raise Unsupported(f"layer {self.name}: weights {self.weights.shape} are not those of 1 to 3 axes")
-        for field, default in (("stride", (1,) * axes), ("padding", (0,) * 2 * axes), ("dilation", (1,) * axes)):
-            object.__setattr__(self, field, getattr(self, field) or default)
+        for name, default in (("stride", (1,) * axes), ("padding", (0,) * 2 * axes), ("dilation", (1,) * axes)):
+            object.__setattr__(self, name, getattr(self, name) or default)
         if len(self.stride) != axes or min(self.stride) < 1 or len(self.padding) != 2 * axes or min(self.padding) < 0:
             raise Unsupported(f"layer {self.name}: stride {self.stride} or padding {self.padding} is not possible")
         if len(self.dilation) != axes or min(self.dilation) < 1:

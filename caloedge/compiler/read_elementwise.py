@@ -12,7 +12,7 @@ from caloedge.compiler.functions import Function
 from caloedge.compiler.ops import Multiply
 from caloedge.compiler.rationals import Rationals, rationals
 from caloedge.compiler.reading import Constant, Node, Operand, RawInput, checked, fitted, real_weights
-from caloedge.compiler.values import Value, added, applied, centred, constant_of, limited, moved, plain_value, scaled
+from caloedge.compiler.values import Value, added, applied, constant_of, limited, moved, plain_value, scaled, without_offset
 from caloedge.errors import BadData, Unsupported
 
 SQRT_BITS = 128
@@ -122,9 +122,7 @@ def _refuse_mismatch(a: Value, b: Value) -> None:
 def _product(node: Node) -> Value:
     a, b = _same_rank(node, node.plain(0), node.plain(1))
     _refuse_mismatch(a, b)
-    a, b = centred(node.builder, a), centred(node.builder, b)
-    if any(a.offset.flat) or any(b.offset.flat):
-        raise Unsupported("a factor with a bias that is no whole number of its steps is not supported; quantise it first")
+    a, b = without_offset(node.builder, a), without_offset(node.builder, b)
     op = node.builder.add(Multiply(node.builder.new_name("multiply"), (a.op, b.op)))
     return plain_value(node.builder, op, a.scale * b.scale)
 

@@ -104,6 +104,7 @@ def compile_file(path: str | Path, missing: Format | None = None) -> Compiled:
         whole={value.name: value.whole for value in file.inputs},
         batch_sizes=frozenset(value.event_axis_size for value in file.inputs if value.event_axis_size is not None),
         opset=file.opsets.get("", 13),
+        read=frozenset((*file.outputs, *(name for node in file.nodes for name in node.input))),
         missing=missing,
     )
     reading.scalars.update(value.name for value in file.inputs if not value.shape)

@@ -137,9 +137,10 @@ def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -
     fill = 0
     if np.any(index == -1):
         value = plain(builder, value)
-        if uniform(-value.offset / value.scale) is None:
-            value = centred(builder, value)
-        fill = _zero_code(value)
+        code = uniform(-value.offset / value.scale)
+        if code is None or code.denominator != 1:
+            value, code = without_offset(builder, value), Fraction(0)
+        fill = int(code)
     source = value.op if value.is_plain else value.terms[0][0]
     if index.size == math.prod(value.shape) and np.array_equal(index.reshape(-1), np.arange(index.size)):
         op = builder.add(Reshape(builder.new_name("reshape" if index.ndim > 1 else "flatten"), (source,), index.shape))
@@ -158,13 +159,6 @@ def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -
     functions = tuple(replace(f, constants=tuple(take(constant) for constant in f.constants)) for f in value.functions)
     terms = ((op, take(value.terms[0][1])),)
     return Value(index.shape, terms, take(value.offset), optional(value.low), optional(value.high), functions, value.node)
-
-
-def _zero_code(value: Value) -> int:
-    code = uniform(-value.offset / value.scale)
-    if code is None or code.denominator != 1:
-        raise Unsupported("its input has no code for zero, with which it is to be padded; use a symmetric quantiser")
-    return int(code)
 
 
 def expanded(builder: Builder, value: Value) -> Value:
@@ -376,6 +370,44 @@ def centred(builder: Builder, value: Value) -> Value:
     bias = np.array([int(step) for step in steps.flat], dtype=np.int64).reshape(steps.shape)
     op = builder.add(Affine(builder.new_name("shift"), (name,), np.ones_like(bias), bias, Format(False, 1, 0)))
     return replace(value, terms=((op, scale),), offset=constant_of(0, len(value.shape)))
+
+
+def without_offset(builder: Builder, value: Value) -> Value:
+    """Return a plain value without an offset, with its own scales where they allow that and with one scale otherwise."""
+    value = centred(builder, value)
+    return aligned(builder, value) if any(value.offset.flat) else value
+
+
+def aligned(builder: Builder, value: Value) -> Value:
+    """Return a plain value without offset as codes of one scale: the largest unit of which all scales and offsets are multiples.
+
+    Any finite numbers have one; raises `Unsupported` where it is too small for codes of 62 bits.
+    """
+    if uniform(value.scale) is not None and not any(value.offset.flat):
+        return value
+    unit = common_unit(np.concatenate([value.scale.reshape(-1), value.offset.reshape(-1)]))
+    weights, bias = compressed(value.scale / unit), compressed(value.offset / unit)
+    tensor = builder.tensors[value.op]
+    largest = max(map(abs, tensor.range))
+    if max(map(abs, weights.flat)) * largest + max(map(abs, bias.flat)) >= INT_LIMIT:
+        raise Unsupported(unaligned(value))
+    whole = [np.array([int(number) for number in array.flat], dtype=np.int64).reshape(array.shape) for array in (weights, bias)]
+    op = _affine(builder, value.op, whole[0], whole[1], nearest_exponent(unit))
+    return Value(value.shape, ((op, constant_of(unit, len(value.shape))),), constant_of(0, len(value.shape)), node=value.node)
+
+
+def unaligned(value: Value) -> str:
+    """Say why a plain value does not fit 62 bits as codes of one scale."""
+    count = len(set(value.scale.flat))
+    if count > 1:
+        return (
+            f"its input has {count} different scales without a common unit in 62 bits; quantise it with one scale per tensor "
+            "(one QuantIdentity behind all branches)"
+        )
+    return (
+        "the bias of its input is no multiple of the input's scale, and both together do not fit 62 bits; use "
+        "bias_quant=Int16Bias in the layer before, or a QuantIdentity between them"
+    )
 
 
 def _visible(builder: Builder, value: Value) -> Value:
