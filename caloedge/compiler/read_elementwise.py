@@ -253,12 +253,13 @@ def _simple(function: Function) -> Callable[[Node], None]:
 
 
 def read_pow(node: Node) -> None:
-    """Read Pow with a whole positive exponent."""
+    """Read Pow with a whole positive exponent, or the root."""
     exponents = set(checked(node.numbers(1, "exponent"), "exponent").flat)
     exponent = exponents.pop() if len(exponents) == 1 else 0.0
-    if exponent not in (1.0, 2.0, 3.0, 4.0):
-        raise Unsupported("only the exponents 1 to 4 are supported")
-    node.give(applied(node.value(0), functions.power(int(exponent)), node.name))
+    if exponent not in (0.5, 1.0, 2.0, 3.0, 4.0):
+        raise Unsupported("only the exponents 1 to 4 and 0.5 are supported")
+    function = functions.SQRT if exponent == 0.5 else functions.power(int(exponent))
+    node.give(applied(node.value(0), function, node.name))
 
 
 READERS: dict[str, Callable[[Node], None]] = {

@@ -6,11 +6,12 @@ from fractions import Fraction
 import numpy as np
 
 from caloedge.compiler.fixed import Format
+from caloedge.compiler.functions import SQRT
 from caloedge.compiler.ops import Dense, MatMul, MaxPool
 from caloedge.compiler.rationals import Rationals
 from caloedge.compiler.read_convolutions import bias_of, constant_part, narrow_weights, of_several_scales, whole_bias
 from caloedge.compiler.reading import Constant, Node, transposed
-from caloedge.compiler.values import Value, aligned, centred, constant_of, moved, plain_value, positive, scaled
+from caloedge.compiler.values import Value, aligned, applied, centred, constant_of, moved, plain_value, positive, powered, scaled
 from caloedge.errors import BadData, Unsupported
 
 
@@ -91,8 +92,10 @@ def _dense(node: Node, x: Value, weights: Constant, bias: Rationals | None, fact
 
 
 def read_reduce(node: Node) -> None:
-    """Read ReduceSum, ReduceMean and ReduceMax over any axes but that of the events."""
+    """Read sums, means and maxima, sums of squares and their roots, over any axes but that of the events."""
     x = node.plain(0)
+    if node.kind in ("ReduceSumSquare", "ReduceL2"):
+        x = powered(node.builder, x, 2)
     rank = len(x.shape)
     given = node.integers(1, "axes") if node.has(1) else list(node.wholes("axes", ()))
     if not given and (node.whole("noop_with_empty_axes", 0) or not rank):
@@ -122,7 +125,8 @@ def read_reduce(node: Node) -> None:
     shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes)
     total = plain_value(builder, op, rows.scale * factor, offset)
     places = np.arange(math.prod(shape)).reshape(shape or (1,))
-    node.give(moved(builder, total, places, "reshape"), scalar=not shape)
+    found = moved(builder, total, places, "reshape")
+    node.give(applied(found, SQRT, node.name) if node.kind == "ReduceL2" else found, scalar=not shape)
 
 
 READERS = {
@@ -131,4 +135,6 @@ READERS = {
     "ReduceSum": read_reduce,
     "ReduceMean": read_reduce,
     "ReduceMax": read_reduce,
+    "ReduceSumSquare": read_reduce,
+    "ReduceL2": read_reduce,
 }

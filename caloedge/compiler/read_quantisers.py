@@ -196,7 +196,12 @@ def _counted(node: Node, source: Value, thresholds: Rationals, fmt: Format, base
     """Add base + step * #(value >= threshold) for real thresholds (*shape, levels), whose shape has the value's rank."""
     builder = node.builder
     if source.functions:
-        raise Unsupported(f"the result of {source.node} is not quantised; add a quantiser after it")
+        try:
+            source = plain(builder, source)
+        except Unsupported:
+            raise Unsupported(
+                f"thresholds on the result of {source.node} are not supported; use a Quant of two bits or more"
+            ) from None
     # A limit of the value only moves thresholds that lie beyond it out of reach.
     value = positive(builder, single(builder, source))
     name, scale = value.terms[0]

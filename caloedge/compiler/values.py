@@ -16,7 +16,7 @@ from caloedge.compiler import functions as real_functions
 from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.functions import Function
-from caloedge.compiler.ops import Add, Affine, Rearrange, Requantise, Reshape
+from caloedge.compiler.ops import Add, Affine, Multiply, Rearrange, Requantise, Reshape
 from caloedge.compiler.ranges import INT_LIMIT
 from caloedge.compiler.rationals import Rationals, common_unit, compressed, exponent_of, nearest_exponent, rationals
 from caloedge.compiler.steps import Quantiser, exactly_rounded, quantise_affine, quantise_function, rounded_quotients
@@ -337,7 +337,7 @@ def _whole(values: Rationals) -> Codes:
 def plain(builder: Builder, value: Value) -> Value:
     """Return the value as an affine function of one operation's codes; raise `Unsupported` when only rounding could do that."""
     if value.functions:
-        raise Unsupported(f"the result of {value.node} is not quantised; add a quantiser after it")
+        return plain(builder, _multiplied_out(builder, value))
     value = _visible(builder, single(builder, value))
     if value.is_plain:
         return value
@@ -357,6 +357,26 @@ def plain(builder: Builder, value: Value) -> Value:
     bounds = None if (low, high) == (0 if relu else fmt.min_code, fmt.max_code) else (low, high)
     op = builder.add(Requantise(builder.new_name("relu" if relu else "clip"), (name,), fmt, relu, limits=bounds))
     return Value(value.shape, ((op, scale),), value.offset)
+
+
+def _multiplied_out(builder: Builder, value: Value) -> Value:
+    """Return a value with its first function as products of codes, where it is a power, and the next one where it is affine."""
+    first, *rest = value.functions
+    if first.exponent is None:
+        raise Unsupported(f"the result of {value.node} is not quantised; add a quantiser after it")
+    found = powered(builder, plain(builder, replace(value, functions=())), first.exponent)
+    while rest and rest[0].kind == "affine":
+        found = scaled(found, *rest.pop(0).constants, value.node)
+    return replace(found, functions=tuple(rest), node=value.node)
+
+
+def powered(builder: Builder, value: Value, exponent: int) -> Value:
+    """Return a plain value to the power of a whole positive exponent, as products of codes."""
+    value = without_offset(builder, value)
+    op, scale = value.op, value.scale
+    for _ in range(exponent - 1):
+        op, scale = builder.add(Multiply(builder.new_name("multiply"), (op, value.op))), scale * value.scale
+    return plain_value(builder, op, scale)
 
 
 def centred(builder: Builder, value: Value) -> Value:
