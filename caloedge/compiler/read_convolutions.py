@@ -14,7 +14,7 @@ from caloedge.compiler.ops import Conv
 from caloedge.compiler.ranges import MAX_ELEMENTS, TooWide
 from caloedge.compiler.rationals import Rationals, compressed, rationals
 from caloedge.compiler.reading import Constant, Node, checked, integer_weights, real_weights, transposed
-from caloedge.compiler.values import Value, added, aligned, constant_of, moved, plain_value, unaligned, uniform
+from caloedge.compiler.values import Value, added, aligned, constant_of, moved, plain_value, reason_of, uniform
 from caloedge.errors import BadData, Unsupported
 
 MAX_SCALES = 8
@@ -123,11 +123,10 @@ def of_several_scales(
     For a few scales: one product for each, on the same codes, and their sum. Else the codes are brought to one scale before.
     """
     if scale is None or len(set(scale.flat)) > MAX_SCALES or any(x.offset.flat):
-        one = aligned(node.builder, x)
         try:
-            return product(one, weights, bias)
-        except TooWide:
-            raise Unsupported(unaligned(x)) from None
+            return product(aligned(node.builder, x), weights, bias)
+        except TooWide as problem:
+            raise reason_of(problem, x) from None
     total: Value | None = None
     for number in dict.fromkeys(scale.flat):
         mask = np.array(scale == number, dtype=np.int64)

@@ -10,9 +10,21 @@ import numpy as np
 from caloedge.compiler import functions
 from caloedge.compiler.functions import Function
 from caloedge.compiler.ops import Multiply
+from caloedge.compiler.ranges import TooWide
 from caloedge.compiler.rationals import Rationals, rationals
 from caloedge.compiler.reading import Constant, Node, Operand, RawInput, checked, fitted, real_weights
-from caloedge.compiler.values import Value, added, applied, constant_of, limited, moved, plain_value, scaled, without_offset
+from caloedge.compiler.values import (
+    Value,
+    added,
+    applied,
+    constant_of,
+    limited,
+    moved,
+    plain_value,
+    reason_of,
+    scaled,
+    without_offset,
+)
 from caloedge.errors import BadData, Unsupported
 
 SQRT_BITS = 128
@@ -122,9 +134,12 @@ def _refuse_mismatch(a: Value, b: Value) -> None:
 def _product(node: Node) -> Value:
     a, b = _same_rank(node, node.plain(0), node.plain(1))
     _refuse_mismatch(a, b)
-    a, b = without_offset(node.builder, a), without_offset(node.builder, b)
-    op = node.builder.add(Multiply(node.builder.new_name("multiply"), (a.op, b.op)))
-    return plain_value(node.builder, op, a.scale * b.scale)
+    c, d = without_offset(node.builder, a), without_offset(node.builder, b)
+    try:
+        op = node.builder.add(Multiply(node.builder.new_name("multiply"), (c.op, d.op)))
+    except TooWide as problem:
+        raise reason_of(problem, a, b) from None
+    return plain_value(node.builder, op, c.scale * d.scale)
 
 
 def read_neg(node: Node) -> None:

@@ -8,10 +8,23 @@ import numpy as np
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.functions import SQRT
 from caloedge.compiler.ops import Dense, MatMul, MaxPool
+from caloedge.compiler.ranges import TooWide
 from caloedge.compiler.rationals import Rationals
 from caloedge.compiler.read_convolutions import bias_of, constant_part, narrow_weights, of_several_scales, whole_bias
 from caloedge.compiler.reading import Constant, Node, transposed
-from caloedge.compiler.values import Value, aligned, applied, centred, constant_of, moved, plain_value, positive, powered, scaled
+from caloedge.compiler.values import (
+    Value,
+    aligned,
+    applied,
+    centred,
+    constant_of,
+    moved,
+    plain_value,
+    positive,
+    powered,
+    reason_of,
+    scaled,
+)
 from caloedge.errors import BadData, Unsupported
 
 
@@ -49,12 +62,16 @@ def read_matmul(node: Node) -> None:
         turned = swapped(node, value)
         node.give(swapped(node, _dense(node, turned, weights, None, Fraction(1))))
         return
-    a, b = (aligned(node.builder, centred(node.builder, node.plain(index))) for index in (0, 1))
+    given = node.plain(0), node.plain(1)
+    a, b = (aligned(node.builder, centred(node.builder, value)) for value in given)
     rank = max(len(a.shape), len(b.shape))
     if min(len(a.shape), len(b.shape)) < 2:
         raise Unsupported("a product of two tensors needs two axes beside the events")
     a, b = (_with_rank(node, x, rank) for x in (a, b))
-    op = node.builder.add(MatMul(node.builder.new_name("matmul"), (a.op, b.op)))
+    try:
+        op = node.builder.add(MatMul(node.builder.new_name("matmul"), (a.op, b.op)))
+    except TooWide as problem:
+        raise reason_of(problem, *given) from None
     node.give_plain(op, a.scale * b.scale)
 
 

@@ -17,11 +17,12 @@ from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.functions import Function
 from caloedge.compiler.ops import Add, Affine, Multiply, Rearrange, Requantise, Reshape
-from caloedge.compiler.ranges import INT_LIMIT
+from caloedge.compiler.ranges import INT_LIMIT, TooWide
 from caloedge.compiler.rationals import Rationals, common_unit, compressed, exponent_of, nearest_exponent, rationals
 from caloedge.compiler.steps import Quantiser, exactly_rounded, quantise_affine, quantise_function, rounded_quotients
 from caloedge.errors import Unsupported
 
+NO_UNIT = "its scales have no common unit in 62 bits; use the same scale, or scales that are powers of two"
 MAX_COMBINATIONS = 2**20
 """Most combinations of codes for which small multipliers of a sum are tried out."""
 
@@ -151,7 +152,7 @@ def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -
         same = uniform(array)
         if same is not None:
             return constant_of(same, index.ndim)
-        return compressed(np.broadcast_to(array, value.shape).reshape(-1)[index])
+        return _compressed_where(np.broadcast_to(array, value.shape).reshape(-1)[index], index >= 0)
 
     def optional(array: Rationals | None) -> Rationals | None:
         return None if array is None else take(array)
@@ -159,6 +160,15 @@ def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -
     functions = tuple(replace(f, constants=tuple(take(constant) for constant in f.constants)) for f in value.functions)
     terms = ((op, take(value.terms[0][1])),)
     return Value(index.shape, terms, take(value.offset), optional(value.low), optional(value.high), functions, value.node)
+
+
+def _compressed_where(values: Rationals, matters: NDArray[np.bool_]) -> Rationals:
+    """Return `compressed` values, of which only some matter: what is zero has any scale."""
+    for axis in range(values.ndim):
+        one = np.take_along_axis(values, np.expand_dims(matters.argmax(axis), axis), axis)
+        if ((values == one) | ~matters).all():
+            values, matters = one, matters.any(axis, keepdims=True)
+    return values
 
 
 def expanded(builder: Builder, value: Value) -> Value:
@@ -322,7 +332,10 @@ def single(builder: Builder, value: Value) -> Value:
         whole = _whole(compressed(multipliers))
         if any(size not in (1, own) for size, own in zip(whole.shape, builder.tensors[name].shape, strict=True)):
             name = expanded(builder, replace(value, terms=((name, scale),))).op
-        names.append(_affine(builder, name, whole, np.zeros_like(whole), fraction))
+        try:
+            names.append(_affine(builder, name, whole, np.zeros_like(whole), fraction))
+        except TooWide:
+            raise Unsupported(NO_UNIT) from None
     assert unit.ndim == rank
     return replace(value, terms=((_sum(builder, names), unit),))
 
@@ -330,7 +343,7 @@ def single(builder: Builder, value: Value) -> Value:
 def _whole(values: Rationals) -> Codes:
     numbers = [int(value) for value in values.flat]
     if max(map(abs, numbers)) >= 2**61:
-        raise Unsupported("its scales have no common unit in 62 bits; use the same scale, or scales that are powers of two")
+        raise Unsupported(NO_UNIT)
     return np.array(numbers, dtype=np.int64).reshape(values.shape)
 
 
@@ -372,10 +385,14 @@ def _multiplied_out(builder: Builder, value: Value) -> Value:
 
 def powered(builder: Builder, value: Value, exponent: int) -> Value:
     """Return a plain value to the power of a whole positive exponent, as products of codes."""
-    value = without_offset(builder, value)
-    op, scale = value.op, value.scale
+    whole = without_offset(builder, value)
+    op, scale = whole.op, whole.scale
     for _ in range(exponent - 1):
-        op, scale = builder.add(Multiply(builder.new_name("multiply"), (op, value.op))), scale * value.scale
+        try:
+            op = builder.add(Multiply(builder.new_name("multiply"), (op, whole.op)))
+        except TooWide as problem:
+            raise reason_of(problem, value) from None
+        scale = scale * whole.scale
     return plain_value(builder, op, scale)
 
 
@@ -428,6 +445,14 @@ def unaligned(value: Value) -> str:
         "the bias of its input is no multiple of the input's scale, and both together do not fit 62 bits; use "
         "bias_quant=Int16Bias in the layer before, or a QuantIdentity between them"
     )
+
+
+def reason_of(problem: TooWide, *values: Value) -> Unsupported:
+    """Return why sums do not fit 62 bits: the first of what they are made of that had to be aligned, or themselves."""
+    for value in values:
+        if uniform(value.scale) is None or any(step.denominator != 1 for step in (value.offset / value.scale).flat):
+            return Unsupported(unaligned(value))
+    return problem
 
 
 def _visible(builder: Builder, value: Value) -> Value:
