@@ -73,7 +73,7 @@ def biased(scale: float = 0.25, bias: object = (0.3, -1.1, 0.07, 0.5), opset: in
 
 
 def chosen(kind: str, **how: object) -> File:
-    file, x = biased(0.0311)
+    file, x = biased(0.311)
     file.node(kind, x, out="y", axis=1, **how)
     return file
 
@@ -274,7 +274,7 @@ def fine_scales(count: int) -> File:
     """Return a file in which a dense layer reads sums whose scales are products of floats: they have no common unit."""
     file = File((4,), scale=0.0311)
     scales = np.float32(0.0127) + np.float32(0.0031) * np.arange(count, dtype=np.float32)
-    sums = file.node("Mul", file.node("MatMul", "q", weights(file, 4, count, scale=scales)), file.constant(scales[::-1]))
+    sums = file.node("Mul", file.node("MatMul", "q", weights(file, 4, count, scale=scales)), file.constant(scales))
     file.node("MatMul", sums, weights(file, count, 2), out="y")
     return file
 
