@@ -189,9 +189,8 @@ def read_relu(node: Node) -> None:
 
 def read_clip(node: Node) -> None:
     """Read Clip, Min or Max with constant limits."""
-    if node.kind != "Clip" and isinstance(node.operand(0), Constant):
-        raise Unsupported("the constant must be the second input")
-    value = node.value(0)
+    first = int(node.kind != "Clip" and isinstance(node.operand(0), Constant))  # of Min and Max, either may be the constant
+    value = node.value(first)
     if node.kind == "Clip":
         if "min" in node.attributes or "max" in node.attributes:
             low, high = (np.array(node.real(name, 0.0)) if name in node.attributes else None for name in ("min", "max"))
@@ -200,7 +199,7 @@ def read_clip(node: Node) -> None:
     else:
         if len(node.proto.input) != 2:
             raise Unsupported(f"{node.kind} of {len(node.proto.input)} tensors is not supported; use one tensor and one constant")
-        limit = node.numbers(1, "limit")
+        limit = node.numbers(1 - first, "limit")
         low, high = (limit, None) if node.kind == "Max" else (None, limit)
     node.give(limited(value, _limit(low, value), _limit(high, value), node.name))
 

@@ -12,10 +12,10 @@ from onnx import TensorProto
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.onnx_file import WHOLE_TYPES
 from caloedge.compiler.ops import Affine, Rearrange
-from caloedge.compiler.ranges import MAX_ELEMENTS
-from caloedge.compiler.rationals import Rationals, exponent_of
-from caloedge.compiler.reading import Constant, Node, Operand, RawInput, Scores
-from caloedge.compiler.values import Value, moved, uniform
+from caloedge.compiler.ranges import INT_LIMIT, MAX_ELEMENTS
+from caloedge.compiler.rationals import Rationals, common_unit, exponent_of, nearest_exponent, rationals
+from caloedge.compiler.reading import Constant, Node, Operand, RawInput, Scores, checked
+from caloedge.compiler.values import Value, constant_of, moved, plain_value, uniform
 from caloedge.errors import BadData, Unsupported
 
 Index = NDArray[np.int64]
@@ -208,8 +208,11 @@ def read_split(node: Node) -> None:
 
 
 def read_concat(node: Node) -> None:
-    """Read Concat of tensors, also with different scales."""
-    values = [node.plain(i) for i in range(len(node.proto.input))]
+    """Read Concat of tensors, also with different scales, and of constants such as the first state of a recurrent cell."""
+    constant = [isinstance(node.operand(i), Constant) for i in range(len(node.proto.input))]
+    moving = {i: node.plain(i) for i, fixed in enumerate(constant) if not fixed}
+    source = next(iter(moving.values())).op
+    values = [moving[i] if i in moving else _constant_value(node, i, source) for i in range(len(constant))]
     rank = len(values[0].shape)
     axis = node.axis(node.whole("axis"), rank)
     outer = {tuple(size for i, size in enumerate(value.shape) if i != axis) for value in values}
@@ -232,6 +235,24 @@ def read_concat(node: Node) -> None:
         for each in ([value.scale for value in values], [value.offset for value in values])
     ]
     node.give_plain(op, arrays[0], arrays[1])
+
+
+def _constant_value(node: Node, index: int, source: str) -> Value:
+    """Return a constant input, the same for all events, as codes that are made of nothing of some operation's."""
+    numbers = checked(node.numbers(index, "a constant"), "a constant")
+    if numbers.ndim < 2 or numbers.shape[0] != 1:
+        raise Unsupported(f"a constant of shape {numbers.shape} is not one for all events; use (1, ...)")
+    values = rationals(numbers[0])
+    unit = common_unit(values)
+    steps = [int(number / unit) for number in values.flat]
+    if max(map(abs, steps)) >= INT_LIMIT:
+        raise Unsupported("its constant is not quantised: as integers its numbers need more than 62 bits; use a quantiser")
+    codes = np.array(steps, dtype=np.int64).reshape(values.shape)
+    builder = node.builder
+    any_code = builder.add(Rearrange(builder.new_name("repeat"), (source,), np.zeros(codes.shape, dtype=np.int64), kind="repeat"))
+    fmt = Format(False, 1, nearest_exponent(unit) - builder.tensors[source].format.fraction)
+    op = builder.add(Affine(builder.new_name("constant"), (any_code,), np.zeros_like(codes), codes, fmt))
+    return plain_value(builder, op, constant_of(unit, codes.ndim))
 
 
 def _at_one_fraction(node: Node, values: list[Value]) -> list[Value]:

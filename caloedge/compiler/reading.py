@@ -146,7 +146,7 @@ class Node:
         """Return an input that depends on the network's input, as it is."""
         found = self.operand(index)
         if isinstance(found, Constant):
-            raise Unsupported("its input is a constant; fold constants before exporting")
+            raise Unsupported("its first input is a constant and another one is not, which is not supported; exchange them")
         if isinstance(found, Scores):
             raise Unsupported(f"{SOFTMAX} ({found.node})")
         if isinstance(found, RawInput):

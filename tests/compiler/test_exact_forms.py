@@ -163,6 +163,22 @@ def first_state() -> File:
     return file
 
 
+def joined_state(quantise: bool) -> File:
+    """Return a recurrent cell that joins its input with a first state."""
+    file = File((4,))
+    state = file.constant(np.linspace(-1, 1, 6)[None])
+    state = file.quant(state, 0.3) if quantise else state
+    x = file.node("Concat", state, "q", axis=1)
+    file.quant(file.node("Gemm", x, weights(file, 10, 3), file.constant(np.zeros(3))), 0.125, 8, out="y")
+    return file
+
+
+def limit_first(kind: str) -> File:
+    file = File((4,))
+    file.quant(file.node(kind, file.constant(0.7), "q"), 0.3, 8, out="y")
+    return file
+
+
 def truncated_mean() -> File:
     """Return a file whose Trunc names the scale of a mean, rounded to float32."""
     file = File((2, 3, 3), scale=np.float32(0.0089724))
@@ -234,6 +250,10 @@ EXACT: dict[str, Callable[[], File]] = {
     "Concat": lambda: folded("Concat", [1.5, 2.0], [0.25], axis=0),
     "Conv of constants": lambda: folded("Conv", np.ones((1, 2, 3)), np.ones((1, 2, 2)) / 4),
     "Gemm of constants": first_state,
+    "a first state joined with the input": lambda: joined_state(quantise=True),
+    "a first state without a quantiser": lambda: joined_state(quantise=False),
+    "Min of a constant and a tensor": lambda: limit_first("Min"),
+    "Max of a constant and a tensor": lambda: limit_first("Max"),
     "a bit width by logarithms": bit_width,
     "Trunc of a mean": truncated_mean,
     "one number an event": squeezed,
