@@ -369,8 +369,7 @@ def integer_weights(constant: Constant, axis: int, inputs: Rationals, node: Node
     if whole is None or int(np.abs(whole[0]).max(initial=0)).bit_length() >= most:
         if constant.codes is not None:
             raise Unsupported(
-                f"{what} have several scales within one output channel, or its inputs have: as integers they need more than "
-                f"{most} bits; use one scale per output channel"
+                f"{what} of one output channel have scales without a common unit in {most} bits; use one scale per output channel"
             )
         cure = "use a weight quantiser (QuantConv2d, QuantLinear), or --quantise-missing FORMAT"
         raise Unsupported(f"{what} are not quantised: as integers they need more than {MAX_WEIGHT_BITS} bits; {cure}")
