@@ -246,8 +246,9 @@ class Graph:
 
 
 def _quantised(op: InputQuantiser, values: NDArray[np.float64]) -> Codes:
-    how = {"narrow": op.narrow, "zero_point": op.zero_point, "zero_after": op.zero_after}
-    return fixed.quantise(values / op.scale, op.format, op.rounding, **how)
+    return fixed.quantise(
+        values / op.scale, op.format, op.rounding, narrow=op.narrow, zero_point=op.zero_point, zero_after=op.zero_after
+    )
 
 
 def _values(op: InputQuantiser, codes: Codes) -> NDArray[np.float64]:
