@@ -570,7 +570,7 @@ def _settled(steps: Array) -> Array:
 def _largest(x: Array) -> Array:
     """Return the largest finite magnitude of each event, in a shape that repeats over x (N, ...)."""
     finite = np.where(np.isfinite(x), np.abs(x), 0.0)
-    return finite.max(axis=tuple(range(1, x.ndim)), keepdims=True, initial=0.0)
+    return np.asarray(finite.max(axis=tuple(range(1, x.ndim)), keepdims=True, initial=0.0))
 
 
 def _choice_axis(node: NodeProto) -> int:

@@ -167,7 +167,7 @@ def _compressed_where(values: Rationals, matters: NDArray[np.bool_]) -> Rational
     for axis in range(values.ndim):
         one = np.take_along_axis(values, np.expand_dims(matters.argmax(axis), axis), axis)
         if ((values == one) | ~matters).all():
-            values, matters = one, matters.any(axis, keepdims=True)
+            values, matters = one, np.asarray(matters.any(axis, keepdims=True))
     return values
 
 
@@ -379,7 +379,8 @@ def _multiplied_out(builder: Builder, value: Value) -> Value:
         raise Unsupported(f"the result of {value.node} is not quantised; add a quantiser after it")
     found = powered(builder, plain(builder, replace(value, functions=())), first.exponent)
     while rest and rest[0].kind == "affine":
-        found = scaled(found, *rest.pop(0).constants, value.node)
+        factor, summand = rest.pop(0).constants
+        found = scaled(found, factor, summand, value.node)
     return replace(found, functions=tuple(rest), node=value.node)
 
 
@@ -450,7 +451,8 @@ def unaligned(value: Value) -> str:
 def reason_of(problem: TooWide, *values: Value) -> Unsupported:
     """Return why sums do not fit 62 bits: the first of what they are made of that had to be aligned, or themselves."""
     for value in values:
-        if uniform(value.scale) is None or any(step.denominator != 1 for step in (value.offset / value.scale).flat):
+        steps: Rationals = value.offset / value.scale
+        if uniform(value.scale) is None or any(step.denominator != 1 for step in steps.flat):
             return Unsupported(unaligned(value))
     return problem
 
