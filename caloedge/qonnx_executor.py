@@ -4,9 +4,13 @@ What a quantiser means comes from the qonnx package, whose own functions are cal
 operator means comes from onnxruntime's kernels for double and, where it has none, from `onnx.reference`, ONNX's own
 implementation. Constants are float32 in the file and exact in float64, so differences that only float32 rounding makes
 (scales that are not powers of two) do not appear; only the codes of quantised constants are those of the file's own precision.
-Axes: N events; everything else is the file's own.
+What float64 sums may round off decides nothing: a value that lies within `ROUNDED_OFF` of a boundary lies on it, and scores so
+close to each other are equal. (0.4 · 0.7 added and subtracted as often as not leaves 1e-16, and -1 once that is rounded down.)
+Axes: N events; everything else is the file's own, but a tensor of one number per event, (N,) in the file, is (N, 1) as in the
+integer network.
 """
 
+import functools
 import importlib.util
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,11 +48,15 @@ BLOCK_ELEMENTS = 2**17
 """At most so many input elements run at once: a convolution of large images needs about a thousand times the memory."""
 SUMMATION_TOLERANCE = 1e-9
 """Of the largest value: a batched matrix product may add in another order than a single event's."""
+ROUNDED_OFF = 1e-12
+"""Of one step or of the value, whichever is larger: what sums in float64 may lose, and far less than what unequal numbers
+differ by."""
 FLOAT32_TOLERANCE = 1e-3
 """Of the largest value: what float32 sums may lose, and far below what a wrong stride, group or padding changes."""
 
 GENERAL, CHANNELS_LAST = "qonnx.custom_op.general", "qonnx.custom_op.channels_last"
 CUSTOM_DOMAINS = {GENERAL: GENERAL, "onnx.brevitas": GENERAL, "finn.custom_op.general": GENERAL, CHANNELS_LAST: CHANNELS_LAST}
+CHOICES = ("TopK", "ArgMax", "ArgMin")
 INTEGER_QUANTISERS = ("Quant", "IntQuant")
 TRUNC_INPUTS = {1: 5, 2: 6}
 """Inputs of each version of Trunc; qonnx itself does not count them."""
@@ -86,7 +94,8 @@ class _Model:
 def execute(path: Path, inputs: Mapping[str, Array], *, keep: Collection[str] = ()) -> dict[str, NDArray[np.float64]]:
     """Run a QONNX file on real inputs {name: (N, *shape)} node by node in float64; return outputs by name in declared order.
 
-    The tensors named in `keep` follow; one that does not depend on the inputs comes as it is, without axis N. Events run
+    A tensor that has the shape (N,) in the file comes as (N, 1), and may be given so. The tensors named in `keep` follow; one
+    that does not depend on the inputs comes as it is, without axis N. Events run
     batched; the first two and the last of every block run alone too, and where the batch changes them (constants with a
     baked-in batch of 1) every event runs alone. Raises `BadData`, `Unsupported` or `UserError` naming file and node, and
     `MissingTool` without qonnx or onnxruntime. `PRECISION` says what is not float64.
@@ -107,6 +116,7 @@ def execute(path: Path, inputs: Mapping[str, Array], *, keep: Collection[str] = 
         return _run_nodes(model, {**constants, **batch}, kernels, steps, moving)
 
     found = _all_events(model, run, arrays, baked) if moving else {}
+    found = {name: array.reshape(-1, 1) if array.ndim == 1 else array for name, array in found.items()}
     return {name: np.asarray(found.get(name, constants.get(name)), np.float64) for name in wanted}
 
 
@@ -245,6 +255,8 @@ def _checked_inputs(model: _Model, inputs: Mapping[str, Array]) -> tuple[dict[st
         array, shape = np.asarray(inputs[name]), value.type.tensor_type.shape.dim
         sizes = tuple(dim.dim_value for dim in shape)
         known = value.type.tensor_type.HasField("shape")
+        if known and len(sizes) == 1 and array.shape[1:] == (1,):
+            array = array[:, 0]
         fits = array.ndim == len(sizes) > 0 and all(
             size in (0, given) for size, given in zip(sizes[1:], array.shape[1:], strict=True)
         )
@@ -401,7 +413,8 @@ def _kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
     if node.op_type not in FLOAT32_INSIDE:
         double = _onnxruntime(node, model, arrays)
         if double is not None:
-            return double
+            chooses = node.op_type in CHOICES and node.input[0] in model.varying and _array(arrays, 0).dtype == np.float64
+            return _of_equal_scores(double, _choice_axis(node)) if chooses else double
     if node.op_type == "AveragePool":
         attributes = _attributes(node)
         kernel: Kernel = lambda arrays: [_average_pool(_array(arrays, 0), attributes)]  # noqa: E731
@@ -520,7 +533,8 @@ def _custom_kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
             # Divided before, by the stored scale, so that the function returns the codes themselves.
             codes = quant(x / scale, np.ones_like(scale), zero, bits, *how)
             return lambda arrays: [codes.astype(np.float64) * _array(arrays, 1)]
-        return lambda arrays: [quant(*(_array(arrays, index) for index in range(4)), *how)]
+        apply = functools.partial(_settled_quant, quant) if node.input[0] in model.varying else quant
+        return lambda arrays: [apply(*(_array(arrays, index) for index in range(4)), *how)]
     if node.op_type == "FloatQuant":
         has = [op.get_nodeattr(name) for name in ("has_inf", "has_nan", "has_subnormal", "rounding_mode", "saturation")]
         return lambda arrays: [float_quant(*arrays[:5], True, _array(arrays, 5), *has)]
@@ -533,8 +547,48 @@ def _custom_kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
 
     def run(arrays: Arrays) -> list[Any]:
         context = dict(zip(node.input, arrays, strict=True))
+        if node.op_type in ("BipolarQuant", "MultiThreshold") and node.input[0] in model.varying:
+            context[node.input[0]] = _array(arrays, 0) + ROUNDED_OFF * _largest(_array(arrays, 0))  # they compare with >=
         op.execute_node(context, model.graph)
         return [context[name] for name in node.output]
+
+    return run
+
+
+def _settled_quant(quant: Callable[..., Array], x: Array, scale: Array, zero: Array, bits: Array, *how: Any) -> Array:
+    """Do what qonnx's own function does, which rounds x / scale + zero, with what float64 lost on the way put right."""
+    codes = quant(_settled(x / scale + zero), np.ones(()), np.zeros(()), bits, *how)
+    return np.asarray((codes - zero) * scale)
+
+
+def _settled(steps: Array) -> Array:
+    """Return values in steps, those that float64 may just have missed moved to the whole or half step next to them."""
+    nearest = np.rint(2 * steps) / 2
+    return np.where(np.abs(steps - nearest) <= ROUNDED_OFF * np.maximum(1.0, np.abs(steps)), nearest, steps)
+
+
+def _largest(x: Array) -> Array:
+    """Return the largest finite magnitude of each event, in a shape that repeats over x (N, ...)."""
+    finite = np.where(np.isfinite(x), np.abs(x), 0.0)
+    return np.asarray(finite.max(axis=tuple(range(1, x.ndim)), keepdims=True, initial=0.0))
+
+
+def _choice_axis(node: NodeProto) -> int:
+    return int(_attributes(node).get("axis", -1 if node.op_type == "TopK" else 0))
+
+
+def _of_equal_scores(kernel: Kernel, axis: int) -> Kernel:
+    """Return a kernel that chooses along an axis, for which scores are equal that float64 cannot tell apart."""
+
+    def run(arrays: Arrays) -> Sequence[Any]:
+        x = _array(arrays, 0)
+        order = np.argsort(x, axis=axis, kind="stable")
+        rising = np.take_along_axis(x, order, axis)
+        near = np.diff(rising, axis=axis, prepend=-np.inf) <= ROUNDED_OFF * _largest(x)
+        joined = np.maximum.accumulate(np.where(near, -np.inf, rising), axis=axis)
+        equal = np.empty_like(x)
+        np.put_along_axis(equal, order, joined, axis)
+        return kernel([equal, *arrays[1:]])
 
     return run
 
@@ -572,7 +626,7 @@ def _quantise_linear(arrays: Arrays, attributes: Mapping[str, Any]) -> Array:
     name = TensorProto.DataType.Name(kind)
     if name not in INTEGER_RANGES:
         raise Unsupported(f"QuantizeLinear to {name} is not supported; quantise to integers")
-    codes = np.rint(x.astype(np.float64) / _along(_array(arrays, 1), x, attributes))
+    codes = np.rint(_settled(x.astype(np.float64) / _along(_array(arrays, 1), x, attributes)))
     if zero is not None:
         codes = codes + _along(zero, x, attributes)
     codes = np.clip(codes, *INTEGER_RANGES[name])

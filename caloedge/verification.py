@@ -53,6 +53,8 @@ class Check:
     """Where that event differs first, if that is known."""
     missing: str = ""
     """Why the executor could not run; empty when it ran."""
+    misfit: str = ""
+    """Why its codes could not be compared one by one: an output that is missing, or has another shape; then all differ."""
 
     @property
     def exact(self) -> bool:
@@ -61,7 +63,7 @@ class Check:
 
 
 def compare_codes(executor: str, golden: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]], seconds: float) -> Check:
-    """Compare output codes element by element with `==`; a missing output or another shape counts as wholly different."""
+    """Compare output codes element by element with `==`; a missing output or another shape is a `misfit`."""
     vectors = len(next(iter(golden.values())))
     total = differing = largest = 0
     first: int | None = None
@@ -71,7 +73,8 @@ def compare_codes(executor: str, golden: Mapping[str, NDArray[Any]], found: Mapp
         codes = found.get(name)
         if codes is None or codes.shape != wanted.shape:
             everything = sum(codes.size for codes in golden.values())
-            return Check(executor, vectors, everything, everything, 0, 0, seconds, vectors)
+            problem = "is missing" if codes is None else f"has the shape {codes.shape}, {wanted.shape} expected"
+            return Check(executor, vectors, everything, everything, 0, None, seconds, misfit=f"output {name!r} {problem}")
         difference = np.abs(codes.astype(np.int64) - wanted)
         events = np.flatnonzero(difference.any(axis=tuple(range(1, difference.ndim))))
         differing += int(np.count_nonzero(difference))
@@ -143,13 +146,17 @@ def random_vectors(graph: Graph, n_events: int | None = None, seed: int = 20_261
 
 
 def random_codes(graph: Graph, n_events: int, seed: int) -> Any:
-    """Return random codes over the whole format of the only input, or by name of several; the extremes come first."""
+    """Return random codes over the whole format of the only input, or by name of several; the extremes come first.
+
+    Where an input is declared as whole numbers, only codes that one of them gives are drawn.
+    """
     rng = np.random.default_rng(seed)
     found = {}
     for op in graph.inputs:
         low, high = graph.tensors[op.name].range
         found[op.name] = rng.integers(low, high + 1, (n_events, *op.shape))
         found[op.name][:1], found[op.name][1:2] = low, high
+    found = graph.possible_inputs(found)
     return found if len(found) > 1 else found[graph.input.name]
 
 

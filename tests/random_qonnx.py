@@ -68,6 +68,7 @@ class Drawing:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self.inputs: list[Tensor] = []
+        self.types: list[int] = []
         self.live: list[Tensor] = []
         self.blocks: list[str] = []
 
@@ -230,8 +231,8 @@ class Drawing:
         return Tensor(y, x.shape, "sum", x.reach / 2**less)
 
     def codes(self, x: Tensor, grids: tuple[str, ...] = ("one",), *, zero: bool = False) -> Tensor:
-        """Return the tensor, or a quantised one, as codes that a layer can take; rarely without checking."""
-        fits = x.is_plain and x.grid in grids and (x.has_zero or not zero)
+        """Return the tensor, or a quantised one, as codes that a layer takes easily; now and then as it is."""
+        fits = x.is_plain and (x.grid in grids or self.coin(4)) and (x.has_zero or not zero or self.coin(4))
         if x.state != "scores" and (fits or (x.is_plain and self.coin(30))):
             return x
         found = self.quant(x, simple=True)
@@ -440,7 +441,9 @@ class Drawing:
 
     def reduce(self, x: Tensor) -> Tensor | None:
         x = self.codes(x)
-        kind = self.pick("ReduceSum", "ReduceMean", "ReduceMax")
+        kind = self.pick("ReduceSum", "ReduceMean", "ReduceMax", "ReduceSum", "ReduceSumSquare", "ReduceL2")
+        if kind in ("ReduceSumSquare", "ReduceL2"):
+            x = self.codes(x, zero=True)
         axes = sorted(set(self.rng.integers(0, len(x.shape), self.whole(1, 2)).tolist()))
         keep = self.whole(0, 1)
         numbers = [axis + 1 - (len(x.shape) + 1 if self.coin(3) else 0) for axis in axes]
@@ -451,6 +454,10 @@ class Drawing:
         count = math.prod(x.shape[axis] for axis in axes)
         reach = x.reach * (count if kind == "ReduceSum" else 1)
         whole = x.scale if kind == "ReduceSum" and x.zero == 0 else None
+        if kind == "ReduceL2":
+            return Tensor(y, shape, "curved", x.reach * math.sqrt(count), has_zero=False)
+        if kind == "ReduceSumSquare":
+            return Tensor(y, shape, "sum", x.reach**2 * count)
         return Tensor(y, shape, "sum", reach, "one", x.zero == 0, whole, x.bits + count.bit_length())
 
     def softmax(self, x: Tensor) -> Tensor | None:
@@ -481,7 +488,7 @@ class Drawing:
             if self.coin():
                 values = np.sign(values) * 2.0 ** np.rint(np.log2(np.abs(values)))
             reach, zero = 1.5 * x.reach, x.has_zero and x.zero == 0
-        operands = [x.name, self.constant(values)]
+        operands = [x.name, self.constant(values) if kind == "Div" or not self.coin(4) else self.calculated(values)]
         if kind != "Div" and self.coin(3):
             operands.reverse()
         grid = x.grid if np.size(values) == 1 or kind in ("Add", "Sub") else "any" if shape[-1:] == x.shape[-1:] else "channel"
@@ -489,6 +496,22 @@ class Drawing:
         grid = "any" if len(shape) and shape[-1] > 1 and len(x.shape) > 1 else grid
         state = "sum" if x.is_plain else "curved"
         return Tensor(self.node(kind, operands), x.shape, state, reach, grid, zero)
+
+    def calculated(self, values: np.ndarray) -> str:
+        """Return the name of a tensor that nodes of constants make, of the same shape."""
+        name = self.constant(values)
+        match self.pick("Neg", "Sigmoid", "Log", "Where", "Concat"):
+            case "Log":
+                return self.node("Log", [self.constant(np.abs(values) + 0.5)])
+            case "Where":
+                return self.node("Where", [self.node("Less", [name, self.constant(0.0)]), self.constant(0.25), name])
+            case "Concat" if np.ndim(values):
+                halves = [self.constant(half) for half in np.array_split(values, 2, axis=-1) if half.size]
+                return self.node("Concat", halves, axis=-1)
+            case "Sigmoid":
+                return self.node("Sigmoid", [name])
+            case _:
+                return self.node("Neg", [name])
 
     def batch_norm(self, x: Tensor) -> Tensor | None:
         if x.state == "scores":
@@ -775,6 +798,9 @@ class Drawing:
     def begin(self, number: int, shape: tuple[int, ...]) -> None:
         raw = Tensor(f"in{number}", shape, "input", self.pick(1.0, 8.0, 100.0))
         self.inputs.append(raw)
+        self.types.append(self.pick(*(TensorProto.FLOAT,) * 6, TensorProto.INT8, TensorProto.UINT8))
+        if self.types[-1] != TensorProto.FLOAT:
+            raw = replace(raw, name=self.node("Cast", [raw.name], to=TensorProto.FLOAT))
         if self.coin(6):  # something that the quantiser of the input takes in
             match self.pick("Mul", "Transpose", "Flatten"):
                 case "Mul":
@@ -828,7 +854,10 @@ class Drawing:
             helper.make_tensor_value_info(name, TensorProto.INT64 if name in indices else TensorProto.FLOAT, None)
             for name in names
         ]
-        inputs = [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, (self.batch, *t.shape)) for t in self.inputs]
+        inputs = [
+            helper.make_tensor_value_info(t.name, kind, (self.batch, *t.shape))
+            for t, kind in zip(self.inputs, self.types, strict=True)
+        ]
         stored = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
         graph = helper.make_graph(self.nodes, "random", inputs, outputs, stored)
         opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid(CHANNELS_LAST, 1)]
@@ -912,12 +941,16 @@ def stimulus(graph: Graph, seed: int, events: int) -> dict[str, NDArray[np.float
         )
         codes[4:8] = np.clip(codes[4:8] // 8, low, high)
         found[op.name] = codes
+    found = graph.possible_inputs(found)
     reals = graph.input_values(found)
     again = graph.quantise_inputs(reals)
     for name, codes in found.items():
         assert (again[name] == codes).all(), name
-    for name in reals:
-        reals[name][-events // 4 :] *= rng.uniform(0.5, 1.3, reals[name][-events // 4 :].shape)
+    for op in graph.inputs:
+        last = reals[op.name][-events // 4 :]
+        last *= rng.uniform(0.5, 1.3, last.shape)
+        if op.whole:
+            last[...] = np.clip(np.rint(last), *op.whole)
     return reals
 
 
@@ -935,8 +968,6 @@ def compare(path: Path, graph: Graph, reals: dict[str, NDArray[np.float64]]) -> 
         scale = graph.tensors[op.name].format.lsb if op.scale is None else op.scale
         offset = 0.0 if op.offset is None else op.offset
         wanted = found[op.name]
-        # A tensor without any axis but that of the events is one element for the reader.
-        wanted = wanted.reshape(events, 1) if wanted.ndim == 1 else wanted
         assert wanted.shape == codes[op.name].shape, op.name
         real = np.where(np.broadcast_to(scale, wanted.shape) == 0, 0.0, (wanted - offset) / np.where(scale == 0, 1.0, scale))
         same = np.rint(real) == np.where(np.broadcast_to(scale, wanted.shape) == 0, 0, codes[op.name])
@@ -952,8 +983,8 @@ def compare(path: Path, graph: Graph, reals: dict[str, NDArray[np.float64]]) -> 
         source, *constants = node.input
         distance = _LIMITS[node.op_type](node, found[source], [found[name] for name in constants if name])
         noise = SOFTMAX_NOISE if source in softmaxes else NOISE
-        least = -1.0 if source in rough else 0.0
-        doubtful |= ((distance > least) & (distance < noise)).reshape(events, -1).any(axis=1)
+        if source in rough:
+            doubtful |= (distance < noise).reshape(events, -1).any(axis=1)
         closest = np.minimum(closest, distance.reshape(events, -1).min(axis=1, initial=np.inf))
     return Comparison(agree, doubtful, closest)
 

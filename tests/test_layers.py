@@ -33,7 +33,7 @@ LAYERS = """
     compiler.values
     compiler.reading
     compiler.read_convolutions, compiler.read_choices, compiler.read_elementwise, compiler.read_moves
-    compiler.read_products, compiler.read_pools
+    compiler.read_products, compiler.read_pools, compiler.folding
     compiler.read_quantisers
     compiler.reader
     arithmetic, published

@@ -219,7 +219,7 @@ def test_trunc_with_the_inputs_of_another_version_is_refused(one: Run) -> None:
 def test_multithreshold_counts_per_channel(one: Run) -> None:
     """Output: scale x (thresholds not above x) + bias; thresholds that float32 x would confuse."""
     thresholds = np.array([[TENTH, 1, 2], [-1, 0, 5]], np.float32)
-    just_below = np.nextafter(np.float64(TENTH), 0)
+    just_below = np.float64(TENTH) - 1e-10
     x = np.array([[just_below, -1.0], [np.float64(TENTH), 4.9], [2.0, 5.0]])
     found = one("MultiThreshold", x, thresholds, domain=QONNX, out_dtype="INT4", out_scale=2.0, out_bias=-1.0)
     assert found.tolist() == [[-1, 1], [1, 3], [5, 5]]
@@ -621,7 +621,7 @@ def test_several_inputs_and_outputs_in_declared_order(write: Run) -> None:
     assert list(found) == ["second", "zero", "first", "table", "a"]
     assert found["first"].tolist() == (b - a).tolist()
     assert found["second"].tolist() == (a + b).tolist()
-    assert found["zero"].tolist() == [30, 10, 20]
+    assert found["zero"].tolist() == [[30], [10], [20]]  # (N,) in the file
     assert found["table"].tolist() == [10, 20, 30]
     assert found["a"].tolist() == a.tolist()
     assert {array.dtype for array in found.values()} == {np.dtype(np.float64)}
@@ -734,3 +734,47 @@ def test_the_stock_executor_gives_the_same_events_in_calls_of_any_size() -> None
         found = execute_stock(path, {name: x}, events)
         assert list(found) == list(wanted)
         assert all(np.array_equal(found[key], wanted[key]) for key in wanted)
+
+
+# What float64 rounds off
+
+
+def test_a_sum_that_is_exactly_zero_is_not_rounded_down(write: Run) -> None:
+    """0.4 and 0.7 of float32: as many products added as subtracted leave 1e-16, which decides nothing."""
+    weights = np.outer(np.where(np.arange(16) % 4 < 2, 1, -1), [1, 1, 1]) * f32(0.7)
+    quant = helper.make_node(
+        "Quant", ["relu", "step", "none", "bits"], ["y"], domain=QONNX, signed=1, narrow=0, rounding_mode="FLOOR"
+    )
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("LeakyRelu", ["m"], ["relu"], alpha=0.125), quant]
+    constants = {"w": weights.astype(np.float32), "step": f32([4, 1, 2]), "none": f32(0), "bits": f32(6)}
+    x = np.float64(f32(0.4)) * np.repeat(np.arange(-64, 64)[:, None], 16, axis=1)
+    plain = x @ weights.astype(np.float64)
+    assert (plain != 0).any()
+    assert not execute(write(nodes, {"x": ("N", 16)}, constants), {"x": x})["y"].any()
+    x[:, 0] -= np.float64(f32(0.4))  # one step less is less
+    assert (execute(write(nodes, {"x": ("N", 16)}, constants), {"x": x})["y"] == [[-4, -1, -2]]).all()
+
+
+@pytest.mark.parametrize("kind", ["ArgMax", "ArgMin"])
+def test_scores_that_are_equal_but_for_float64_are_equal(kind: str, one: Run) -> None:
+    """Of equal ones the first is chosen, whatever order they were summed in."""
+    x = np.array([[0.3, 0.1 + 0.2, 0.3], [0.1 + 0.2, 0.3, 0.3], [0.3 + 1e-9, 0.3, 0.3 - 1e-9]])
+    assert one(kind, x, axis=1, keepdims=1).tolist() == [[0], [0], [0 if kind == "ArgMax" else 2]]
+
+
+@pytest.mark.parametrize(("kind", "rest"), [("BipolarQuant", [f32(1)]), ("MultiThreshold", [f32([[0.0]])])])
+def test_what_equals_a_threshold_but_for_float64_reaches_it(kind: str, rest: list[np.ndarray], one: Run) -> None:
+    x = np.array([[0.1 + 0.2 - 0.3 - 1e-16, 0.3], [-1e-9, 0.3]])
+    how = {"out_dtype": "UINT1"} if kind == "MultiThreshold" else {}
+    low = 0 if kind == "MultiThreshold" else -1
+    assert one(kind, x, *rest, domain=QONNX, **how).tolist() == [[1, 1], [low, 1]]
+
+
+def test_one_number_an_event_is_a_column(write: Run) -> None:
+    """(N,) in the file is (N, 1) here, at the input as at the output."""
+    path = write([helper.make_node("Neg", ["x"], ["y"])], {"x": ("N",)})
+    x = normal(5, 1)
+    assert execute(path, {"x": x})["y"].tolist() == (-x).tolist()
+    assert execute(path, {"x": x[:, 0]})["y"].tolist() == (-x).tolist()
+    with pytest.raises(UserError, match=r"input 'x' has shape \(5, 2\); give \(N\)$"):
+        execute(path, {"x": normal(5, 2)})

@@ -155,13 +155,20 @@ def test_narrow_integers_do_not_wrap_around_in_the_comparison() -> None:
 
 
 @pytest.mark.parametrize(
-    "found",
-    [{}, {"b": np.zeros((4, 1), int)}, {"a": np.zeros((4, 1, 1), int)}, {"a": np.zeros((3, 1), int)}, {"a": np.zeros(4, int)}],
+    ("found", "problem"),
+    [
+        ({}, "output 'a' is missing"),
+        ({"b": np.zeros((4, 1), int)}, "output 'a' is missing"),
+        ({"a": np.zeros((4, 1, 1), int)}, "output 'a' has the shape (4, 1, 1), (4, 1) expected"),
+        ({"a": np.zeros((3, 1), int)}, "output 'a' has the shape (3, 1), (4, 1) expected"),
+        ({"a": np.zeros(4, int)}, "output 'a' has the shape (4,), (4, 1) expected"),
+    ],
 )
-def test_a_missing_output_or_another_shape_is_a_difference(found: dict[str, np.ndarray]) -> None:
+def test_a_missing_output_or_another_shape_is_no_difference_of_codes(found: dict[str, np.ndarray], problem: str) -> None:
     check = compare_codes("x", {"a": np.zeros((4, 1), dtype=np.int64)}, found, 0.0)
     assert not check.exact
-    assert (check.outputs, check.differing, check.first_event) == (4, 4, 0)
+    assert check.misfit == problem
+    assert (check.outputs, check.differing, check.largest_lsb, check.first_event) == (4, 4, 0, None)
 
 
 def test_nothing_compared_is_not_exact() -> None:

@@ -95,6 +95,9 @@ def _verify_compiled(path: Path, compiled: Any, n_events: int) -> None:
     if check.exact:
         say(f"verified: {check.outputs:,} output codes of {n_events} random events, 0 LSB from the QONNX executor in float64")
         return
+    if check.misfit:
+        say(f"DIFFERS from the QONNX executor: {check.misfit}")
+        raise typer.Exit(1)
     place = first_node(path, compiled, event(codes, check.first_event or 0))
     say(
         f"DIFFERS from the QONNX executor: {check.differing} of {check.outputs} output codes, up to {check.largest_lsb} LSB, "
@@ -104,11 +107,15 @@ def _verify_compiled(path: Path, compiled: Any, n_events: int) -> None:
 
 
 def _between_codes(graph: Any, codes: Any) -> dict[str, Any]:
-    """Return the real values of input codes, each moved by up to half a step: quantising an input has an effect, too."""
+    """Return the real values of input codes, each moved by up to half a step: quantising an input has an effect, too.
+
+    Whole numbers stay whole.
+    """
     rng, found = np.random.default_rng(2), {}
     for op in graph.inputs:
         values = graph.input_values(codes)[op.name]
-        found[op.name] = values + rng.uniform(-0.5, 0.5, values.shape) * op.format.lsb * op.scale
+        half = 0.0 if op.whole else 0.5
+        found[op.name] = values + rng.uniform(-half, half, values.shape) * op.format.lsb * op.scale
     return found
 
 

@@ -104,6 +104,8 @@ def _verify_file(
             else ("refused: " if x.executor in refused else "not run: ") + x.missing
             if x.missing
             else "DIFFERS"
+            if not x.misfit
+            else f"DIFFERS: {x.misfit}"
         )
         event = "" if x.first_event is None else str(x.first_event)
         numbers = [f"{n:,}" for n in (x.vectors, x.outputs, x.differing, x.largest_lsb, x.flips)]
@@ -144,7 +146,8 @@ def _finish_checks(checks: list[Any]) -> None:
     """End with exit code 1 when codes differ, and with an error when an executor could not be run."""
     wrong = [check for check in checks if not check.missing and not check.exact]
     for check in wrong:
-        say(f"{check.executor} differs: {check.differing} of {check.outputs} output codes, first in event {check.first_event}")
+        codes = f"{check.differing} of {check.outputs} output codes, first in event {check.first_event}"
+        say(f"{check.executor} differs: {check.misfit or codes}")
     if wrong:
         raise typer.Exit(1)
     if missing := [check for check in checks if check.missing]:

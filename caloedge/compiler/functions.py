@@ -34,6 +34,8 @@ class Function:
     """Each of the tensor's rank, axes of size 1 are repeated."""
     increasing: bool = True
     """Whether a larger argument never gives a smaller result."""
+    exponent: int | None = None
+    """Of a power, which products of codes can be as well."""
 
     def __call__(self, x: Floats) -> Floats:
         """Return the values for x (*shape, N), whose leading axes are those of the constants."""
@@ -83,7 +85,7 @@ ABS = Function("Abs", lambda x: np.abs(x), lambda x: abs(x), increasing=False)
 
 def power(exponent: int) -> Function:
     """Return x ** exponent for a whole positive exponent."""
-    return Function("Pow", lambda x: x**exponent, lambda x: x**exponent, increasing=exponent % 2 == 1)
+    return Function("Pow", lambda x: x**exponent, lambda x: x**exponent, (), exponent % 2 == 1, exponent)
 
 
 def leaky_relu(slope: Rationals) -> Function:

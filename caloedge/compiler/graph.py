@@ -114,20 +114,29 @@ class Graph:
 
     def quantise_inputs(self, values: Mapping[str, ArrayLike]) -> dict[str, Codes]:
         """Return {input name: codes (N, *shape)} of real values (N, *shape); NaN and infinity are an error."""
+        self._check_names(values, "values")
         found = {}
         for op in self.inputs:
             array = np.asarray(values[op.name], dtype=np.float64)
+            if array.ndim == 1 and op.shape == (1,):
+                array = array[:, None]
             if array.shape[1:] != op.shape:
                 raise UserError(f"input of shape {array.shape} does not fit; the network takes (N, {words(op.shape)})")
-            found[op.name] = fixed.quantise(
-                array / op.scale, op.format, op.rounding, narrow=op.narrow, zero_point=op.zero_point, zero_after=op.zero_after
-            )
+            found[op.name] = _quantised(op, array)
         return found
 
     def input_values(self, codes: Inputs) -> dict[str, NDArray[np.float64]]:
-        """Return {input name: real values} of input codes."""
+        """Return {input name: real values} of input codes.
+
+        Where only whole numbers can come, they are whole: one that gives the code, or the nearest one where none does.
+        """
         given = self._checked(codes)
-        return {op.name: fixed.to_float(given[op.name] - op.zero_point, op.format.fraction) * op.scale for op in self.inputs}
+        return {op.name: _values(op, given[op.name]) for op in self.inputs}
+
+    def possible_inputs(self, codes: Inputs) -> dict[str, Codes]:
+        """Return {input name: codes}, each replaced by one next to it that can come where only whole numbers can."""
+        given = self._checked(codes)
+        return {op.name: _quantised(op, _values(op, given[op.name])) if op.whole else given[op.name] for op in self.inputs}
 
     def output_values(self, codes: Mapping[str, Codes]) -> dict[str, NDArray[np.float64]]:
         """Return {output name: real values} of output codes, to float64's precision."""
@@ -177,7 +186,7 @@ class Graph:
         total = hashlib.sha256()
         for op in self.ops:
             total.update(type(op).__name__.encode())
-            for item in fields(op):
+            for item in (item for item in fields(op) if item.compare):
                 value = getattr(op, item.name)
                 total.update(f"\n{item.name}=".encode())
                 if isinstance(value, np.ndarray):
@@ -212,15 +221,17 @@ class Graph:
     def _checked(self, codes: Inputs) -> dict[str, Codes]:
         """Return input codes by name as int64 after checking names, shapes, types, ranges and equal numbers of events."""
         given = dict(codes) if isinstance(codes, Mapping) else {self.input.name: codes}
-        if set(given) != {op.name for op in self.inputs}:
-            raise UserError(
-                f"input codes for {', '.join(given)} given; the inputs are: {', '.join(op.name for op in self.inputs)}"
-            )
+        self._check_names(given, "codes")
         checked = {op.name: self._checked_one(op, given[op.name]) for op in self.inputs}
         if len({len(array) for array in checked.values()}) != 1:
             counts = ", ".join(f"{name} {len(array)}" for name, array in checked.items())
             raise UserError(f"the inputs have different numbers of events: {counts}")
         return checked
+
+    def _check_names(self, given: Mapping[str, Any], what: str) -> None:
+        names = [op.name for op in self.inputs]
+        if set(given) != set(names):
+            raise UserError(f"input {what} for {', '.join(given) or 'nothing'} given; the inputs are: {', '.join(names)}")
 
     def _checked_one(self, op: InputQuantiser, codes: Array) -> Codes:
         codes = np.asarray(codes)
@@ -232,6 +243,22 @@ class Graph:
         if codes.size and (int(codes.min()) < low or int(codes.max()) > high):
             raise UserError(f"input codes reach from {codes.min()} to {codes.max()}; {op.format} holds {low} to {high}")
         return codes.astype(np.int64, copy=False)
+
+
+def _quantised(op: InputQuantiser, values: NDArray[np.float64]) -> Codes:
+    return fixed.quantise(
+        values / op.scale, op.format, op.rounding, narrow=op.narrow, zero_point=op.zero_point, zero_after=op.zero_after
+    )
+
+
+def _values(op: InputQuantiser, codes: Codes) -> NDArray[np.float64]:
+    values = fixed.to_float(codes - op.zero_point, op.format.fraction) * op.scale
+    if op.whole is None:
+        return values
+    # What is rounded to one code are numbers next to each other, and `values` is one of them: look on either side of it.
+    nearest, below, above = (np.clip(step(values), *op.whole) for step in (np.rint, np.floor, np.ceil))
+    found = np.where(_quantised(op, below) == codes, below, np.where(_quantised(op, above) == codes, above, nearest))
+    return np.where(_quantised(op, nearest) == codes, nearest, found)
 
 
 def _events_last(codes: Codes, tensor: Tensor) -> Array:

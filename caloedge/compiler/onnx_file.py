@@ -59,6 +59,10 @@ DTYPES: dict[int, str] = {
     TensorProto.BOOL: "<u1",
 }
 """Types of constants that are read, as they lie in `raw_data` or in another file."""
+WHOLE_TYPES: dict[int, tuple[int, int]] = {
+    kind: (int(np.iinfo(name).min), int(np.iinfo(name).max)) for kind, name in DTYPES.items() if np.dtype(name).kind in "iu"
+} | {TensorProto.BOOL: (0, 1)}
+"""Least and greatest value of the types of whole numbers."""
 TYPED_FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data",
     TensorProto.DOUBLE: "double_data",
@@ -79,6 +83,8 @@ class OnnxInput:
     """Without the event axis; every size is known and positive."""
     event_axis_size: int | None
     """The number of events that the exporter saw, or None where the file leaves it open."""
+    whole: tuple[int, int] | None = None
+    """Least and greatest value where its type is one of whole numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -531,7 +537,7 @@ def _input(name: str, value: onnx.ValueInfoProto) -> OnnxInput:
             _fail(f"{what}: axis {axis} has size {dim.dim_value}; {AGAIN} with fixed sizes of at least 1")
     shape = tuple(int(dim.dim_value) for dim in dims)
     # Some exporters write 0 or -1 where they mean any number of events.
-    return OnnxInput(name, shape[1:], shape[0] if shape[0] > 0 else None)
+    return OnnxInput(name, shape[1:], shape[0] if shape[0] > 0 else None, WHOLE_TYPES.get(tensor.elem_type))
 
 
 def _output_shape(name: str, value: onnx.ValueInfoProto) -> tuple[int | None, ...]:

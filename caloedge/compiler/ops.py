@@ -6,7 +6,7 @@ inputs and outputs only: between them the compiler has turned them into integer 
 Shapes are ONNX's without the event axis: (F,), (C, H, W), …
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,8 @@ class InputQuantiser:
     zero_point: int = 0
     zero_after: bool = False
     """Whether the zero point is added after rounding (ONNX's QuantizeLinear), not before (QONNX): they differ at ties."""
+    whole: tuple[int, int] | None = field(default=None, compare=False)
+    """Least and greatest number that can come where only whole ones can, such as an ADC's; no code depends on it."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -63,8 +65,8 @@ class Conv:
         axes = self.weights.ndim - 2
         if axes not in (1, 2, 3):
             raise Unsupported(f"layer {self.name}: weights {self.weights.shape} are not those of 1 to 3 axes")
-        for field, default in (("stride", (1,) * axes), ("padding", (0,) * 2 * axes), ("dilation", (1,) * axes)):
-            object.__setattr__(self, field, getattr(self, field) or default)
+        for name, default in (("stride", (1,) * axes), ("padding", (0,) * 2 * axes), ("dilation", (1,) * axes)):
+            object.__setattr__(self, name, getattr(self, name) or default)
         if len(self.stride) != axes or min(self.stride) < 1 or len(self.padding) != 2 * axes or min(self.padding) < 0:
             raise Unsupported(f"layer {self.name}: stride {self.stride} or padding {self.padding} is not possible")
         if len(self.dilation) != axes or min(self.dilation) < 1:

@@ -150,6 +150,34 @@ def _places(graph: Graph, op: Rearrange | Reshape) -> NDArray[np.int64]:
     return np.arange(graph.tensors[op.name].size).reshape(shape)
 
 
+def pad_in_convolutions(graph: Graph) -> Graph:
+    """Let a convolution do the zero padding before it itself: the code that both put there is 0."""
+    changed: dict[str, Op] = {}
+    for op in graph.ops:
+        pad = graph[op.inputs[0]] if isinstance(op, Conv) else None
+        if not isinstance(op, Conv) or not isinstance(pad, Rearrange) or len(pad.inputs) != 1 or pad.fill:
+            continue
+        widths = _widths(pad, graph.tensors[pad.inputs[0]].shape)
+        if widths is None or any(widths[0]):
+            continue
+        around = tuple(pair[end] for end in (0, 1) for pair in widths[1:])
+        changed[op.name] = replace(op, inputs=pad.inputs, padding=tuple(a + b for a, b in zip(op.padding, around, strict=True)))
+    return _rewired(graph, changed, {})
+
+
+def _widths(pad: Rearrange, shape: tuple[int, ...]) -> list[tuple[int, int]] | None:
+    """Return how far each axis of a tensor of `shape` is padded before and after it, if that is all that a move does."""
+    there = np.argwhere(pad.index >= 0)
+    if pad.index.ndim != len(shape) or not len(there):
+        return None
+    first, last = there.min(axis=0), there.max(axis=0)
+    widths = [(int(a), int(size - 1 - b)) for a, b, size in zip(first, last, pad.index.shape, strict=True)]
+    inner = np.arange(int(np.prod(shape))).reshape(shape)
+    if any(size - sum(pair) != own for size, pair, own in zip(pad.index.shape, widths, shape, strict=True)):
+        return None
+    return widths if np.array_equal(np.pad(inner, widths, constant_values=-1), pad.index) else None
+
+
 def sink_transposes(graph: Graph) -> Graph:
     """Transpose after elementwise operations instead of before them where that brings two transposes together."""
     while (sunk := _one_sunk(graph)) is not graph:
@@ -346,6 +374,7 @@ PASSES: tuple[Pass, ...] = (
     fold_constants,
     sink_transposes,
     merge_moves,
+    pad_in_convolutions,
     merge_requantisations,
     remove_dead_channels,
     narrow_formats,

@@ -40,6 +40,10 @@ MAX_ELEMENTS = 2**24
 """Largest tensor that is compiled: its ranges are kept element by element."""
 
 
+class TooWide(Unsupported):
+    """Report a layer whose sums may not fit 62 bits."""
+
+
 @dataclass(frozen=True, eq=False)
 class Tensor:
     """What is proven about the result of one operation, for every input that its format admits."""
@@ -128,9 +132,7 @@ def _exact(name: str, low: Codes, high: Codes, fraction: int, bound: int) -> Ten
 
 def _refuse_wide(name: str, bound: float) -> None:
     if bound >= INT_LIMIT * (1 - 1e-9):  # the margin covers the rounding of a bound that was summed in float64
-        raise Unsupported(
-            f"layer {name}: its sums may reach {bound:.3g} and do not fit 62 bits; use fewer bits per weight or input"
-        )
+        raise TooWide(f"layer {name}: its sums may reach {bound:.3g} and do not fit 62 bits; use fewer bits per weight or input")
 
 
 def _refuse_huge(name: str, shape: tuple[int, ...]) -> None:

@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 
-from caloedge.compiler.fixed import Rounding
-from caloedge.compiler.ops import Softmax, TopK
+from caloedge.compiler.builder import Builder
+from caloedge.compiler.fixed import Format, Rounding
+from caloedge.compiler.ops import Affine, Softmax, TopK
+from caloedge.compiler.ranges import INT_LIMIT
 from caloedge.compiler.rationals import Rationals
 from caloedge.compiler.reading import Node, Scores
 from caloedge.compiler.steps import Quantiser
-from caloedge.compiler.values import Value, constant_of, moved, plain_value, positive, uniform
+from caloedge.compiler.values import Value, aligned, constant_of, moved, plain_value, positive, unaligned, uniform
 from caloedge.errors import BadData, Unsupported
 
 EXPONENTIAL_BITS = 30
@@ -32,9 +34,12 @@ def read_softmax(node: Node) -> None:
 
 def quantised_softmax(node: Node, scores: Scores, scale: Rationals, quantiser: Quantiser) -> Value:
     """Add a softmax whose result is rounded to multiples of one scale."""
-    builder, x, step, unit = node.builder, scores.value, uniform(scores.value.scale), uniform(scale)
-    if step is None or unit is None or x.offset.shape[scores.axis] != 1:
-        raise Unsupported("a softmax of scores with different scales is not supported; quantise them with one scale")
+    builder, x, unit = node.builder, scores.value, uniform(scale)
+    if unit is None:
+        raise Unsupported("a softmax that is quantised with several scales is not supported; use one scale per tensor")
+    mixed = uniform(x.scale) is None or x.offset.shape[scores.axis] != 1
+    x = aligned(builder, x) if mixed else x
+    step = x.scale.flat[0]
     if quantiser.rounding is not Rounding.HALF_EVEN or quantiser.high != quantiser.format.max_code:
         raise Unsupported(
             "a softmax is rounded half to even and to a whole format; use rounding_mode ROUND and narrow_range=False"
@@ -53,6 +58,14 @@ def quantised_softmax(node: Node, scores: Scores, scale: Rationals, quantiser: Q
     entries = np.arange(min(high - low, MAX_EXPONENTIALS) + 1)
     exponentials = np.rint(np.exp(-abs(float(step)) * entries) * 2.0**bits).astype(np.int64)
     if high - low > MAX_EXPONENTIALS and exponentials[-1]:
+        if mixed:
+            several = len(set(scores.value.scale.flat))
+            raise Unsupported(
+                f"a softmax of scores with {several} different scales is not supported; quantise them with one scale per tensor"
+                if several > 1
+                else "a softmax of scores whose bias is no multiple of their scale is not supported; use bias_quant=Int16Bias in "
+                "the layer before, or a QuantIdentity between them"
+            )
         raise Unsupported(
             f"a softmax of scores with {high - low + 1:,} codes is not supported; quantise them to fewer bits, or a larger scale"
         )
@@ -70,7 +83,8 @@ def read_top_k(node: Node) -> None:
     if not node.whole("sorted", 1):
         raise Unsupported("an unsorted TopK has no defined order; use sorted=1")
     (k,) = node.integers(1, "k")[:1] or [0]
-    _best(node, node.whole("axis", -1), k, bool(node.whole("largest", 1)), ("values", "indices"))
+    parts = tuple(part for part, name in zip(("values", "indices"), node.proto.output, strict=False) if name in node.reading.read)
+    _best(node, node.whole("axis", -1), k, bool(node.whole("largest", 1)), parts)
 
 
 def read_arg_max(node: Node) -> None:
@@ -94,15 +108,14 @@ def _best(node: Node, axis: int, k: int, largest: bool, parts: tuple[str, ...]) 
     axis, last = node.axis(axis, len(x.shape)), len(x.shape) - 1
     if not 1 <= k <= x.shape[axis]:
         raise BadData(f"the best {k} of {x.shape[axis]} cannot be taken")
-    name, scale = x.terms[0]
-    if any(array.shape[axis] != 1 for array in (scale, x.offset)):
-        raise Unsupported("scores with different scales cannot be compared exactly; quantise them with one scale")
-    codes = plain_value(builder, name, scale, x.offset)
+    if x.scale.shape[axis] != 1 or ("values" in parts and x.offset.shape[axis] != 1):
+        x = aligned(builder, x)
+    codes = plain_value(builder, x.op if x.offset.shape[axis] == 1 else _comparable(builder, x), x.scale, x.offset)
     turned = [size for i, size in enumerate(x.shape) if i != axis] + [x.shape[axis]]
     if axis != last:
         codes = moved(builder, codes, np.moveaxis(np.arange(math.prod(x.shape)).reshape(x.shape), axis, -1), "transpose")
     found = codes
-    for number, part in enumerate(parts):
+    for part in parts:
         op = builder.add(TopK(builder.new_name("top"), (codes.op,), k, largest, part))  # type: ignore[arg-type]
         found = (
             plain_value(builder, op, codes.scale, codes.offset)
@@ -112,8 +125,24 @@ def _best(node: Node, axis: int, k: int, largest: bool, parts: tuple[str, ...]) 
         if axis != last:
             shape = (*turned[:-1], k)
             found = moved(builder, found, np.moveaxis(np.arange(math.prod(shape)).reshape(shape), -1, axis), "transpose")
-        node.give(found, number)
+        node.give(found, int(node.kind == "TopK" and part == "indices"))
     return found
+
+
+def _comparable(builder: Builder, x: Value) -> str:
+    """Add codes in the same order as scale * codes + offset, where only the offset differs between what is compared.
+
+    Whole steps of the offset count as such; what is left of it decides between equal codes, and its rank does that as well.
+    """
+    steps = x.offset / x.scale
+    floors = np.array([math.floor(step) for step in steps.flat], dtype=object).reshape(steps.shape)
+    ranks = {rest: rank for rank, rest in enumerate(sorted(set((steps - floors).flat)))}
+    bias = floors * len(ranks) + np.array([ranks[rest] for rest in (steps - floors).flat], dtype=object).reshape(steps.shape)
+    if max(map(abs, bias.flat)) >= INT_LIMIT:
+        raise Unsupported(unaligned(x))
+    weights = np.full(bias.shape, len(ranks), dtype=np.int64)
+    fmt = Format.holding(0, len(ranks), 0)
+    return builder.add(Affine(builder.new_name("order"), (x.op,), weights, bias.astype(np.int64), fmt))
 
 
 READERS = {

@@ -1,6 +1,7 @@
 """Readers of convolutions, and what other layers share with them: biases, sliding windows, the order of axes."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -8,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.compiler.fixed import Codes
+from caloedge.compiler.fixed import Codes, Format
 from caloedge.compiler.ops import Conv
-from caloedge.compiler.ranges import MAX_ELEMENTS
+from caloedge.compiler.ranges import MAX_ELEMENTS, TooWide
 from caloedge.compiler.rationals import Rationals, compressed, rationals
 from caloedge.compiler.reading import Constant, Node, checked, integer_weights, real_weights, transposed
-from caloedge.compiler.values import Value, added, constant_of, moved, plain_value
+from caloedge.compiler.values import Value, added, aligned, constant_of, moved, plain_value, reason_of, uniform
 from caloedge.errors import BadData, Unsupported
 
 MAX_SCALES = 8
@@ -79,15 +80,19 @@ def convolution(
     groups: int,
 ) -> Value:
     """Add a convolution of a plain value; weights (F, C/groups, *kernel), bias (F,)."""
+    if any(size != 1 for array in (x.scale, x.offset) for size in array.shape[1:]):
+        x = aligned(node.builder, x)  # they differ between positions
     if any(x.offset.flat) and any(padding):
         x, padding = _padded(node, x, padding), (0,) * len(padding)
     channels = weights.values.shape[1]
     scale, offset = (_per_channel(array, x.shape, groups, len(weights.values), channels) for array in (x.scale, x.offset))
-    if groups == 1 and 1 < len(set(scale.flat)) <= MAX_SCALES and not any(offset.flat):
-        parts = _by_scale(node, weights, scale)
-        if parts is not None:
-            return _sum_of_convolutions(node, x, parts, bias, stride, padding, dilation)
-    codes, units, fmt = integer_weights(weights, 0, scale, node, "weights")
+    found = narrow_weights(node, weights, scale)
+    if found is None:
+        how = (stride, padding, dilation, groups)
+        return of_several_scales(
+            node, x, weights, scale if groups == 1 else None, bias, lambda *given: convolution(node, *given, *how)
+        )
+    codes, units, fmt = found
     constant = constant_part(codes, units, scale, offset, bias)
     whole, rest = whole_bias(constant, units)
     op = Conv(node.builder.new_name("conv"), (x.op,), codes, whole, fmt, stride, padding, dilation, groups)
@@ -96,34 +101,39 @@ def convolution(
     return plain_value(node.builder, op.name, units.reshape(-1, *ones), rest.reshape(-1, *ones))
 
 
-def _by_scale(node: Node, weights: Constant, scale: Rationals) -> list[tuple[Constant, Fraction]] | None:
-    """Split weights by the scale of the channels they act on; None if integers for all channels at once are narrow enough."""
+def narrow_weights(node: Node, weights: Constant, scale: Rationals) -> tuple[Codes, Rationals, Format] | None:
+    """Return integer weights, units and format; None if the input has several scales with which they are too many bits wide."""
     try:
-        integer_weights(weights, 0, scale, node, "weights")
+        return integer_weights(weights, 0, scale, node, "weights")
     except Unsupported:
-        parts = []
-        for number in dict.fromkeys(scale.flat):
-            mask = np.array(scale == number, dtype=np.int64)
-            codes = None if weights.codes is None else weights.codes * mask
-            parts.append((Constant(weights.values * mask, codes, weights.scale, weights.format), number))
-        return parts
-    return None
+        if uniform(scale) is not None:
+            raise
+        return None
 
 
-def _sum_of_convolutions(
-    node: Node,
-    x: Value,
-    parts: list[tuple[Constant, Fraction]],
-    bias: Rationals | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
+Product = Callable[[Value, Constant, Rationals | None], Value]
+"""A convolution or dense layer of an input, weights and a bias."""
+
+
+def of_several_scales(
+    node: Node, x: Value, weights: Constant, scale: Rationals | None, bias: Rationals | None, product: Product
 ) -> Value:
-    """Add one convolution for each scale of the input, on the same codes, and their sum."""
+    """Return a product whose input has several scales; `scale` is that of each weight's input where the product may be split.
+
+    For a few scales: one product for each, on the same codes, and their sum. Else the codes are brought to one scale before.
+    """
+    if scale is None or len(set(scale.flat)) > MAX_SCALES or any(x.offset.flat):
+        try:
+            return product(aligned(node.builder, x), weights, bias)
+        except TooWide as problem:
+            raise reason_of(problem, x) from None
     total: Value | None = None
-    for weights, number in parts:
+    for number in dict.fromkeys(scale.flat):
+        mask = np.array(scale == number, dtype=np.int64)
+        codes = None if weights.codes is None else weights.codes * mask
         same = replace(x, terms=((x.op, constant_of(number, len(x.shape))),))
-        part = convolution(node, same, weights, bias if total is None else None, stride, padding, dilation, 1)
+        masked = Constant(weights.values * mask, codes, weights.scale, weights.format)
+        part = product(same, masked, bias if total is None else None)
         total = part if total is None else added(total, part, node.name)
     assert total is not None
     return total
@@ -132,8 +142,6 @@ def _sum_of_convolutions(
 def _per_channel(array: Rationals, shape: tuple[int, ...], groups: int, filters: int, channels: int) -> Rationals:
     """Return a scale or offset of the input as one of the weights' rank: (1 or F, 1 or C/groups, 1, ...)."""
     array = compressed(array)
-    if any(size != 1 for size in array.shape[1:]):
-        raise Unsupported("its input has scales that differ between positions; quantise it with one scale")
     ones = (1,) * (len(shape) - 1)
     if array.size == 1 or groups == 1:
         return array.reshape(1, -1, *ones)

@@ -10,9 +10,21 @@ import numpy as np
 from caloedge.compiler import functions
 from caloedge.compiler.functions import Function
 from caloedge.compiler.ops import Multiply
+from caloedge.compiler.ranges import TooWide
 from caloedge.compiler.rationals import Rationals, rationals
 from caloedge.compiler.reading import Constant, Node, Operand, RawInput, checked, fitted, real_weights
-from caloedge.compiler.values import Value, added, applied, centred, constant_of, limited, moved, plain_value, scaled
+from caloedge.compiler.values import (
+    Value,
+    added,
+    applied,
+    constant_of,
+    limited,
+    moved,
+    plain_value,
+    reason_of,
+    scaled,
+    without_offset,
+)
 from caloedge.errors import BadData, Unsupported
 
 SQRT_BITS = 128
@@ -122,11 +134,12 @@ def _refuse_mismatch(a: Value, b: Value) -> None:
 def _product(node: Node) -> Value:
     a, b = _same_rank(node, node.plain(0), node.plain(1))
     _refuse_mismatch(a, b)
-    a, b = centred(node.builder, a), centred(node.builder, b)
-    if any(a.offset.flat) or any(b.offset.flat):
-        raise Unsupported("a factor with a bias that is no whole number of its steps is not supported; quantise it first")
-    op = node.builder.add(Multiply(node.builder.new_name("multiply"), (a.op, b.op)))
-    return plain_value(node.builder, op, a.scale * b.scale)
+    c, d = without_offset(node.builder, a), without_offset(node.builder, b)
+    try:
+        op = node.builder.add(Multiply(node.builder.new_name("multiply"), (c.op, d.op)))
+    except TooWide as problem:
+        raise reason_of(problem, a, b) from None
+    return plain_value(node.builder, op, c.scale * d.scale)
 
 
 def read_neg(node: Node) -> None:
@@ -176,9 +189,8 @@ def read_relu(node: Node) -> None:
 
 def read_clip(node: Node) -> None:
     """Read Clip, Min or Max with constant limits."""
-    if node.kind != "Clip" and isinstance(node.operand(0), Constant):
-        raise Unsupported("the constant must be the second input")
-    value = node.value(0)
+    first = int(node.kind != "Clip" and isinstance(node.operand(0), Constant))  # of Min and Max, either may be the constant
+    value = node.value(first)
     if node.kind == "Clip":
         if "min" in node.attributes or "max" in node.attributes:
             low, high = (np.array(node.real(name, 0.0)) if name in node.attributes else None for name in ("min", "max"))
@@ -187,7 +199,7 @@ def read_clip(node: Node) -> None:
     else:
         if len(node.proto.input) != 2:
             raise Unsupported(f"{node.kind} of {len(node.proto.input)} tensors is not supported; use one tensor and one constant")
-        limit = node.numbers(1, "limit")
+        limit = node.numbers(1 - first, "limit")
         low, high = (limit, None) if node.kind == "Max" else (None, limit)
     node.give(limited(value, _limit(low, value), _limit(high, value), node.name))
 
@@ -255,12 +267,13 @@ def _simple(function: Function) -> Callable[[Node], None]:
 
 
 def read_pow(node: Node) -> None:
-    """Read Pow with a whole positive exponent."""
+    """Read Pow with a whole positive exponent, or the root."""
     exponents = set(checked(node.numbers(1, "exponent"), "exponent").flat)
     exponent = exponents.pop() if len(exponents) == 1 else 0.0
-    if exponent not in (1.0, 2.0, 3.0, 4.0):
-        raise Unsupported("only the exponents 1 to 4 are supported")
-    node.give(applied(node.value(0), functions.power(int(exponent)), node.name))
+    if exponent not in (0.5, 1.0, 2.0, 3.0, 4.0):
+        raise Unsupported("only the exponents 1 to 4 and 0.5 are supported")
+    function = functions.SQRT if exponent == 0.5 else functions.power(int(exponent))
+    node.give(applied(node.value(0), function, node.name))
 
 
 READERS: dict[str, Callable[[Node], None]] = {

@@ -10,27 +10,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from caloedge.compiler.fixed import Format
+from caloedge.compiler.onnx_file import WHOLE_TYPES
 from caloedge.compiler.ops import Affine, Rearrange
-from caloedge.compiler.ranges import MAX_ELEMENTS
-from caloedge.compiler.rationals import Rationals, exponent_of
-from caloedge.compiler.reading import Constant, Node, Operand, RawInput, Scores
-from caloedge.compiler.values import Value, moved, uniform
+from caloedge.compiler.ranges import INT_LIMIT, MAX_ELEMENTS
+from caloedge.compiler.rationals import Rationals, common_unit, exponent_of, nearest_exponent, rationals
+from caloedge.compiler.reading import Constant, Node, Operand, RawInput, Scores, checked
+from caloedge.compiler.values import Value, constant_of, moved, plain_value, uniform
 from caloedge.errors import BadData, Unsupported
 
 Index = NDArray[np.int64]
-WHOLE_TYPES: dict[int, tuple[int, int]] = {
-    TensorProto.INT8: (-(2**7), 2**7 - 1),
-    TensorProto.INT16: (-(2**15), 2**15 - 1),
-    TensorProto.INT32: (-(2**31), 2**31 - 1),
-    TensorProto.INT64: (-(2**63), 2**63 - 1),
-    TensorProto.UINT8: (0, 2**8 - 1),
-    TensorProto.UINT16: (0, 2**16 - 1),
-    TensorProto.UINT32: (0, 2**32 - 1),
-    TensorProto.UINT64: (0, 2**64 - 1),
-    TensorProto.BOOL: (0, 1),
-    TensorProto.FLOAT16: (-(2**11), 2**11),
-    TensorProto.BFLOAT16: (-(2**8), 2**8),
-}
+EXACT_TYPES = WHOLE_TYPES | {TensorProto.FLOAT16: (-(2**11), 2**11), TensorProto.BFLOAT16: (-(2**8), 2**8)}
 """Types that a cast may go to, and from where to where they hold every whole number."""
 
 
@@ -67,11 +56,11 @@ def read_cast(node: Node) -> None:
 
 def _holds_all(to: int, value: Operand, node: Node) -> bool:
     """Tell whether a type holds every number of a tensor: whole ones within its range."""
-    if not isinstance(value, Value) or not value.is_plain or to not in WHOLE_TYPES:
+    if not isinstance(value, Value) or not value.is_plain or to not in EXACT_TYPES:
         return False
     if any(number.denominator != 1 for number in (*value.scale.flat, *value.offset.flat)):
         return False
-    low, high = WHOLE_TYPES[to]
+    low, high = EXACT_TYPES[to]
     ends = [scale * code for scale in value.scale.flat for code in node.builder.tensors[value.op].range]
     return bool(low <= min(ends) + min(value.offset.flat) and max(ends) + max(value.offset.flat) <= high)
 
@@ -219,8 +208,11 @@ def read_split(node: Node) -> None:
 
 
 def read_concat(node: Node) -> None:
-    """Read Concat of tensors, also with different scales."""
-    values = [node.plain(i) for i in range(len(node.proto.input))]
+    """Read Concat of tensors, also with different scales, and of constants such as the first state of a recurrent cell."""
+    constant = [isinstance(node.operand(i), Constant) for i in range(len(node.proto.input))]
+    moving = {i: node.plain(i) for i, fixed in enumerate(constant) if not fixed}
+    source = next(iter(moving.values())).op
+    values = [moving[i] if i in moving else _constant_value(node, i, source) for i in range(len(constant))]
     rank = len(values[0].shape)
     axis = node.axis(node.whole("axis"), rank)
     outer = {tuple(size for i, size in enumerate(value.shape) if i != axis) for value in values}
@@ -243,6 +235,24 @@ def read_concat(node: Node) -> None:
         for each in ([value.scale for value in values], [value.offset for value in values])
     ]
     node.give_plain(op, arrays[0], arrays[1])
+
+
+def _constant_value(node: Node, index: int, source: str) -> Value:
+    """Return a constant input, the same for all events, as codes that are made of nothing of some operation's."""
+    numbers = checked(node.numbers(index, "a constant"), "a constant")
+    if numbers.ndim < 2 or numbers.shape[0] != 1:
+        raise Unsupported(f"a constant of shape {numbers.shape} is not one for all events; use (1, ...)")
+    values = rationals(numbers[0])
+    unit = common_unit(values)
+    steps = [int(number / unit) for number in values.flat]
+    if max(map(abs, steps)) >= INT_LIMIT:
+        raise Unsupported("its constant is not quantised: as integers its numbers need more than 62 bits; use a quantiser")
+    codes = np.array(steps, dtype=np.int64).reshape(values.shape)
+    builder = node.builder
+    any_code = builder.add(Rearrange(builder.new_name("repeat"), (source,), np.zeros(codes.shape, dtype=np.int64), kind="repeat"))
+    fmt = Format(False, 1, nearest_exponent(unit) - builder.tensors[source].format.fraction)
+    op = builder.add(Affine(builder.new_name("constant"), (any_code,), np.zeros_like(codes), codes, fmt))
+    return plain_value(builder, op, constant_of(unit, codes.ndim))
 
 
 def _at_one_fraction(node: Node, values: list[Value]) -> list[Value]:

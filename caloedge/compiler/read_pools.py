@@ -15,7 +15,7 @@ from caloedge.compiler.read_convolutions import (
     window,
 )
 from caloedge.compiler.reading import Constant, Node
-from caloedge.compiler.values import Value, constant_of, plain_value, positive, single
+from caloedge.compiler.values import Value, aligned, constant_of, plain_value, positive, single
 from caloedge.errors import BadData, Unsupported
 
 
@@ -24,6 +24,8 @@ def read_max_pool(node: Node) -> None:
     value = node.value(0)
     if any(not function.increasing for function in value.functions):
         value = node.plain(0)
+    if value.is_plain and any(size != 1 for array in (value.scale, value.offset) for size in array.shape[1:]):
+        value = aligned(node.builder, value)
     if node.last:
         node.give(channels_last(node, _max_pool(node, channels_first(node, value))))
     else:
@@ -156,7 +158,7 @@ def read_global_max_pool(node: Node) -> None:
     if len(value.shape) < 2:
         raise Unsupported("its input has no axes but channels")
     if any(size != 1 for array in (value.scale, value.offset) for size in array.shape[1:]):
-        raise Unsupported("its input has scales that differ between positions; quantise it with one scale")
+        value = aligned(node.builder, value)
     op = MaxPool(node.builder.new_name("pool"), (value.op,), value.shape[1:], (1,) * (len(value.shape) - 1))
     node.give_plain(node.builder.add(op), value.scale, value.offset)
 

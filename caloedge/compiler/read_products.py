@@ -6,15 +6,25 @@ from fractions import Fraction
 import numpy as np
 
 from caloedge.compiler.fixed import Format
+from caloedge.compiler.functions import SQRT
 from caloedge.compiler.ops import Dense, MatMul, MaxPool
+from caloedge.compiler.ranges import TooWide
 from caloedge.compiler.rationals import Rationals
-from caloedge.compiler.read_convolutions import (
-    bias_of,
-    constant_part,
-    whole_bias,
+from caloedge.compiler.read_convolutions import bias_of, constant_part, narrow_weights, of_several_scales, whole_bias
+from caloedge.compiler.reading import Constant, Node, transposed
+from caloedge.compiler.values import (
+    Value,
+    aligned,
+    applied,
+    centred,
+    constant_of,
+    moved,
+    plain_value,
+    positive,
+    powered,
+    reason_of,
+    scaled,
 )
-from caloedge.compiler.reading import Constant, Node, integer_weights, transposed
-from caloedge.compiler.values import Value, centred, constant_of, moved, plain_value, positive, uniform
 from caloedge.errors import BadData, Unsupported
 
 
@@ -52,25 +62,17 @@ def read_matmul(node: Node) -> None:
         turned = swapped(node, value)
         node.give(swapped(node, _dense(node, turned, weights, None, Fraction(1))))
         return
-    a, b = (_without_offset(node, node.plain(index)) for index in (0, 1))
+    given = node.plain(0), node.plain(1)
+    a, b = (aligned(node.builder, centred(node.builder, value)) for value in given)
     rank = max(len(a.shape), len(b.shape))
     if min(len(a.shape), len(b.shape)) < 2:
         raise Unsupported("a product of two tensors needs two axes beside the events")
-    scales = [uniform(x.scale) for x in (a, b)]
-    if None in scales:
-        raise Unsupported("a product of two tensors with scales per channel is not supported; use one scale each")
     a, b = (_with_rank(node, x, rank) for x in (a, b))
-    op = node.builder.add(MatMul(node.builder.new_name("matmul"), (a.op, b.op)))
-    node.give_plain(op, constant_of(scales[0] * scales[1], rank))  # type: ignore[operator]
-
-
-def _without_offset(node: Node, value: Value) -> Value:
-    value = centred(node.builder, value)
-    if any(value.offset.flat):
-        raise Unsupported(
-            "a product of tensors with biases that are no whole number of steps is not supported; quantise them first"
-        )
-    return value
+    try:
+        op = node.builder.add(MatMul(node.builder.new_name("matmul"), (a.op, b.op)))
+    except TooWide as problem:
+        raise reason_of(problem, *given) from None
+    node.give_plain(op, a.scale * b.scale)
 
 
 def _with_rank(node: Node, value: Value, rank: int) -> Value:
@@ -91,11 +93,15 @@ def _dense(node: Node, x: Value, weights: Constant, bias: Rationals | None, fact
     """Add factor * (x @ weights.T + bias) along the last axis; weights (F, K)."""
     if weights.values.shape[1] != x.shape[-1]:
         raise BadData(f"weights for {weights.values.shape[1]} inputs do not fit a tensor ({', '.join(map(str, x.shape))})")
-    for array in (x.scale, x.offset):
-        if any(size != 1 for size in array.shape[:-1]):
-            raise Unsupported("its input has scales that differ along another axis than the last; quantise it with one scale")
+    if any(size != 1 for array in (x.scale, x.offset) for size in array.shape[:-1]):
+        x = aligned(node.builder, x)  # they differ along another axis than the last
     scale, offset = x.scale.reshape(1, -1), x.offset.reshape(1, -1)
-    codes, units, fmt = integer_weights(weights, 0, scale, node, "weights")
+    narrow = narrow_weights(node, weights, scale)
+    if narrow is None:
+        found = of_several_scales(node, x, weights, scale, bias, lambda *given: _dense(node, *given, Fraction(1)))
+        nothing = constant_of(0, len(x.shape))
+        return scaled(found, nothing + factor, nothing, node.name)
+    codes, units, fmt = narrow
     whole, rest = whole_bias(constant_part(codes, units, scale, offset, bias), units)
     op = node.builder.add(Dense(node.builder.new_name("dense"), (x.op,), codes, whole, fmt))
     ones = (1,) * (len(x.shape) - 1)
@@ -103,8 +109,10 @@ def _dense(node: Node, x: Value, weights: Constant, bias: Rationals | None, fact
 
 
 def read_reduce(node: Node) -> None:
-    """Read ReduceSum, ReduceMean and ReduceMax over any axes but that of the events."""
+    """Read sums, means and maxima, sums of squares and their roots, over any axes but that of the events."""
     x = node.plain(0)
+    if node.kind in ("ReduceSumSquare", "ReduceL2"):
+        x = powered(node.builder, x, 2)
     rank = len(x.shape)
     given = node.integers(1, "axes") if node.has(1) else list(node.wholes("axes", ()))
     if not given and (node.whole("noop_with_empty_axes", 0) or not rank):
@@ -114,9 +122,8 @@ def read_reduce(node: Node) -> None:
     if axes is None:
         raise Unsupported("a sum over all axes would mix events; name the axes")
     kept = [axis for axis in range(rank) if axis not in axes]
-    for array in (x.scale, x.offset):
-        if any(array.shape[axis] != 1 for axis in axes):
-            raise Unsupported("its input has scales that differ along the axes; quantise it with one scale")
+    if any(array.shape[axis] != 1 for array in (x.scale, x.offset) for axis in axes):
+        x = aligned(node.builder, x)
     count = math.prod(x.shape[axis] for axis in axes)
     order = np.arange(math.prod(x.shape)).reshape(x.shape).transpose(*kept, *axes)
     rows = moved(node.builder, x, order.reshape(-1, count), "transpose")
@@ -135,7 +142,8 @@ def read_reduce(node: Node) -> None:
     shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes)
     total = plain_value(builder, op, rows.scale * factor, offset)
     places = np.arange(math.prod(shape)).reshape(shape or (1,))
-    node.give(moved(builder, total, places, "reshape"), scalar=not shape)
+    found = moved(builder, total, places, "reshape")
+    node.give(applied(found, SQRT, node.name) if node.kind == "ReduceL2" else found, scalar=not shape)
 
 
 READERS = {
@@ -144,4 +152,6 @@ READERS = {
     "ReduceSum": read_reduce,
     "ReduceMean": read_reduce,
     "ReduceMax": read_reduce,
+    "ReduceSumSquare": read_reduce,
+    "ReduceL2": read_reduce,
 }

@@ -1,5 +1,6 @@
 """Readers of quantisers: Quant, BipolarQuant, Trunc and MultiThreshold of QONNX, QuantizeLinear and DequantizeLinear of ONNX."""
 
+import math
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -195,7 +196,12 @@ def _counted(node: Node, source: Value, thresholds: Rationals, fmt: Format, base
     """Add base + step * #(value >= threshold) for real thresholds (*shape, levels), whose shape has the value's rank."""
     builder = node.builder
     if source.functions:
-        raise Unsupported(f"the result of {source.node} is not quantised; add a quantiser after it")
+        try:
+            source = plain(builder, source)
+        except Unsupported:
+            raise Unsupported(
+                f"thresholds on the result of {source.node} are not supported; use a Quant of two bits or more"
+            ) from None
     # A limit of the value only moves thresholds that lie beyond it out of reach.
     value = positive(builder, single(builder, source))
     name, scale = value.terms[0]
@@ -259,12 +265,13 @@ def read_trunc(node: Node) -> None:
     # Rounding to whole codes of the input's scale changes nothing when the codes are whole already.
     factor, summand = whole.scale / scale, whole.offset / scale + zero
     if any(number.denominator != 1 for number in (*factor.flat, *summand.flat)):
-        raise Unsupported("its input has no whole codes at its scale; quantise it with the same scale before")
+        whole = _in_whole_codes(node, whole, scale, zero)
+        factor, summand = whole.scale / scale, whole.offset / scale + zero
     second = len(node.proto.input) > 5
     if second:  # opset 2: the output has a scale of its own and is limited
         out_scale = fitted(_positive(node.numbers(4, "output scale")), value.shape, "output scale")
         ratio = uniform(out_scale / scale)
-        shift = None if ratio is None else exponent_of(1 / ratio)
+        shift = None if ratio is None else -nearest_exponent(ratio)  # as the qonnx package does
         (bits_out,) = node.integers(5, "output bit width")[:1] or [0]
     else:
         out_scale = scale
@@ -294,6 +301,19 @@ def read_trunc(node: Node) -> None:
         node.give(scaled(codes, out_scale, -out_scale * zero / 2**shift, node.name))
     else:
         node.give(scaled(codes, scale, -scale * zero, node.name))
+
+
+def _in_whole_codes(node: Node, value: Value, scale: Rationals, zero: Rationals) -> Value:
+    """Return a plain value rounded to whole codes of a scale, none of which is limited.
+
+    A mean that is truncated has whole codes but for float32's rounding of its scale: then this changes nothing.
+    """
+    low, high = node.builder.tensors[value.op].range
+    ends = [abs(number) for number in (value.scale / scale).flat]
+    reach = math.ceil(max(ends) * max(abs(low), abs(high)) + max(map(abs, (value.offset / scale + zero).flat))) + 1
+    fmt = Format.holding(-reach, reach, 0)
+    quantiser = _nominal(Quantiser(fmt.min_code, fmt.max_code, Rounding.HALF_EVEN, fmt), scale)
+    return quantised(node.builder, value, scale, zero, quantiser)
 
 
 def read_quantize_linear(node: Node) -> None:

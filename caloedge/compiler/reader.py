@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
 from caloedge.compiler import (
     read_choices,
@@ -28,11 +26,11 @@ from caloedge.compiler import (
 )
 from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Format
+from caloedge.compiler.folding import fold, is_folded
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.onnx_file import OnnxFile, load, node_name, shown, tensor_array
 from caloedge.compiler.ops import InputQuantiser, Output
 from caloedge.compiler.passes import optimise
-from caloedge.compiler.ranges import MAX_ELEMENTS
 from caloedge.compiler.rationals import Rationals, to_floats
 from caloedge.compiler.reading import SOFTMAX, Constant, Node, RawInput, Reading, Scores, as_codes
 from caloedge.compiler.values import Value, expanded, uniform
@@ -49,16 +47,6 @@ READERS: Mapping[str, Callable[[Node], None]] = {
     **read_elementwise.READERS,
     **read_moves.READERS,
 }
-FOLDED = {
-    *("Abs", "Add", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Exp", "Expand", "Flatten", "Floor"),
-    *("Gather", "Identity", "MatMul", "Max", "Min", "Mul", "Neg", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean"),
-    *("ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Shape", "Sign", "Slice", "Split", "Sqrt", "Squeeze", "Sub"),
-    *("Tile", "Transpose", "Unsqueeze", "Where"),
-}
-"""Operators that are calculated while reading when all their inputs are constants."""
-MOVES = {"Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
-"""Those of them that keep quantised weights quantised."""
-ELEMENTWISE = {"Add", "Div", "Equal", "Max", "Min", "Mul", "Pow", "Sub", "Where"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +72,7 @@ class Compiled:
     """The file's tensors that are codes in `unoptimised`, in the order of its nodes."""
 
 
-def read(path: Path) -> Graph:
+def read(path: str | Path) -> Graph:
     """Return the exact integer network of a QONNX file.
 
     Raises `BadData` for a file that is damaged or contradicts itself and `Unsupported`, naming the node and a cure, for
@@ -93,17 +81,21 @@ def read(path: Path) -> Graph:
     return compile_file(path).graph
 
 
-def compile_file(path: Path, missing: Format | None = None) -> Compiled:
+def compile_file(path: str | Path, missing: Format | None = None) -> Compiled:
     """Return the integer network of a QONNX file; where a quantiser is missing, one of this format is put in if it is given."""
+    path = Path(path)
     file = load(path)
     reading = Reading(
         file=file.name,
         builder=Builder(frozenset((*file.outputs, *(value.name for value in file.inputs)))),
         shapes={value.name: value.shape or (1,) for value in file.inputs},
+        whole={value.name: value.whole for value in file.inputs},
         batch_sizes=frozenset(value.event_axis_size for value in file.inputs if value.event_axis_size is not None),
         opset=file.opsets.get("", 13),
+        read=frozenset((*file.outputs, *(name for node in file.nodes for name in node.input))),
         missing=missing,
     )
+    reading.scalars.update(value.name for value in file.inputs if not value.shape)
     reading.operands.update({name: Constant(values) for name, values in file.constants.items()})
     for value in file.inputs:
         shape = reading.shapes[value.name]
@@ -134,21 +126,18 @@ def _read_node(proto: onnx.NodeProto, reading: Reading, folder: Path) -> None:
     custom = proto.op_type in read_quantisers.CUSTOM
     last = node.last and proto.op_type in read_convolutions.CHANNELS_LAST
     allowed = QUANT_DOMAINS if custom else (CHANNELS_LAST_DOMAIN,) if last else ("", "ai.onnx")
-    known = proto.op_type in READERS or proto.op_type in FOLDED
-    if not known or proto.domain not in allowed:
+    folded = not custom and not last and is_folded(node)
+    if not (proto.op_type in READERS or folded) or proto.domain not in allowed:
         operator = shown(f"{proto.domain}.{proto.op_type}" if proto.domain else proto.op_type)
         raise Unsupported(
             f"operator {operator} is not supported (see `caloedge list`); export the network without it, or calculate it outside"
         )
     if not custom and not last:
         _refuse_wrong_count(proto, reading.opset)
-    operands = [reading.operands[name] for name in proto.input if name]
-    if not custom and proto.op_type in FOLDED and all(isinstance(operand, Constant) for operand in operands):
-        _fold(node, [operand for operand in operands if isinstance(operand, Constant)])
-    elif proto.op_type in READERS:
-        READERS[proto.op_type](node)
+    if folded:
+        fold(node)
     else:
-        raise Unsupported(f"operator {proto.op_type} is supported for constants only; calculate it outside of the network")
+        READERS[proto.op_type](node)
 
 
 def _refuse_wrong_count(proto: onnx.NodeProto, opset: int) -> None:
@@ -181,58 +170,6 @@ def _constant(node: Node, folder: Path) -> Constant:
         if name in values:
             return Constant(np.asarray(values[name], dtype=kind))
     raise Unsupported("only constants of numbers are supported")
-
-
-def _fold(node: Node, constants: list[Constant]) -> None:
-    """Calculate a node of constants with the operators' reference implementation, in float64."""
-    _refuse_growth(node, constants)
-    first = constants[0] if constants else None
-    if first is not None and first.codes is not None and first.scale is not None and node.kind in MOVES:
-        places = np.arange(first.values.size).reshape(first.values.shape)
-        for number, moved in enumerate(_calculated(node, [places, *(constant.values for constant in constants[1:])])):
-            index = moved.astype(np.int64)
-            scale = np.broadcast_to(first.scale, first.codes.shape).reshape(-1)[index]
-            values = first.values.reshape(-1)[index]
-            node.give(Constant(values, first.codes.reshape(-1)[index], scale, first.format), number)
-        return
-    arrays = [x.astype(np.float64) if x.dtype == np.float32 else x for x in (constant.values for constant in constants)]
-    for number, values in enumerate(_calculated(node, arrays)):
-        node.give(Constant(np.asarray(values)), number)
-
-
-def _calculated(node: Node, arrays: list[NDArray[Any]]) -> list[Any]:
-    names = [name for name in node.proto.input if name]
-    given = dict(zip(names, arrays, strict=True))
-    inputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, None) for name in given]
-    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, None) for name in node.proto.output]
-    graph = onnx.helper.make_graph([node.proto], "one", inputs, outputs)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", node.reading.opset)])
-    with np.errstate(all="ignore"):
-        return list(ReferenceEvaluator(model).run(None, given))
-
-
-def _refuse_growth(node: Node, constants: list[Constant]) -> None:
-    """Refuse results that are far larger than what they are calculated from."""
-    sizes = [constant.values.size for constant in constants]
-    shapes = [constant.values.shape for constant in constants]
-    if node.kind in ("ConstantOfShape", "Expand", "Tile", "Reshape"):
-        last = constants[-1].values.astype(np.float64).reshape(-1)
-        size = float(np.prod(np.maximum(np.abs(last), 1))) * (sizes[0] if node.kind in ("Tile", "Expand") else 1)
-    elif node.kind == "Range":
-        start, end, step = (float(constant.values.reshape(-1)[0]) for constant in constants)
-        size = abs((end - start) / step) if step else math.inf
-    elif node.kind == "Gather":
-        size = float(sizes[0]) * sizes[1]
-    elif node.kind in ("MatMul", "Concat"):
-        size = float(np.prod(sizes)) if node.kind == "MatMul" else float(sum(sizes))
-    else:
-        size = (
-            float(math.prod(np.broadcast_shapes(*shapes)))
-            if node.kind in ELEMENTWISE and shapes
-            else float(max(sizes, default=0))
-        )
-    if not size <= 4 * MAX_ELEMENTS:
-        raise Unsupported(f"a constant of up to {size:.3g} elements is too large")
 
 
 # The end

@@ -21,6 +21,9 @@ from caloedge.compiler.values import Value, constant_of, moved, plain, plain_val
 from caloedge.errors import BadData, Unsupported
 
 MAX_WEIGHT_BITS = 24
+"""Weights that need more on their common grid were not quantised."""
+MAX_EXACT_BITS = 48
+"""Most bits of weights that were, but with several scales for one output channel."""
 SOFTMAX = "the result of a softmax is not quantised; add a quantiser, or leave it out: the largest score stays the largest"
 COUNT_KEEPERS = (
     *("Cast", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
@@ -78,9 +81,13 @@ class Reading:
     builder: Builder
     shapes: dict[str, tuple[int, ...]]
     """Of the network's inputs."""
+    whole: dict[str, tuple[int, int] | None]
+    """Least and greatest value of those inputs that are declared as whole numbers."""
     batch_sizes: frozenset[int]
     """Sizes of the event axis that the file declares."""
     opset: int
+    read: frozenset[str]
+    """Tensors that a node reads or that leave the network."""
     missing: Format | None
     """What is put in where a quantiser is missing; None to refuse."""
     operands: dict[str, Operand] = field(default_factory=dict)
@@ -139,7 +146,7 @@ class Node:
         """Return an input that depends on the network's input, as it is."""
         found = self.operand(index)
         if isinstance(found, Constant):
-            raise Unsupported("its input is a constant; fold constants before exporting")
+            raise Unsupported("its first input is a constant and another one is not, which is not supported; exchange them")
         if isinstance(found, Scores):
             raise Unsupported(f"{SOFTMAX} ({found.node})")
         if isinstance(found, RawInput):
@@ -317,7 +324,8 @@ def quantise_input(
     rest = real_scale * Fraction(2) ** fraction
     fmt = replace(quantiser.format, fraction=fraction)
     shape = reading.shapes[raw.name]
-    op = InputQuantiser(raw.name, shape, fmt, quantiser.narrow, quantiser.rounding, float(rest), int(zero), zero_after)
+    rounding, whole = quantiser.rounding, reading.whole[raw.name]
+    op = InputQuantiser(raw.name, shape, fmt, quantiser.narrow, rounding, float(rest), int(zero), zero_after, whole)
     there = reading.builder.ops.get(raw.name)
     if there is None:
         reading.builder.add(op)
@@ -354,10 +362,15 @@ def integer_weights(constant: Constant, axis: int, inputs: Rationals, node: Node
     if values.size > MAX_ELEMENTS // 16 and constant.codes is None:
         raise Unsupported(f"{what} are {values.size:,} unquantised numbers; use a weight quantiser (QuantConv2d, QuantLinear)")
     real = rationals(values) * inputs
+    most = MAX_WEIGHT_BITS if constant.codes is None or same is None else MAX_EXACT_BITS
     whole = _with_units(real, axis, [_unit(real)] * real.shape[axis])
     if whole is None or int(np.abs(whole[0]).max(initial=0)).bit_length() >= MAX_WEIGHT_BITS:
         whole = _with_units(real, axis, [_unit(row) for row in np.moveaxis(real, axis, 0)])
-    if whole is None or int(np.abs(whole[0]).max(initial=0)).bit_length() >= MAX_WEIGHT_BITS:
+    if whole is None or int(np.abs(whole[0]).max(initial=0)).bit_length() >= most:
+        if constant.codes is not None:
+            raise Unsupported(
+                f"{what} of one output channel have scales without a common unit in {most} bits; use one scale per output channel"
+            )
         cure = "use a weight quantiser (QuantConv2d, QuantLinear), or --quantise-missing FORMAT"
         raise Unsupported(f"{what} are not quantised: as integers they need more than {MAX_WEIGHT_BITS} bits; {cure}")
     codes, units = whole

@@ -25,7 +25,7 @@ from caloedge.errors import Unsupported
 SMALL_FACTOR_BITS = 8
 """An exact factor of so few bits is taken without looking for a smaller one."""
 MAX_LEVELS = 2**12
-"""Most thresholds per channel."""
+"""Most thresholds per channel, and most entries of a table that takes their place."""
 MAX_STEPS = 2**21
 """Most thresholds or table entries of one operation."""
 DOUBTFUL = 1e-9
@@ -260,6 +260,8 @@ def _by_thresholds(builder: Builder, source: str, rows: list[Row], grid: tuple[i
     levels = quantiser.high - quantiser.low
     entries = max(row.high for row in rows) - min(row.low for row in rows) + 1
     if levels > MAX_LEVELS or levels * len(rows) > MAX_STEPS:
+        if entries <= MAX_LEVELS and entries * len(rows) <= MAX_STEPS:
+            return _by_table(builder, source, rows, grid, quantiser, kind)
         raise Unsupported(
             f"its rescaling needs {levels:,} thresholds for each of {len(rows)} channels over {entries:,} codes; use fewer bits "
             "or scales that are powers of two"
@@ -273,6 +275,18 @@ def _by_thresholds(builder: Builder, source: str, rows: list[Row], grid: tuple[i
     ]
     codes = np.array(thresholds, dtype=np.int64).reshape(*grid, levels)
     return builder.add(Threshold(builder.new_name(kind), (source,), codes, quantiser.low, 1, quantiser.format))
+
+
+def _by_table(builder: Builder, source: str, rows: list[Row], grid: tuple[int, ...], quantiser: Quantiser, kind: str) -> str:
+    """Look up what each of a few codes is rounded to."""
+    first = min(row.low for row in rows)
+    codes = np.arange(first, max(row.high for row in rows) + 1).astype(object)
+    values = np.empty((len(rows), len(codes)), dtype=np.int64)
+    for number, row in enumerate(rows):
+        divisor = math.lcm(row.factor.denominator, row.summand.denominator)
+        numerators = int(row.factor * divisor) * codes + int(row.summand * divisor)
+        values[number] = np.clip(rounded_quotients(numerators, divisor, quantiser.rounding), quantiser.low, quantiser.high)
+    return builder.add(Table(builder.new_name(kind), (source,), values.reshape(*grid, -1), first, quantiser.format))
 
 
 def _threshold(row: Row, level: int, rounding: Rounding) -> int:

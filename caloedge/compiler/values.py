@@ -16,12 +16,13 @@ from caloedge.compiler import functions as real_functions
 from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.functions import Function
-from caloedge.compiler.ops import Add, Affine, Rearrange, Requantise, Reshape
-from caloedge.compiler.ranges import INT_LIMIT
+from caloedge.compiler.ops import Add, Affine, Multiply, Rearrange, Requantise, Reshape
+from caloedge.compiler.ranges import INT_LIMIT, TooWide
 from caloedge.compiler.rationals import Rationals, common_unit, compressed, exponent_of, nearest_exponent, rationals
 from caloedge.compiler.steps import Quantiser, exactly_rounded, quantise_affine, quantise_function, rounded_quotients
 from caloedge.errors import Unsupported
 
+NO_UNIT = "its scales have no common unit in 62 bits; use the same scale, or scales that are powers of two"
 MAX_COMBINATIONS = 2**20
 """Most combinations of codes for which small multipliers of a sum are tried out."""
 
@@ -137,9 +138,10 @@ def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -
     fill = 0
     if np.any(index == -1):
         value = plain(builder, value)
-        if uniform(-value.offset / value.scale) is None:
-            value = centred(builder, value)
-        fill = _zero_code(value)
+        code = uniform(-value.offset / value.scale)
+        if code is None or code.denominator != 1:
+            value, code = without_offset(builder, value), Fraction(0)
+        fill = int(code)
     source = value.op if value.is_plain else value.terms[0][0]
     if index.size == math.prod(value.shape) and np.array_equal(index.reshape(-1), np.arange(index.size)):
         op = builder.add(Reshape(builder.new_name("reshape" if index.ndim > 1 else "flatten"), (source,), index.shape))
@@ -150,7 +152,7 @@ def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -
         same = uniform(array)
         if same is not None:
             return constant_of(same, index.ndim)
-        return compressed(np.broadcast_to(array, value.shape).reshape(-1)[index])
+        return _compressed_where(np.broadcast_to(array, value.shape).reshape(-1)[index], index >= 0)
 
     def optional(array: Rationals | None) -> Rationals | None:
         return None if array is None else take(array)
@@ -160,11 +162,13 @@ def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -
     return Value(index.shape, terms, take(value.offset), optional(value.low), optional(value.high), functions, value.node)
 
 
-def _zero_code(value: Value) -> int:
-    code = uniform(-value.offset / value.scale)
-    if code is None or code.denominator != 1:
-        raise Unsupported("its input has no code for zero, with which it is to be padded; use a symmetric quantiser")
-    return int(code)
+def _compressed_where(values: Rationals, matters: NDArray[np.bool_]) -> Rationals:
+    """Return `compressed` values, of which only some matter: what is zero has any scale."""
+    for axis in range(values.ndim):
+        one = np.take_along_axis(values, np.expand_dims(matters.argmax(axis), axis), axis)
+        if ((values == one) | ~matters).all():
+            values, matters = one, np.asarray(matters.any(axis, keepdims=True))
+    return values
 
 
 def expanded(builder: Builder, value: Value) -> Value:
@@ -328,7 +332,10 @@ def single(builder: Builder, value: Value) -> Value:
         whole = _whole(compressed(multipliers))
         if any(size not in (1, own) for size, own in zip(whole.shape, builder.tensors[name].shape, strict=True)):
             name = expanded(builder, replace(value, terms=((name, scale),))).op
-        names.append(_affine(builder, name, whole, np.zeros_like(whole), fraction))
+        try:
+            names.append(_affine(builder, name, whole, np.zeros_like(whole), fraction))
+        except TooWide:
+            raise Unsupported(NO_UNIT) from None
     assert unit.ndim == rank
     return replace(value, terms=((_sum(builder, names), unit),))
 
@@ -336,14 +343,14 @@ def single(builder: Builder, value: Value) -> Value:
 def _whole(values: Rationals) -> Codes:
     numbers = [int(value) for value in values.flat]
     if max(map(abs, numbers)) >= 2**61:
-        raise Unsupported("its scales have no common unit in 62 bits; use the same scale, or scales that are powers of two")
+        raise Unsupported(NO_UNIT)
     return np.array(numbers, dtype=np.int64).reshape(values.shape)
 
 
 def plain(builder: Builder, value: Value) -> Value:
     """Return the value as an affine function of one operation's codes; raise `Unsupported` when only rounding could do that."""
     if value.functions:
-        raise Unsupported(f"the result of {value.node} is not quantised; add a quantiser after it")
+        return plain(builder, _multiplied_out(builder, value))
     value = _visible(builder, single(builder, value))
     if value.is_plain:
         return value
@@ -365,6 +372,31 @@ def plain(builder: Builder, value: Value) -> Value:
     return Value(value.shape, ((op, scale),), value.offset)
 
 
+def _multiplied_out(builder: Builder, value: Value) -> Value:
+    """Return a value with its first function as products of codes, where it is a power, and the next one where it is affine."""
+    first, *rest = value.functions
+    if first.exponent is None:
+        raise Unsupported(f"the result of {value.node} is not quantised; add a quantiser after it")
+    found = powered(builder, plain(builder, replace(value, functions=())), first.exponent)
+    while rest and rest[0].kind == "affine":
+        factor, summand = rest.pop(0).constants
+        found = scaled(found, factor, summand, value.node)
+    return replace(found, functions=tuple(rest), node=value.node)
+
+
+def powered(builder: Builder, value: Value, exponent: int) -> Value:
+    """Return a plain value to the power of a whole positive exponent, as products of codes."""
+    whole = without_offset(builder, value)
+    op, scale = whole.op, whole.scale
+    for _ in range(exponent - 1):
+        try:
+            op = builder.add(Multiply(builder.new_name("multiply"), (op, whole.op)))
+        except TooWide as problem:
+            raise reason_of(problem, value) from None
+        scale = scale * whole.scale
+    return plain_value(builder, op, scale)
+
+
 def centred(builder: Builder, value: Value) -> Value:
     """Return a value of one term without its offset where that is a whole number of steps, which goes into the codes."""
     name, scale = value.terms[0]
@@ -376,6 +408,53 @@ def centred(builder: Builder, value: Value) -> Value:
     bias = np.array([int(step) for step in steps.flat], dtype=np.int64).reshape(steps.shape)
     op = builder.add(Affine(builder.new_name("shift"), (name,), np.ones_like(bias), bias, Format(False, 1, 0)))
     return replace(value, terms=((op, scale),), offset=constant_of(0, len(value.shape)))
+
+
+def without_offset(builder: Builder, value: Value) -> Value:
+    """Return a plain value without an offset, with its own scales where they allow that and with one scale otherwise."""
+    value = centred(builder, value)
+    return aligned(builder, value) if any(value.offset.flat) else value
+
+
+def aligned(builder: Builder, value: Value) -> Value:
+    """Return a plain value without offset as codes of one scale: the largest unit of which all scales and offsets are multiples.
+
+    Any finite numbers have one; raises `Unsupported` where it is too small for codes of 62 bits.
+    """
+    if uniform(value.scale) is not None and not any(value.offset.flat):
+        return value
+    unit = common_unit(np.concatenate([value.scale.reshape(-1), value.offset.reshape(-1)]))
+    weights, bias = compressed(value.scale / unit), compressed(value.offset / unit)
+    tensor = builder.tensors[value.op]
+    largest = max(map(abs, tensor.range))
+    if max(map(abs, weights.flat)) * largest + max(map(abs, bias.flat)) >= INT_LIMIT:
+        raise Unsupported(unaligned(value))
+    whole = [np.array([int(number) for number in array.flat], dtype=np.int64).reshape(array.shape) for array in (weights, bias)]
+    op = _affine(builder, value.op, whole[0], whole[1], nearest_exponent(unit))
+    return Value(value.shape, ((op, constant_of(unit, len(value.shape))),), constant_of(0, len(value.shape)), node=value.node)
+
+
+def unaligned(value: Value) -> str:
+    """Say why a plain value does not fit 62 bits as codes of one scale."""
+    count = len(set(value.scale.flat))
+    if count > 1:
+        return (
+            f"its input has {count} different scales without a common unit in 62 bits; quantise it with one scale per tensor "
+            "(one QuantIdentity behind all branches)"
+        )
+    return (
+        "the bias of its input is no multiple of the input's scale, and both together do not fit 62 bits; use "
+        "bias_quant=Int16Bias in the layer before, or a QuantIdentity between them"
+    )
+
+
+def reason_of(problem: TooWide, *values: Value) -> Unsupported:
+    """Return why sums do not fit 62 bits: the first of what they are made of that had to be aligned, or themselves."""
+    for value in values:
+        steps: Rationals = value.offset / value.scale
+        if uniform(value.scale) is None or any(step.denominator != 1 for step in steps.flat):
+            return Unsupported(unaligned(value))
+    return problem
 
 
 def _visible(builder: Builder, value: Value) -> Value:

@@ -34,12 +34,18 @@ def what_was_run(artifact: Artifact) -> Section:
     )
 
 
+def _result(check: Check) -> str:
+    if check.missing:
+        return f"not run: {check.missing}"
+    return "exact" if check.exact else f"DIFFERS: {check.misfit}" if check.misfit else "DIFFERS"
+
+
 def exactness(checks: list[Check]) -> Section:
     """Show the chain of executors against the golden vectors."""
     rows = tuple(
         (
             check.executor,
-            "not run: " + check.missing if check.missing else ("exact" if check.exact else "DIFFERS"),
+            _result(check),
             Number(value=check.vectors, origin="computed"),
             Number(value=check.outputs, origin="computed"),
             Number(value=check.differing, origin="computed"),

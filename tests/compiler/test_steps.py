@@ -107,6 +107,22 @@ def test_wide_codes_are_proven_without_listing_them() -> None:
     assert graph.run(codes)["y"][:, 0].tolist() == wanted
 
 
+TO_A_SIDE = (Rounding.TRUNCATE, Rounding.CEILING, Rounding.HALF_UP)
+
+
+@pytest.mark.parametrize("rounding", [mode for mode in Rounding if mode not in TO_A_SIDE])
+def test_a_few_codes_become_a_table_however_many_levels_there_are(rounding: Rounding) -> None:
+    """Sixteen codes of a scale that no multiplier fits exactly, to sixteen bits: 65,535 thresholds, but sixteen entries."""
+    fmt, quantiser = Format(True, 4, 0), Quantiser(-(2**15), 2**15 - 1, rounding, Format(True, 16, 0))
+    factors, summands = [Fraction(2**20, 3), Fraction(2**40 + 1, 2**30)], [Fraction(1, 3), Fraction(1, 2)]
+    graph, codes = compiled(fmt, factors, summands, quantiser)
+    assert [type(op) for op in graph.ops][1:-1] == [Table]
+    found = graph.run(codes)["y"]
+    for channel, (factor, summand) in enumerate(zip(factors, summands, strict=True)):
+        wanted = [exactly_rounded(factor * int(code) + summand, rounding) for code in codes[:, channel, 0]]
+        assert found[:, channel, 0].tolist() == np.clip(wanted, -(2**15), 2**15 - 1).tolist()
+
+
 def test_too_many_thresholds_are_refused() -> None:
     out = Format(True, 16, 0)
     quantiser = Quantiser(out.min_code, out.max_code, Rounding.HALF_EVEN, out)
