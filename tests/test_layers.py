@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "caloedge"
 LAYERS = """
     errors
     files, results, progress, computer
+    npz, hdf5
     detector.geometry, detector.library, detector.geant4_tables, detector.full_events, detector.layered
     detector.geant4, detector.events, detector.jets, detector.layered_showers
     detector.photons, detector.cluster_model, detector.layered_events
