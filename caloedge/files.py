@@ -116,7 +116,9 @@ def read_text(path: Path) -> str:
     """Return a text file whole. Raises `BadData` for what is no text, too large or no file, `OSError` where it cannot be read."""
     require_regular(path)
     if (size := path.stat().st_size) > MAX_TEXT_BYTES:
-        raise BadData(f"{path}: {size / 2**20:,.0f} MiB are too many for such a file; at most {MAX_TEXT_BYTES >> 20} MiB are read")
+        raise BadData(
+            f"{path}: {size / 2**20:,.0f} MiB are too many for such a file; at most {MAX_TEXT_BYTES >> 20} MiB are read"
+        )
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

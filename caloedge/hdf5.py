@@ -56,8 +56,8 @@ def dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset | None:
     needed, allowed = data.size * max(BYTES_PER_NUMBER, data.dtype.itemsize), available_memory_bytes() // MEMORY_SHARE
     if needed > allowed:
         raise BadData(
-            f"{path}: {key!r} {data.shape} needs {needed / 2**30:,.1f} GiB of memory, {allowed / 2**30:,.1f} GiB may be used here;"
-            " give fewer events"
+            f"{path}: {key!r} {data.shape} needs {needed / 2**30:,.1f} GiB of memory,"
+            f" {allowed / 2**30:,.1f} GiB may be used here; give fewer events"
         )
     return data
 
@@ -78,4 +78,6 @@ def _require_whole(path: Path, data: h5py.Dataset, key: str) -> None:
         stored, unit = data.id.get_num_chunks(), "chunks"
         needed = math.prod(-(-length // chunk) for length, chunk in zip(data.shape, data.chunks, strict=True))
     if stored < needed:
-        raise BadData(f"{path}: {key!r} {data.shape} was not written as a whole ({stored} of {needed} {unit}); make the file again")
+        raise BadData(
+            f"{path}: {key!r} {data.shape} was not written as a whole ({stored} of {needed} {unit}); make the file again"
+        )

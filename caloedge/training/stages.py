@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caloedge.arithmetic import SCALE, FloatArithmetic
-from caloedge.artifact import Stage, finished_training, read_artifact
+from caloedge.artifact import STAGES, Stage, finished_training, read_artifact
 from caloedge.catalog import Library, Network, Task, find
 from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName, UserError
@@ -29,7 +29,6 @@ from caloedge.training.fit import Hardware, fit, steps_per_epoch, valid_loss
 from caloedge.training.teaching import ALONE_EVENTS, Teaching
 from caloedge.training.twin import REHEARSAL, check_names, quantised, rehearsal, rounded_twin, settling, twin
 
-STAGES = ("published", "edge", "quantised")
 CALIBRATION_SHARE = 2
 """Events on which ranges of activations are taken, as a multiple of those of validation."""
 TAUGHT = ("image", "mean squared error")
