@@ -129,10 +129,14 @@ def test_what_a_killed_process_left_is_cleaned_up(tmp_path: Path, moment: str) -
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("ne")
-        raise RuntimeError
+    with pytest.raises(ValueError, match="stopped"), replacing(path) as temporary:
+        temporary.write_text(_stopped(temporary))
     assert (path.read_text(), len(list(tmp_path.iterdir()))) == ("old", 1)
+
+
+def _stopped(path: Path) -> str:
+    path.write_text("ne")
+    raise ValueError("stopped")
 
 
 def test_a_pipe_a_device_and_a_huge_file_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

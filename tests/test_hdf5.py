@@ -40,7 +40,9 @@ def test_numbers_that_were_never_written_are_refused(library: Path, key: str) ->
     with h5py.File(library, "r+") as file:
         del file[key]
         file.create_dataset(key, (300_000_000, columns), "f4", fillvalue=1.0)
-    assert complaint(library).endswith(f" was not written as a whole (0 of {300_000_000 * columns * 4} bytes); make the file again")
+    assert complaint(library).endswith(
+        f" was not written as a whole (0 of {300_000_000 * columns * 4} bytes); make the file again"
+    )
 
 
 def test_numbers_that_do_not_fit_the_memory_are_refused(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

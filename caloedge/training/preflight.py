@@ -28,7 +28,6 @@ def check(recipe: Recipe, task: Task, library: Library, networks: Mapping[str, n
 
     Memory is estimated from one event: what lacks here by far would end a training in the middle.
     """
-    _check_layers(recipe, networks["edge"])
     sample = task.sample(library, "train", PROBE_EVENTS, 0)
     per_event = len(sample.inputs) / PROBE_EVENTS
     bytes_of_input = _bytes_of_input(sample)
@@ -47,6 +46,7 @@ def check(recipe: Recipe, task: Task, library: Library, networks: Mapping[str, n
             _require_memory(recipe, f"{field}.events_per_epoch", f"{schedule.events_per_epoch:,} events", inputs * bytes_of_input)
             batch = schedule.batch_size / hardware.devices * (bytes_of_input + KEPT * BYTES * activations)
             _require_memory(recipe, f"{field}.batch_size", f"a batch of {schedule.batch_size:,}", batch, _device_bytes(hardware))
+    _check_layers(recipe, networks["edge"])
 
 
 def _schedules(recipe: Recipe, stage: str) -> list[tuple[str, Schedule]]:

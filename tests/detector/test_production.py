@@ -232,7 +232,9 @@ def test_a_full_disk_is_one_line_and_the_next_call_goes_on(made: Path, tmp_path:
     path, parts = tmp_path / "one.h5", tmp_path / "one.h5.parts"
     command = [sys.executable, "-m", "caloedge", "simulate", str(path), "--generator", "parametrised", "--showers", "150",
                "--seed", "11", "--workers", "2"]  # fmt: skip
-    limited = subprocess.run(["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *command], capture_output=True, text=True, check=False)
+    limited = subprocess.run(
+        ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *command], capture_output=True, text=True, check=False
+    )
     assert limited.returncode == 2
     assert limited.stderr == f"caloedge: {parts}: cannot be written (File too large); finished showers are kept, run again\n"
     assert sorted(p.name for p in parts.iterdir()) == ["plan.json"]
