@@ -90,7 +90,7 @@ def simulate(production: Production, path: Path, workers: int) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: a shower library ends in .h5; give such a name")
-    with locked(path):
+    with _sigterm_as_interrupt(), locked(path):
         if path.exists():
             raise UserError(f"{path}: exists already; remove it or give another name")
         if production.generator == "geant4":
@@ -142,24 +142,23 @@ def _run_workers(production: Production, parts: Path, ranges: list[tuple[int, in
     context = multiprocessing.get_context("spawn")
     crew: dict[Connection, BaseProcess] = {}
     resource_tracker.ensure_running()  # the first process would start it, which lets the signals through that we hold
-    with _sigterm_as_interrupt():
-        try:
-            with _signals_held():
-                for _ in range(workers):
-                    ours, theirs = context.Pipe()
-                    process = context.Process(target=_work, args=(production, parts, theirs), daemon=True)
-                    process.start()
-                    theirs.close()
-                    crew[ours] = process
-            _hand_out(ranges, crew, advance)
-        except BaseException:
-            for ours in crew:
-                with suppress(OSError):
-                    ours.send(STOP)  # the worker finishes its shower and writes what it has
-            raise
-        finally:
-            for process in crew.values():
-                process.join()
+    try:
+        with _signals_held():
+            for _ in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(production, parts, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                crew[ours] = process
+        _hand_out(ranges, crew, advance)
+    except BaseException:
+        for ours in crew:
+            with suppress(OSError):
+                ours.send(STOP)  # the worker finishes its shower and writes what it has
+        raise
+    finally:
+        for process in crew.values():
+            process.join()
 
 
 def _hand_out(ranges: list[tuple[int, int]], crew: Mapping[Connection, BaseProcess], advance: Any) -> None:
