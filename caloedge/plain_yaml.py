@@ -26,7 +26,8 @@ class Unclear(yaml.YAMLError):
     """Report YAML whose meaning would surprise, with its line."""
 
     def __init__(self, place: yaml.Event | yaml.Node, problem: str) -> None:
-        super().__init__(f"line {place.start_mark.line + 1}: {problem}")
+        line = f"line {place.start_mark.line + 1}: " if place.start_mark else ""
+        super().__init__(line + problem)
 
 
 def parse(text: str) -> Any:
@@ -35,11 +36,11 @@ def parse(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             raise Unclear(event, f"alias *{event.anchor}; write out what it stands for")
         if getattr(event, "tag", None) is not None:
