@@ -5,20 +5,19 @@
 """
 
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from caloedge.errors import BadData, UserError
-from caloedge.files import sha256
+from caloedge.files import read_text, sha256
+from caloedge.npz import read_npz
 from caloedge.recipe import Recipe, read_recipe
 
 MODEL = "model.qonnx"
@@ -26,6 +25,8 @@ GOLDEN = "golden.npz"
 RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
 CARD = "README.md"
+STAGES = ("published", "edge", "quantised")
+"""The networks of every artifact, in the order of their trainings."""
 MAX_WEIGHTS_BYTES = 11_500_000  # larger sets of weights are cut into several files
 
 
@@ -34,9 +35,9 @@ class Stage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    parameters: int
-    epochs: int
-    windows_seen: int
+    parameters: int = Field(ge=0)
+    epochs: int = Field(ge=0)
+    windows_seen: int = Field(ge=0)
     seconds: float
     train_loss: float
     valid_loss: float
@@ -59,10 +60,24 @@ class Manifest(BaseModel):
     library: dict[str, str]
     """The shower library: name, sha256, showers and its provenance."""
     stages: dict[str, Stage]
-    working_points: dict[str, float]
+    working_points: dict[str, FiniteFloat]
     """Thresholds on the scores of each method, set on the validation split."""
-    files: dict[str, str]
+    files: dict[Annotated[str, Field(pattern=r"^[^/\x00]+$")], Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
     """SHA-256 by file name."""
+
+    @field_validator("library")
+    @classmethod
+    def _library_is_known(cls, library: dict[str, str]) -> dict[str, str]:
+        if lacking := [key for key in ("name", "sha256", "showers") if not library.get(key)]:
+            raise ValueError(f"no {lacking[0]}")
+        return library
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_are_there(cls, stages: dict[str, Stage]) -> dict[str, Stage]:
+        if lacking := [stage for stage in STAGES if stage not in stages]:
+            raise ValueError(f"no stage {lacking[0]!r}")
+        return stages
 
 
 @dataclass(frozen=True)
@@ -91,14 +106,15 @@ class Artifact:
     def golden(self) -> Golden:
         """Read the golden vectors."""
         path = self.folder / GOLDEN
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-            raise BadData(f"{path}: not a readable .npz file; export the artifact again") from None
+        arrays = read_npz(path, cure="export the artifact again")
         outputs = {key.removeprefix("output_"): codes for key, codes in arrays.items() if key.startswith("output_")}
         inputs = arrays.get("inputs")
-        if inputs is None or not outputs or any(len(codes) != len(inputs) or not len(codes) for codes in outputs.values()):
+        if (
+            inputs is None
+            or not inputs.ndim
+            or not outputs
+            or any(codes.shape[:1] != inputs.shape[:1] or not codes.size for codes in outputs.values())
+        ):
             raise BadData(f"{path}: needs `inputs` and an `output_NAME` with as many vectors, at least one; export again")
         if not all(np.issubdtype(codes.dtype, np.integer) for codes in arrays.values()):
             raise BadData(f"{path}: holds numbers that are not integer codes; export the artifact again")
@@ -124,13 +140,9 @@ def _read_weights(folder: Path, stage: str) -> dict[str, NDArray[Any]]:
 
 def finished_training(folder: Path, stage: str, key: str) -> tuple[dict[str, NDArray[Any]], Stage] | None:
     """Return weights and record of a stage or rival, if an artifact in `folder` holds just this training."""
-    path = folder / MANIFEST
-    if not path.is_file():
+    if not (folder / MANIFEST).is_file():
         return None
-    try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError):
-        raise BadData(f"{path}: not a manifest; restore it, or remove it to train again") from None
+    manifest = _read_manifest(folder, "restore it, or remove it to train again")
     record = manifest.stages.get(stage)
     if record is None or record.key != key:
         return None
@@ -144,14 +156,12 @@ def finished_training(folder: Path, stage: str, key: str) -> tuple[dict[str, NDA
 
 def read_artifact(folder: Path) -> Artifact:
     """Open an artifact; missing or altered files are named."""
-    path = folder / MANIFEST
-    if not path.is_file():
+    if not (folder / MANIFEST).is_file():
         raise BadData(f"{folder}: no {MANIFEST} there; an artifact is made by: caloedge export RECIPE")
-    try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as problem:
-        detail = problem.errors()[0]["msg"] if isinstance(problem, ValidationError) else "not text"
-        raise BadData(f"{path}: not a manifest ({detail}); export the artifact again") from None
+    manifest = _read_manifest(folder, "export the artifact again")
+    needed = {MODEL, GOLDEN, RECIPE} | {path.name for path in folder.glob("*.safetensors")}
+    if unlisted := sorted(needed - set(manifest.files)):
+        raise BadData(f"{folder / unlisted[0]}: not listed in the manifest, so it may be any file; export the artifact again")
     for name, digest in manifest.files.items():
         if not (folder / name).is_file():
             raise BadData(f"{folder / name}: missing; the manifest lists it, export the artifact again")
@@ -160,13 +170,23 @@ def read_artifact(folder: Path) -> Artifact:
     return Artifact(folder, manifest, read_recipe(folder / RECIPE))
 
 
+def _read_manifest(folder: Path, cure: str) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(read_text(path))
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BadData(f"{path}: not a manifest ({place + ': ' if place else ''}{first['msg']}); {cure}") from None
+
+
 def refuse_foreign_files(folder: Path) -> None:
     """Refuse to replace a folder that holds files which no export has written."""
     if not folder.exists():
         return
     known = {RECIPE, MANIFEST, CARD}
     if (folder / MANIFEST).is_file():
-        known |= set(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("files", ()))
+        known |= set(_read_manifest(folder, "restore it, or move the folder elsewhere").files)
     if foreign := sorted(p.name for p in folder.iterdir() if p.name not in known):
         raise UserError(f"{folder}: holds {foreign[0]!r}, which is not part of an artifact and would be lost; move it elsewhere")
 

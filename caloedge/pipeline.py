@@ -13,6 +13,7 @@ from caloedge.computer import computer
 from caloedge.errors import BadData
 from caloedge.firmware import firmware
 from caloedge.recipe import Recipe, find_recipe, read_recipe
+from caloedge.recipe_check import check_names
 from caloedge.reports import latency, sections, store, summary
 from caloedge.results import Report, Section
 from caloedge.training.export import export
@@ -48,9 +49,11 @@ def run(name: str, output: Path | None, hardware: Hardware, independent: Path | 
 
 
 def read_named_recipe(name: str) -> tuple[Path, Recipe]:
-    """Find and read a recipe."""
+    """Find and read a recipe, and check the names in it."""
     path = find_recipe(name)
-    return path, read_recipe(path)
+    recipe = read_recipe(path)
+    check_names(path, recipe)
+    return path, recipe
 
 
 def train_recipe(name: str, output: Path | None, hardware: Hardware, rivals: Iterable[str] = ()) -> dict[str, Trained]:

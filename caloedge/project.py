@@ -1,24 +1,29 @@
 """A firmware project on disk, as every backend writes it: what it was built from, and how codes go in and out.
 
-The record `caloedge.json` is written last: a folder without it is not a project.
+The record `caloedge.json` is written last: a folder without it is not a project. It is checked when it is read, as buffers are
+laid out and libraries are loaded by what it says.
 """
 
+import ctypes
 import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from caloedge.catalog import Target
 from caloedge.compiler.fixed import Codes, Format
 from caloedge.compiler.graph import Graph
 from caloedge.errors import BadData, UserError
+from caloedge.files import read_text, sha256, write_text
 from caloedge.recipe import LayerChoice
 
 RECORD = "caloedge.json"
@@ -28,6 +33,81 @@ MOST_NAME = 40
 """Letters of a network's name in generated names: they become names of files, too."""
 AUTO = "auto"
 """The variant that decides layer by layer."""
+SEAL = "library_seal"
+"""Entry that ties a compiled simulation to the shapes and orders that it was written for."""
+SEALED = ("inputs", "input", "outputs", "output")
+MAX_ELEMENTS = 2**28
+"""Of one event."""
+
+
+def _inside(name: str) -> str:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError("must lie in the project")
+    return name
+
+
+def _a_format(text: str) -> str:
+    try:
+        Format.parse(text)
+    except UserError as problem:
+        raise ValueError(str(problem)) from None
+    return text
+
+
+InProject = Annotated[str, Field(pattern=r"^[^\x00]+$"), AfterValidator(_inside)]
+"""Path of a file, relative to the project."""
+Range = Annotated[list[int], Field(min_length=2, max_length=2)]
+"""Smallest and largest code."""
+
+
+class Entry(BaseModel):
+    """Part of a record, of which only what is read again is checked."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class Port(Entry):
+    """One input or output."""
+
+    name: str = ""
+    shape: list[Annotated[int, Field(gt=0)]]
+    """Of one event."""
+    format: Annotated[str, AfterValidator(_a_format)]
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> Self:
+        if self.elements > MAX_ELEMENTS:
+            raise ValueError(f"shape {self.shape} is too large")
+        return self
+
+    @property
+    def elements(self) -> int:
+        """Return the number of codes of one event."""
+        return math.prod(self.shape)
+
+
+class OrderedPort(Port):
+    """One whose codes travel in another order than row by row."""
+
+    order: list[int]
+
+    @model_validator(mode="after")
+    def _order_is_whole(self) -> Self:
+        if sorted(self.order) != list(range(self.elements)):
+            raise ValueError(f"order does not hold each of the {self.elements} codes once")
+        return self
+
+
+class InputPort(OrderedPort):
+    """One whose codes are compared with what it takes."""
+
+    range: Range
+
+
+class Record(Entry):
+    """What every backend's record has; each backend adds what its own simulation reads."""
+
+    backend: str
 
 
 @functools.cache
@@ -68,31 +148,62 @@ def record(
 
 
 def is_built(folder: Path, made: Mapping[str, Any]) -> bool:
-    """Tell whether a project with this record (see `record`) is there already."""
+    """Tell whether a project with this record (see `record`) is there already; one with a damaged record is not."""
     if not (folder / RECORD).exists():
         return False
-    there = read_record(folder)
+    try:
+        there = read_record(folder)
+    except BadData:
+        return False
     keys = ("backend", "variant", "graph", "target", "choices", "generator")
     return all(there.get(key) == made[key] for key in keys)
 
 
 def write_record(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write the record of a project."""
-    (folder / RECORD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    """Write the record of a project, with the seal of its compiled simulation."""
+    library = folder / str(values.get("library", ""))
+    sealed = {SEAL: seal(library, values)} if library.is_file() else {}
+    write_text(folder / RECORD, json.dumps({**values, **sealed}, indent=2) + "\n")
 
 
-def read_record(folder: Path, backend: str = "") -> dict[str, Any]:
-    """Read the record of a project, of one backend if it is named."""
+def read_record(folder: Path, backend: str = "", kind: type[Record] = Record) -> dict[str, Any]:
+    """Read the record of a project, of one backend if it is named, and check that it has what `kind` names."""
     path = folder / RECORD
     try:
-        values = dict(json.loads(path.read_text(encoding="utf-8")))
+        values = dict(json.loads(read_text(path)))
     except FileNotFoundError:
         raise UserError(f"{folder}: no {RECORD} there; make a project with: caloedge build MODEL FOLDER") from None
-    except (ValueError, TypeError) as problem:
+    except (ValueError, TypeError, RecursionError) as problem:
         raise BadData(f"{path}: damaged ({problem}); build the project again") from None
     if backend and values.get("backend") != backend:
         raise UserError(f"{folder}: built by backend {values.get('backend')!r}, not {backend!r}")
+    try:
+        kind.model_validate(values)
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BadData(f"{path}: damaged ({place}: {first['msg']}); build the project again") from None
     return values
+
+
+def load_library(folder: Path, values: Mapping[str, Any]) -> ctypes.CDLL:
+    """Load the compiled simulation of a project, after comparing it and the shapes in the record with the record's seal."""
+    path = folder / values["library"]
+    try:
+        if values.get(SEAL) != seal(path, values):
+            raise BadData(
+                f"{path}: cannot be loaded (it or its record was altered since it was built); build the project again on this"
+                " machine"
+            )
+        return ctypes.CDLL(str(path.resolve()))
+    except OSError as problem:
+        raise BadData(f"{path}: cannot be loaded ({problem}); build the project again on this machine") from None
+
+
+def seal(library: Path, values: Mapping[str, Any]) -> str:
+    """Return the digest of a compiled simulation and of the shapes and orders in a record."""
+    ports = json.dumps({key: values[key] for key in SEALED if key in values}, sort_keys=True)
+    return hashlib.sha256(f"{sha256(library)} {ports}".encode()).hexdigest()
 
 
 def checked_codes(folder: Path, values: Mapping[str, Any], codes: NDArray[Any]) -> Codes:

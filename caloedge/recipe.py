@@ -1,38 +1,51 @@
-"""A recipe: everything that decides an artifact, in one YAML file."""
+"""A recipe: everything that decides an artifact, in one YAML file.
 
+What can be told from the file alone is checked here: numbers are numbers, and none is larger than what any training, device or
+file could use. `recipe_check` and `training.preflight` go on with what needs the plug-ins and the built networks.
+"""
+
+import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from caloedge.errors import BadData, UnknownName
+from caloedge.files import read_text, require_regular
+from caloedge.plain_yaml import Unclear, parse
 
 
 class Value(BaseModel):
     """A misspelt key is an error, not a default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 LEAST_BITS, MOST_BITS = 2, 16
 """Of an activation."""
+MOST_EPOCHS, MOST_EVENTS, MOST_BATCH, MOST_VECTORS, MOST_REUSE = 10**6, 10**9, 10**7, 10**6, 10**6
+MOST_SEED = 2**32 - 1
+"""What every random generator takes."""
+MOST_FRACTION = 64
+"""Of the input's LSB, as a power of two to either side."""
+MAX_RECIPE_BYTES = 2**18
 
 
 class Schedule(Value):
     """How long and how fast to train; the rate rises linearly, then falls as a cosine to zero."""
 
-    epochs: int = Field(ge=0)
-    events_per_epoch: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
-    learning_rate: float = Field(gt=0)
+    epochs: int = Field(ge=0, le=MOST_EPOCHS)
+    events_per_epoch: int = Field(gt=0, le=MOST_EVENTS)
+    batch_size: int = Field(gt=0, le=MOST_BATCH)
+    learning_rate: float = Field(gt=0, le=1e3)
     warm_up: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps."""
     relative_rate: bool = False
     """Whether the rate of each tensor of weights is `learning_rate` times their root mean square at the start. Where batch
     normalisation is folded into the layers before it, their weights differ by factors of a hundred."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    settle_epochs: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=1e3)
+    settle_epochs: int = Field(default=0, ge=0, le=MOST_EPOCHS)
     """Further epochs at a third of the rate, again falling to zero, in which batch normalisation no longer uses each batch's
     statistics but the averages that the trained network will use: batches of few and unequal images differ much from those. A
     quantised network whose channels are split has no normalisation; the weights of most of its layers are rounded before them."""
@@ -89,7 +102,7 @@ class Quantisation(Value):
     activation_bits: int = Field(ge=2, le=8)
     input_bits: int = Field(ge=2, le=16)
     """Of the digitised input."""
-    input_fraction: int
+    input_fraction: int = Field(ge=-MOST_FRACTION, le=MOST_FRACTION)
     """The input's LSB is 2**-input_fraction of the task's unit."""
     input_signed: bool = False
     activation_quantile: float = Field(default=0.9999, gt=0, le=1)
@@ -106,7 +119,7 @@ class Quantisation(Value):
     and those of wide layers after it: see `training.twin`. Needs `filter_scales`."""
     layer_bits: dict[str, Annotated[int, Field(ge=LEAST_BITS, le=MOST_BITS)]] = Field(default_factory=dict)
     """Bits of the activations that need others than `activation_bits`, by the name of the layer in the network."""
-    headroom: dict[str, Annotated[float, Field(ge=1)]] = Field(default_factory=dict)
+    headroom: dict[str, Annotated[float, Field(ge=1, le=2**16)]] = Field(default_factory=dict)
     """Full scale of activations in units of their largest useful values, by the name of the layer, where channels are split: for
     inputs that exceed those of training."""
 
@@ -147,7 +160,7 @@ class LayerChoice(Value):
     """How firmware builds one layer, where the backend's own rule is not wanted."""
 
     strategy: Literal["unrolled", "streaming"] | None = None
-    reuse: int | None = Field(default=None, ge=1)
+    reuse: int | None = Field(default=None, ge=1, le=MOST_REUSE)
     """Streaming: clock cycles for which each multiplier is used, per event (dense) or per kernel position (convolution)."""
 
 
@@ -158,29 +171,36 @@ class Tradeoff(Value):
     """Further widths of weights and activations; those of single layers differ from them by as much as in the recipe."""
     schedule: Schedule | None = None
     """Training of each of these, where it is not to be as long as that of the quantised network."""
-    folds: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    folds: tuple[Annotated[int, Field(ge=2, le=MOST_REUSE)], ...] = ()
     """Clock cycles for which the streaming firmware uses each multiplier of a convolution per pixel."""
     synthesised_folds: tuple[int, ...] = ()
+    """Those of `folds` that are synthesised, too."""
+
+    @model_validator(mode="after")
+    def _synthesises_what_is_folded(self) -> Self:
+        if unknown := [fold for fold in self.synthesised_folds if fold not in self.folds]:
+            raise ValueError(f"synthesised_folds names {unknown[0]}, which is not one of folds")
+        return self
 
 
 class Evaluation(Value):
     """How many composed events the figures rest on."""
 
-    events: int = Field(gt=0)
+    events: int = Field(gt=0, le=MOST_EVENTS)
     """Test events."""
-    valid_events: int = Field(gt=0)
+    valid_events: int = Field(gt=0, le=MOST_EVENTS)
     """Validation events, on which working points are set."""
 
 
 class Recipe(Value):
     """Task, network, data, training, quantisation and the firmware projects to build."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)
     task: str
     network: str
     library: str
     """Name of a shipped shower library, or a path relative to the recipe."""
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, le=MOST_SEED)
     training: Training
     edge_size: str = "edge"
     """One of the network's sizes: the one that goes to firmware."""
@@ -190,7 +210,7 @@ class Recipe(Value):
     """Folder of an artifact, relative to the recipe, whose published network is taken instead of training one."""
     quantisation: Quantisation
     tradeoff: Tradeoff = Tradeoff()
-    golden_vectors: int = Field(default=1024, ge=10)
+    golden_vectors: int = Field(default=1024, ge=10, le=MOST_VECTORS)
     """Inputs; together they have at least 1,000 output codes."""
     evaluation: Evaluation
     target: str = "xcvu13p"
@@ -198,7 +218,7 @@ class Recipe(Value):
     """Variants to build, by backend."""
     synthesis: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Variants of backend `rtl` to synthesise, by target; those whose family can be routed are routed."""
-    route_limit_s: float = Field(default=3600.0, gt=0)
+    route_limit_s: float = Field(default=3600.0, gt=0, le=1e7)
     """Place and route gets no more time than this per design."""
     layers: dict[str, LayerChoice] = Field(default_factory=dict)
     """By layer name as `caloedge compile` prints it; for variants that leave the choice to the recipe."""
@@ -216,11 +236,16 @@ def find_recipe(name: str | Path) -> Path:
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe; complaints name the file and the field."""
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Recipe.model_validate(data)
+        require_regular(path)
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise BadData(f"{path}: more than {MAX_RECIPE_BYTES >> 10} KiB; a recipe is a page of YAML")
+        # Types are strict, as JSON's: `true` is no number, and "8" no integer.
+        return Recipe.model_validate_json(json.dumps(parse(read_text(path))), strict=True)
     except OSError as problem:
         raise BadData(f"{path}: cannot be read ({problem.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except Unclear as problem:
+        raise BadData(f"{path}: {problem}") from None
+    except yaml.YAMLError as problem:
         raise BadData(f"{path}: not YAML ({' '.join(str(problem).split())})") from None
     except ValidationError as problem:
         first = problem.errors()[0]

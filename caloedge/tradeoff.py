@@ -21,6 +21,7 @@ from caloedge.compiler.reader import read
 from caloedge.computer import computer
 from caloedge.files import replacing, sha256
 from caloedge.foldings import Folding, foldings
+from caloedge.npz import read_npy
 from caloedge.pipeline import data_label, open_beside, places, read_named_recipe
 from caloedge.recipe import Recipe
 from caloedge.reports import sections, store, summary
@@ -127,8 +128,7 @@ def _kept(folder: Path, key: str, make: Callable[[], NDArray[Any]]) -> NDArray[A
     if not path.exists():
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, make())
-    values: NDArray[Any] = np.load(path)
-    return values
+    return read_npy(path, cure="remove it and run again")
 
 
 def _entry(method: str, of: Trained, task: Task, threads: int, device: str) -> Entry:

@@ -203,7 +203,7 @@ def test_a_library_needs_its_ending(caloedge: Call, tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_one_line(caloedge: Call, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = complaint(caloedge("simulate", tmp_path / "file" / "x.h5", "--generator", "parametrised", "--showers", 2))
-    assert said == f"{tmp_path / 'file' / 'x.h5.parts'}: Not a directory"
+    assert said == f"{tmp_path / 'file'}: File exists"
 
 
 # Recipes and names
@@ -253,7 +253,8 @@ def test_an_unknown_plugin_in_a_recipe_is_named(
 ) -> None:
     recipe = recipe_with(tiny_recipe, tmp_path, **{kind: "nonsense", "library": str(showers_file)})
     said = complaint(caloedge("train", recipe, "--output", tmp_path / "out", "--accelerator", "cpu"))
-    assert said == f"no {kind} 'nonsense'; there are: {', '.join(names(kind))} (or give a module path with a dot)"
+    there = ", ".join(names(kind))
+    assert said == f"{recipe}: {kind}: no {kind} 'nonsense'; there are: {there} (or give a module path with a dot)"
     assert not (tmp_path / "out").exists()
 
 

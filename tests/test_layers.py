@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "caloedge"
 # A module may import from earlier lines only. `folder.*` are its files; files on one line may not import each other.
 LAYERS = """
     errors
-    files, results, progress, computer
+    files, results, progress, computer, plain_yaml
+    npz, hdf5
     detector.geometry, detector.library, detector.geant4_tables, detector.full_events, detector.layered
     detector.geant4, detector.events, detector.jets, detector.layered_showers
     detector.photons, detector.cluster_model, detector.layered_events
@@ -24,6 +25,7 @@ LAYERS = """
     catalog
     recipe, statistics, similarity
     claims
+    recipe_check
     artifact, compiler.fixed, compiler.onnx_file
     compiler.ops, compiler.rationals
     compiler.ranges, compiler.functions
@@ -63,6 +65,7 @@ LAYERS = """
     synthesis.route, synthesis.vendor
     training.teaching, training.chains, training.rehearsal, training.rounding
     training.fit
+    training.preflight
     training.equalise, training.split
     training.twin
     training.stages

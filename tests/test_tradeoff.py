@@ -116,7 +116,9 @@ def test_unknown_rivals_and_sizes_are_named(recipe: Path, tmp_path: Path) -> Non
         train_recipe(str(recipe), recipe.parent / "out", cpu, ["giant"])
     other = tmp_path / "recipe.yaml"
     other.write_text(RECIPE.replace("size: student", "size: giant"))
-    with pytest.raises(UnknownName, match=r"^network 'pf_energy' has no size 'giant'; there are: published, edge, student, "):
+    with pytest.raises(
+        UnknownName, match=r"rivals.pupil.size: network 'pf_energy' has no size 'giant'; there are: published, edge, "
+    ):
         train_recipe(str(other), recipe.parent / "out", cpu, ["pupil"])
 
 

@@ -1,8 +1,6 @@
 """What every verb shares: options, the files they read, checks before the work, and what they print."""
 
 import sys
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from caloedge.errors import BadData, MissingTool, UserError
+from caloedge.npz import read_npz
 from caloedge.results import Claim, Number, Table
 
 Recipe = Annotated[str, typer.Argument(help="A recipe file, a folder with recipe.yaml, or the name of a folder in ./models.")]
@@ -36,17 +35,10 @@ def model_file(model: str) -> Path:
 
 def read_codes(path: Path, name: str = "inputs") -> Any:
     """Read an array of integer codes from an .npz file. Raises BadData."""
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            if name not in file.files:
-                raise BadData(f"{path}: no array {name!r} (found: {', '.join(file.files)}); write codes with numpy.savez")
-            codes = file[name]
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as problem:
-        raise BadData(f"{path}: not a readable .npz file ({problem}); write codes with numpy.savez(FILE, inputs=codes)") from None
+    cure = f"write codes with numpy.savez(FILE, {name}=codes)"
+    codes = read_npz(path, (name,), cure=cure)[name]
     if not np.issubdtype(codes.dtype, np.integer):
-        raise BadData(
-            f"{path}: {name!r} holds {codes.dtype}, not integer codes; write codes with numpy.savez(FILE, {name}=codes)"
-        )
+        raise BadData(f"{path}: {name!r} holds {codes.dtype}, not integer codes; {cure}")
     return codes.astype(np.int64)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from caloedge.errors import MissingTool, UserError
-from caloedge.files import replacing_folder
+from caloedge.files import locked, replacing_folder
 
 LAYOUT = 1  # raise when a table's content changes: old caches are then left alone
 ELEMENTS = range(1, 93)
@@ -55,8 +55,10 @@ def prepare() -> tuple[dict[str, str], str]:
         raise MissingTool(f"Geant4 showers need the package {missing.name}; pip install 'caloedge[geant4]'") from None
     root = user_cache_path("caloedge") / f"geant4-tables-{LAYOUT}"
     if not root.is_dir():
-        with replacing_folder(root) as folder:
-            _write_all(folder)
+        with locked(root.with_name(f"{root.name}.first"), wait=True):  # several processes may need them at the same time
+            if not root.is_dir():
+                with replacing_folder(root) as folder:
+                    _write_all(folder)
     # With GEANT4_DATA_DIR set, geant4-pybind takes the data as installed: no question on the terminal, no download in CI.
     environment = {"GEANT4_DATA_DIR": str(root)} | {variable: str(root / name) for variable, name in FOLDERS.items()}
     if official:

@@ -30,9 +30,10 @@ from caloedge.detector.full_events import (
     SPECIES,
     Particles,
 )
-from caloedge.detector.library import DAMAGE, SUFFIXES
+from caloedge.detector.library import SUFFIXES
 from caloedge.errors import BadData, MissingTool, UnknownName, UserError
 from caloedge.files import replacing, sha256
+from caloedge.hdf5 import dataset, open_hdf5
 from caloedge.progress import progress
 
 SETTINGS = (
@@ -206,13 +207,10 @@ def read_particles(source: str | Path) -> Sample:
         path = shipped_sample(str(source))
     if not path.is_file():
         raise BadData(f"{path}: no such file; make one with write_particles(path, qcd_events(2000, seed=1))")
-    try:
-        with h5py.File(path) as file:
-            multiplicity_E = _column(path, file, "multiplicity", "iu")
-            columns = {name: _column(path, file, name, "i" if kind == "i1" else "f") for name, kind in COLUMNS.items()}
-            provenance = {str(key): str(value) for key, value in file.attrs.items()}
-    except DAMAGE as problem:
-        raise BadData(f"{path}: not a readable HDF5 file ({problem}); damaged or truncated: make or copy it again") from None
+    with open_hdf5(path) as file:
+        multiplicity_E = _column(path, file, "multiplicity", "iu")
+        columns = {name: _column(path, file, name, "i" if kind == "i1" else "f") for name, kind in COLUMNS.items()}
+        provenance = {str(key): str(value) for key, value in file.attrs.items()}
     _require(path, "multiplicity", multiplicity_E >= 0, multiplicity_E, "is negative")
     for name, values in columns.items():
         if len(values) != multiplicity_E.sum():
@@ -242,13 +240,13 @@ def shipped_sample(name: str) -> Path:
 
 
 def _column(path: Path, file: h5py.File, key: str, kinds: str) -> NDArray[Any]:
-    if not isinstance(file.get(key), h5py.Dataset):
+    if (data := dataset(path, file, key)) is None:
         found = ", ".join(sorted(file)) or "nothing"
         raise BadData(f"{path}: no dataset {key!r} (found: {found}); a sample has multiplicity, {', '.join(COLUMNS)}")
-    if file[key].ndim != 1 or file[key].dtype.kind not in kinds:
+    if data.ndim != 1 or data.dtype.kind not in kinds:
         wanted = "(N,) numbers" if kinds == "f" else "(N,) integers"
-        raise BadData(f"{path}: {key!r} holds {file[key].shape} {file[key].dtype}; expected {wanted}")
-    return np.asarray(file[key][:])
+        raise BadData(f"{path}: {key!r} holds {data.shape} {data.dtype}; expected {wanted}")
+    return np.asarray(data[:])
 
 
 def _require(path: Path, key: str, good: NDArray[Any], values: NDArray[Any], complaint: str) -> None:

@@ -10,7 +10,6 @@ have no tracks: `track_gev` and `track_mm`, added to the file, are read as in ou
 Axes: E event, H row in φ, W column in η.
 """
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,9 +22,11 @@ from numpy.typing import NDArray
 
 from caloedge.detector.layered import LAYERS
 from caloedge.detector.layered_events import Generated, LayeredEvents
-from caloedge.detector.library import DAMAGE, SUFFIXES
+from caloedge.detector.library import SUFFIXES
 from caloedge.errors import BadData, Unsupported, UserError
 from caloedge.files import replacing, sha256
+from caloedge.hdf5 import open_hdf5, read_dataset
+from caloedge.npz import read_npz
 
 NUMPY_SUFFIX = ".npz"
 CURE = "make one with write_layered(path, generate(2000, seed=1))"
@@ -116,16 +117,11 @@ def read_layered(source: str | Path) -> LayeredSample:
 
 def _arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Return the arrays of a file by name, and its attributes."""
-    try:
-        if path.suffix == NUMPY_SUFFIX:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}, {}
-        with h5py.File(path) as file:
-            arrays = {name: np.asarray(data[()]) for name, data in file.items() if isinstance(data, h5py.Dataset)}
-            return arrays, {str(key): str(value) for key, value in file.attrs.items()}
-    except (*DAMAGE, zipfile.BadZipFile) as problem:
-        kind = "NumPy" if path.suffix == NUMPY_SUFFIX else "HDF5"
-        raise BadData(f"{path}: not a readable {kind} file ({problem}); damaged or truncated: make or copy it again") from None
+    if path.suffix == NUMPY_SUFFIX:
+        return read_npz(path, cure="damaged or truncated: make or copy it again"), {}
+    with open_hdf5(path) as file:
+        arrays = {name: read_dataset(path, file, name) for name in file if name in (*OURS, *PUBLISHED, *COLUMNS)}
+        return arrays, {str(key): str(value) for key, value in file.attrs.items()}
 
 
 def _layer(

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from caloedge.errors import BadData, UnknownName
 from caloedge.files import replacing, sha256
+from caloedge.hdf5 import dataset, open_hdf5
 
 SUFFIXES = (".h5", ".hdf5")
 ROWS_PER_CHUNK = 256
-DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError)  # what h5py raises for a damaged file
 MANTISSA_BITS = 11  # stored cell energies are rounded to 2⁻¹² relative, far below any calorimeter's resolution
 
 
@@ -44,11 +44,8 @@ class ShowerLibrary:
     @cached_property
     def cells_mev(self) -> NDArray[Any]:
         """(N, cells) float32, read once on first use."""
-        try:
-            with h5py.File(self.path) as file:
-                cells = file["showers"].astype("f4")[:]
-        except DAMAGE as problem:
-            raise BadData(f"{self.path}: cannot read 'showers' ({problem}); the file is damaged, make or copy it again") from None
+        with open_hdf5(self.path) as file:
+            cells = _dataset(self.path, file, "showers").astype("f4")[:]
         _require(self.path, "showers", np.isfinite(cells), cells, "is not finite")
         _require(self.path, "showers", cells >= 0, cells, "is negative")
         return np.asarray(cells)
@@ -84,14 +81,11 @@ def open_library(source: str | Path) -> ShowerLibrary:
         path = shipped(str(source))
     if not path.is_file():
         raise BadData(f"{path}: no such file; make one with: caloedge simulate {path}")
-    try:
-        with h5py.File(path) as file:
-            energies_mev = _column(path, file, "incident_energies", 1).reshape(-1)
-            impact_mm = _column(path, file, "impact_mm", 2)
-            showers = _dataset(path, file, "showers")
-            shape, provenance = showers.shape, {key: _text(value) for key, value in file.attrs.items()}
-    except DAMAGE as problem:
-        raise BadData(f"{path}: not a readable HDF5 file ({problem}); damaged or truncated: make or copy it again") from None
+    with open_hdf5(path) as file:
+        energies_mev = _column(path, file, "incident_energies", 1).reshape(-1)
+        impact_mm = _column(path, file, "impact_mm", 2)
+        shape = _dataset(path, file, "showers").shape
+        provenance = {key: _text(value) for key, value in file.attrs.items()}
     rows = len(energies_mev)
     if len(shape) != 2 or shape[0] != rows or len(impact_mm) != rows:
         raise BadData(
@@ -145,12 +139,12 @@ def round_mantissa(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
-    if not isinstance(file.get(key), h5py.Dataset):
+    if (data := dataset(path, file, key)) is None:
         found = ", ".join(sorted(file)) or "nothing"
         raise BadData(f"{path}: no dataset {key!r} (found: {found}); a library has incident_energies, showers and impact_mm")
-    if file[key].dtype.kind not in "fiu":
-        raise BadData(f"{path}: {key!r} holds {file[key].dtype}, not numbers")
-    return file[key]
+    if data.dtype.kind not in "fiu":
+        raise BadData(f"{path}: {key!r} holds {data.dtype}, not numbers")
+    return data
 
 
 def _column(path: Path, file: h5py.File, key: str, width: int) -> NDArray[Any]:

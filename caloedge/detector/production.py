@@ -7,15 +7,16 @@ finished, and the same call again continues. The result does not depend on the n
 import json
 import multiprocessing
 import os
-import queue
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from multiprocessing.synchronize import Event
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ from numpy.typing import NDArray
 from caloedge.detector import geant4, geant4_tables, parametrised
 from caloedge.detector.geometry import describe, geometry
 from caloedge.detector.library import SUFFIXES, write_library
-from caloedge.errors import UserError
-from caloedge.files import replacing, write_text
+from caloedge.errors import BadData, UserError
+from caloedge.files import locked, read_text, replacing, write_text
+from caloedge.npz import read_npz
 from caloedge.progress import progress
 
 SHOWERS_PER_PART = 64
+SHOWER, WRITTEN, STOP = "shower", "written", "stop"
+"""What workers report, and what ends them."""
 MIN_ENERGY_GEV, MAX_ENERGY_GEV = 0.01, 10_000.0
 GENERATORS = {"geant4": geant4.open_geant4, "parametrised": parametrised.open_parametrised}
 
@@ -80,20 +84,24 @@ class Production:
 
 
 def simulate(production: Production, path: Path, workers: int) -> None:
-    """Simulate into the HDF5 file `path`; an interrupted call leaves its finished showers for the next one."""
+    """Simulate into the HDF5 file `path`; an interrupted call leaves its finished showers for the next one.
+
+    Raises `UserError` if the file is there, or another process is making it.
+    """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: a shower library ends in .h5; give such a name")
-    if path.exists():
-        raise UserError(f"{path}: exists already; remove it or give another name")
-    if production.generator == "geant4":
-        geant4_tables.prepare()  # here, once: the workers find the tables ready
-    parts = path.with_name(path.name + ".parts")
-    _open_parts(parts, production)
-    missing = list(_missing(parts, production.showers))
-    ready = production.showers - sum(stop - start for start, stop in missing)
-    with progress(f"simulating {path.name}", production.showers, ready) as advance:
-        _run_workers(production, parts, missing, min(workers, len(missing)), advance)
-    _merge(production, parts, path)
+    with _sigterm_as_interrupt(), locked(path):
+        if path.exists():
+            raise UserError(f"{path}: exists already; remove it or give another name")
+        if production.generator == "geant4":
+            geant4_tables.prepare()  # here, once: the workers find the tables ready
+        parts = path.with_name(path.name + ".parts")
+        _open_parts(parts, production)
+        missing = list(_missing(parts, production.showers))
+        ready = production.showers - sum(stop - start for start, stop in missing)
+        with progress(f"simulating {path.name}", production.showers, ready) as advance:
+            _run_workers(production, parts, missing, min(workers, len(missing)), advance)
+        _merge(production, parts, path)
 
 
 def _open_parts(parts: Path, production: Production) -> None:
@@ -106,8 +114,8 @@ def _open_parts(parts: Path, production: Production) -> None:
 
 def _read_plan(plan: Path) -> object:
     try:
-        return json.loads(plan.read_text())
-    except (OSError, ValueError):
+        return json.loads(read_text(plan))
+    except (OSError, ValueError, RecursionError, BadData):
         return None  # damaged: as good as another run's
 
 
@@ -122,48 +130,59 @@ def _missing(parts: Path, showers: int) -> Iterator[tuple[int, int]]:
     for start, stop in [*_finished(parts), (showers, showers)]:
         for first in range(edge, start, SHOWERS_PER_PART):
             yield first, min(first + SHOWERS_PER_PART, start)
-        edge = stop
+        edge = max(edge, stop)
 
 
 def _run_workers(production: Production, parts: Path, ranges: list[tuple[int, int]], workers: int, advance: Any) -> None:
+    """Let processes simulate all ranges; each is told one at a time through its pipe, and says what it did.
+
+    Pipes, unlike the queues and events of `multiprocessing`, have no names that an interrupt could leave behind, and end with
+    the process at either end.
+    """
     context = multiprocessing.get_context("spawn")
-    todo, done, stop = context.Queue(), context.Queue(), context.Event()
-    for item in [*ranges, *[None] * workers]:
-        todo.put(item)
-    crew = [context.Process(target=_work, args=(production, parts, todo, done, stop), daemon=True) for _ in range(workers)]
-    with _sigterm_as_interrupt():
-        try:
-            with _signals_held():
-                for process in crew:
-                    process.start()
-            for _ in range(sum(stop_at - start for start, stop_at in ranges)):
-                _wait_for_one(crew, done)
+    crew: dict[Connection, BaseProcess] = {}
+    resource_tracker.ensure_running()  # the first process would start it, which lets the signals through that we hold
+    try:
+        with _signals_held():
+            for _ in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(production, parts, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                crew[ours] = process
+        _hand_out(ranges, crew, advance)
+    except BaseException:
+        for ours in crew:
+            with suppress(OSError):
+                ours.send(STOP)  # the worker finishes its shower and writes what it has
+        raise
+    finally:
+        for process in crew.values():
+            process.join()
+
+
+def _hand_out(ranges: list[tuple[int, int]], crew: Mapping[Connection, BaseProcess], advance: Any) -> None:
+    todo, busy = iter(ranges), set(crew)
+    for ours in crew:
+        ours.send(next(todo))  # there are no more workers than ranges
+    while busy:
+        for ours in wait(busy):
+            assert isinstance(ours, Connection)
+            try:
+                said = ours.recv()
+            except (EOFError, OSError):
+                crew[ours].join()
+                code = crew[ours].exitcode
+                raise UserError(f"a simulation worker died (exit code {code}); finished showers are kept, run again") from None
+            if said == SHOWER:
                 advance(1)
-        except BaseException:
-            stop.set()  # each worker finishes its shower and writes what it has
-            raise
-        finally:
-            todo.cancel_join_thread()
-            for process in crew:
-                process.join()
-            with _signals_held():  # an interrupt while they go would leave the names of their semaphores behind
-                del todo, done, stop
-
-
-def _wait_for_one(crew: list[Any], done: Any) -> None:
-    while True:
-        try:
-            problem = done.get(timeout=1.0)
-        except queue.Empty:
-            dead = [process for process in crew if process.exitcode not in (None, 0)]
-            if dead:
-                raise UserError(
-                    f"a simulation worker died (exit code {dead[0].exitcode}); finished showers are kept, run again"
-                ) from None
-            continue
-        if problem:
-            raise UserError(problem)
-        return
+            elif said != WRITTEN:
+                raise UserError(said)
+            elif (following := next(todo, STOP)) == STOP:
+                busy.remove(ours)
+                ours.send(STOP)
+            else:
+                ours.send(following)
 
 
 @contextmanager
@@ -199,25 +218,32 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _work(production: Production, parts: Path, todo: Any, done: Any, stop: Event) -> None:
-    """Simulate ranges until there are none; report each shower as None, or one line of complaint."""
-    parent = os.getppid()
+def _work(production: Production, parts: Path, orders: Connection) -> None:
+    """Simulate the ranges that come until it is STOP; report each shower, each written range, or one line of complaint."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Geant4's banner is not our output
     try:
         shoot, provenance = GENERATORS[production.generator](geometry(production.geometry), production.particle)
-        while (item := todo.get()) is not None and not stop.is_set():
-            first, last = item
-            showers = []
-            for index in range(first, last):
-                if stop.is_set() or os.getppid() != parent:
+        while (item := orders.recv()) != STOP:
+            showers: list[Any] = []
+            for index in range(*item):
+                if orders.poll():  # while a worker is busy, only STOP comes, or the end of a parent that was killed
                     break
                 energy_mev, impact_mm, seed = production.incident(index)
                 showers.append((energy_mev, impact_mm, shoot(energy_mev, impact_mm, seed)))
-                done.put(None)
+                orders.send(SHOWER)
+            if len(showers) < item[1] - item[0]:
+                orders.recv()  # raises when the parent is gone: its part may be another process's by now
             if showers:
-                _write_part(parts, first, showers, provenance)
+                _write_part(parts, item[0], showers, provenance)
+            if len(showers) < item[1] - item[0]:
+                return
+            orders.send(WRITTEN)
     except UserError as problem:
-        done.put(str(problem))
+        orders.send(str(problem))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent is gone
+    except OSError as problem:
+        orders.send(f"{parts}: cannot be written ({problem.strerror or problem}); finished showers are kept, run again")
 
 
 def _write_part(parts: Path, first: int, showers: list[Any], provenance: dict[str, str]) -> None:
@@ -233,14 +259,7 @@ def _write_part(parts: Path, first: int, showers: list[Any], provenance: dict[st
 
 
 def _merge(production: Production, parts: Path, path: Path) -> None:
-    arrays: dict[str, list[NDArray[Any]]] = {"energies_mev": [], "impact_mm": [], "cells_mev": []}
-    provenance: dict[str, str] = {}
-    for start, stop in _finished(parts):
-        with np.load(parts / f"{start:07d}-{stop:07d}.npz") as part:
-            provenance = json.loads(str(part["provenance"]))
-            for key, pieces in arrays.items():
-                pieces.append(part[key])
-    joined = {key: np.concatenate(pieces) for key, pieces in arrays.items()}
+    joined, provenance = _joined(parts, production.showers)
     # The geometry's description replaces its name.
     settings = asdict(production) | {"geometry": describe(geometry(production.geometry))}
     made = {"made_by": f"caloedge {version('caloedge')}", "created": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -254,3 +273,20 @@ def _merge(production: Production, parts: Path, path: Path) -> None:
         zero_below_mev=production.zero_below_mev,
     )
     shutil.rmtree(parts)
+
+
+def _joined(parts: Path, showers: int) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return the arrays of all parts in order, and the generator's provenance. Raises `BadData` unless every shower is there."""
+    if missing := list(_missing(parts, showers)):
+        raise BadData(f"{parts}: showers {missing[0][0]} to {missing[0][1] - 1} are missing; run again, what is there is kept")
+    arrays: dict[str, list[NDArray[Any]]] = {"energies_mev": [], "impact_mm": [], "cells_mev": []}
+    provenance, edge = "{}", 0
+    for start, stop in _finished(parts):
+        path = parts / f"{start:07d}-{stop:07d}.npz"
+        part = read_npz(path, cure="remove it and run again")
+        if set(part) != {*arrays, "provenance"} or any(len(part[key]) != stop - start for key in arrays):
+            raise BadData(f"{path}: does not hold the showers that it is named after; remove it and run again")
+        for key, pieces in arrays.items():
+            pieces.append(part[key][max(0, edge - start) :])  # showers of two parts are equal: they depend on their number alone
+        edge, provenance = max(edge, stop), str(part["provenance"])
+    return {key: np.concatenate(pieces)[:showers] for key, pieces in arrays.items()}, json.loads(provenance)

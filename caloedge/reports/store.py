@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from caloedge.errors import BadData, UserError
-from caloedge.files import write_text
+from caloedge.files import locked, write_text
 from caloedge.reports.headline import Card, NumberedClaim, key_figures, tally
 from caloedge.reports.page import environment, render
 from caloedge.results import Report, Verdict
@@ -64,9 +64,10 @@ def write_index(folder: Path) -> Path:
 
     Raises `BadData` for a report that cannot be read: an index that leaves one out would mislead.
     """
-    entries = [_entry(path.parent, load(path.parent)) for path in sorted(folder.glob(f"*/{JSON_NAME}"))]
     index = folder / INDEX_NAME
-    write_text(index, environment().get_template("index.html.j2").render(entries=entries))
+    with locked(index, wait=True):  # who writes last has seen the reports of all others
+        entries = [_entry(path.parent, load(path.parent)) for path in sorted(folder.glob(f"*/{JSON_NAME}"))]
+        write_text(index, environment().get_template("index.html.j2").render(entries=entries))
     return index
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 from caloedge import tools
 from caloedge.catalog import Target, find
 from caloedge.errors import MissingTool, UserError
+from caloedge.files import locked
 from caloedge.project import read_record
 from caloedge.synthesis import vendor
 from caloedge.synthesis.netlist import Cost, synthesise
@@ -38,8 +39,13 @@ def implement(folder: Path, target_name: str, route_limit_s: float, chipdb: Path
     """Run every tool that is there on a built project and keep what they find in its folder; None when there is none to run.
 
     Open tools take backend `rtl` alone; an hls4ml project needs the vendor's. What one tool cannot do is a remark, and does not
-    lose what another found.
+    lose what another found. Raises `UserError` while another process does the same.
     """
+    with locked(folder / "synthesis"):
+        return _implement(folder, target_name, route_limit_s, chipdb)
+
+
+def _implement(folder: Path, target_name: str, route_limit_s: float, chipdb: Path | None) -> Implemented | None:
     target, remarks = find(Target, target_name), []
 
     def attempt(step: Callable[[], T]) -> T | None:

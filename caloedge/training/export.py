@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from caloedge import artifact as store
-from caloedge.artifact import Artifact, Golden, Manifest, read_artifact
+from caloedge.artifact import STAGES, Artifact, Golden, Manifest, read_artifact
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Library, Sample, Task, find
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
@@ -25,7 +25,7 @@ from caloedge.errors import BadData
 from caloedge.files import replacing_folder
 from caloedge.recipe import Recipe
 from caloedge.training.fit import predict
-from caloedge.training.stages import STAGES, Trained, build_network, weights_of
+from caloedge.training.stages import Trained, build_network, weights_of
 
 GOLDEN_CODES = 1000
 """Output codes that are compared at least."""

@@ -9,27 +9,29 @@ import json
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caloedge.arithmetic import SCALE, FloatArithmetic
-from caloedge.artifact import Stage, finished_training, read_artifact
+from caloedge.artifact import STAGES, Stage, finished_training, read_artifact
 from caloedge.catalog import Library, Network, Task, find
 from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName, UserError
-from caloedge.files import replacing, write_text
+from caloedge.files import locked, replacing, write_text
 from caloedge.recipe import Recipe, Schedule
+from caloedge.training import preflight
 from caloedge.training.fit import Hardware, fit, steps_per_epoch, valid_loss
 from caloedge.training.teaching import ALONE_EVENTS, Teaching
 from caloedge.training.twin import REHEARSAL, check_names, quantised, rehearsal, rounded_twin, settling, twin
 
-STAGES = ("published", "edge", "quantised")
 CALIBRATION_SHARE = 2
 """Events on which ranges of activations are taken, as a multiple of those of validation."""
 TAUGHT = ("image", "mean squared error")
@@ -101,7 +103,7 @@ def train(
     if unknown := [name for name in rivals if name not in recipe.rivals]:
         known = ", ".join(recipe.rivals) or "none"
         raise UnknownName(f"recipe {recipe.name!r} has no rival {unknown[0]!r}; there are: {known}")
-    _check(recipe)
+    _check(recipe, library, hardware, rivals)
     trained: dict[str, Trained] = {}
     for stage in (*STAGES, *recipe.rivals):
         if stage == "published" and recipe.reference_from:
@@ -113,21 +115,27 @@ def train(
         if found := _finished(plan, folder, artifacts):
             trained[stage] = found
         elif stage in STAGES or stage in rivals:
-            trained[stage] = _train_stage(recipe, plan, library, folder, hardware)
+            # Of the processes of one training on several devices, the first one holds the lock for all.
+            with locked(plan.place(folder)) if rank_zero_only.rank == 0 else nullcontext():
+                trained[stage] = _train_stage(recipe, plan, library, folder, hardware)
     if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
         sys.exit(0)  # Lightning starts the same command once per further device; only the first goes on
     return trained
 
 
-def _check(recipe: Recipe) -> None:
+def _check(recipe: Recipe, library: Library, hardware: Hardware, rivals: Iterable[str]) -> None:
     """Raise `UserError` before anything is trained that could not be used."""
-    check_names(build_network(recipe, "edge"), recipe.quantisation)
-    loss = find(Task, recipe.task).loss
+    trained = ("edge", *(() if recipe.reference_from else ("published",)), *rivals)
+    networks = {stage: build_network(recipe, stage) for stage in trained}
+    check_names(networks["edge"], recipe.quantisation)
+    task = find(Task, recipe.task)
     for stage in (*STAGES, *recipe.rivals):
-        if _teacher_of(recipe, stage) and loss not in TAUGHT:
+        if _teacher_of(recipe, stage) and task.loss not in TAUGHT:
             raise UserError(
-                f"recipe {recipe.name!r}: {stage} has a teacher, but outputs are no targets of its loss, {loss!r}; leave it out"
+                f"recipe {recipe.name!r}: {stage} has a teacher, but outputs are no targets of its loss, {task.loss!r};"
+                " leave it out"
             )
+    preflight.check(recipe, task, library, networks, hardware)
 
 
 def _teacher_of(recipe: Recipe, stage: str) -> str | None:

@@ -549,3 +549,36 @@ def test_a_c_program_links_two_models(tmp_path: Path, small: Path, compiler: str
     first, other = (graph.run(codes)["scores"].reshape(-1) for graph in (chain(), chain(6)))
     found = np.array([line.split() for line in done.stdout.splitlines()], dtype=np.int64)
     assert np.array_equal(found, np.stack([first, other, first], axis=1))
+
+
+# Libraries and records that do not belong together
+
+
+def test_a_truncated_library_is_not_loaded(small: Path, tmp_path: Path) -> None:
+    """Loading it would end the process with a bus error."""
+    moved = shutil.copytree(small, tmp_path / "project")
+    library = moved / read_record(moved)["library"]
+    library.write_bytes(library.read_bytes()[:-9000])
+    with pytest.raises(BadData) as caught:
+        emulate(moved, stimuli(chain(), 1))
+    assert str(caught.value) == (
+        f"{library}: cannot be loaded (it or its record was altered since it was built); build the project again on this machine"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ports", "key", "value"), [("outputs", "shape", [1]), ("outputs", "type", "int8_t"), ("inputs", "shape", [2, 5])]
+)
+def test_buffers_are_never_smaller_than_the_library_fills(
+    small: Path, tmp_path: Path, ports: str, key: str, value: object
+) -> None:
+    moved = shutil.copytree(small, tmp_path / "project")
+    values = read_record(moved)
+    values[ports][0][key] = value
+    (moved / "caloedge.json").write_text(json.dumps(values))
+    with pytest.raises(BadData, match=r"it or its record was altered since it was built"):
+        emulate(moved, stimuli(chain(), 1))
+    write_record(moved, values)  # with a seal that fits
+    with pytest.raises(BadData) as caught:
+        emulate(moved, stimuli(chain(), 1))
+    assert str(caught.value) == f"{moved}: its record has other {ports} than its library; build the project again"

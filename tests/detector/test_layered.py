@@ -364,7 +364,7 @@ def test_what_is_no_file_of_events_is_refused(tmp_path: Path, file: Path) -> Non
         read_layered(file)
     broken = tmp_path / "broken.npz"
     broken.write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(BadData, match=r"broken\.npz: not a readable NumPy file \(.*\); damaged or truncated: make or copy it"):
+    with pytest.raises(BadData, match=r"broken\.npz: not a readable \.npz file \(.*\); damaged or truncated: make or copy it"):
         read_layered(broken)
     with pytest.raises(UserError, match=r"events\.npz: a sample of layers ends in \.hdf5; give such a name$"):
         write_layered(tmp_path / "events.npz", generate(1, 1))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,9 +13,11 @@ import h5py
 import numpy as np
 import pytest
 
+from caloedge.detector import parametrised, production
+from caloedge.detector.geometry import geometry
 from caloedge.detector.library import open_library
 from caloedge.detector.production import Production, simulate
-from caloedge.errors import UnknownName, UserError
+from caloedge.errors import BadData, UnknownName, UserError
 
 SMALL = Production(generator="parametrised", showers=150, seed=11)
 
@@ -157,3 +160,109 @@ def test_an_early_ctrl_c_prints_no_traceback(tmp_path: Path) -> None:
     code, said = interrupt(process, signal.SIGINT)
     assert (code, said) == (130, "caloedge: interrupted; what is finished is kept, the same command goes on\n")
     assert not path.exists()
+
+
+# Several at once, full disks, kills
+
+
+def test_a_second_simulation_of_one_file_is_refused_and_loses_nothing(made: Path, tmp_path: Path) -> None:
+    path = tmp_path / "showers.h5"
+    process = start(path)
+    while not list((tmp_path / "showers.h5.parts").glob("[0-9]*.npz")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    with pytest.raises(UserError) as caught:
+        simulate(SLOW_ENOUGH, path, workers=1)
+    assert str(caught.value) == (
+        f"{path}: process {process.pid} on {socket.gethostname()} is writing it; wait until that has ended, or give another name"
+    )
+    out, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert out.startswith(f"{path}: 600 showers, ")
+    with h5py.File(path) as file:
+        assert len(file["showers"]) == 600
+    assert [p.name for p in tmp_path.iterdir()] == ["showers.h5"]
+    simulate(SMALL, tmp_path / "small.h5", workers=1)
+    same_showers(made, tmp_path / "small.h5")
+
+
+def part(parts: Path, first: int, last: int, showers: int | None = None) -> None:
+    """Write a part as a worker does; `showers` are fewer or more than its name says."""
+    shoot, provenance = parametrised.open_parametrised(geometry("pbwo4"), "gamma")
+    incidents = [SMALL.incident(index) for index in range(first, first + (showers or last - first))]
+    made = [(energy, impact, shoot(energy, impact, seed)) for energy, impact, seed in incidents]
+    production._write_part(parts, first, made, provenance)
+    (written,) = parts.glob(f"{first:07d}-*.npz")
+    written.rename(parts / f"{first:07d}-{last:07d}.npz")
+
+
+def test_parts_that_overlap_give_each_shower_once(made: Path, tmp_path: Path) -> None:
+    """A worker that outlives its killed parent for a moment may write what the next call simulates as well."""
+    parts = tmp_path / "one.h5.parts"
+    production._open_parts(parts, SMALL)
+    for first, last in ((0, 40), (10, 30), (20, 64), (60, 70)):
+        part(parts, first, last)
+    simulate(SMALL, tmp_path / "one.h5", workers=1)
+    same_showers(made, tmp_path / "one.h5")
+
+
+def test_parts_that_do_not_cover_all_showers_are_no_library(tmp_path: Path) -> None:
+    parts, path = tmp_path / "one.h5.parts", tmp_path / "one.h5"
+    production._open_parts(parts, SMALL)
+    part(parts, 0, 100)
+    part(parts, 120, 150)
+    with pytest.raises(BadData) as caught:
+        production._merge(SMALL, parts, path)
+    assert str(caught.value) == f"{parts}: showers 100 to 119 are missing; run again, what is there is kept"
+    part(parts, 100, 120, showers=19)
+    with pytest.raises(BadData) as caught:
+        production._merge(SMALL, parts, path)
+    wrong = parts / "0000100-0000120.npz"
+    assert str(caught.value) == f"{wrong}: does not hold the showers that it is named after; remove it and run again"
+    wrong.write_bytes(wrong.read_bytes()[:500])
+    with pytest.raises(BadData) as caught:
+        production._merge(SMALL, parts, path)
+    assert str(caught.value).startswith(f"{wrong}: not a readable .npz file (")
+    assert str(caught.value).endswith("); remove it and run again")
+    assert not path.exists()
+
+
+def test_a_full_disk_is_one_line_and_the_next_call_goes_on(made: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: parts are larger than 8 KiB, the plan is not."""
+    path, parts = tmp_path / "one.h5", tmp_path / "one.h5.parts"
+    command = [sys.executable, "-m", "caloedge", "simulate", str(path), "--generator", "parametrised", "--showers", "150",
+               "--seed", "11", "--workers", "2"]  # fmt: skip
+    limited = subprocess.run(
+        ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *command], capture_output=True, text=True, check=False
+    )
+    assert limited.returncode == 2
+    assert limited.stderr == f"caloedge: {parts}: cannot be written (File too large); finished showers are kept, run again\n"
+    assert sorted(p.name for p in parts.iterdir()) == ["plan.json"]
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    same_showers(made, path)
+
+
+def test_all_parts_there_and_no_library_yet_is_finished_by_the_next_call(made: Path, tmp_path: Path) -> None:
+    """As after a disk that was full when the parts were joined."""
+    parts = tmp_path / "one.h5.parts"
+    production._open_parts(parts, SMALL)
+    part(parts, 0, 150)
+    simulate(SMALL, tmp_path / "one.h5", workers=2)
+    same_showers(made, tmp_path / "one.h5")
+
+
+@pytest.mark.parametrize("moment_s", [0.7, 1.3, 1.9])
+def test_a_killed_simulation_goes_on_to_the_same_library(made: Path, tmp_path: Path, moment_s: float) -> None:
+    path = tmp_path / "one.h5"
+    command = [sys.executable, "-m", "caloedge", "simulate", str(path), "--generator", "parametrised", "--showers", "150",
+               "--seed", "11", "--workers", "2"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        process.communicate(timeout=moment_s)
+    except subprocess.TimeoutExpired:
+        process.kill()  # the parent alone: its workers end by themselves
+        process.communicate()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0 or again.stderr == f"caloedge: {path}: exists already; remove it or give another name\n"
+    same_showers(made, path)

@@ -51,7 +51,9 @@ def test_a_fresh_clone_takes_the_trainings_of_its_artifact(tiny_recipe: Path, ti
         train_recipe(str(clone), tmp_path / "out", CPU)
     assert str(caught.value) == f"{weights}: missing or altered; restore it, or remove manifest.json there to train again"
     (clone / "manifest.json").write_text("{}")
-    with pytest.raises(BadData, match=r"manifest.json: not a manifest; restore it, or remove it to train again$"):
+    with pytest.raises(
+        BadData, match=r"manifest.json: not a manifest \(name: Field required\); restore it, or remove it to train again$"
+    ):
         train_recipe(str(clone), tmp_path / "out", CPU)
 
 

@@ -1,21 +1,58 @@
 """A compiled emulator in Python."""
 
 import ctypes
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from caloedge.compiler.fixed import Codes
 from caloedge.errors import BadData, UserError
-from caloedge.project import read_record
+from caloedge.project import InProject, Port, Range, Record, load_library, read_record
 
 BACKEND_NAME = "emulator"
 OUT_OF_RANGE = 2
 FAILURES = {1: "refuses its arguments", 3: "could not get memory or threads; use fewer threads"}
+
+
+class EmulatedPort(Port):
+    """One input or output of a library."""
+
+    range: Range
+    type: Literal["int8_t", "uint8_t", "int16_t", "uint16_t", "int32_t", "uint32_t", "int64_t"]
+
+
+class EmulatorRecord(Record):
+    """What the record of an emulator has for this module."""
+
+    inputs: Annotated[list[EmulatedPort], Field(min_length=1)]
+    outputs: Annotated[list[EmulatedPort], Field(min_length=1)]
+    library: InProject
+    namespace: Annotated[str, Field(pattern=r"^\w+$")]
+
+
+class _Tensor(ctypes.Structure):
+    """`PREFIX_tensor` of the library's header."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("rank", ctypes.c_int32),
+        ("code_bytes", ctypes.c_int32),
+        ("elements", ctypes.c_int64),
+        ("low", ctypes.c_int64),
+        ("high", ctypes.c_int64),
+        ("zero_point", ctypes.c_int64),
+        ("scales", ctypes.POINTER(ctypes.c_double)),
+        ("offsets", ctypes.POINTER(ctypes.c_double)),
+        ("scale_count", ctypes.c_int64),
+    )
 
 
 class Emulator:
@@ -25,15 +62,18 @@ class Emulator:
         if threads < 1:
             raise UserError(f"{threads} threads asked for; at least 1 is needed")
         self.folder, self.threads = folder, threads
-        values = read_record(folder, BACKEND_NAME)
+        values = read_record(folder, BACKEND_NAME, EmulatorRecord)
         self._inputs, self._outputs = values["inputs"], values["outputs"]
         path, prefix = folder / values["library"], values["namespace"]
+        library = load_library(folder, values)
         try:
-            library = ctypes.CDLL(str(path.resolve()))
             create, self._destroy = library[f"{prefix}_create"], library[f"{prefix}_destroy"]
             self._predict, self._predict_int64 = library[f"{prefix}_predict"], library[f"{prefix}_predict_int64"]
-        except (OSError, AttributeError) as problem:
+        except AttributeError as problem:
             raise BadData(f"{path}: cannot be loaded ({problem}); build the project again on this machine") from None
+        for ports, function in ((self._inputs, "inputs"), (self._outputs, "outputs")):
+            if _sizes(library[f"{prefix}_{function}"]) != [(_elements(port), _dtype(port).itemsize) for port in ports]:
+                raise BadData(f"{folder}: its record has other {function} than its library; build the project again")
         create.restype = ctypes.c_void_p
         self._model = ctypes.c_void_p(create())
         if not self._model:
@@ -108,6 +148,18 @@ class Emulator:
                     f"{low} to {high} are allowed"
                 )
         return UserError(f"{self.folder}: the emulator refuses codes that are in range; build the project again")
+
+
+def _sizes(table: Any) -> list[tuple[int, int]]:
+    """Return the numbers of codes and the bytes of a code that a library says its inputs or outputs have."""
+    count = ctypes.c_int32()
+    table.restype = ctypes.POINTER(_Tensor)
+    tensors = table(ctypes.byref(count))
+    return [(tensors[i].elements, tensors[i].code_bytes) for i in range(count.value)]
+
+
+def _elements(port: Mapping[str, Any]) -> int:
+    return math.prod(port["shape"])
 
 
 def _dtype(port: Mapping[str, Any]) -> np.dtype[Any]:

@@ -72,9 +72,8 @@ def build(
     text = write(graph, name or graph.name)
     written = time.perf_counter()
     log = folder.with_name(f"{folder.name}.{LOG}").absolute()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)
     with replacing_folder(folder) as temporary:
+        log.unlink(missing_ok=True)
         for file, content in text.files.items():
             (temporary / file).write_text(content, encoding="utf-8")
         library = _library_name(text, optimisation, builds)

@@ -11,10 +11,11 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from caloedge import tools
 from caloedge.backends.hls4ml.extension import copy_header, hold_events, register
@@ -26,7 +27,17 @@ from caloedge.compiler.fixed import Codes, Format
 from caloedge.compiler.graph import Graph, Inputs
 from caloedge.errors import BadData, MissingTool, UserError
 from caloedge.files import replacing_folder
-from caloedge.project import checked_codes, read_record, record, write_record
+from caloedge.project import (
+    InProject,
+    InputPort,
+    OrderedPort,
+    Record,
+    checked_codes,
+    load_library,
+    read_record,
+    record,
+    write_record,
+)
 from caloedge.recipe import LayerChoice
 
 LOG = "build.log"
@@ -60,9 +71,8 @@ def build(
     what = plan(graph, target, variant, choices)
     _require_tools()
     log = folder.with_name(f"{folder.name}.{LOG}").absolute()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)
     with replacing_folder(folder) as temporary:
+        log.unlink(missing_ok=True)
         held = _write(what, temporary.absolute(), graph.digest[:8], log)
         manifest = _manifest(graph, target, variant, choices, what) | {"whole_event_streams": held}
         start = time.perf_counter()
@@ -183,19 +193,34 @@ def _manifest(graph: Graph, target: Target, variant: str, choices: Mapping[str, 
 # The C simulation
 
 
+class Argument(OrderedPort):
+    """An output of the compiled function."""
+
+    argument: Annotated[int, Field(ge=0)]
+
+
+class SimulatedRecord(Record):
+    """What the record has for the C simulation."""
+
+    inputs: Annotated[list[InputPort], Field(min_length=1)]
+    outputs: Annotated[list[Argument], Field(min_length=1)]
+    project: Annotated[str, Field(pattern=r"^\w+$")]
+    library: InProject
+
+
 def emulate(folder: Path, codes: Inputs) -> dict[str, Codes]:
     """Simulate a built project: input codes (N, *shape) to {output name: codes (N, *shape)}; needs nothing but the folder.
 
     A network with several inputs takes {input name: codes}.
     """
-    manifest = read_record(folder, "hls4ml")
+    manifest = read_record(folder, "hls4ml", SimulatedRecord)
     stimuli = [_stimulus(folder, item, array) for item, array in _by_input(folder, manifest["inputs"], codes)]
     n_events = len(stimuli[0])
     if any(len(array) != n_events for array in stimuli):
         raise UserError(f"{folder}: the inputs have different numbers of events: {', '.join(str(len(x)) for x in stimuli)}")
     sizes = {item["argument"]: int(np.prod(item["shape"])) for item in manifest["outputs"]}
     values = [np.zeros((n_events, sizes[argument])) for argument in sorted(sizes)]
-    _call(folder / manifest["library"], f"{manifest['project']}_double", [*stimuli, *values])
+    _call(folder, manifest, f"{manifest['project']}_double", [*stimuli, *values])
     return {item["name"]: _output_codes(item, values[item["argument"]], folder) for item in manifest["outputs"]}
 
 
@@ -216,12 +241,14 @@ def _stimulus(folder: Path, item: dict[str, Any], codes: NDArray[Any]) -> NDArra
     return np.ascontiguousarray(fixed.to_float(codes, Format.parse(item["format"]).fraction))
 
 
-def _call(library: Path, function: str, arrays: list[NDArray[np.float64]]) -> None:
+def _call(folder: Path, manifest: Mapping[str, Any], function: str, arrays: list[NDArray[np.float64]]) -> None:
     """Call the compiled network once per event on rows of contiguous arrays (N, size); outputs are filled in place."""
+    library = load_library(folder, manifest)
     try:
-        network = getattr(ctypes.CDLL(str(library.resolve())), function)
-    except (OSError, AttributeError) as error:
-        raise BadData(f"{library}: cannot be loaded ({error}); build the project again on this machine") from None
+        network = getattr(library, function)
+    except AttributeError as error:
+        place = folder / manifest["library"]
+        raise BadData(f"{place}: cannot be loaded ({error}); build the project again on this machine") from None
     network.argtypes = [ctypes.c_void_p] * len(arrays)
     network.restype = None
     addresses = [(array.ctypes.data, array.strides[0]) for array in arrays]

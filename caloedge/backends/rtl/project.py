@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from caloedge import tools
 from caloedge.backends.rtl.design import Design, Stream, design, table
 from caloedge.backends.rtl.harness import Ports, harness
-from caloedge.backends.rtl.simulation import compile_model, simulate
+from caloedge.backends.rtl.simulation import SimulatedRecord, compile_model, simulate
 from caloedge.backends.rtl.text import Text, renamed
 from caloedge.backends.rtl.verilog import write_design
 from caloedge.catalog import CycleRun, Target
@@ -64,9 +64,8 @@ def write_project(what: Ports, text: Text, values: Mapping[str, Any], folder: Pa
     """
     start = time.perf_counter()
     log = folder.with_name(f"{folder.name}.{LOG}").absolute()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)
     with replacing_folder(folder) as temporary:
+        log.unlink(missing_ok=True)
         sources = _write(what, text, temporary)
         values = {**values, **_simulation(what, text, sources)}
         compile_model(temporary.absolute(), text.top, sources, values["library"], log, trace=False)
@@ -158,6 +157,6 @@ def simulate_cycles(folder: Path, codes: NDArray[Any], stall: float, vcd: Path |
 
     A design without handshakes only ever waits for its input.
     """
-    stall_out = stall if read_record(folder, "rtl")["handshake"] else 0.0
+    stall_out = stall if read_record(folder, "rtl", SimulatedRecord)["handshake"] else 0.0
     run = simulate(folder, codes, stall_in=stall, stall_out=stall_out, vcd=vcd)
     return CycleRun(run.codes, run.latency_cycles, run.interval_cycles)

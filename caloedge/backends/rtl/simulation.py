@@ -5,21 +5,23 @@ import hashlib
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
+from pydantic import Field
 
 from caloedge import tools
 from caloedge.backends.rtl.harness import FUNCTION
 from caloedge.compiler.fixed import Codes
 from caloedge.errors import BadData, UserError
-from caloedge.files import replacing
-from caloedge.project import checked_codes, read_record
+from caloedge.files import locked, read_text, replacing, write_text
+from caloedge.project import SEAL, InProject, InputPort, OrderedPort, Record, checked_codes, load_library, read_record, seal
 
 TIMEOUT_S = 3600.0
 STALL_SCALE = 65536
@@ -113,11 +115,37 @@ def _root(program: Path, folder: Path, log: Path) -> str:
     return root
 
 
+class SimulatedRecord(Record):
+    """What the record has for the simulation."""
+
+    input: InputPort
+    output: OrderedPort
+    handshake: bool
+    library: InProject
+    traced_library: InProject
+    top: Annotated[str, Field(pattern=r"^\w+$")]
+    sources: list[InProject]
+    patience_cycles: Annotated[int, Field(gt=0, lt=2**40)]
+    settle_cycles: Annotated[int, Field(ge=0, lt=2**40)] = 0
+
+
+def _traced(folder: Path, values: Mapping[str, Any]) -> ctypes.CDLL:
+    """Load the simulation that writes waves; it is compiled when it is first asked for, and its seal lies beside it."""
+    library = folder / values["traced_library"]
+    sealed = library.with_suffix(".seal")
+    if not sealed.exists():
+        with locked(library, wait=True), replacing(library) as temporary:
+            name = str(temporary.relative_to(folder))
+            compile_model(folder, values["top"], values["sources"], name, folder / "vcd.log", trace=True)
+        write_text(sealed, seal(library, values))
+    return load_library(folder, {**values, "library": values["traced_library"], SEAL: read_text(sealed)})
+
+
 def simulate(
     folder: Path, codes: NDArray[Any], *, stall_in: float = 0.0, stall_out: float = 0.0, seed: int = 1, vcd: Path | None = None
 ) -> Run:
     """Run events through a built project, back to back unless stalled with the given chances per cycle."""
-    values = read_record(folder, "rtl")
+    values = read_record(folder, "rtl", SimulatedRecord)
     codes = checked_codes(folder, values, codes)
     if not values["handshake"] and stall_out:
         raise UserError(f"{folder}: the design has no ready input; its output cannot be stalled")
@@ -127,16 +155,11 @@ def simulate(
     output = values["output"]
     found = np.zeros((n_events, len(output["order"])), dtype=np.int64)
     first_in, last_out = np.zeros(n_events, dtype=np.int64), np.zeros(n_events, dtype=np.int64)
-    library = folder / values["library"]
-    if vcd:
-        library = folder / values["traced_library"]
-        if not library.exists():
-            log = folder / "vcd.log"
-            compile_model(folder, values["top"], values["sources"], values["traced_library"], log, trace=True)
+    library = _traced(folder, values) if vcd else load_library(folder, values)
     try:
-        function = getattr(ctypes.CDLL(str(library.resolve())), f"{values['top']}_{FUNCTION}")
-    except (OSError, AttributeError) as problem:
-        raise BadData(f"{library}: cannot be loaded ({problem}); build the project again on this machine") from None
+        function = getattr(library, f"{values['top']}_{FUNCTION}")
+    except AttributeError as problem:
+        raise BadData(f"{folder}: its simulation cannot be run ({problem}); build the project again on this machine") from None
     function.restype = ctypes.c_int64
     pointers = [ctypes.c_void_p(array.ctypes.data) for array in (stimulus, found, first_in, last_out)]
     chances = [ctypes.c_uint32(round(chance * STALL_SCALE)) for chance in (stall_in, stall_out)]
