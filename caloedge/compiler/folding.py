@@ -112,7 +112,7 @@ def _calculated(node: Node, arrays: list[NDArray[Any]]) -> list[Any]:
         ) from None
     names = [name for name in node.proto.input if name]
     with np.errstate(all="ignore"):
-        return list(evaluator.run(None, dict(zip(names, arrays, strict=True))))  # type: ignore[arg-type]
+        return list(evaluator.run(None, dict(zip(names, arrays, strict=True))))
 
 
 def _refuse_growth(node: Node, arrays: list[NDArray[Any]]) -> None:

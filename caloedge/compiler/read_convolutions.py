@@ -90,7 +90,12 @@ def convolution(
     if found is None:
         how = (stride, padding, dilation, groups)
         return of_several_scales(
-            node, x, weights, scale if groups == 1 else None, bias, lambda *given: convolution(node, *given, *how)
+            node,
+            x,
+            weights,
+            scale if groups == 1 else None,
+            bias,
+            lambda x, weights, bias: convolution(node, x, weights, bias, *how),
         )
     codes, units, fmt = found
     constant = constant_part(codes, units, scale, offset, bias)

@@ -98,7 +98,9 @@ def _dense(node: Node, x: Value, weights: Constant, bias: Rationals | None, fact
     scale, offset = x.scale.reshape(1, -1), x.offset.reshape(1, -1)
     narrow = narrow_weights(node, weights, scale)
     if narrow is None:
-        found = of_several_scales(node, x, weights, scale, bias, lambda *given: _dense(node, *given, Fraction(1)))
+        found = of_several_scales(
+            node, x, weights, scale, bias, lambda x, weights, bias: _dense(node, x, weights, bias, Fraction(1))
+        )
         nothing = constant_of(0, len(x.shape))
         return scaled(found, nothing + factor, nothing, node.name)
     codes, units, fmt = narrow

@@ -157,14 +157,14 @@ def _run_workers(production: Production, parts: Path, ranges: list[tuple[int, in
                 ours.send(STOP)  # the worker finishes its shower and writes what it has
         raise
     finally:
-        for process in crew.values():
-            process.join()
+        for worker in crew.values():
+            worker.join()
 
 
 def _hand_out(ranges: list[tuple[int, int]], crew: Mapping[Connection, BaseProcess], advance: Any) -> None:
     todo, busy = iter(ranges), set(crew)
-    for ours in crew:
-        ours.send(next(todo))  # there are no more workers than ranges
+    for pipe in crew:
+        pipe.send(next(todo))  # there are no more workers than ranges
     while busy:
         for ours in wait(busy):
             assert isinstance(ours, Connection)

@@ -116,7 +116,7 @@ def train(
             trained[stage] = found
         elif stage in STAGES or stage in rivals:
             # Of the processes of one training on several devices, the first one holds the lock for all.
-            with locked(plan.place(folder)) if rank_zero_only.rank == 0 else nullcontext():
+            with locked(plan.place(folder)) if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext():
                 trained[stage] = _train_stage(recipe, plan, library, folder, hardware)
     if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
         sys.exit(0)  # Lightning starts the same command once per further device; only the first goes on
