@@ -1,14 +1,17 @@
-"""Sums of products term by term in Python's own integers, and the inputs that drive them to their ends.
+"""Sums of products term by term in Python's own integers, the inputs that drive them to their ends, and rounding by definition.
 
 Axes: every array begins with the event axis.
 """
 
+import math
+from fractions import Fraction
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from caloedge.compiler.fixed import Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Add, Affine, Conv, Dense, MatMul, Multiply, Op, Reshape
 
@@ -102,3 +105,24 @@ def extreme_codes(graph: Graph) -> NDArray[np.int64]:
     assert source is graph.input, f"layer {first.name} does not read the input"
     x = graph.tensors[first.inputs[0]]
     return extremes(first, x.low, x.high).reshape(-1, *graph.input.shape)
+
+
+def exact_round(value: Fraction, rounding: Rounding) -> int:
+    """Round a rational number by definition, without any bit trick."""
+    match rounding:
+        case Rounding.HALF_EVEN:
+            return round(value)
+        case Rounding.HALF_UP:
+            return math.floor(value + Fraction(1, 2))
+        case Rounding.TRUNCATE:
+            return math.floor(value)
+        case Rounding.CEILING:
+            return math.ceil(value)
+        case Rounding.TO_ZERO:
+            return math.trunc(value)
+        case Rounding.FROM_ZERO:
+            return math.ceil(value) if value > 0 else math.floor(value)
+        case Rounding.HALF_TO_ZERO:
+            return math.ceil(value - Fraction(1, 2)) if value > 0 else math.floor(value + Fraction(1, 2))
+        case Rounding.HALF_FROM_ZERO:
+            return math.floor(value + Fraction(1, 2)) if value > 0 else math.ceil(value - Fraction(1, 2))
