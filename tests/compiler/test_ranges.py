@@ -243,7 +243,9 @@ def test_ranges_are_reached_and_bounds_are_those_of_brute_force(kind: type, data
             assert tensor.low.tolist() == low.tolist(), op.name
             assert tensor.high.tolist() == high.tolist(), op.name
         if isinstance(op, brute_force.SUMS):
-            parts = terms(op, [integers(trace[name]) for name in op.inputs], [graph.tensors[n].format.fraction for n in op.inputs])
+            parts = terms(
+                op, [integers(trace[name]) for name in op.inputs], [graph.tensors[n].format.fraction for n in op.inputs]
+            )
             assert total(parts).tolist() == codes.tolist()
             assert magnitude(parts).max() <= tensor.bound
         least = max(abs(tensor.range[0]), abs(tensor.range[1]))
@@ -311,7 +313,7 @@ def test_the_widest_sum_is_exact_and_one_bit_more_is_refused() -> None:
     for weights, bias in (([2**30, 2**30], 0), ([2**30, -(2**30)], 0), ([2**29, -(2**29)], 2**60)):
         with pytest.raises(Unsupported, match=r"^layer sum: its sums may reach 2.31e\+18 and do not fit 62 bits; use fewer bits"):
             two(30, weights, bias)
-    assert 2**61 == INT_LIMIT
+    assert INT_LIMIT == 2**61
 
 
 def test_a_shift_to_the_left_is_refused_where_it_would_wrap() -> None:
