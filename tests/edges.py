@@ -41,7 +41,7 @@ def at_the_edge(limit: int) -> Graph:
         Rearrange("beside", ("cancelling", "few"), np.arange(7)),
         Add("again", ("beside", "beside")),
         # Rounding: floating point rounds by adding a large number, and that must have room
-        quantised("halved", "far", Format(False, 61, -1)),
+        quantised("halved", "far", Format(False, 60, -1), 0, half),
         quantised("eighth", "cancelling", Format(True, 8, -3)),
         quantised("eighth_conv", "cancelling_conv", Format(True, 8, -3)),
     ]

@@ -86,24 +86,21 @@ def test_quantising_a_real_value_is_exact(value: float, fmt: Format, rounding: R
     assert fixed.quantise(value, fmt, rounding, narrow=narrow).tolist() == expected
 
 
-@given(
-    st.integers(-4200, 4200),
-    st.integers(-3, 12),
-    st.sampled_from(Rounding),
-    st.integers(-9, 9),
-    st.booleans(),
-    st.sampled_from([-1, 0, 1]),
-)
-def test_a_real_value_between_two_codes_is_rounded_by_the_mode(
-    halves: int, fraction: int, rounding: Rounding, zero_point: int, after: bool, beside: int
+@pytest.mark.parametrize("rounding", Rounding)
+@pytest.mark.parametrize("fraction", [-3, 0, 12])
+@pytest.mark.parametrize(("zero_point", "after"), [(0, False), (3, False), (-4, False), (3, True), (-4, True), (60, False)])
+def test_real_values_between_codes_are_rounded_by_the_mode(
+    rounding: Rounding, fraction: int, zero_point: int, after: bool
 ) -> None:
-    """Halves are the ties, and what lies a little beside a whole code is what the directed modes differ in."""
-    fmt = Format(True, 12, fraction)
-    y = Fraction(halves, 2) + Fraction(beside, 2**20)
-    expected = exact_round(y, rounding) + zero_point if after else exact_round(y + zero_point, rounding)
-    value = float(y * Fraction(2) ** -fraction)
-    found = fixed.quantise(value, fmt, rounding, zero_point=zero_point, zero_after=after)
-    assert found.tolist() == min(max(expected, fmt.min_code), fmt.max_code)
+    """Ties, quarters, and what lies a little beside: there the modes differ; beyond either end all saturate."""
+    fmt = Format(True, 7, fraction)
+    ys = [Fraction(n, 4) + Fraction(beside, 2**20) for n in range(-300, 301) for beside in (-1, 0, 1)]
+    whole = [exact_round(y, rounding) + zero_point if after else exact_round(y + zero_point, rounding) for y in ys]
+    values = [float(y * Fraction(2) ** -fraction) for y in ys]
+    found = fixed.quantise(values, fmt, rounding, zero_point=zero_point, zero_after=after)
+    assert found.tolist() == np.clip(whole, fmt.min_code, fmt.max_code).tolist()
+    narrow = fixed.quantise(values, fmt, rounding, narrow=True, zero_point=zero_point, zero_after=after)
+    assert narrow.tolist() == np.clip(whole, fmt.min_code + 1, fmt.max_code).tolist()
 
 
 def test_reals_of_32_bits_are_quantised_in_64() -> None:

@@ -92,6 +92,8 @@ CASES = {
     "channels are the last axis of NWC": lambda: counted((5, 3), [[0.0, 1.0], [-1.0, 2.0], [0.5, 0.75]], data_layout="NWC"),
     "channels are the last axis of NHWC": lambda: counted((2, 4, 3), [[0.0], [-1.0], [0.5]], data_layout="NHWC"),
     "as many samples as channels in NWC": lambda: counted((3, 3), [[0.0, 1.0], [-1.0, 2.0], [0.5, 0.75]], data_layout="NWC"),
+    "channels are the last of three axes without a layout": lambda: counted((3, 3), [[0.0, 1.0], [-1.0, 2.0], [0.5, 0.75]]),
+    "channels are the second of four axes without a layout": lambda: counted((2, 2, 2), [[0.0, 1.0], [-1.0, 2.0]]),
     "steps and bias of a count": lambda: counted((64,), [[-1.0, 0.0, 1.0]], out_scale=0.5, out_bias=-1.0),
     "a bias between two steps": lambda: counted((64,), [[-1.0, 0.0, 1.0]], out_scale=0.5, out_bias=0.3),
     **{f"a quantiser that rounds {mode}": lambda mode=mode: again(rounding_mode=mode) for mode in ROUNDINGS},
