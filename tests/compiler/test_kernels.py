@@ -10,7 +10,7 @@ from edges import EDGES, at_the_edge, codes_at_the_edge
 from caloedge.compiler.fixed import Format, Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.kernels import TABLE_ENTRIES, exact_type, kernel
-from caloedge.compiler.ops import InputQuantiser, Op, Output, Requantise, Softmax, Threshold
+from caloedge.compiler.ops import InputQuantiser, Op, Output, Rearrange, Requantise, Softmax, Threshold, TopK
 
 
 @pytest.mark.parametrize("limit", EDGES.values(), ids=EDGES)
@@ -82,6 +82,35 @@ def test_a_softmax_rounds_half_to_even(ratio: tuple[int, int]) -> None:
     for event, found in zip(codes.tolist(), graph.run(codes)["y"].tolist(), strict=True):
         each = [int(exponentials[max(event) - code]) if max(event) - code < 4 else 0 for code in event]
         assert found == [round(Fraction(ratio[0] * e, ratio[1] * sum(each))) for e in each]
+
+
+def chosen(op: Op, codes: np.ndarray, width: int = 4) -> list:
+    shape = codes.shape[1:]
+    return Graph((InputQuantiser("x", shape, Format(True, width, 0)), op, Output("y", ("r",)))).run(codes)["y"].tolist()
+
+
+def test_every_row_has_a_softmax_and_a_best_of_its_own() -> None:
+    """Along the last axis: the sum and the order of one row must not reach into the next."""
+    codes = np.random.default_rng(3).integers(-8, 8, (40, 2, 3, 4))
+    exponentials = np.array([64, 32, 16, 8, 4, 2, 1])
+    shares = chosen(Softmax("r", ("x",), exponentials, (255, 1), Format(False, 8, 0)), codes)
+    for event, found in zip(codes.reshape(-1, 4).tolist(), np.reshape(shares, (-1, 4)).tolist(), strict=True):
+        each = [int(exponentials[max(event) - code]) if max(event) - code < 7 else 0 for code in event]
+        assert found == [round(Fraction(255 * e, sum(each))) for e in each]
+    for largest in (True, False):
+        order = [sorted(range(4), key=lambda i: (-row[i] if largest else row[i], i))[:3] for row in codes.reshape(-1, 4).tolist()]
+        which = chosen(TopK("r", ("x",), 3, largest, "indices"), codes)
+        assert np.reshape(which, (-1, 3)).tolist() == order
+        best = chosen(TopK("r", ("x",), 3, largest, "values"), codes)
+        assert np.reshape(best, (-1, 3)).tolist() == np.take_along_axis(codes.reshape(-1, 4), np.array(order), axis=1).tolist()
+
+
+@pytest.mark.parametrize("fill", [-3, 2**30 + 1])
+def test_elements_from_nowhere_are_filled(fill: int) -> None:
+    """The filling code is exact, too: float32 would leave 2**30 + 1 out."""
+    codes = np.arange(8).reshape(4, 2) - 4
+    found = chosen(Rearrange("r", ("x",), np.array([[1, -1], [0, 1]]), fill), codes)
+    assert found == [[[b, fill], [a, b]] for a, b in codes.tolist()]
 
 
 @pytest.mark.parametrize("width", [8, 16, 17, 40])
