@@ -1,23 +1,27 @@
 """What is known of real tensors between quantisers: limits, scales of either sign, and the codes that they become."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from brute_force import exact_round
 
+from caloedge.compiler import functions
 from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.graph import Graph
-from caloedge.compiler.ops import InputQuantiser, Output, Requantise
+from caloedge.compiler.ops import InputQuantiser, Output, Rearrange, Requantise, Reshape
 from caloedge.compiler.rationals import Rationals, rationals
 from caloedge.compiler.steps import Quantiser
 from caloedge.compiler.values import (
     Value,
     added,
+    applied,
     centred,
     constant_of,
+    expanded,
     limited,
     moved,
     plain,
@@ -197,3 +201,76 @@ def test_padding_takes_the_code_of_zero() -> None:
         Unsupported, match=r"^its input has no code for zero, with which it is to be padded; use a symmetric quant"
     ):
         moved(builder, value, np.array([-1, 0]), "pad")
+
+
+def test_elements_in_their_order_are_reshaped_and_others_rearranged() -> None:
+    builder, value = start()
+    column = moved(builder, value, np.array([[0], [1]]), "turn")
+    assert isinstance(builder.ops[column.op], Reshape)
+    turned = moved(builder, column, np.array([1, 0]), "turn")
+    assert isinstance(builder.ops[turned.op], Rearrange)
+    assert (column.shape, column.op, turned.op) == ((2, 1), "reshape_1", "turn_1")
+    assert reals_of(builder, turned) == [[Fraction(b, 4), Fraction(a, 4)] for a, b in CODES.tolist()]
+
+
+@pytest.mark.parametrize("quantise", [False, True])
+def test_a_value_that_repeats_its_codes_is_written_out(quantise: bool) -> None:
+    builder, value = start()
+    row = moved(builder, value, np.array([[0, 1]]), "turn")
+    repeated = replace(row, shape=(3, 2))
+    fmt = Format(True, 8, 3)
+    result = (
+        quantised(
+            builder, repeated, constant_of(Fraction(1, 8), 2), constant_of(0, 2), Quantiser(-128, 127, Rounding.HALF_EVEN, fmt)
+        )
+        if quantise
+        else expanded(builder, repeated)
+    )
+    assert result.shape == builder.tensors[result.op].shape == (3, 2)
+    step = uniform(result.scale)
+    assert step is not None
+    found = Graph((*builder.ops.values(), Output("y", (result.op,)))).run(CODES)["y"]
+    assert [[code * step for code in row] for row in found[:, 2].tolist()] == [
+        [Fraction(code, 4) for code in event] for event in CODES.tolist()
+    ]
+    assert (found == found[:, :1]).all()
+
+
+@pytest.mark.parametrize(
+    "limits", [(None, None), ((-1, -1), (1, 1)), ((-1, Fraction(-1, 3)), (Fraction(1, 2), 1)), ((-1, 0), None)]
+)
+@pytest.mark.parametrize("curved", [False, True])
+def test_functions_and_limits_that_differ_become_tables(limits: tuple, curved: bool) -> None:
+    """Limits before a function, and those that differ between elements, go into the table with it."""
+    builder, value = start()
+    low, high = (None if limit is None else number(*limit) for limit in limits)
+    whole = limited(value, low, high, "n") if limits != (None, None) else value
+    whole = applied(whole, functions.ABS, "n") if curved else whole
+    scale, fmt = Fraction(3, 16), Format(True, 5, 2)
+    result = quantised(builder, whole, number(scale), number(0), Quantiser(-16, 15, Rounding.HALF_EVEN, fmt))
+
+    def wanted(code: int, element: int) -> Fraction:
+        x = Fraction(code, 4)
+        x = x if low is None else max(x, low[element])
+        x = x if high is None else min(x, high[element])
+        return min(max(exact_round((abs(x) if curved else x) / scale, Rounding.HALF_EVEN), -16), 15) * scale
+
+    assert reals_of(builder, result) == [[wanted(code, i) for i, code in enumerate(event)] for event in CODES.tolist()]
+
+
+def test_a_rectified_sum_is_called_so() -> None:
+    fmt = Format(True, 5, 2)
+    for low, name in ((0, "relu"), (-1, "quant")):
+        builder, value = start()
+        whole = limited(value, number(low), None, "n")
+        result = quantised(builder, whole, number(0.25), number(0), Quantiser(-16, 15, Rounding.HALF_EVEN, fmt))
+        assert result.op.startswith(name)
+
+
+def test_scales_too_far_apart_are_refused_and_positive_ones_cost_nothing() -> None:
+    builder, value = start()
+    assert positive(builder, value) is value
+    turned = moved(builder, value, np.array([1, 0]), "turn")
+    far = added(scaled(value, number(2**70), number(0), "n"), turned, "n")
+    with pytest.raises(Unsupported, match=r"^its scales have no common unit in 62 bits; use the same scale, or scales that "):
+        single(builder, scaled(far, number(Fraction(1, 3)), number(0), "n"))
