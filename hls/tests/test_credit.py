@@ -43,15 +43,3 @@ def test_lint(bench: Bench) -> None:
 
 def test_credit(bench: Bench) -> None:
     check(bench.simulate(CASES))
-
-
-def test_an_error_is_caught(bench: Bench) -> None:
-    errors = [
-        # First, because only the bench's count of places sees it, which stops at the first part that is wrong.
-        ("DEPTH = LATENCY + 2", "DEPTH = LATENCY + 3"),
-        ("DEPTH = LATENCY + 2", "DEPTH = LATENCY + 1"),  # a place too few for full speed
-        ("if (admit && !leave)", "if (admit)"),  # a credit is lost where one event enters and one leaves
-        ("if (leave && !admit)", "if (leave)"),  # a credit too many there: a result finds no place
-        (".in_valid(in_flight_next[LATENCY])", ".in_valid(in_flight_next[LATENCY-1])"),  # the result of the event before
-    ]
-    assert bench.simulate_errors(case(2, 8), errors) == [True] * len(errors)

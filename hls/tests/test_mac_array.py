@@ -94,14 +94,3 @@ def test_lint(bench: Bench) -> None:
 
 def test_mac_array(bench: Bench) -> None:
     check(bench.simulate(CASES))
-
-
-def test_an_error_is_caught(bench: Bench) -> None:
-    errors = [
-        ("LAST_PHASE = FOLD - 1", "LAST_PHASE = FOLD - 2"),  # the last phase is left out
-        ("LAST_ADDRESS = REUSE - 1", "LAST_ADDRESS = REUSE - 2"),  # an event ends too early
-        ("assign in_ready = advance && last_phase;", "assign in_ready = advance;"),  # each beat counts for one phase only
-        ("REUSE > 1 ? out_valid :", "REUSE > 1 ? 1'b0 :"),  # a result is overwritten
-        ("{1'b0, operands[l*IN_BITS +: IN_BITS]}", "{operands[l*IN_BITS+IN_BITS-1], operands[l*IN_BITS +: IN_BITS]}"),
-    ]
-    assert bench.simulate_errors(case(3, 5, 2, 2, 5, 0, 4, 14), errors) == [True] * len(errors)

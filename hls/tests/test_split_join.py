@@ -26,21 +26,3 @@ def test_lint(bench: Bench) -> None:
 
 def test_split_and_join(bench: Bench) -> None:
     check(bench.simulate(CASES))
-
-
-def test_an_error_is_caught(bench: Bench) -> None:
-    split, join = cases(8, 3)
-    errors = [
-        ("(out_ready && last)", "out_ready"),  # words are overwritten
-        ("AFTER_FIRST = BEATS - 1", "AFTER_FIRST = BEATS - 2"),  # the last word is lost
-        ("remaining - 1'b1", "remaining"),
-        ("if (in_ready) out_valid <= in_valid", "if (in_ready) out_valid <= 1'b1"),  # words that nobody gave
-    ]
-    assert bench.simulate_errors(split, errors) == [True] * len(errors)
-    errors = [
-        ("!out_valid || out_ready", "1'b1"),  # a wide beat is overwritten
-        ("LAST = BEATS - 1", "LAST = BEATS - 2"),  # too few words
-        ("in_valid && last", "last"),  # a beat before its last word
-        ("{in_data, words[BEATS*WIDTH-1:WIDTH]}", "{words[(BEATS-1)*WIDTH-1:0], in_data}"),  # the first word on top
-    ]
-    assert bench.simulate_errors(join, errors) == [True] * len(errors)

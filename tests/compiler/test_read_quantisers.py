@@ -12,6 +12,7 @@ from test_review_cases import QONNX, File, same
 
 from caloedge.compiler.ops import Dense, Threshold
 from caloedge.compiler.reader import read
+from caloedge.errors import BadData
 
 pytest.importorskip("qonnx")
 pytest.importorskip("onnxruntime")
@@ -53,6 +54,16 @@ def counted(shape: tuple[int, ...], thresholds: Any, **how: Any) -> File:
 def again(**how: Any) -> File:
     file = Every((64,))
     file.again("q", how.pop("scale", 0.5), how.pop("bits", 5), **how)
+    return file
+
+
+def weights_with_zero() -> File:
+    """Return a file whose weights reach beyond their format once the zero point is taken off."""
+    file = Every((3,))
+    constants = [file.constant(value) for value in (0.25, 3.0, 4)]
+    values = file.constant(np.linspace(-9, 9, 12).reshape(3, 4))
+    weights = file.node("Quant", values, *constants, domain=QONNX, signed=1, narrow=0, rounding_mode="ROUND")
+    file.node("MatMul", "q", weights, out="y")
     return file
 
 
@@ -99,6 +110,7 @@ CASES = {
     **{f"a quantiser that rounds {mode}": lambda mode=mode: again(rounding_mode=mode) for mode in ROUNDINGS},
     **{f"a zero point beside {mode}": lambda mode=mode: again(zero=3.0, rounding_mode=mode) for mode in ROUNDINGS},
     "a quantiser with half a zero point": lambda: again(zero=1.5),
+    "weights with a zero point": weights_with_zero,
     "a narrow signed quantiser": lambda: again(bits=3, narrow=1),
     "a narrow unsigned quantiser": lambda: again(bits=3, narrow=1, signed=0),
     "an unsigned quantiser": lambda: again(bits=3, signed=0),
@@ -154,6 +166,13 @@ def test_weights_at_ties_are_rounded_by_the_mode(mode: str, tmp_path: Path) -> N
     away, to_zero = np.sign(halves) * ((abs(halves) + 1) // 2), np.sign(halves) * (abs(halves) // 2)
     wanted = {"FLOOR": halves // 2, "CEIL": -(-halves // 2), "UP": away, "DOWN": to_zero, "HALF_UP": away, "HALF_DOWN": to_zero}
     assert layer.weights[:, 0].tolist() == wanted.get(mode, np.rint(halves / 2).astype(int)).tolist()
+
+
+def test_the_scale_that_is_not_positive_is_named(tmp_path: Path) -> None:
+    file = Every((2,))
+    file.quant("q", np.array([0.5, -0.25]), out="y")
+    with pytest.raises(BadData, match=r"scale -0\.25 is not positive; export the network again$"):
+        read(file.save(tmp_path / "case.onnx", "y"))
 
 
 def test_a_threshold_is_the_lowest_code_that_reaches_it(tmp_path: Path) -> None:
