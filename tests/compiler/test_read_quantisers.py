@@ -1,6 +1,6 @@
 """What quantisers in files mean, where readings differ: at ties, at thresholds, in the order of adding and rounding.
 
-Every case is compared with the executor on all codes of its input (`same` of the review's cases draws them with both ends).
+Every case is compared with the executor on all codes of its input (`same` draws them with both ends).
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_review_cases import QONNX, File, same
+from small_qonnx import QONNX, File, same
 
 from caloedge.compiler.ops import Dense, Threshold
 from caloedge.compiler.reader import read

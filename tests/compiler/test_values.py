@@ -191,16 +191,12 @@ def test_a_limited_value_is_quantised_by_definition(
     assert reals_of(builder, result) == [[wanted(code) for code in event] for event in CODES.tolist()]
 
 
-def test_padding_takes_the_code_of_zero() -> None:
-    builder, value = start(offset=Fraction(1, 2))
+@pytest.mark.parametrize("offset", [0, Fraction(1, 2), Fraction(1, 3)])
+def test_padding_is_zero_also_where_no_code_is(offset: Fraction) -> None:
+    builder, value = start(offset=offset)
     padded = moved(builder, value, np.array([-1, 1, 0, -1]), "pad")
-    wanted = [[Fraction(0), *(Fraction(c, 4) + Fraction(1, 2) for c in (b, a)), Fraction(0)] for a, b in CODES.tolist()]
+    wanted = [[Fraction(0), *(Fraction(c, 4) + offset for c in (b, a)), Fraction(0)] for a, b in CODES.tolist()]
     assert reals_of(builder, padded) == wanted
-    builder, value = start(offset=Fraction(1, 3))
-    with pytest.raises(
-        Unsupported, match=r"^its input has no code for zero, with which it is to be padded; use a symmetric quant"
-    ):
-        moved(builder, value, np.array([-1, 0]), "pad")
 
 
 def test_elements_in_their_order_are_reshaped_and_others_rearranged() -> None:
