@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc)
 
-.PHONY: demo test benchmark clean
+.PHONY: demo test benchmark mutate clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "caloedge needs Python 3.11 or newer; call make PYTHON=python3.x")'
@@ -28,5 +28,12 @@ benchmark: $(VENV)/.ready
 	$(BIN)/python benchmarks/images.py
 	$(BIN)/python benchmarks/training_options.py
 
+# By hand, for hours: `make mutate MUTANTS='caloedge.compiler.ranges*'` takes one module, `mutmut show NAME` prints a survivor.
+MUTANTS ?=
+mutate: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1 $(MUTANTS)
+	$(BIN)/mutmut results
+
 clean:
-	rm -rf runs build $(VENV)
+	rm -rf runs build mutants $(VENV)

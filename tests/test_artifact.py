@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from caloedge.artifact import Artifact, read_artifact, refuse_foreign_files
+from caloedge.artifact import Artifact, finished_training, read_artifact, refuse_foreign_files
 from caloedge.backends.emulator.binding import EmulatorRecord
 from caloedge.backends.hls4ml.project import SimulatedRecord as HlsRecord
 from caloedge.backends.rtl.simulation import SimulatedRecord as RtlRecord
@@ -175,3 +175,39 @@ def test_a_golden_file_of_odd_arrays_is_refused(model: Path) -> None:
     (model / "golden.npz").write_bytes(b"PK")
     with pytest.raises(BadData, match=rf"golden\.npz: not a readable \.npz file \(.*\); {AGAIN}$"):
         artifact.golden()
+
+
+def change_one_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", sorted(json.loads((SHIPPED / "manifest.json").read_text(encoding="utf-8"))["files"]))
+def test_one_changed_bit_of_any_file_is_noticed(model: Path, name: str) -> None:
+    read_artifact(model)
+    change_one_bit(model / name)
+    with pytest.raises(BadData) as caught:
+        read_artifact(model)
+    assert str(caught.value) == (
+        f"{model / name}: altered since the manifest was written (SHA-256 differs); export the artifact again"
+    )
+
+
+def test_a_missing_file_is_noticed(model: Path) -> None:
+    (model / "golden.npz").unlink()
+    with pytest.raises(BadData, match=r"golden\.npz: missing; the manifest lists it, export the artifact again$"):
+        read_artifact(model)
+
+
+def test_changed_weights_are_not_taken_as_a_finished_training(model: Path) -> None:
+    """`run` would otherwise skip the training and ship weights that nobody trained."""
+    stage = "quantised"
+    key = read_artifact(model).manifest.stages[stage].key
+    assert finished_training(model, stage, key) is not None
+    assert finished_training(model, stage, f"{key}x") is None
+    change_one_bit(model / f"{stage}.0.safetensors")
+    with pytest.raises(
+        BadData, match=r"quantised\.0\.safetensors: missing or altered; restore it, or remove manifest\.json there"
+    ):
+        finished_training(model, stage, key)

@@ -13,14 +13,14 @@ from onnx import numpy_helper
 from caloedge import verification
 from caloedge.artifact import Artifact, Golden, read_artifact, write_manifest
 from caloedge.catalog import Backend, Target, find
-from caloedge.compiler.fixed import Rounding
+from caloedge.compiler.fixed import Format, Rounding
 from caloedge.compiler.graph import Graph
-from caloedge.compiler.ops import Dense, Requantise
+from caloedge.compiler.ops import Dense, InputQuantiser, Output, Requantise
 from caloedge.compiler.reader import read
 from caloedge.errors import MissingTool, UserError
 from caloedge.project import read_record, record, write_record
 from caloedge.recipe import LayerChoice
-from caloedge.verification import Check, Design, build_if_needed, compare_codes, random_vectors, run_check, verify
+from caloedge.verification import Check, Design, build_if_needed, compare_codes, random_codes, random_vectors, run_check, verify
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +244,18 @@ def test_random_codes_cover_the_whole_input_format(graph: Graph) -> None:
     assert random.inputs.shape == (10_000, 1, 7, 7)
     assert (random.inputs.min(), random.inputs.max()) == (0, 4095)
     assert random_vectors(graph).inputs.tobytes() == random.inputs.tobytes()
+
+
+@pytest.mark.parametrize("fmt", [Format(False, 1, 0), Format(True, 2, 0), Format(False, 2, 0)])
+def test_random_codes_hold_every_code_also_behind_the_extreme_events(fmt: Format) -> None:
+    """The first events are the extremes of all elements at once; the largest code must come beside others, too."""
+    graph = Graph((InputQuantiser("x", (3,), fmt), Output("y", ("x",))))
+    codes = random_codes(graph, 500, seed=1)
+    assert codes.shape == (500, 3)
+    assert (codes[0] == fmt.min_code).all()
+    assert (codes[1] == fmt.max_code).all()
+    for element in codes[2:].T:
+        assert set(element.tolist()) == set(range(fmt.min_code, fmt.max_code + 1))
 
 
 def test_a_folder_that_is_no_project_is_named(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def _requantise_kernel(op: Requantise, x: Tensor) -> Kernel:
     low, high = op.low, op.high
     largest = max(abs(high), abs(low))
     # Bits beyond the float's own are never made: the input is exact in its type, and the limits must be as well.
-    in_float = op.rounding is Rounding.HALF_EVEN and x.bound < FLOAT64_EXACT and abs(shift) < 64
+    in_float = op.rounding is Rounding.HALF_EVEN and x.bound < FLOAT64_EXACT
     if in_float and largest < (FLOAT32_EXACT if x.bound < FLOAT32_EXACT else FLOAT64_EXACT):
         return lambda codes: fixed.requantise_float(codes, shift, low, high)
     dtype = exact_type(largest)

@@ -385,8 +385,9 @@ def _infer_rearrange(op: Rearrange, inputs: list[Tensor]) -> Tensor:
 
 
 def _infer_softmax(op: Softmax, x: Tensor) -> Tensor:
-    total = int(op.exponentials[0]) * x.shape[-1]
-    if max(2 * int(op.exponentials.max()) * op.ratio[0], 2 * total * op.ratio[1]) >= INT_LIMIT:
+    largest = int(op.exponentials.max())
+    total = largest * x.shape[-1]
+    if max(2 * largest * op.ratio[0], 2 * total * op.ratio[1]) >= INT_LIMIT:
         raise Unsupported(f"layer {op.name}: {x.shape[-1]} exponentials do not fit 62 bits; use fewer bits")
     low, high = np.zeros(x.shape, dtype=np.int64), np.full(x.shape, op.format.max_code, dtype=np.int64)
     return _tensor(op.format, low, high)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from brute_force import extreme_codes
+from edges import EDGES, at_the_edge, codes_at_the_edge
 from hypothesis import HealthCheck, Phase, given, settings
 from random_networks import graphs
 
 from caloedge.backends.emulator import BACKEND
 from caloedge.backends.emulator.binding import Emulator, emulate
-from caloedge.backends.emulator.layout import plan
+from caloedge.backends.emulator.layout import code_type, number_type, padded_shape, plan, rounding_type
 from caloedge.backends.emulator.project import BUILDS, build
 from caloedge.backends.emulator.source import PARTS, write
 from caloedge.catalog import Target, find
@@ -246,6 +248,74 @@ def test_random_networks_are_exact(graph: Graph, tmp_path_factory: pytest.TempPa
     folder = built(graph, tmp_path_factory.mktemp("random") / "project")
     codes = stimuli(graph, 100)
     assert same(emulate(folder, codes), graph.run(codes))
+
+
+@pytest.mark.parametrize("limit", EDGES.values(), ids=EDGES)
+def test_sums_at_the_edge_of_a_number_type_are_exact(limit: int, tmp_path: Path) -> None:
+    """float counts to 2**24 and double to 2**53: inputs that cancel go beyond on the way and come back."""
+    graph, codes = at_the_edge(limit), codes_at_the_edge()
+    assert same(emulate(built(graph, tmp_path / "project"), codes), graph.run(codes))
+
+
+def test_both_ends_of_every_sum_are_exact(tmp_path: Path) -> None:
+    """Inputs chosen by the sign of each weight drive every sum to its lowest and its highest code."""
+    graph = Graph((*chain().ops, Output("sums", ("conv",))))
+    codes, conv = extreme_codes(graph), graph.tensors["conv"]
+    found = emulate(built(graph, tmp_path / "project"), codes)
+    assert same(found, graph.run(codes))
+    lowest, highest, _ = np.split(found["sums"].reshape(len(codes), -1), 3)
+    assert np.diagonal(lowest).tolist() == conv.low.reshape(-1).tolist()
+    assert np.diagonal(highest).tolist() == conv.high.reshape(-1).tolist()
+
+
+def test_the_narrowest_number_type_is_that_of_the_bound() -> None:
+    assert [number_type(2**24 + step) for step in (-1, 0)] == ["float", "double"]
+    assert [number_type(2**53 + step) for step in (-1, 0)] == ["double", "int64_t"]
+
+
+def test_the_narrowest_integer_type_holds_both_ends() -> None:
+    """One code more needs the next type: at the ports a code that does not fit would wrap."""
+    for low, high, name in (
+        (0, 0, "uint8_t"), (0, 255, "uint8_t"), (0, 256, "uint16_t"), (0, 2**16 - 1, "uint16_t"), (0, 2**16, "uint32_t"),
+        (0, 2**32 - 1, "uint32_t"), (0, 2**32, "int64_t"), (-1, 0, "int8_t"), (-128, 127, "int8_t"), (-129, 0, "int16_t"),
+        (-1, 128, "int16_t"), (-(2**15), 2**15 - 1, "int16_t"), (-(2**15) - 1, 0, "int32_t"), (-(2**31), 2**31 - 1, "int32_t"),
+        (-(2**31) - 1, 0, "int64_t"), (-1, 2**31, "int64_t"),
+    ):  # fmt: skip
+        assert code_type(low, high) == name, (low, high)
+
+
+def test_a_padded_copy_has_room_for_both_borders() -> None:
+    graph = sums()
+    assert padded_shape(graph["grouped"], (4, 5, 6)) == (4, 8, 7)  # type: ignore[arg-type]
+    assert padded_shape(graph["line"], (1, 7)) == (1, 10)  # type: ignore[arg-type]
+    layout = plan(graph)
+    assert {name: buffer.elements for name, buffer in layout.padded.items()} == {
+        "grouped": 4 * 8 * 7,
+        "solid": 2 * 4 * 5 * 4,
+        "line": 10,
+    }
+    for buffer in layout.padded.values():
+        assert buffer.offset + buffer.size <= layout.size
+
+
+def rounding_of(width: int, high: int, shift: int, rounding: Rounding = Rounding.HALF_EVEN, fraction: int = 0) -> str | None:
+    ops = (
+        InputQuantiser("x", (1,), Format(False, width, fraction)),
+        Requantise("r", ("x",), Format(False, 60, fraction - shift), relu=False, rounding=rounding, limits=(0, high)),
+    )
+    graph = Graph((*ops, Output("y", ("r",))))
+    return rounding_type(graph["r"], graph.tensors["x"])
+
+
+def test_floating_point_rounds_only_what_it_can_round_exactly() -> None:
+    """Rounding adds 1.5 * 2**23 (2**52 in double): a result above 2**22 (2**51) would be left with steps of two."""
+    assert [rounding_of(24, 2**22 + step, 1) for step in (0, 1)] == ["float", "double"]
+    assert [rounding_of(25, high, 1) for high in (2**22, 2**51)] == ["double", "double"]
+    assert [rounding_of(53, 2**51 + step, 1) for step in (0, 1)] == ["double", None]
+    assert rounding_of(54, 7, 1) is None
+    for fraction in (0, -40, 40):
+        assert [rounding_of(24, 7, shift, fraction=fraction) for shift in (63, 64)] == ["float", None]
+    assert {rounding_of(24, 7, 1, rounding) for rounding in Rounding if rounding is not Rounding.HALF_EVEN} == {None}
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])

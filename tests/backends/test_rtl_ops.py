@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from brute_force import extreme_codes
 from random_networks import stimulus
 
 from caloedge.backends.rtl import BACKEND
 from caloedge.backends.rtl.design import design
-from caloedge.backends.rtl.layers import layers_of
+from caloedge.backends.rtl.layers import layers_of, padded_shape
 from caloedge.backends.rtl.simulation import compile_model, simulate
 from caloedge.backends.rtl.steps import Rounded
 from caloedge.backends.rtl.verilog import write_design
@@ -141,12 +142,12 @@ def blocks() -> Graph:
 
 
 def signal() -> Graph:
-    """Return a network on two signals of twelve samples."""
+    """Return a network on two signals of twelve samples, padded by more on the left than on the right."""
     w, b = draws(5)
     return Graph(
         (
             InputQuantiser("x", (2, 12), Format(True, 6, 3)),
-            Conv("conv0", ("x",), w(3, 2, 3), b(3), WEIGHT, padding=(1, 1)),
+            Conv("conv0", ("x",), w(3, 2, 3), b(3), WEIGHT, padding=(2, 0)),
             Requantise("act0", ("conv0",), Format(False, 6, 2), relu=True),
             MaxPool("pool", ("act0",), (2,), (2,)),
             Affine("norm", ("pool",), w(3, 1), b(3, 1), WEIGHT),
@@ -205,6 +206,35 @@ def test_every_cycle_accurate_result_equals_the_graph(projects: Any, network: st
     assert len(np.unique(expected)) > 50, "the comparison would prove little"
     for stall in (0.0, 0.4):
         np.testing.assert_array_equal(found(folder, graph, stall), expected)
+
+
+def test_a_signal_is_padded_on_the_side_that_the_network_says() -> None:
+    """(begin, end) of the one axis become (top, left, bottom, right) of an image of one row."""
+    first = layers_of(signal())[0]
+    assert isinstance(first.op, Conv)
+    assert first.op.padding == (0, 2, 0, 0)
+    assert padded_shape(first) == (1, 14)
+
+
+def driven() -> Graph:
+    """Return a convolution whose sums leave the network as they are."""
+    w, b = draws(9)
+    return Graph((IMAGE, Conv("conv", ("x",), w(2, 2, 2, 2), b(2), WEIGHT, padding=(0, 1, 1, 0)), Output("y", ("conv",))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_ends_of_every_sum_are_exact(variant: str, tmp_path: Path) -> None:
+    """Inputs chosen by the sign of each weight: a register one bit too narrow wraps here and nowhere else."""
+    graph = driven()
+    BACKEND.build(graph, TARGET, variant, tmp_path / "project", {})
+    assert BACKEND.simulate is not None
+    codes, sums = extreme_codes(graph), graph.tensors["conv"]
+    result = BACKEND.simulate(tmp_path / "project", codes, 0.0, None).codes["y"]
+    np.testing.assert_array_equal(result, graph.run(codes)["y"])
+    lowest, highest, _ = np.split(result.reshape(len(codes), -1), 3)
+    assert np.diagonal(lowest).tolist() == sums.low.reshape(-1).tolist()
+    assert np.diagonal(highest).tolist() == sums.high.reshape(-1).tolist()
 
 
 def corruptions(graph: Graph) -> list[tuple[str, dict[str, Any]]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from brute_force import exact_round
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,13 @@ from caloedge.compiler.functions import Function
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Affine, InputQuantiser, Output, Requantise, Table, Threshold
 from caloedge.compiler.rationals import common_unit, floor_sum, rationals
-from caloedge.compiler.steps import Quantiser, exactly_rounded, quantise_affine, quantise_function
+from caloedge.compiler.steps import (
+    Quantiser,
+    exactly_rounded,
+    quantise_affine,
+    quantise_function,
+    rounded_quotients,
+)
 from caloedge.compiler.values import constant_of
 from caloedge.errors import Unsupported
 
@@ -38,6 +45,29 @@ def compiled(fmt: Format, factors: list[Fraction], summands: list[Fraction], qua
     codes = np.arange(fmt.min_code, fmt.max_code + 1)
     every = np.broadcast_to(codes[:, None, None], (len(codes), channels, 1))
     return Graph((*builder.ops.values(), Output("y", (name,)))), every
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+def test_rational_numbers_are_rounded_by_definition(rounding: Rounding) -> None:
+    """The reference of the tests below: halves are ties, thirds lie on either side, zero and the signs differ between modes."""
+    for value in [Fraction(n, d) for d in (1, 2, 3, 7) for n in range(-5 * d, 5 * d + 1)]:
+        assert exactly_rounded(value, rounding) == exact_round(value, rounding), value
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+@pytest.mark.parametrize("size", [1, 2**70])
+def test_quotients_are_rounded_by_definition(rounding: Rounding, size: int) -> None:
+    """Small numbers are divided as int64, large ones as Python's: both round alike, ties of either sign included."""
+    for divisor in (1, 2, 3, 4, 7, 10):
+        numerators = np.array([n * size for n in range(-45, 46)], dtype=object)
+        found = rounded_quotients(numerators, divisor * size, rounding)
+        assert found.dtype == np.int64
+        assert found.tolist() == [exact_round(Fraction(n, divisor), rounding) for n in range(-45, 46)], divisor
+
+
+def test_quotients_beyond_62_bits_stay_at_the_limit() -> None:
+    numerators = np.array([2**62 - 1, 2**62, 2**70, -(2**70)], dtype=object)
+    assert rounded_quotients(numerators, 1, Rounding.HALF_EVEN).tolist() == [2**62 - 1, 2**62, 2**62, -(2**62)]
 
 
 @settings(deadline=None, max_examples=150, derandomize=True)
@@ -164,6 +194,24 @@ def test_tables_of_functions_are_exact(function: Function, rounding: Rounding) -
     for code, result in zip(codes.tolist(), found[:, 1].tolist(), strict=True):
         wanted = exactly_rounded(function.at(step * code, (0,)) / scale, rounding)
         assert result == min(max(wanted, out.min_code), out.max_code), code
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+def test_what_float64_leaves_in_doubt_is_decided_exactly(rounding: Rounding) -> None:
+    """7 * 0.1 * 5 is 3.5000000000000004 in float64, and 3 * 0.1 * 10 is above 3: every code here is a tie or a whole number."""
+    fmt, out = Format(True, 8, 0), Format(True, 12, 0)
+    for outer in (5, 10, Fraction(10, 3)):
+        builder = Builder(frozenset())
+        builder.add(InputQuantiser("x", (1,), fmt))
+        zero, quantiser = constant_of(0, 1), Quantiser(out.min_code, out.max_code, rounding, out)
+        inner = (constant_of(Fraction(1, 10), 1), zero)
+        leaky = functions.leaky_relu(rationals([0.5]))
+        name = quantise_function(builder, "x", inner, (leaky,), (constant_of(outer, 1), zero), quantiser, "f")
+        graph = Graph((*builder.ops.values(), Output("y", (name,))))
+        codes = np.arange(-128, 128)
+        for code, found in zip(codes.tolist(), graph.run(codes[:, None])["y"][:, 0].tolist(), strict=True):
+            value = Fraction(code, 10) * outer
+            assert found == exact_round(value / 2 if code < 0 else value, rounding), (outer, code)
 
 
 def test_a_function_of_many_codes_becomes_thresholds() -> None:

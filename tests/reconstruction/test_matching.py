@@ -73,6 +73,15 @@ def test_a_photon_is_matched_up_to_the_limit(apart: float, found: bool) -> None:
     assert bool(matches.fake_N[0]) is not found
 
 
+def test_the_limits_are_those_that_every_efficiency_was_measured_with() -> None:
+    """A photon 1.55 crystals away is not found, and one 3.05 away is no piece: other limits are other efficiencies."""
+    assert (MATCHED_WITHIN, SPLIT_WITHIN) == (1.5, 3.0)
+    away, near = (match(truth_of([(20, 20)]), photons_of([(20 + apart, 20)])) for apart in (1.55, 1.45))
+    assert (bool(away.found[0, 0]), bool(near.found[0, 0])) == (False, True)
+    apart, piece = (match(truth_of([(20, 20)]), photons_of([(20, 20), (20, 20 + step)])) for step in (3.05, 2.95))
+    assert (bool(apart.split_EP[0, 0]), bool(piece.split_EP[0, 0])) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("true", "found", "split"),
     [

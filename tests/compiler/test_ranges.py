@@ -1,0 +1,385 @@
+"""What is proven of every operation, against brute force: ranges are kept and reached, no partial sum is above its bound.
+
+The number types of every executor are chosen by `bound`: one that is too small lets sums wrap or round, and nobody is told.
+"""
+
+from itertools import product
+from typing import Any
+
+import brute_force
+import numpy as np
+import pytest
+from brute_force import extremes, integers, magnitude, terms, total
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from random_networks import graphs
+from random_qonnx import seeded
+
+from caloedge.compiler.fixed import Format, Rounding
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.kernels import exact_type, kernel
+from caloedge.compiler.ops import (
+    Add,
+    Affine,
+    Conv,
+    Dense,
+    InputQuantiser,
+    MatMul,
+    MaxPool,
+    Multiply,
+    Op,
+    Output,
+    Rearrange,
+    Requantise,
+    Reshape,
+    Softmax,
+    Table,
+    Threshold,
+    TopK,
+)
+from caloedge.compiler.ranges import INT_LIMIT, MAX_ELEMENTS, Tensor
+from caloedge.compiler.reader import read
+from caloedge.errors import Unsupported
+
+WEIGHT = Format(True, 5, 2)
+
+
+class Case:
+    """A network around one operation `r`, small enough for every input to be tried; its parts are drawn."""
+
+    def __init__(self, draw: Any) -> None:
+        self.draw = draw
+        self.ops: list[Op] = []
+
+    def whole(self, low: int, high: int) -> int:
+        return self.draw(st.integers(low, high))
+
+    def numbers(self, low: int, high: int, *shape: int) -> np.ndarray:
+        size = int(np.prod(shape))
+        return np.array(self.draw(st.lists(st.integers(low, high), min_size=size, max_size=size)), np.int64).reshape(shape)
+
+    def source(self, name: str, *shape: int, fraction: int = 0) -> str:
+        """Add codes whose range differs from element to element, and need not hold zero."""
+        fmt = Format(self.draw(st.booleans()), self.whole(1, 2) if np.prod(shape) < 5 else 1, fraction)
+        self.ops.append(InputQuantiser(f"{name}_in", shape, fmt))
+        weights, bias = self.numbers(-3, 3, *shape), self.numbers(-9, 9, *shape)
+        self.ops.append(Affine(name, (f"{name}_in",), weights, bias, Format(True, 3, 0)))
+        return name
+
+    def tensor(self, name: str) -> Tensor:
+        return Graph((*self.ops, Output("y", (name,)))).tensors[name]
+
+
+def conv(case: Case) -> Op:
+    if case.draw(st.booleans()):
+        case.source("x", 2, 3)
+        groups = case.whole(1, 2)
+        weights = case.numbers(-9, 9, 2, 2 // groups, case.whole(1, 2))
+        padding = case.whole(0, 1), case.whole(0, 2)
+        return Conv("r", ("x",), weights, case.numbers(-9, 9, 2), WEIGHT, (case.whole(1, 2),), padding, (1,), groups)
+    case.source("x", 1, 2, 3)
+    padding = tuple(case.whole(0, 1) for _ in range(4))
+    weights = case.numbers(-9, 9, 2, 1, case.whole(1, 2), 2)
+    return Conv("r", ("x",), weights, case.numbers(-9, 9, 2), WEIGHT, (1, case.whole(1, 2)), padding, (1, case.whole(1, 2)))
+
+
+def dense(case: Case) -> Op:
+    case.source("x", *case.draw(st.sampled_from([(3,), (2, 2)])))
+    return Dense("r", ("x",), case.numbers(-9, 9, 2, case.tensor("x").shape[-1]), case.numbers(-40, 40, 2), WEIGHT)
+
+
+def affine(case: Case) -> Op:
+    case.source("x", 2, 2)
+    return Affine("r", ("x",), case.numbers(-9, 9, 2, 1), case.numbers(-40, 40, 2, 1), WEIGHT)
+
+
+def add(case: Case) -> Op:
+    case.source("a", 2, 1, fraction=case.whole(-2, 3))
+    case.source("b", *case.draw(st.sampled_from([(1, 2), (2, 2), (1, 1)])))
+    return Add("r", ("a", "b"))
+
+
+def multiply(case: Case) -> Op:
+    case.source("a", 2, 1)
+    case.source("b", *case.draw(st.sampled_from([(1, 2), (2, 2), (1, 1)])))
+    return Multiply("r", ("a", "b"))
+
+
+def matmul(case: Case) -> Op:
+    case.source("a", 1, 1, 3)
+    case.source("b", 1, 3, 1)
+    return MatMul("r", ("a", "b"))
+
+
+def requantise(case: Case) -> Op:
+    case.source("x", 4)
+    fmt = Format(case.draw(st.booleans()), case.whole(1, 5), case.whole(-3, 3))
+    rounding = case.draw(st.sampled_from(Rounding))
+    narrow, relu = case.draw(st.booleans()), case.draw(st.booleans())
+    limits = (0, max(fmt.max_code - 1, 0)) if case.draw(st.booleans()) else None
+    return Requantise("r", ("x",), fmt, relu, narrow and fmt.width > 1, rounding, limits)
+
+
+def threshold(case: Case) -> Op:
+    case.source("x", 2, 2)
+    thresholds = np.sort(case.numbers(-15, 15, *case.draw(st.sampled_from([(1, 1), (2, 1), (2, 2)])), 4))
+    return Threshold("r", ("x",), thresholds, case.whole(-9, 9), case.whole(-3, 3), Format(True, 6, 0))
+
+
+def table(case: Case) -> Op:
+    # The smallest and largest entry must be met by codes that come: every step of one code.
+    fmt = Format(case.draw(st.booleans()), 2, 0)
+    shifts = case.numbers(-5, 5, 2, 2)
+    case.ops += [InputQuantiser("x_in", (2, 2), fmt), Affine("x", ("x_in",), np.ones((2, 2), np.int64), shifts, WEIGHT)]
+    low, high = case.tensor("x").range
+    before, behind = case.whole(0, 2), case.whole(0, 2)
+    shape = case.draw(st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2)]))
+    return Table("r", ("x",), case.numbers(-30, 30, *shape, high - low + 1 + before + behind), low - before, Format(True, 6, 0))
+
+
+def max_pool(case: Case) -> Op:
+    case.source("x", 2, 3)
+    return MaxPool("r", ("x",), (2,), (1,))
+
+
+def reshape(case: Case) -> Op:
+    case.source("x", 2, 2)
+    return Reshape("r", ("x",))
+
+
+def rearrange(case: Case) -> Op:
+    case.source("a", 2)
+    case.source("b", 1, 2)
+    return Rearrange("r", ("a", "b"), case.numbers(-1, 3, 3), fill=case.whole(-40, 40))
+
+
+def softmax(case: Case) -> Op:
+    case.source("x", 3)
+    exponentials = np.rint(255 * np.exp(-np.arange(30) / 4)).astype(np.int64)
+    return Softmax("r", ("x",), exponentials, (case.whole(1, 300), case.whole(1, 2)), Format(False, 8, 8))
+
+
+def top_k(case: Case) -> Op:
+    case.source("x", *case.draw(st.sampled_from([(4,), (2, 2)])))
+    k, part = case.whole(1, case.tensor("x").shape[-1]), case.draw(st.sampled_from(["values", "indices"]))
+    return TopK("r", ("x",), k, case.draw(st.booleans()), part)
+
+
+def output(case: Case) -> Op:
+    case.source("x", 2)
+    return Output("r", ("x",))
+
+
+CASES = {
+    Conv: conv, Dense: dense, Affine: affine, Add: add, Multiply: multiply, MatMul: matmul, Requantise: requantise,
+    Threshold: threshold, Table: table, MaxPool: max_pool, Reshape: reshape, Rearrange: rearrange, Softmax: softmax, TopK: top_k,
+    Output: output,
+}  # fmt: skip
+
+
+def every_input(graph: Graph) -> dict[str, np.ndarray]:
+    """Return all combinations of input codes, by input."""
+    ranges = [range(low, high + 1) for op in graph.inputs for low, high in [graph.tensors[op.name].range] * op_size(op)]
+    every = np.array(list(product(*ranges)))
+    ends = np.cumsum([op_size(op) for op in graph.inputs])
+    parts = np.split(every, ends[:-1], axis=1)
+    return {op.name: part.reshape(-1, *op.shape) for op, part in zip(graph.inputs, parts, strict=True)}
+
+
+def op_size(op: InputQuantiser) -> int:
+    return int(np.prod(op.shape))
+
+
+def bound_by_brute_force(graph: Graph, op: Op, trace: dict[str, np.ndarray]) -> int:
+    """Return what the docstring of `Tensor.bound` promises, from all codes that really come."""
+    codes = [integers(trace[name]) for name in op.inputs]
+    fractions = [graph.tensors[name].format.fraction for name in op.inputs]
+    largest = [int(abs(array).max()) for array in codes]
+    match op:
+        case InputQuantiser():
+            return 0
+        case Conv() | Dense() | Affine():
+            return int(magnitude(terms(op, codes, fractions)).max())
+        case Multiply():
+            return largest[0] * largest[1]  # of any two elements
+        case MatMul():
+            return largest[0] * largest[1] * codes[0].shape[-1]
+        case Add():  # the sums that made its terms may be larger than these
+            finest = max(fractions)
+            return sum(graph.tensors[name].bound << finest - f for name, f in zip(op.inputs, fractions, strict=True))
+        case Requantise():
+            return max(abs(op.low), abs(op.high))
+        case Threshold() | Table() | Softmax():
+            return 0
+        case TopK():
+            return 0 if op.part == "indices" else graph.tensors[op.inputs[0]].bound
+        case MaxPool() | Reshape() | Rearrange() | Output():  # the number type of what they read is the number type of all of it
+            return max(graph.tensors[name].bound for name in op.inputs)
+
+
+def is_exact(graph: Graph, op: Op) -> bool:
+    """Tell whether both ends of the range are promised to come: not of what depends on several elements at once."""
+    if isinstance(op, Output):
+        return is_exact(graph, graph[op.inputs[0]])
+    return not isinstance(op, Softmax) and not (isinstance(op, TopK) and op.part == "indices")
+
+
+@pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
+@settings(max_examples=25, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_ranges_are_reached_and_bounds_are_those_of_brute_force(kind: type, data: Any) -> None:
+    case = Case(data.draw)
+    op = CASES[kind](case)
+    assert isinstance(op, kind)
+    graph = Graph((*case.ops, op) if isinstance(op, Output) else (*case.ops, op, Output("y", ("r",))))
+    trace = graph.trace(every_input(graph))
+    for op in graph.ops:
+        tensor, codes = graph.tensors[op.name], trace[op.name]
+        assert codes.shape[1:] == tensor.shape == tensor.low.shape == tensor.high.shape
+        low, high = codes.min(axis=0), codes.max(axis=0)
+        assert (tensor.low <= low).all()
+        assert (high <= tensor.high).all()
+        if is_exact(graph, op):
+            assert tensor.low.tolist() == low.tolist(), op.name
+            assert tensor.high.tolist() == high.tolist(), op.name
+        if isinstance(op, brute_force.SUMS):
+            parts = terms(
+                op, [integers(trace[name]) for name in op.inputs], [graph.tensors[n].format.fraction for n in op.inputs]
+            )
+            assert total(parts).tolist() == codes.tolist()
+            assert magnitude(parts).max() <= tensor.bound
+        least = max(abs(tensor.range[0]), abs(tensor.range[1]))
+        assert tensor.bound == max(bound_by_brute_force(graph, op, trace), least), op.name
+        assert tensor.format.min_code <= tensor.range[0]
+        assert tensor.range[1] <= tensor.format.max_code
+
+
+def test_every_operation_is_tried() -> None:
+    assert {InputQuantiser, *CASES} == set(Op.__args__)
+
+
+def check_sums(graph: Graph) -> int:
+    """Drive every layer of a network to its ends, from the ranges of what it reads; return how many layers there are."""
+    layers = [op for op in graph.ops if isinstance(op, Conv | Dense | Affine)]
+    for op in layers:
+        x, result = graph.tensors[op.inputs[0]], graph.tensors[op.name]
+        events = extremes(op, x.low, x.high)
+        parts = terms(op, [integers(events)], [0])
+        lowest, highest, _ = np.split(total(parts).reshape(len(events), -1), 3)
+        assert result.low.reshape(-1).tolist() == np.diagonal(lowest).tolist(), op.name
+        assert result.high.reshape(-1).tolist() == np.diagonal(highest).tolist(), op.name
+        # Beyond 2**53 a bound is summed in float64: all that hangs on it is then integer arithmetic, which has room.
+        wanted = max(int(magnitude(parts).max()), *map(abs, result.range))
+        assert result.bound == wanted if wanted < 2**53 else abs(result.bound - wanted) <= wanted >> 40, op.name
+        found = kernel(op, graph.tensors)(np.moveaxis(events, 0, -1).astype(exact_type(x.bound)))
+        assert np.moveaxis(found, -1, 0).astype(np.int64).tolist() == total(parts).tolist(), op.name
+    return len(layers)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(graphs())
+def test_the_ends_of_random_networks_are_reached_exactly(graph: Graph) -> None:
+    assert check_sums(graph)
+
+
+def test_the_ends_of_random_files_are_reached_exactly(tmp_path: Any) -> None:
+    import onnx
+
+    layers = 0
+    for seed in range(60):
+        onnx.save(seeded(seed).model, tmp_path / "random.onnx")
+        try:
+            graph = read(tmp_path / "random.onnx")
+        except Unsupported:
+            continue
+        layers += check_sums(graph)
+    assert layers > 60
+
+
+# Where a range is refused: the tests above never come near
+
+
+def two(width: int, weights: list[int], bias: int = 0) -> Graph:
+    x = InputQuantiser("x", (len(weights),), Format(False, width, 0))
+    layer = Dense("sum", ("x",), np.array([weights]), np.array([bias]), Format(True, 62, 0))
+    return Graph((x, layer, Output("y", ("sum",))))
+
+
+def test_the_widest_sum_is_exact_and_one_bit_more_is_refused() -> None:
+    """Four times the limit is where int64 wraps: such a sum must be refused, not calculated."""
+    graph = two(30, [2**29, 2**29], -(2**58))
+    codes = np.array([[2**30 - 1, 2**30 - 1], [0, 0]])
+    assert graph.run(codes)["y"].tolist() == [[2 * 2**29 * (2**30 - 1) - 2**58], [-(2**58)]]
+    for weights, bias in (([2**30, 2**30], 0), ([2**30, -(2**30)], 0), ([2**29, -(2**29)], 2**60)):
+        with pytest.raises(Unsupported, match=r"^layer sum: its sums may reach 2.31e\+18 and do not fit 62 bits; use fewer bits"):
+            two(30, weights, bias)
+    assert INT_LIMIT == 2**61
+
+
+def test_a_shift_to_the_left_is_refused_where_it_would_wrap() -> None:
+    def shifted(fraction: int) -> Graph:
+        ops = (InputQuantiser("x", (1,), Format(False, 30, 0)), Requantise("r", ("x",), Format(False, 62, fraction), relu=False))
+        return Graph((*ops, Output("y", ("r",))))
+
+    assert shifted(31).run(np.array([[2**30 - 1]]))["y"].tolist() == [[(2**30 - 1) << 31]]
+    with pytest.raises(Unsupported, match=r"^layer r: a left shift of ufixed<30,30> by 32 does not fit 62 bits; use a coarser"):
+        shifted(32)
+
+
+def test_a_sum_is_refused_where_its_alignment_would_wrap() -> None:
+    def aligned(fraction: int) -> Graph:
+        ops = (InputQuantiser("a", (1,), Format(False, 30, 0)), InputQuantiser("b", (1,), Format(False, 30, fraction)))
+        return Graph((*ops, Add("sum", ("a", "b")), Output("y", ("sum",))))
+
+    codes = {name: np.array([[2**30 - 1]]) for name in "ab"}
+    assert aligned(30).run(codes)["y"].tolist() == [[((2**30 - 1) << 30) + 2**30 - 1]]
+    with pytest.raises(Unsupported, match=r"^layer sum: its sums may reach 2.31e\+18 and do not fit 62 bits"):
+        aligned(31)
+    with pytest.raises(Unsupported, match=r"^layer sum: the scales of ufixed<30,30> and ufixed<30,-33> lie too far apart"):
+        aligned(63)
+
+
+def test_products_are_refused_where_they_would_wrap() -> None:
+    def product_of(op: Op, shape: tuple[int, ...], width: int) -> Graph:
+        return Graph((*(InputQuantiser(name, shape, Format(False, width, 0)) for name in "ab"), op, Output("y", ("r",))))
+
+    top = {name: np.full((1, 1, 1), 2**30 - 1) for name in "ab"}
+    assert product_of(Multiply("r", ("a", "b")), (1, 1), 30).run(top)["y"].tolist() == [[[(2**30 - 1) ** 2]]]
+    with pytest.raises(Unsupported, match=r"^layer r: its sums may reach 4.61e\+18 and do not fit 62 bits"):
+        product_of(Multiply("r", ("a", "b")), (1, 1), 31)
+    four = {name: np.full((1, 4, 4), 2**29 - 1) for name in "ab"}
+    assert set(product_of(MatMul("r", ("a", "b")), (4, 4), 29).run(four)["y"].flat) == {4 * (2**29 - 1) ** 2}
+    with pytest.raises(Unsupported, match=r"^layer r: its sums may reach 4.61e\+18 and do not fit 62 bits"):
+        product_of(MatMul("r", ("a", "b")), (4, 4), 30)
+
+
+def test_a_table_must_hold_every_code() -> None:
+    def looked_up(first: int, entries: int) -> Graph:
+        values = np.arange(entries).reshape(1, -1)
+        ops = (InputQuantiser("x", (2,), Format(True, 3, 0)), Table("r", ("x",), values, first, Format(False, 6, 0)))
+        return Graph((*ops, Output("y", ("r",))))
+
+    assert looked_up(-4, 8).tensors["r"].range == (0, 7)
+    for first, entries in ((-3, 8), (-4, 7), (-5, 8)):
+        with pytest.raises(Unsupported, match=rf"^layer r: its table starts at {first} and is too short for codes -4 to 3$"):
+            looked_up(first, entries)
+
+
+def test_a_tensor_that_is_too_large_is_refused() -> None:
+    def sized(n: int) -> Graph:
+        return Graph((InputQuantiser("x", (n,), Format(False, 1, 0)), Output("y", ("x",))))
+
+    assert sized(MAX_ELEMENTS).tensors["y"].size == MAX_ELEMENTS == 2**24
+    with pytest.raises(Unsupported, match=r"^layer x: a tensor of 16,777,217 elements is larger than the limit of 16,777,216$"):
+        sized(MAX_ELEMENTS + 1)
+
+
+def test_the_sums_of_a_softmax_are_refused_where_they_would_wrap() -> None:
+    def weighted(exponentials: list[int], ratio: tuple[int, int]) -> Graph:
+        op = Softmax("r", ("x",), np.array(exponentials), ratio, Format(False, 8, 8))
+        return Graph((InputQuantiser("x", (4,), Format(False, 1, 0)), op, Output("y", ("r",))))
+
+    weighted([2**28, 1], (2**31, 2**29))
+    for exponentials, ratio in (([2**28, 1], (2**32, 1)), ([2**28, 1], (1, 2**30)), ([1, 2**28], (1, 2**30))):
+        with pytest.raises(Unsupported, match=r"^layer r: 4 exponentials do not fit 62 bits; use fewer bits$"):
+            weighted(exponentials, ratio)
