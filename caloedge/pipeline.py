@@ -1,9 +1,15 @@
-"""The whole story of one recipe, in order: read this first."""
+"""The whole story of one recipe, in order: read this first.
+
+What trains is imported where it is called: verbs that train nothing need no torch.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from caloedge.artifact import Artifact, read_artifact
 from caloedge.catalog import Assessment, Library, Network, Task, find
@@ -15,11 +21,11 @@ from caloedge.firmware import firmware
 from caloedge.recipe import Recipe, find_recipe, read_recipe
 from caloedge.reports import latency, sections, store
 from caloedge.results import Report, Section
-from caloedge.training.export import export
-from caloedge.training.fit import Hardware
-from caloedge.training.stages import Trained, train
-from caloedge.training.timing import float_timings
 from caloedge.verification import verify
+
+if TYPE_CHECKING:
+    from caloedge.training.fit import Hardware
+    from caloedge.training.stages import Trained
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,16 @@ def read_named_recipe(name: str) -> tuple[Path, Recipe]:
 
 def train_recipe(name: str, output: Path | None, hardware: Hardware, rivals: Iterable[str] = ()) -> dict[str, Trained]:
     """Train what is not trained yet: the stages of a recipe, and those of its rivals that are named."""
+    from caloedge.training.stages import train
+
     path, recipe = read_named_recipe(name)
     return train(recipe, open_beside(path, recipe), places(recipe, output).work / "training", hardware, path.parent, rivals)
 
 
 def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifact:
     """Train what is not trained yet and export the artifact."""
+    from caloedge.training.export import export
+
     path, recipe = read_named_recipe(name)
     trained = train_recipe(name, output, hardware)
     library = open_beside(path, recipe)
@@ -69,6 +79,8 @@ def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifac
 
 def make_report(artifact: Artifact, to: Places, independent: Library | None = None) -> Report:
     """Verify the chain, measure the firmware, compare the accuracies, write report.json and report.html."""
+    from caloedge.training.timing import float_timings
+
     graph = read(artifact.model)
     projects = to.work / "projects"
     checks = verify(artifact, projects)

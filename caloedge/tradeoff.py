@@ -26,8 +26,9 @@ from caloedge.recipe import Recipe
 from caloedge.reports import sections, store
 from caloedge.reports.latency import RESOURCES
 from caloedge.results import Cell, Number, Plot, Report, Section, Series, Table
+from caloedge.scoring import integer_scores
 from caloedge.study import artifact_at
-from caloedge.training.export import export, float_scores, integer_scores
+from caloedge.training.export import export, float_scores
 from caloedge.training.fit import Hardware
 from caloedge.training.stages import Trained, train
 from caloedge.training.timing import ONNXRUNTIME, TORCH, Timing, network_timings

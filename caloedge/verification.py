@@ -4,7 +4,6 @@ Torch twin in float64 → QONNX executor → integer graph → each built firmwa
 tolerance: a check counts output codes that differ and says by how many least significant bits.
 """
 
-import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.graph import Graph, Inputs
 from caloedge.compiler.reader import read
 from caloedge.errors import MissingTool
+from caloedge.extras import need
 from caloedge.project import is_built, record
 from caloedge.qonnx_executor import execute
 from caloedge.recipe import Recipe
@@ -191,8 +191,7 @@ def run_qonnx(path: Path, graph: Graph, codes: Inputs) -> Codes:
 
 
 def _run_twin(artifact: Artifact, graph: Graph, codes: NDArray[Any]) -> Codes:
-    if not all(importlib.util.find_spec(name) for name in ("torch", "brevitas")):
-        raise MissingTool("the torch twin needs torch and brevitas; pip install 'caloedge[train]'")
+    need("train", "the torch twin")
     from caloedge.training.export import golden_vectors
     from caloedge.training.stages import build_network
 

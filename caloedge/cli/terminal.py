@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
-from caloedge.errors import BadData, MissingTool, UserError
+from caloedge.errors import BadData, UserError
+from caloedge.extras import need
 from caloedge.results import Claim, Number, Table
 
 Recipe = Annotated[str, typer.Argument(help="A recipe file, a folder with recipe.yaml, or the name of a folder in ./models.")]
@@ -62,11 +63,7 @@ def chosen_hardware(accelerator: str, devices: int, precision: str, channels_las
 
 def need_training() -> None:
     """Say in one line what a command that trains or evaluates float networks lacks."""
-    from importlib.util import find_spec
-
-    lacking = [name for name in ("torch", "brevitas", "lightning") if find_spec(name) is None]
-    if lacking:
-        raise MissingTool(f"this command needs {', '.join(lacking)}; pip install 'caloedge[train]'")
+    need("train", "this command")
 
 
 def say(text: str) -> None:

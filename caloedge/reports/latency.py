@@ -1,6 +1,9 @@
 """Cycles, clock and resources of firmware designs, what fits where, and the float networks' latency beside them."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from caloedge.budgets import BUDGETS, side_by_side, verdict
 from caloedge.catalog import Target, find, names
@@ -8,7 +11,9 @@ from caloedge.firmware import Firmware
 from caloedge.reports.wording import with_article
 from caloedge.results import Cell, Number, Section, Table
 from caloedge.synthesis.cost import Implemented
-from caloedge.training.timing import Timing
+
+if TYPE_CHECKING:
+    from caloedge.training.timing import Timing  # which loads torch
 
 RESOURCES = ("LUT", "FF", "DSP", "BRAM_18K", "URAM")
 NONE = "–"

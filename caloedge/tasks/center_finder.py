@@ -219,7 +219,7 @@ def assess(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any]], thre
             ),
         ),
         headline=tuple((f"{what}, {name}", value) for name, of in measured.items() for what, value in _headline(of)),
-        claims=_claims(measured),
+        claims=_claims(measured) if REFERENCE in scores else (),
     )
 
 

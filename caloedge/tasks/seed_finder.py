@@ -152,7 +152,9 @@ def assess(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], thresh
             ),
         ),
         headline=tuple((f"Seed efficiency, {name}", values["seed efficiency"]) for name, values in summary.items()),
-        claims=_claims(kinds, {name: values["fakes per 100 events"] for name, values in summary.items()}),
+        claims=_claims(kinds, {name: values["fakes per 100 events"] for name, values in summary.items()})
+        if REFERENCE in scores
+        else (),
     )
 
 

@@ -204,7 +204,7 @@ def assess(sample: Sample[ShapeTruth], scores: Mapping[str, NDArray[Any]], thres
             ),
         ),
         headline=tuple((f"Accuracy, {name}", statistics.percent(ratio, 0, "events")) for name, ratio in accuracy.items()),
-        claims=_claims(accuracy),
+        claims=_claims(accuracy) if REFERENCE in scores else (),
     )
 
 

@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ from caloedge.compiler.reader import read
 from caloedge.errors import BadData
 from caloedge.files import replacing_folder
 from caloedge.recipe import Recipe
+from caloedge.scoring import integer_scores, per_input
 from caloedge.training.fit import predict
 from caloedge.training.stages import STAGES, Trained, build_network, weights_of
 
@@ -133,23 +134,7 @@ def scores(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDA
 
 def float_scores(network: nn.Module, sample: Sample[Any], stage: str) -> NDArray[Any]:
     """Return the scores of a float network."""
-    return _per_input(predict(network.eval(), torch.from_numpy(sample.inputs_of(stage))).numpy())
-
-
-def integer_scores(
-    graph: Graph, task: Task, sample: Sample[Any], run: Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]] | None = None
-) -> NDArray[Any]:
-    """Return the scores of an integer network, from its graph's codes or those of another executor."""
-    codes = (run or graph.run)(graph.quantise_input(sample.inputs))
-    (scores,) = (graph.output_values(codes) if task.physical else codes).values()
-    return _per_input(scores)
-
-
-def _per_input(outputs: NDArray[Any]) -> NDArray[Any]:
-    """Return images as they are, and the scores of vectors (N,) where there is one output."""
-    if outputs.ndim > 2:
-        return outputs.astype(np.float32)
-    return (outputs[:, 0] if outputs.shape[1] == 1 else outputs).astype(np.float64)
+    return per_input(predict(network.eval(), torch.from_numpy(sample.inputs_of(stage))).numpy())
 
 
 def _check_golden(recipe: Recipe, graph: Graph) -> None:

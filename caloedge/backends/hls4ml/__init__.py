@@ -11,4 +11,5 @@ BACKEND = Backend(
     build=build,
     emulate=emulate,
     preview=preview,
+    extra="hls4ml",
 )

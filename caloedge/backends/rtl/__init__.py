@@ -12,4 +12,5 @@ BACKEND = Backend(
     emulate=emulate,
     simulate=simulate_cycles,
     preview=preview,
+    extra="rtl",
 )
