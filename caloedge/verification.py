@@ -165,11 +165,21 @@ def check_project(design: Design, project: Path, golden: Golden, stall: float = 
 
 def build_if_needed(design: Design, graph: Graph, recipe: Recipe, folder: Path) -> Path:
     """Return the project folder of one design, built now unless the same was built there before."""
-    project = folder / design.target / f"{design.backend}_{design.variant}"
-    target = find(Target, design.target)
-    if not is_built(project, record(design.backend, graph, target, design.variant, recipe.layers)):
-        find(Backend, design.backend).build(graph, target, design.variant, project, recipe.layers)
+    project = project_of(design, folder)
+    if not is_there(design, graph, recipe, folder):
+        find(Backend, design.backend).build(graph, find(Target, design.target), design.variant, project, recipe.layers)
     return project
+
+
+def project_of(design: Design, folder: Path) -> Path:
+    """Return where the project of a design lies in a folder of projects."""
+    return folder / design.target / f"{design.backend}_{design.variant}"
+
+
+def is_there(design: Design, graph: Graph, recipe: Recipe, folder: Path) -> bool:
+    """Tell whether the project of a design was built before."""
+    wanted = record(design.backend, graph, find(Target, design.target), design.variant, recipe.layers)
+    return is_built(project_of(design, folder), wanted)
 
 
 def run_qonnx(path: Path, graph: Graph, codes: Inputs) -> Codes:

@@ -64,7 +64,7 @@ LAYERS = """
     training.equalise, training.split
     training.twin
     training.stages
-    training.export
+    training.export, training.forecast
     synthesis.cost
     training.timing
     verification, comparison, reconstruction.chain

@@ -22,6 +22,9 @@ Output = Annotated[Path | None, typer.Option(help="Folder for everything; defaul
 Accelerator = Annotated[str, typer.Option(help="cpu, gpu, or auto.")]
 Devices = Annotated[int, typer.Option(help="How many of them; more than one trains in parallel.", min=1)]
 ChannelsLast = Annotated[bool, typer.Option(help="Keep a pixel's channels side by side: faster for large images on CPUs.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Rehearse in about 2 minutes: few epochs and events, in a folder `rehearsal` of its own.")
+]
 Precision = Annotated[str, typer.Option(help="32-true, or bf16-mixed where the hardware is faster with it.")]
 
 

@@ -38,7 +38,7 @@ PACKAGES = ("caloedge", "torch", "brevitas", "qonnx", "onnx", "numpy", "lightnin
 
 
 def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping[str, Trained], folder: Path) -> Artifact:
-    """Write the artifact whole, and return it as read back."""
+    """Write the artifact whole, and return it as read back; one that is there already and would only get another date stays."""
     task = find(Task, recipe.task)
     store.refuse_foreign_files(folder)
     with replacing_folder(folder) as new:
@@ -74,7 +74,22 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
         points = task.working_points(valid, scores(draft, task, valid))
         (new / store.CARD).write_text(_card(recipe, manifest, points), encoding="utf-8")
         store.write_manifest(new, manifest.model_copy(update={"working_points": points}))
+        made = read_artifact(new).manifest
+        if _same(made, folder):
+            shutil.copyfile(folder / store.MANIFEST, new / store.MANIFEST)
     return read_artifact(folder)
+
+
+def _same(made: Manifest, folder: Path) -> bool:
+    """Tell whether an artifact is there already that differs only in when, where and with which versions it was made."""
+    if not (folder / store.MANIFEST).is_file():
+        return False
+    try:
+        there = read_artifact(folder).manifest
+    except BadData:
+        return False
+    when_and_where = {"created": there.created, "versions": there.versions, "hardware": there.hardware}
+    return made.model_copy(update=when_and_where) == there
 
 
 def write_qonnx(network: nn.Module, input_shape: tuple[int, ...], output_name: str, path: Path) -> None:
