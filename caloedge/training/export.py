@@ -1,5 +1,6 @@
 """From trained networks to an artifact: QONNX, golden vectors, weights, working points, manifest, card."""
 
+import math
 import os
 import platform
 import shutil
@@ -34,6 +35,8 @@ MAX_RIVAL_PARAMETERS = 1_000_000
 """Weights of larger rivals are not stored: a command trains them again."""
 IR_VERSION = 10  # onnx 1.23 writes 14, onnxruntime 1.31 reads up to 13
 OPSET = 14
+SAME_POINT = 1e-5
+"""Relative difference up to which working points of float networks are the same."""
 PACKAGES = ("caloedge", "torch", "brevitas", "qonnx", "onnx", "numpy", "lightning")
 
 
@@ -74,22 +77,29 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
         points = task.working_points(valid, scores(draft, task, valid))
         (new / store.CARD).write_text(_card(recipe, manifest, points), encoding="utf-8")
         store.write_manifest(new, manifest.model_copy(update={"working_points": points}))
-        made = read_artifact(new).manifest
-        if _same(made, folder):
-            shutil.copyfile(folder / store.MANIFEST, new / store.MANIFEST)
+        if _is_there(read_artifact(new).manifest, folder):
+            for name in (store.CARD, store.MANIFEST):
+                shutil.copyfile(folder / name, new / name)
     return read_artifact(folder)
 
 
-def _same(made: Manifest, folder: Path) -> bool:
-    """Tell whether an artifact is there already that differs only in when, where and with which versions it was made."""
-    if not (folder / store.MANIFEST).is_file():
-        return False
+def _is_there(made: Manifest, folder: Path) -> bool:
+    """Tell whether an artifact in `folder` differs only in when, where and with which versions it was made.
+
+    Working points of float networks may differ by what processors make of the same sums.
+    """
     try:
         there = read_artifact(folder).manifest
     except BadData:
         return False
-    when_and_where = {"created": there.created, "versions": there.versions, "hardware": there.hardware}
-    return made.model_copy(update=when_and_where) == there
+
+    def content(of: Manifest) -> tuple[Any, ...]:
+        files = {name: digest for name, digest in of.files.items() if name != store.CARD}
+        return of.name, of.library, of.stages, files, of.working_points.keys()
+
+    return content(made) == content(there) and all(
+        math.isclose(value, there.working_points[name], rel_tol=SAME_POINT) for name, value in made.working_points.items()
+    )
 
 
 def write_qonnx(network: nn.Module, input_shape: tuple[int, ...], output_name: str, path: Path) -> None:
