@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.table import Table as Grid
+from rich.text import Text
 
 from caloedge.catalog import Backend, Network, Target, Task, find, names
 from caloedge.cli.terminal import say, show
@@ -21,7 +22,7 @@ def list_() -> None:
     for plugin_type in (Task, Network, Target, Backend):
         kind = plugin_type.__name__.lower()
         for name in names(kind):
-            grid.add_row(kind, name, _described(plugin_type, name))
+            grid.add_row(kind, name, Text(_described(plugin_type, name)))  # the names of extras are no markup
     for name, value in GEOMETRIES.items():
         grid.add_row("geometry", name, f"{type(value).__name__}, cells {'×'.join(map(str, value.cell_shape))}")
     for name in shipped_names():
