@@ -47,7 +47,7 @@ def compare(artifact: Artifact, library: Library, n_events: int | None = None) -
 
     Of the library that the artifact was trained on only the test showers are used; of any other, all. Working points are
     those of the artifact, set on its validation events. Float networks are left out where the packages for them are not
-    installed (`not_compared`); then no claims are judged.
+    installed (`not_compared`), and claims on them with them.
     """
     task = find(Task, artifact.recipe.task)
     split = "test" if library.digest == artifact.manifest.library["sha256"] else "all"
@@ -60,11 +60,7 @@ def compare(artifact: Artifact, library: Library, n_events: int | None = None) -
 def not_compared() -> str:
     """Say which methods `compare` leaves out on this computer, and the cure; empty if none."""
     missing = lacking("train")
-    return (
-        f"float networks are not compared and claims not judged: they need {', '.join(missing)}; {cure('train')}"
-        if missing
-        else ""
-    )
+    return f"float networks and claims on them are left out: they need {', '.join(missing)}; {cure('train')}" if missing else ""
 
 
 def _scores(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDArray[Any]]:

@@ -228,7 +228,7 @@ def test_without_torch_what_is_there_is_compared(machine: Machine, tiny: Path, s
     assert "classical baseline" in said
     assert "float edge" not in said
     left_out = said.splitlines()[-2]
-    assert left_out == f"float networks are not compared and claims not judged: they need{TRAINS.removeprefix('needs')}"
+    assert left_out == f"float networks and claims on them are left out: they need{TRAINS.removeprefix('needs')}"
     (machine.work / "report" / "report.html").unlink()
     machine.said("report", machine.work / "report")
     assert (machine.work / "report" / "report.html").is_file()

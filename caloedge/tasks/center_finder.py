@@ -297,7 +297,7 @@ def _single_plots(measured: Mapping[str, _Measured]) -> tuple[Plot, ...]:
             x_scale="log",
             y_scale=y_scale,  # type: ignore[arg-type]
             series=tuple(resolution.points(name, ENERGY_BINS_GEV, getattr(of, field), scale) for name, of in measured.items()),
-            ratio_to=REFERENCE if field != "scale" else "",
+            ratio_to=REFERENCE if field != "scale" and REFERENCE in measured else "",
             caption="Single photons.",
         )
         for title, label, field, scale, y_scale in (
@@ -317,7 +317,7 @@ def _pair_plots(measured: Mapping[str, _Measured]) -> tuple[Plot, ...]:
             x_scale="log",
             y_scale="log",
             series=tuple(resolution.points(name, DISTANCE_BINS, getattr(of, field), scale) for name, of in measured.items()),
-            ratio_to=REFERENCE,
+            ratio_to=REFERENCE if REFERENCE in measured else "",
             caption="Two photons and π⁰ together, both photons of each.",
         )
         for title, label, field, scale in (

@@ -250,7 +250,7 @@ def _efficiency_plots(truth: SeedTruth, selected: Mapping[str, NDArray[Any]], we
                 statistics.points(name, edges, _photons(truth, found, bin_EP, len(edges) - 1, weights_RE), 100)
                 for name, found in selected.items()
             ),
-            ratio_to=REFERENCE,
+            ratio_to=REFERENCE if REFERENCE in selected else "",
             caption=caption,
         )
         for title, x_label, edges, bin_EP, caption in (

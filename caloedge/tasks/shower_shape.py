@@ -310,7 +310,7 @@ def _accuracy_plot(truth: ShapeTruth, chosen: Mapping[str, NDArray[Any]], weight
             statistics.points(name, ENERGY_BINS_GEV, _share(chosen_E == truth.class_E, in_bin_EB, weights_RE), 100)
             for name, chosen_E in chosen.items()
         ),
-        ratio_to=REFERENCE,
+        ratio_to=REFERENCE if REFERENCE in chosen else "",
         caption="All five classes; a random choice is right in 20 %.",
     )
 
