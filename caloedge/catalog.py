@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from caloedge.detector.library import open_library
 from caloedge.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -84,6 +83,12 @@ class Assessment:
     """Inputs of the network per event of this sample, e.g. windows: what a trigger's input rate is multiplied by."""
 
 
+def _open_showers(source: str | Path) -> Library:
+    from caloedge.detector.library import open_library  # which loads h5py: most of the command line does without
+
+    return open_library(source)
+
+
 @dataclass(frozen=True)
 class Task:
     """Data, target and physics metrics of one reconstruction problem."""
@@ -104,7 +109,7 @@ class Task:
     """(validation sample, scores by method): the threshold of each method."""
     assess: Callable[[Sample[Any], Mapping[str, NDArray[Any]], Mapping[str, float]], Assessment]
     """(test sample, scores by method, working points)."""
-    open: Callable[[str | Path], Library] = open_library
+    open: Callable[[str | Path], Library] = _open_showers
     """Open the library that a recipe names, by path or by the name of a shipped one."""
     contents: str = "showers"
     """What the library holds."""
@@ -226,6 +231,8 @@ class Backend:
     simulate: Callable[[Path, NDArray[Any], float, Path | None], CycleRun] | None = None
     """(folder, input codes, chance of a stall per cycle at each end, VCD file to write): the same cycle by cycle, where a backend
     can."""
+    extra: str = ""
+    """Key of `extras.EXTRAS` whose packages it needs; empty if it needs none."""
 
 
 class Plugin(Protocol):

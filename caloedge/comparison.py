@@ -1,11 +1,17 @@
 """Accuracy of all methods of an artifact on the same events of a shower library."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from caloedge.artifact import Artifact
-from caloedge.catalog import Assessment, Library, Task, find
+from caloedge.catalog import BASELINE, INTEGER, Assessment, Library, Sample, Task, find
+from caloedge.compiler.reader import read
 from caloedge.detector.library import ShowerLibrary
 from caloedge.errors import BadData, UserError
+from caloedge.extras import cure, lacking
+from caloedge.scoring import integer_scores
 
 EVALUATION_SEED = 97
 """Composition of the test events; no training or tuning uses it."""
@@ -40,13 +46,26 @@ def compare(artifact: Artifact, library: Library, n_events: int | None = None) -
     """Compare float published, float edge, integer edge and the baseline on test events of `library`.
 
     Of the library that the artifact was trained on only the test showers are used; of any other, all. Working points are
-    those of the artifact, set on its validation events.
+    those of the artifact, set on its validation events. Float networks are left out where the packages for them are not
+    installed (`not_compared`), and claims on them with them.
     """
-    from caloedge.training.export import scores
-
     task = find(Task, artifact.recipe.task)
     split = "test" if library.digest == artifact.manifest.library["sha256"] else "all"
     sample = task.sample(library, split, n_events or artifact.recipe.evaluation.events, EVALUATION_SEED)
     if split == "all":  # after the file itself was found good
         refuse_seen_showers(artifact, library)
-    return task.assess(sample, scores(artifact, task, sample), artifact.manifest.working_points)
+    return task.assess(sample, _scores(artifact, task, sample), artifact.manifest.working_points)
+
+
+def not_compared() -> str:
+    """Say which methods `compare` leaves out on this computer, and the cure; empty if none."""
+    missing = lacking("train")
+    return f"float networks and claims on them are left out: they need {', '.join(missing)}; {cure('train')}" if missing else ""
+
+
+def _scores(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDArray[Any]]:
+    if not lacking("train"):
+        from caloedge.training.export import scores
+
+        return scores(artifact, task, sample)
+    return {INTEGER: integer_scores(read(artifact.model), task, sample), BASELINE: task.baseline(sample)}

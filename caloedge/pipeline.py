@@ -1,26 +1,37 @@
-"""The whole story of one recipe, in order: read this first."""
+"""The whole story of one recipe, in order: read this first.
+
+What trains is imported where it is called: verbs that train nothing need no torch.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from caloedge.artifact import Artifact, read_artifact
+from caloedge.artifact import RECIPE, Artifact, read_artifact
 from caloedge.catalog import Assessment, Library, Network, Task, find
 from caloedge.comparison import compare, library_of
 from caloedge.compiler.reader import read
 from caloedge.computer import computer
 from caloedge.errors import BadData
 from caloedge.firmware import firmware
-from caloedge.recipe import Recipe, find_recipe, read_recipe
+from caloedge.progress import about, announce
+from caloedge.recipe import Recipe, find_recipe, read_recipe, rehearsal, write_recipe
 from caloedge.recipe_check import check_names
 from caloedge.reports import latency, sections, store, summary
 from caloedge.results import Report, Section
-from caloedge.training.export import export
-from caloedge.training.fit import Hardware
-from caloedge.training.stages import Trained, train
-from caloedge.training.timing import float_timings
-from caloedge.verification import verify
+from caloedge.verification import designs, is_there, verify
+
+if TYPE_CHECKING:
+    from caloedge.training.fit import Hardware
+    from caloedge.training.stages import Trained
+
+
+QUICK = "--quick for a rehearsal in about 2 min"
+REHEARSAL = "A rehearsal: the networks were trained for a moment on few events; no figure here says anything about the real ones."
 
 
 @dataclass(frozen=True)
@@ -56,14 +67,30 @@ def read_named_recipe(name: str) -> tuple[Path, Recipe]:
     return path, recipe
 
 
+def rehearse(name: str, output: Path | None) -> tuple[str, Path]:
+    """Write the rehearsal of a recipe into a folder of its own, and return it with that folder: all of it stays below."""
+    path, recipe = read_named_recipe(name)
+    folder = (output or Path("runs") / recipe.name) / "rehearsal"
+    write_recipe(rehearsal(recipe), folder / RECIPE, path.parent, folder)
+    return str(folder / RECIPE), folder
+
+
 def train_recipe(name: str, output: Path | None, hardware: Hardware, rivals: Iterable[str] = ()) -> dict[str, Trained]:
     """Train what is not trained yet: the stages of a recipe, and those of its rivals that are named."""
+    from caloedge.training.forecast import forecast
+    from caloedge.training.stages import train
+
     path, recipe = read_named_recipe(name)
-    return train(recipe, open_beside(path, recipe), places(recipe, output).work / "training", hardware, path.parent, rivals)
+    library, folder = open_beside(path, recipe), places(recipe, output).work / "training"
+    for line in forecast(recipe, library, folder, hardware, path.parent, rivals).lines("" if recipe.rehearsal_of else QUICK):
+        announce(line)
+    return train(recipe, library, folder, hardware, path.parent, rivals)
 
 
 def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifact:
     """Train what is not trained yet and export the artifact."""
+    from caloedge.training.export import export
+
     path, recipe = read_named_recipe(name)
     trained = train_recipe(name, output, hardware)
     library = open_beside(path, recipe)
@@ -72,21 +99,25 @@ def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifac
 
 def make_report(artifact: Artifact, to: Places, independent: Library | None = None) -> Report:
     """Verify the chain, measure the firmware, compare the accuracies, write report.json and report.html."""
+    from caloedge.training.timing import float_timings
+
     graph = read(artifact.model)
     projects = to.work / "projects"
+    if plan := firmware_plan(artifact, projects):
+        announce(plan)
     checks = verify(artifact, projects)
     designs = firmware(artifact, projects, checks)
     task, published = find(Task, artifact.recipe.task), find(Network, artifact.recipe.network).published_firmware
     on_test = compare(artifact, library_of(artifact))
     claims = (*on_test.claims, sections.exactness_claim(checks))
     report = Report(
-        title=f"{artifact.recipe.name}: float against fixed point",
+        title=f"{_called(artifact)}: float against fixed point",
         summary=_summary(artifact),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data_label=data_label(artifact.recipe.task, artifact.manifest.library),
         headline=on_test.headline,
         best=summary.best(on_test.headline, lower_is_better=task.lower_is_better),
-        caveats=(*summary.of_claims(claims), *on_test.caveats, *summary.of_artifact(artifact)),
+        caveats=(*_rehearsed(artifact), *summary.of_claims(claims), *on_test.caveats, *summary.of_artifact(artifact)),
         sections=(
             Section(title="Claims", blocks=claims),
             *on_test.sections,
@@ -110,6 +141,29 @@ def make_report(artifact: Artifact, to: Places, independent: Library | None = No
     return report
 
 
+def firmware_plan(artifact: Artifact, projects: Path, reports: Path = Path("reports")) -> str:
+    """Say which firmware will be built and synthesised, and how long it took if a report tells; empty if all is there."""
+    recipe, graph = artifact.recipe, read(artifact.model)
+    missing = [str(design) for design in designs(recipe) if not is_there(design, graph, recipe, projects)]
+    if not missing:
+        return ""
+    synthesised = ", ".join(f"rtl {one} for {target}" for target, variants in recipe.synthesis.items() for one in variants)
+    work = f"building {'; '.join(missing)}" + (f"; synthesising {synthesised}" if synthesised else "")
+    before = reports / (recipe.rehearsal_of or recipe.name)
+    if (before / store.JSON_NAME).is_file() and (seconds := latency.building_s(store.load(before), missing)):
+        return f"{work}: took about {about(seconds)} where {before} was made"
+    return f"{work}: some minutes, more for larger networks"
+
+
+def _called(artifact: Artifact) -> str:
+    of = artifact.recipe
+    return f"Rehearsal of {of.rehearsal_of}" if of.rehearsal_of else of.name
+
+
+def _rehearsed(artifact: Artifact) -> tuple[str, ...]:
+    return (REHEARSAL,) if artifact.recipe.rehearsal_of else ()
+
+
 def _independent(artifact: Artifact, library: Library) -> tuple[Section, ...]:
     """Repeat the comparison on showers that no training, tuning or working point has seen."""
     if library.digest == artifact.manifest.library["sha256"]:
@@ -127,13 +181,18 @@ def _independent(artifact: Artifact, library: Library) -> tuple[Section, ...]:
 def comparison_report(artifact: Artifact, library: Library, assessment: Assessment, folder: Path) -> None:
     """Write a report of one comparison only."""
     report = Report(
-        title=f"{artifact.recipe.name} on {library.path.name}",
+        title=f"{_called(artifact)} on {library.path.name}",
         summary=f"{len(library):,} showers; working points as set on the artifact's own validation events.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data_label=data_label(artifact.recipe.task, library.provenance),
         headline=assessment.headline,
         best=summary.best(assessment.headline, lower_is_better=find(Task, artifact.recipe.task).lower_is_better),
-        caveats=(*summary.of_claims(assessment.claims), *assessment.caveats, *summary.of_artifact(artifact)),
+        caveats=(
+            *_rehearsed(artifact),
+            *summary.of_claims(assessment.claims),
+            *assessment.caveats,
+            *summary.of_artifact(artifact),
+        ),
         sections=(Section(title="Claims", blocks=assessment.claims), *assessment.sections),
     )
     store.save(report, folder, listed=False)

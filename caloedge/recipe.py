@@ -5,6 +5,7 @@ file could use. `recipe_check` and `training.preflight` go on with what needs th
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -12,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from caloedge.errors import BadData, UnknownName
-from caloedge.files import read_text, require_regular
+from caloedge.files import read_text, require_regular, write_text
 from caloedge.plain_yaml import Unclear, parse
 
 
@@ -208,6 +209,8 @@ class Recipe(Value):
     """For `caloedge tradeoff`, by name; they are not part of the artifact."""
     reference_from: str | None = None
     """Folder of an artifact, relative to the recipe, whose published network is taken instead of training one."""
+    rehearsal_of: str | None = None
+    """Name of the recipe of which this is a rehearsal: trained for a moment on few events, to see that all of it runs."""
     quantisation: Quantisation
     tradeoff: Tradeoff = Tradeoff()
     golden_vectors: int = Field(default=1024, ge=10, le=MOST_VECTORS)
@@ -222,6 +225,47 @@ class Recipe(Value):
     """Place and route gets no more time than this per design."""
     layers: dict[str, LayerChoice] = Field(default_factory=dict)
     """By layer name as `caloedge compile` prints it; for variants that leave the choice to the recipe."""
+
+
+REHEARSED_EVENTS, REHEARSED_JUDGED = 20, 10
+"""One event in so many is trained on, and one in so many judged, in a rehearsal."""
+
+
+def rehearsal(recipe: Recipe) -> Recipe:
+    """Return the rehearsal of a recipe: one short epoch per stage, few events, one project per backend and no synthesis."""
+
+    def short(of: Schedule) -> Schedule:
+        events = max(1, of.events_per_epoch // REHEARSED_EVENTS)
+        few = {"epochs": min(1, of.epochs), "settle_epochs": min(1, of.settle_epochs), "events_per_epoch": events}
+        return of.model_copy(update=few)
+
+    stages = {stage: short(getattr(recipe.training, stage)) for stage in ("published", "edge", "quantised")}
+    judged = recipe.evaluation
+    return recipe.model_copy(
+        update={
+            "name": f"{recipe.name}_rehearsal",
+            "rehearsal_of": recipe.name,
+            "training": recipe.training.model_copy(update=stages),
+            "rivals": {},
+            "tradeoff": Tradeoff(),
+            "evaluation": Evaluation(
+                events=max(1, judged.events // REHEARSED_JUDGED), valid_events=max(1, judged.valid_events // REHEARSED_JUDGED)
+            ),
+            "builds": {backend: variants[-1:] for backend, variants in recipe.builds.items()},
+            "synthesis": {},
+        }
+    )
+
+
+def write_recipe(recipe: Recipe, path: Path, base: Path, place: Path) -> None:
+    """Write a recipe to `path`; what it names relative to the folder `base` is named relative to the folder `place`."""
+    moved: dict[str, str] = {}
+    if Path(recipe.library).suffix:
+        moved["library"] = os.path.relpath(base / recipe.library, place)
+    if recipe.reference_from:
+        moved["reference_from"] = os.path.relpath(base / recipe.reference_from, place)
+    values = recipe.model_dump(mode="json", exclude={"tradeoff"}, exclude_defaults=True) | moved
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def find_recipe(name: str | Path) -> Path:

@@ -1,6 +1,5 @@
 """One network at several bit widths: what each costs, how well it measures, and which of them are worth having."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from caloedge import claims
@@ -18,15 +16,16 @@ from caloedge.claims import Compared
 from caloedge.comparison import compare, library_of
 from caloedge.compiler.reader import read
 from caloedge.errors import UserError
-from caloedge.files import write_text
-from caloedge.pipeline import data_label, library_beside, open_beside, places, read_named_recipe
+from caloedge.pipeline import data_label, open_beside, places, read_named_recipe
+from caloedge.progress import announce
 from caloedge.project import is_built, record
-from caloedge.recipe import Recipe
+from caloedge.recipe import Recipe, write_recipe
 from caloedge.reports import sections, store, summary
 from caloedge.results import Claim, Number, Plot, Report, Section, Series, Table, Verdict
 from caloedge.synthesis.cost import implement
 from caloedge.training.export import export
 from caloedge.training.fit import Hardware
+from caloedge.training.forecast import Forecast, forecast, together
 from caloedge.training.stages import train
 from caloedge.verification import Check, run_check, run_qonnx
 
@@ -79,10 +78,13 @@ def study(name: str, bits: Sequence[int], output: Path | None, hardware: Hardwar
         raise UserError(f"--bits {', '.join(wrong) or 'without a number'}: give numbers from 2 to 8, e.g. --bits 8 --bits 6")
     library = open_beside(path, recipe)
     to = places(recipe, output)
+    widths = sorted(set(bits), reverse=True)
+    announce_widths(path, recipe, dict.fromkeys(widths), library, to.work, hardware)
+    announce(f"then building, simulating and synthesising rtl {VARIANT} at {', '.join(map(str, widths))} bit")
     found: list[tuple[Point, list[Check]]] = []
     levels: dict[str, dict[str, Number]] = {}
     artifact = None
-    for width in sorted(set(bits), reverse=True):
+    for width in widths:
         artifact = artifact_at(path, recipe, width, library, to.work, hardware)
         point, checks, others = _measure(artifact, to.work / "study" / f"{width}_bit" / "projects")
         found.append((point, checks))
@@ -99,17 +101,37 @@ def artifact_at(
     path: Path, recipe: Recipe, bits: int, library: Library, work: Path, hardware: Hardware, place: Path | None = None
 ) -> Artifact:
     """Train and export one bit width, into the work folder or where it is to be kept."""
-    training = recipe.training.model_copy(update={"quantised": recipe.tradeoff.schedule or recipe.training.quantised})
-    of_width = {"quantisation": recipe.quantisation.of_width(bits), "training": training}
-    other = recipe.model_copy(update={"name": f"{recipe.name}_{bits}_bit", **of_width})
-    draft = work / "study" / f"{bits}_bit"
+    other, draft = at_width(recipe, bits), work / "study" / f"{bits}_bit"
     place = place or draft / "artifact"
     trained = train(other, library, work / "training", hardware, path.parent, artifacts=[place])
-    of_library = library_beside(path, recipe.library)
-    moved = of_library if isinstance(of_library, str) else os.path.relpath(of_library, place)
-    values = other.model_dump(mode="json", exclude={"tradeoff"}, exclude_defaults=True) | {"library": moved}
-    write_text(draft / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    write_recipe(other, draft / RECIPE, path.parent, place)
     return export(other, draft / RECIPE, library, trained, place)
+
+
+def at_width(recipe: Recipe, bits: int) -> Recipe:
+    """Return the recipe of the same network with another number of bits."""
+    training = recipe.training.model_copy(update={"quantised": recipe.tradeoff.schedule or recipe.training.quantised})
+    of_width = {"quantisation": recipe.quantisation.of_width(bits), "training": training}
+    return recipe.model_copy(update={"name": f"{recipe.name}_{bits}_bit", **of_width})
+
+
+def announce_widths(
+    path: Path,
+    recipe: Recipe,
+    kept: Mapping[int, Path | None],
+    library: Library,
+    work: Path,
+    hardware: Hardware,
+    own: Mapping[str, Forecast] | None = None,
+) -> None:
+    """Say what will be trained at each bit width, of which the artifacts are kept in a place each, beside further forecasts."""
+    forecasts = dict(own or {})
+    for bits, place in kept.items():
+        places = [place or work / "study" / f"{bits}_bit" / "artifact"]
+        of = at_width(recipe, bits)
+        forecasts[f"{bits} bit"] = forecast(of, library, work / "training", hardware, path.parent, artifacts=places)
+    for line in together(forecasts).lines():
+        announce(line)
 
 
 def _measure(artifact: Artifact, projects: Path) -> tuple[Point, list[Check], dict[str, dict[str, Number]]]:

@@ -23,13 +23,16 @@ from caloedge.files import replacing, sha256
 from caloedge.foldings import Folding, foldings
 from caloedge.npz import read_npy
 from caloedge.pipeline import data_label, open_beside, places, read_named_recipe
+from caloedge.progress import announce
 from caloedge.recipe import Recipe
 from caloedge.reports import sections, store, summary
 from caloedge.reports.latency import RESOURCES
 from caloedge.results import Cell, Number, Plot, Report, Section, Series, Table
-from caloedge.study import artifact_at
-from caloedge.training.export import export, float_scores, integer_scores
+from caloedge.scoring import integer_scores
+from caloedge.study import announce_widths, artifact_at
+from caloedge.training.export import export, float_scores
 from caloedge.training.fit import Hardware
+from caloedge.training.forecast import forecast
 from caloedge.training.stages import Trained, train
 from caloedge.training.timing import ONNXRUNTIME, TORCH, Timing, network_timings
 from caloedge.verification import SOFTWARE, Check, Design, build_if_needed, run_check, run_qonnx
@@ -70,10 +73,15 @@ def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 
     """
     path, recipe = read_named_recipe(name)
     to, library, task = places(recipe, output), open_beside(path, recipe), find(Task, recipe.task)
+    kept = {bits: to.artifact.with_name(f"{to.artifact.name}_{bits}_bit") for bits in recipe.tradeoff.bits}
+    own = forecast(recipe, library, to.work / "training", hardware, path.parent, recipe.rivals)
+    width = f"{recipe.quantisation.weight_bits} bit"
+    announce_widths(path, recipe, kept, library, to.work, hardware, {width: own})
+    folds = ", ".join(map(str, recipe.tradeoff.folds))
+    announce("then judging and timing every network" + (f", and building firmware at foldings {folds}" if folds else ""))
     trained = train(recipe, library, to.work / "training", hardware, path.parent, recipe.rivals)
     artifacts = [export(recipe, path, library, trained, to.artifact)]
-    for bits in recipe.tradeoff.bits:
-        place = to.artifact.with_name(f"{to.artifact.name}_{bits}_bit")
+    for bits, place in kept.items():
         artifacts.append(artifact_at(path, recipe, bits, library, to.work, hardware, place))
     integers = [_integers(artifact, to.work / "tradeoff", own=artifact is artifacts[0]) for artifact in artifacts]
     sample = task.sample(library, "test", recipe.evaluation.events, EVALUATION_SEED)

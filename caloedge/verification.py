@@ -4,7 +4,6 @@ Torch twin in float64 → QONNX executor → integer graph → each built firmwa
 tolerance: a check counts output codes that differ and says by how many least significant bits.
 """
 
-import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.graph import Graph, Inputs
 from caloedge.compiler.reader import read
 from caloedge.errors import MissingTool
+from caloedge.extras import need
 from caloedge.project import is_built, record
 from caloedge.qonnx_executor import execute
 from caloedge.recipe import Recipe
@@ -172,11 +172,21 @@ def check_project(design: Design, project: Path, golden: Golden, stall: float = 
 
 def build_if_needed(design: Design, graph: Graph, recipe: Recipe, folder: Path) -> Path:
     """Return the project folder of one design, built now unless the same was built there before."""
-    project = folder / design.target / f"{design.backend}_{design.variant}"
-    target = find(Target, design.target)
-    if not is_built(project, record(design.backend, graph, target, design.variant, recipe.layers)):
-        find(Backend, design.backend).build(graph, target, design.variant, project, recipe.layers)
+    project = project_of(design, folder)
+    if not is_there(design, graph, recipe, folder):
+        find(Backend, design.backend).build(graph, find(Target, design.target), design.variant, project, recipe.layers)
     return project
+
+
+def project_of(design: Design, folder: Path) -> Path:
+    """Return where the project of a design lies in a folder of projects."""
+    return folder / design.target / f"{design.backend}_{design.variant}"
+
+
+def is_there(design: Design, graph: Graph, recipe: Recipe, folder: Path) -> bool:
+    """Tell whether the project of a design was built before."""
+    wanted = record(design.backend, graph, find(Target, design.target), design.variant, recipe.layers)
+    return is_built(project_of(design, folder), wanted)
 
 
 def run_qonnx(path: Path, graph: Graph, codes: Inputs) -> Codes:
@@ -198,8 +208,7 @@ def run_qonnx(path: Path, graph: Graph, codes: Inputs) -> Codes:
 
 
 def _run_twin(artifact: Artifact, graph: Graph, codes: NDArray[Any]) -> Codes:
-    if not all(importlib.util.find_spec(name) for name in ("torch", "brevitas")):
-        raise MissingTool("the torch twin needs torch and brevitas; pip install 'caloedge[train]'")
+    need("train", "the torch twin")
     from caloedge.training.export import golden_vectors
     from caloedge.training.stages import build_network
 

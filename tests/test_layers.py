@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "caloedge"
 # A module may import from earlier lines only. `folder.*` are its files; files on one line may not import each other.
 LAYERS = """
     errors
-    files, results, progress, computer, plain_yaml
+    files, results, progress, computer, plain_yaml, extras
     npz, hdf5
     detector.geometry, detector.library, detector.geant4_tables, detector.full_events, detector.layered
     detector.geant4, detector.events, detector.jets, detector.layered_showers
@@ -46,7 +46,7 @@ LAYERS = """
     reconstruction.energy_report
     tasks.*, networks.*, targets.*
     tools, project, budgets, qonnx_executor, refusals
-    backends.rtl.steps, backends.rtl.tables, backends.rtl.text
+    backends.rtl.steps, backends.rtl.tables, backends.rtl.text, scoring
     backends.rtl.layers
     backends.rtl.adders, backends.hls4ml.layout, backends.hls4ml.reuse
     backends.rtl.design
@@ -69,7 +69,7 @@ LAYERS = """
     training.equalise, training.split
     training.twin
     training.stages
-    training.export
+    training.export, training.forecast
     synthesis.cost
     training.timing
     verification, comparison, reconstruction.chain
@@ -226,7 +226,22 @@ def test_every_folder_of_code_is_listed_here() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["compiler.reader", "artifact", "backends.hls4ml", "tools", "detector.production", "synthesis.route", "cli"]
+    "module",
+    [
+        "compiler.reader",
+        "artifact",
+        "backends.hls4ml",
+        "tools",
+        "detector.production",
+        "synthesis.route",
+        "reports.latency",
+        "verification",
+        "comparison",
+        "crosscheck",
+        "firmware",
+        "pipeline",
+        "cli",
+    ],
 )
 def test_torch_is_not_loaded(module: str) -> None:
     """Firmware engineers and simulation need none of the training packages."""

@@ -1,4 +1,4 @@
-"""What a wheel carries: every package and its data, the hardware parts from the folder `hls/` next to it, and no tests."""
+"""What a wheel carries: every package, its data, the hardware parts of `hls/`; and what it does on a machine without torch."""
 
 import importlib.metadata
 import os
@@ -6,11 +6,17 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from caloedge.artifact import read_artifact, write_golden, write_manifest
+from caloedge.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("caloedge", "hls", "pyproject.toml", "README.md", "LICENSE")
@@ -34,9 +40,9 @@ def test_the_parts_are_found_from_the_package() -> None:
     assert emulator == {path.name for path in (ROOT / "hls" / "emulator").iterdir()} >= {"caloedge_emulator.h"}
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Build the wheel from a copy, without network, and return the names in it."""
+@pytest.fixture(scope="session")
+def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy, without network."""
     required = "77"
     try:
         installed = importlib.metadata.version("setuptools")
@@ -58,7 +64,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = (folder / "made").glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
+    return path
+
+
+@pytest.fixture(scope="session")
+def wheel(wheel_file: Path) -> list[str]:
+    """Return the names in the wheel."""
+    with zipfile.ZipFile(wheel_file) as archive:
         return archive.namelist()
 
 
@@ -76,3 +88,172 @@ def test_the_wheel_carries_no_tests(wheel: list[str]) -> None:
     tops = {name.split("/")[0] for name in wheel}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"caloedge"}
     assert not [name for name in wheel if "test" in name.rsplit("/", 1)[-1] or "/tests/" in name or "conftest" in name]
+
+
+# A firmware machine: the wheel with the core and the extra `rtl` in an environment of its own, and nothing else.
+
+
+@pytest.fixture(scope="module")
+def firmware_machine(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the programs' folder of a new environment into which the wheel was installed; pip takes what it has in its cache."""
+    folder = tmp_path_factory.mktemp("machine") / "core"
+    venv.create(folder, with_pip=True)
+    command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", f"{wheel_file}[rtl]"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    if done.returncode:
+        message = f"pip could not install the wheel with its extra rtl: {done.stderr[-500:]}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder / "bin"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The command line of the firmware machine, in a folder where nothing of the repository lies."""
+
+    programs: Path
+    work: Path
+
+    def run(self, *words: object) -> subprocess.CompletedProcess[str]:
+        command = [self.programs / "caloedge", *map(str, words)]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        done = subprocess.run(command, cwd=self.work, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        assert "Traceback" not in done.stdout + done.stderr, done
+        return done
+
+    def said(self, *words: object) -> str:
+        """Run what must succeed; return what it says, without line breaks in cells of grids."""
+        done = self.run(*words)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    def complaint(self, *words: object) -> str:
+        """Run what must be refused in one line."""
+        done = self.run(*words)
+        assert done.returncode == 2, done
+        (line,) = done.stderr.splitlines()
+        return line.removeprefix("caloedge: ")
+
+
+@pytest.fixture
+def machine(firmware_machine: Path, tmp_path: Path) -> Machine:
+    return Machine(firmware_machine, tmp_path)
+
+
+TRAINS = "needs torch, brevitas, lightning; pip install 'caloedge[train]'"
+TRAINING = {"train": ("x",), "export": ("x",), "run": ("x",), "tradeoff": ("x",), "study": ("x",), "reconstruct": ("x", "y")}
+"""Verbs that train or evaluate float networks, with their arguments."""
+OTHER_VERBS = {"simulate", "compile", "inspect", "build", "emulate", "verify", "compare", "report", "list"}
+
+
+@pytest.mark.slow
+def test_the_firmware_machine_is_what_it_should_be(machine: Machine) -> None:
+    code = (
+        "import caloedge, importlib.util as u\n"
+        "print(caloedge.__file__)\n"
+        "print([n for n in ('torch', 'brevitas', 'lightning', 'hls4ml', 'qonnx', 'onnxruntime') if u.find_spec(n)])"
+    )
+    done = subprocess.run([machine.programs / "python", "-I", "-c", code], capture_output=True, text=True, check=True)
+    place, found = done.stdout.splitlines()
+    assert Path(place).is_relative_to(machine.programs.parent)
+    assert found == "[]"
+    assert set(VERBS) == OTHER_VERBS | set(TRAINING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", TRAINING)
+def test_without_torch_a_verb_that_trains_says_so(verb: str, machine: Machine) -> None:
+    assert machine.complaint(verb, *TRAINING[verb]) == f"this command {TRAINS}"
+    assert list(machine.work.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_without_torch_networks_are_compiled_and_listed(machine: Machine, tiny: Path) -> None:
+    said = machine.said("compile", tiny / "model.qonnx")
+    assert "not verified: the QONNX executor needs" in said
+    assert "pip install 'caloedge[hls4ml]'" in said
+    assert "rtl" in machine.said("inspect", tiny)
+    listed = " ".join(machine.said("list").replace("│", " ").split())
+    assert "needs extra train, of which torch is not installed: pip install 'caloedge[train]'" in listed
+    assert "(extra hls4ml, lacks hls4ml, qonnx, onnxruntime: pip install 'caloedge[hls4ml]')" in listed
+    assert "(extra rtl)" in listed
+
+
+@pytest.mark.slow
+def test_without_torch_firmware_is_built_and_emulated(machine: Machine, tiny: Path) -> None:
+    with np.load(tiny / "golden.npz") as golden:
+        wanted = golden["output_logit"]
+    for model, backend, variant in ((tiny / "model.qonnx", "emulator", "native"), (tiny, "rtl", "streaming")):
+        project, outputs = machine.work / f"{backend}_project", machine.work / f"{backend}.npz"
+        options = ("--backend", backend, "--variant", variant, "--no-synthesise")
+        assert machine.said("build", model, project, *options).startswith(f"{project}: {backend} {variant} project")
+        machine.said("emulate", project, tiny / "golden.npz", outputs)
+        with np.load(outputs) as found:
+            assert (found["logit"] == wanted).all()
+    said = machine.complaint("build", tiny, machine.work / "hls", "--backend", "hls4ml")
+    assert said == "the Python package hls4ml is not installed; pip install 'caloedge[hls4ml]'"
+    assert not (machine.work / "hls").exists()
+
+
+@pytest.mark.slow
+def test_without_torch_what_can_be_verified_is_and_the_rest_is_no_proof(machine: Machine, tiny: Path) -> None:
+    done = machine.run("verify", tiny)
+    assert done.returncode == 2, done
+    for executor in ("integer graph", "emulator native"):
+        assert any(executor in line and "exact" in line for line in done.stdout.splitlines()), done.stdout
+    assert done.stderr == (
+        f"caloedge: not run: torch twin, float64 (the torch twin {TRAINS}); QONNX executor (the QONNX executor needs the packages"
+        " qonnx and onnxruntime; pip install 'caloedge[hls4ml]'); what ran is exact, the rest is not proven\n"
+    )
+    done = machine.run("verify", tiny / "model.qonnx", "--backend", "emulator")
+    assert done.returncode == 2, done
+    assert "QONNX executor, float64 (the QONNX executor needs" in done.stderr
+    wrong = machine.work / "wrong"
+    shutil.copytree(tiny, wrong)
+    artifact = read_artifact(wrong)
+    golden = artifact.golden()
+    golden.outputs["logit"][5, 0] += 1
+    write_golden(wrong, golden)
+    write_manifest(wrong, artifact.manifest)
+    done = machine.run("verify", wrong)
+    assert done.returncode == 1, done
+    assert "emulator native differs: 1 of 1000 output codes, first in event 5" in done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_without_torch_what_is_there_is_compared(machine: Machine, tiny: Path, showers_file: Path) -> None:
+    said = machine.said("compare", tiny, "--library", showers_file, "--events", 300, "--output", machine.work / "report")
+    assert "integer edge" in said
+    assert "classical baseline" in said
+    assert "float edge" not in said
+    left_out = said.splitlines()[-2]
+    assert left_out == f"float networks and claims on them are left out: they need{TRAINS.removeprefix('needs')}"
+    (machine.work / "report" / "report.html").unlink()
+    machine.said("report", machine.work / "report")
+    assert (machine.work / "report" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_without_torch_shipped_models_are_compared(machine: Machine) -> None:
+    """Every task tells what it can of the integer network and its classical rival alone."""
+    for name in ("center_finder", "shower_shape"):
+        said = machine.said("compare", ROOT / "models" / name, "--events", 600)
+        assert "integer edge" in said
+        assert "float published" not in said
+
+
+@pytest.mark.slow
+def test_without_torch_showers_are_simulated(machine: Machine) -> None:
+    made = machine.work / "showers.h5"
+    said = machine.said("simulate", made, "--generator", "parametrised", "--showers", 20, "--workers", 1)
+    assert said.startswith(f"{made}: 20 showers")
+    said = machine.complaint("simulate", machine.work / "more.h5", "--showers", 20)
+    assert said.endswith("pip install 'caloedge[geant4]'")
+
+
+def test_the_command_line_is_there_within_a_second() -> None:
+    """Of processor time; the best of three, as other work may hold up each of them."""
+    code = "import time; start = time.process_time(); import caloedge.cli; print(time.process_time() - start)"
+    calls = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    assert min(float(done.stdout) for done in calls) < 1.0

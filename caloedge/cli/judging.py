@@ -7,7 +7,7 @@ import typer
 from rich.table import Table as Grid
 
 from caloedge.catalog import Backend, Task, find, names
-from caloedge.cli.terminal import AnyModel, Model, model_file, need_training, read_codes, say, show, show_blocks
+from caloedge.cli.terminal import AnyModel, Model, model_file, read_codes, say, show, show_blocks
 from caloedge.errors import MissingTool, Unsupported, UserError
 
 
@@ -49,9 +49,8 @@ def compare(
     output: Annotated[Path | None, typer.Option(help="Folder for a report of this comparison.")] = None,
 ) -> None:
     """Compare float, quantised and classical accuracy on the same events."""
-    need_training()
     from caloedge.comparison import compare as assess
-    from caloedge.comparison import library_of
+    from caloedge.comparison import library_of, not_compared
     from caloedge.pipeline import comparison_report, open_model
 
     artifact = open_model(model)
@@ -60,6 +59,8 @@ def compare(
     for section in assessment.sections:
         show_blocks(section.blocks)
     show_blocks(assessment.claims)
+    if missing := not_compared():
+        say(missing)
     if output:
         comparison_report(artifact, showers, assessment, output)
         say(f"{output / 'report.html'}")
@@ -151,4 +152,8 @@ def _finish_checks(checks: list[Any]) -> None:
     if wrong:
         raise typer.Exit(1)
     if missing := [check for check in checks if check.missing]:
-        raise MissingTool(f"{missing[0].executor} was not run: {missing[0].missing}; what ran is exact")
+        reasons: dict[str, list[str]] = {}
+        for check in missing:
+            reasons.setdefault(check.missing, []).append(check.executor)
+        said = "; ".join(f"{', '.join(executors)} ({reason})" for reason, executors in reasons.items())
+        raise MissingTool(f"not run: {said}; what ran is exact, the rest is not proven")

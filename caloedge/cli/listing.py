@@ -1,9 +1,15 @@
 """What there is to name in a recipe or on the command line: list."""
 
+from typing import Any
+
 from rich.table import Table as Grid
+from rich.text import Text
 
 from caloedge.catalog import Backend, Network, Target, Task, find, names
 from caloedge.cli.terminal import say, show
+from caloedge.extras import cure, extra_of, lacking
+
+NETWORKS_EXTRA = "train"
 
 
 def list_() -> None:
@@ -16,11 +22,7 @@ def list_() -> None:
     for plugin_type in (Task, Network, Target, Backend):
         kind = plugin_type.__name__.lower()
         for name in names(kind):
-            try:
-                described = find(plugin_type, name).description  # type: ignore[attr-defined]
-            except ModuleNotFoundError as missing:
-                described = f"needs the package {missing.name}: pip install 'caloedge[train]'"
-            grid.add_row(kind, name, described)
+            grid.add_row(kind, name, Text(_described(plugin_type, name)))  # the names of extras are no markup
     for name, value in GEOMETRIES.items():
         grid.add_row("geometry", name, f"{type(value).__name__}, cells {'×'.join(map(str, value.cell_shape))}")
     for name in shipped_names():
@@ -29,3 +31,18 @@ def list_() -> None:
         grid.add_row("library", name, f"{len(library):,} showers, {made}")
     show(grid)
     say(f"operators that `caloedge compile` takes: {', '.join(sorted(READERS))}")
+
+
+def _described(plugin_type: Any, name: str) -> str:
+    """Return what a plug-in is, and the extra that it needs."""
+    try:
+        plugin = find(plugin_type, name)
+    except ModuleNotFoundError as missing:
+        if not (extra := extra_of(missing.name or "")):
+            return f"needs the package {missing.name}, which no extra brings: install it"
+        return f"needs extra {extra}, of which {missing.name} is not installed: {cure(extra)}"
+    extra = NETWORKS_EXTRA if plugin_type is Network else getattr(plugin, "extra", "")
+    if not extra:
+        return str(plugin.description)
+    missing_packages = ", ".join(lacking(extra))
+    return f"{plugin.description} (extra {extra}{f', lacks {missing_packages}: {cure(extra)}' if missing_packages else ''})"

@@ -11,6 +11,7 @@ from caloedge.cli.terminal import (
     Devices,
     Output,
     Precision,
+    Quick,
     Recipe,
     chosen_hardware,
     need_training,
@@ -27,14 +28,17 @@ def run(
     devices: Devices = 1,
     precision: Precision = "32-true",
     channels_last: ChannelsLast = False,
+    quick: Quick = False,
     independent: Annotated[Path | None, typer.Option(help="A second shower library to repeat the comparison on.")] = None,
 ) -> None:
     """Do the whole story of a recipe: train, export, compile, build, emulate, compare, report."""
     need_training()
-    from caloedge.pipeline import places, read_named_recipe
+    from caloedge.pipeline import places, read_named_recipe, rehearse
     from caloedge.pipeline import run as whole_story
 
     hardware = chosen_hardware(accelerator, devices, precision, channels_last)
+    if quick:
+        recipe, output = rehearse(recipe, output)
     done = whole_story(recipe, output, hardware, independent)
     show_blocks(block for section in done.sections for block in section.blocks if isinstance(block, Claim))
     say(f"report: {places(read_named_recipe(recipe)[1], output).report / 'report.html'}")

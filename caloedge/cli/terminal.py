@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
-from caloedge.errors import BadData, MissingTool, UserError
+from caloedge.errors import BadData, UserError
+from caloedge.extras import need
 from caloedge.npz import read_npz
 from caloedge.results import Claim, Number, Table
 
@@ -20,6 +21,9 @@ Output = Annotated[Path | None, typer.Option(help="Folder for everything; defaul
 Accelerator = Annotated[str, typer.Option(help="cpu, gpu, or auto.")]
 Devices = Annotated[int, typer.Option(help="How many of them; more than one trains in parallel.", min=1)]
 ChannelsLast = Annotated[bool, typer.Option(help="Keep a pixel's channels side by side: faster for large images on CPUs.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Rehearse in about 2 minutes: few epochs and events, in a folder `rehearsal` of its own.")
+]
 Precision = Annotated[str, typer.Option(help="32-true, or bf16-mixed where the hardware is faster with it.")]
 
 
@@ -54,11 +58,7 @@ def chosen_hardware(accelerator: str, devices: int, precision: str, channels_las
 
 def need_training() -> None:
     """Say in one line what a command that trains or evaluates float networks lacks."""
-    from importlib.util import find_spec
-
-    lacking = [name for name in ("torch", "brevitas", "lightning") if find_spec(name) is None]
-    if lacking:
-        raise MissingTool(f"this command needs {', '.join(lacking)}; pip install 'caloedge[train]'")
+    need("train", "this command")
 
 
 def say(text: str) -> None:

@@ -12,6 +12,7 @@ from caloedge.cli.terminal import (
     Devices,
     Output,
     Precision,
+    Quick,
     Recipe,
     chosen_hardware,
     need_training,
@@ -56,23 +57,28 @@ def train(
     devices: Devices = 1,
     precision: Precision = "32-true",
     channels_last: ChannelsLast = False,
+    quick: Quick = False,
     rival: Annotated[list[str] | None, typer.Option(help="Train these rivals of the recipe, too.")] = None,
 ) -> None:
     """Train the networks of a recipe. A second call resumes, or says that all is done."""
     need_training()
-    from caloedge.pipeline import train_recipe
+    from caloedge.pipeline import rehearse, train_recipe
 
+    if quick:
+        recipe, output = rehearse(recipe, output)
     trained = train_recipe(recipe, output, chosen_hardware(accelerator, devices, precision, channels_last), rival or ())
     for stage, one in trained.items():
         record = one.record
         say(f"{stage}: {record.parameters:,} parameters, {record.epochs} epochs, validation loss {record.valid_loss:.4f}")
 
 
-def export(recipe: Recipe, output: Output = None) -> None:
+def export(recipe: Recipe, output: Output = None, quick: Quick = False) -> None:
     """Write the artifact: QONNX, golden vectors, weights, manifest. Trains what is not trained yet."""
     need_training()
-    from caloedge.pipeline import make_artifact
+    from caloedge.pipeline import make_artifact, rehearse
     from caloedge.training.fit import Hardware
 
+    if quick:
+        recipe, output = rehearse(recipe, output)
     artifact = make_artifact(recipe, output, Hardware())
     say(f"{artifact.folder}: {len(artifact.manifest.files)} files")

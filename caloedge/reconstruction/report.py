@@ -21,7 +21,7 @@ from caloedge.detector.photons import PhotonEvents, Photons
 from caloedge.errors import BadData, MissingTool
 from caloedge.firmware import Firmware
 from caloedge.pipeline import data_label
-from caloedge.progress import progress
+from caloedge.progress import announce, progress
 from caloedge.project import is_built, read_record
 from caloedge.reconstruction import chain, firmware, matching, physics
 from caloedge.reconstruction.chain import Chain, Networks
@@ -54,6 +54,10 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
     assert isinstance(own, ShowerLibrary), "the center finder's task opens one"
     if library is not None:
         refuse_seen_showers(models.centres, library)
+    announce(
+        f"reconstructing {n_events:,} test and {valid_events:,} validation events with every method (the first ones tell how long"
+        f" it takes); then building and simulating {len(CHOICES)} designs, and synthesising one"
+    )
     truth, found, seconds = reconstructed(models, library or own, "all" if library else "test", n_events)
     thresholds = working_points(models, own, valid_events)
     selected = {method: chain.selected(of, thresholds[method]) for method, of in found.items()}

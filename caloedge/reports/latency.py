@@ -1,20 +1,27 @@
 """Cycles, clock and resources of firmware designs, what fits where, and the float networks' latency beside them."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from caloedge.budgets import BUDGETS, USABLE, Need, devices, need
 from caloedge.catalog import Target, find, names
 from caloedge.firmware import Firmware
 from caloedge.reports.wording import with_article
-from caloedge.results import Cell, Number, Section, Table
+from caloedge.results import Cell, Number, Report, Section, Table
 from caloedge.synthesis.cost import Implemented
-from caloedge.training.timing import Timing
+
+if TYPE_CHECKING:
+    from caloedge.training.timing import Timing  # which loads torch
 
 RESOURCES = ("LUT", "FF", "DSP", "BRAM_18K", "URAM")
 NONE = "–"
 DESIGNS, COSTS, BUDGET = "Designs: latency and rate", "Resources and routed clock", "Trigger budgets"
 """Titles of the tables that the README shows."""
+PROJECTS, BLOCKS = "Projects: building and simulating", "Synthesised blocks, per instance"
+"""Titles of the two tables that tell how long building took."""
 
 
 def firmware(
@@ -48,6 +55,14 @@ def firmware(
         + (f" Not done: {'; '.join(missing)}." if missing else ""),
         blocks=tuple(table for table in tables if table),
     )
+
+
+def building_s(report: Report, projects: Sequence[str]) -> float:
+    """Return how long it took, in seconds, to build some projects and to synthesise those of them that were; 0 if unknown."""
+    tables = {block.title: block for section in report.sections for block in section.blocks if isinstance(block, Table)}
+    compiled = [row[1] for row in tables[PROJECTS].rows if row[0] in projects] if PROJECTS in tables else []
+    synthesised = [row[-1] for row in tables[BLOCKS].rows if row[0] in projects] if BLOCKS in tables else []
+    return sum(float(cell.value) for cell in (*compiled, *synthesised) if isinstance(cell, Number))
 
 
 def _at_clock(value: float, unit: str, clock_mhz: float, routed: bool) -> Number:
@@ -229,9 +244,7 @@ def _blocks_table(costs: Mapping[str, Implemented]) -> Table | None:
     )
     if not rows:
         return None
-    return Table(
-        title="Synthesised blocks, per instance", columns=("design", "module", "instances", *RESOURCES, "time"), rows=rows
-    )
+    return Table(title=BLOCKS, columns=("design", "module", "instances", *RESOURCES, "time"), rows=rows)
 
 
 def _float_table(timings: Sequence[Timing], computer: str, event: str) -> Table:
@@ -264,7 +277,7 @@ def _projects_table(designs: Sequence[Firmware], event: str) -> Table:
         for x in designs
     )
     return Table(
-        title="Projects: building and simulating",
+        title=PROJECTS,
         columns=("project", "time to compile its simulation", "simulation speed"),
         rows=rows,
         caption="Times on this computer, which ran other work too; simulation includes loading. hls4ml: C-simulation; rtl: "

@@ -219,7 +219,7 @@ def assess(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any]], thre
             ),
         ),
         headline=tuple((f"{what}, {name}", value) for name, of in measured.items() for what, value in _headline(of)),
-        claims=_claims(measured),
+        claims=_claims(measured) if REFERENCE in scores else (),
         caveats=_caveats(measured),
         replicas={f"{what}, {name}": values for name, of in measured.items() for what, values in _replicas(of)},
         items_per_event=len(seeds) / max(len(truth.codes_EXY), 1),
@@ -310,7 +310,7 @@ def _single_plots(measured: Mapping[str, _Measured]) -> tuple[Plot, ...]:
             x_scale="log",
             y_scale=y_scale,  # type: ignore[arg-type]
             series=tuple(resolution.points(name, ENERGY_BINS_GEV, getattr(of, field), scale) for name, of in measured.items()),
-            ratio_to=REFERENCE if field != "scale" else "",
+            ratio_to=REFERENCE if field != "scale" and REFERENCE in measured else "",
             caption="Single photons.",
         )
         for title, label, field, scale, y_scale in (
@@ -330,7 +330,7 @@ def _pair_plots(measured: Mapping[str, _Measured]) -> tuple[Plot, ...]:
             x_scale="log",
             y_scale="log",
             series=tuple(resolution.points(name, DISTANCE_BINS, getattr(of, field), scale) for name, of in measured.items()),
-            ratio_to=REFERENCE,
+            ratio_to=REFERENCE if REFERENCE in measured else "",
             caption="Two photons and π⁰ together, both photons of each.",
         )
         for title, label, field, scale in (

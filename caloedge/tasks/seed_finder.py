@@ -152,7 +152,9 @@ def assess(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], thresh
             ),
         ),
         headline=tuple((f"Seed efficiency, {name}", values["seed efficiency"]) for name, values in summary.items()),
-        claims=_claims(kinds, {name: values["fakes per 100 events"] for name, values in summary.items()}),
+        claims=_claims(kinds, {name: values["fakes per 100 events"] for name, values in summary.items()})
+        if REFERENCE in scores
+        else (),
         replicas={f"Seed efficiency, {name}": 100 * _overall(of).replicas[:, 0] for name, of in kinds.items()},
         items_per_event=len(truth.event_W) / max(truth.n_events, 1),
     )
@@ -250,7 +252,7 @@ def _efficiency_plots(truth: SeedTruth, selected: Mapping[str, NDArray[Any]], we
                 statistics.points(name, edges, _photons(truth, found, bin_EP, len(edges) - 1, weights_RE), 100)
                 for name, found in selected.items()
             ),
-            ratio_to=REFERENCE,
+            ratio_to=REFERENCE if REFERENCE in selected else "",
             caption=caption,
         )
         for title, x_label, edges, bin_EP, caption in (

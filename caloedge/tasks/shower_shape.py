@@ -204,7 +204,7 @@ def assess(sample: Sample[ShapeTruth], scores: Mapping[str, NDArray[Any]], thres
             ),
         ),
         headline=tuple((f"Accuracy, {name}", statistics.percent(ratio, 0, "events")) for name, ratio in accuracy.items()),
-        claims=_claims(accuracy),
+        claims=_claims(accuracy) if REFERENCE in scores else (),
         replicas={f"Accuracy, {name}": 100 * ratio.replicas[:, 0] for name, ratio in accuracy.items()},
     )
 
@@ -311,7 +311,7 @@ def _accuracy_plot(truth: ShapeTruth, chosen: Mapping[str, NDArray[Any]], weight
             statistics.points(name, ENERGY_BINS_GEV, _share(chosen_E == truth.class_E, in_bin_EB, weights_RE), 100)
             for name, chosen_E in chosen.items()
         ),
-        ratio_to=REFERENCE,
+        ratio_to=REFERENCE if REFERENCE in chosen else "",
         caption="All five classes; a random choice is right in 20 %.",
     )
 

@@ -166,7 +166,9 @@ def steps_per_epoch(task: Task, library: Library, schedule: Schedule) -> int:
     return max(1, int(len(probe.inputs) / PROBE_EVENTS * schedule.events_per_epoch / schedule.batch_size))
 
 
-class _Learner(lightning.LightningModule):
+class Learner(lightning.LightningModule):
+    """What Lightning trains: a network with its loss and its optimiser."""
+
     def __init__(self, network: nn.Module, task: Task, schedule: Schedule, steps: int, teaching: Teaching | None) -> None:
         super().__init__()
         self.network, self.schedule, self.steps = network, schedule, steps
@@ -176,6 +178,7 @@ class _Learner(lightning.LightningModule):
         self.losses: list[Tensor] = []
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """Return the loss of one batch."""
         inputs, targets = batch
         if not len(inputs):
             raise UserError("training: an empty batch; the library's training split gives no windows, use more events")
@@ -193,6 +196,7 @@ class _Learner(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
+        """Return the optimiser and its schedule."""
         optimiser = torch.optim.AdamW(
             parameter_groups(self.network, self.schedule),
             lr=self.schedule.learning_rate,
@@ -284,10 +288,10 @@ def fit(
     last = folder / "last.ckpt"
     done = 0
     if last.exists():
-        done = _epochs_done(last)
+        done = epochs_done(last)
     valid = _validation(task, library, stage, seed)
 
-    def validate(module: _Learner) -> float:
+    def validate(module: Learner) -> float:
         module.eval()
         loss = _loss_on(module.network, task, *valid)
         module.train()
@@ -296,7 +300,7 @@ def fit(
     with progress(f"training {stage}", steps * schedule.all_epochs, steps * done) as advance:
         keeper = _Keeper(folder, seed, first_epoch, validate, advance)
         trainer = _trainer(hardware, schedule, keeper)
-        learner = _Learner(network, task, schedule, steps, teaching)
+        learner = Learner(network, task, schedule, steps, teaching)
         data = _Epochs(task, library, schedule, stage, seed, first_epoch)
         network.train()
         with warnings.catch_warnings():
@@ -365,7 +369,8 @@ def _ctrl_c_as_interrupt(trainer: lightning.Trainer) -> Iterator[None]:
         raise
 
 
-def _epochs_done(checkpoint: Path) -> int:
+def epochs_done(checkpoint: Path) -> int:
+    """Return how many epochs are done in a checkpoint."""
     try:
         return int(torch.load(checkpoint, weights_only=False, map_location="cpu")["epoch"]) + 1  # it was saved in that epoch
     except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as problem:

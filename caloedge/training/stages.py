@@ -4,8 +4,10 @@ The twin starts from the float edge network's weights, its activation ranges fro
 further float networks on the same data.
 """
 
+import copy
 import hashlib
 import json
+import math
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -38,6 +40,9 @@ TAUGHT = ("image", "mean squared error")
 """Losses whose targets are what a network gives."""
 PROBE_EVENTS = 200
 RECORD = "stage.json"
+SAME_LOSS = 1e-4
+"""Relative difference of validation losses up to which weights are those of a record: older records took the published network's
+before its weights were rounded to half precision, which moves it by less."""
 Start = Callable[[], nn.Module]
 Change = Callable[[nn.Module], nn.Module]
 
@@ -100,20 +105,15 @@ def train(
     A training is finished in `folder`, in `base`, the folder of the recipe, if there is an artifact, or in other artifacts.
     """
     rivals, artifacts = tuple(rivals), (base, *artifacts)
-    if unknown := [name for name in rivals if name not in recipe.rivals]:
-        known = ", ".join(recipe.rivals) or "none"
-        raise UnknownName(f"recipe {recipe.name!r} has no rival {unknown[0]!r}; there are: {known}")
-    _check(recipe, library, hardware, rivals)
+    check(recipe, library, hardware, rivals)
     trained: dict[str, Trained] = {}
     for stage in (*STAGES, *recipe.rivals):
         if stage == "published" and recipe.reference_from:
-            artifact = read_artifact(base / recipe.reference_from)
-            network = build_network(recipe, stage, artifact.weights(stage))
-            trained[stage] = Trained(network, artifact.manifest.stages[stage])
+            trained[stage] = published_of(recipe, base)
             continue
-        plan = _plan(recipe, stage, library, trained)
-        if found := _finished(plan, folder, artifacts):
-            trained[stage] = found
+        plan = plan_stage(recipe, stage, library, {name: one.network for name, one in trained.items()})
+        if found := finished(recipe, plan, library, folder, artifacts):
+            trained[stage], _ = found
         elif stage in STAGES or stage in rivals:
             # Of the processes of one training on several devices, the first one holds the lock for all.
             with locked(plan.place(folder)) if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext():
@@ -123,14 +123,25 @@ def train(
     return trained
 
 
-def _check(recipe: Recipe, library: Library, hardware: Hardware, rivals: Iterable[str]) -> None:
-    """Raise `UserError` before anything is trained that could not be used."""
+def published_of(recipe: Recipe, base: Path) -> Trained:
+    """Return the published network that a recipe takes from another artifact, which lies beside the recipe's folder `base`."""
+    assert recipe.reference_from
+    artifact = read_artifact(base / recipe.reference_from)
+    return Trained(build_network(recipe, "published", artifact.weights("published")), artifact.manifest.stages["published"])
+
+
+def check(recipe: Recipe, library: Library, hardware: Hardware, rivals: Iterable[str]) -> None:
+    """Raise `UserError` before anything is trained that could not be used, or that the recipe does not name."""
+    rivals = tuple(rivals)
+    if unknown := [name for name in rivals if name not in recipe.rivals]:
+        known = ", ".join(recipe.rivals) or "none"
+        raise UnknownName(f"recipe {recipe.name!r} has no rival {unknown[0]!r}; there are: {known}")
     trained = ("edge", *(() if recipe.reference_from else ("published",)), *rivals)
     networks = {stage: build_network(recipe, stage) for stage in trained}
     check_names(networks["edge"], recipe.quantisation)
     task = find(Task, recipe.task)
     for stage in (*STAGES, *recipe.rivals):
-        if _teacher_of(recipe, stage) and task.loss not in TAUGHT:
+        if teacher_of(recipe, stage) and task.loss not in TAUGHT:
             raise UserError(
                 f"recipe {recipe.name!r}: {stage} has a teacher, but outputs are no targets of its loss, {task.loss!r};"
                 " leave it out"
@@ -138,14 +149,25 @@ def _check(recipe: Recipe, library: Library, hardware: Hardware, rivals: Iterabl
     preflight.check(recipe, task, library, networks, hardware)
 
 
-def _teacher_of(recipe: Recipe, stage: str) -> str | None:
+def teacher_of(recipe: Recipe, stage: str) -> str | None:
+    """Return the stage whose network teaches a stage or rival, if one does."""
     if stage in recipe.rivals:
         return recipe.rivals[stage].teacher
     return {"edge": recipe.training.edge_teacher, "quantised": recipe.training.quantised_teacher}.get(stage)
 
 
+def comes_from(recipe: Recipe, stage: str) -> set[str]:
+    """Return the stages whose networks a stage or rival needs before its own training."""
+    found = {teacher} if (teacher := teacher_of(recipe, stage)) else set()
+    if stage == "quantised":
+        found.add("edge")
+    if stage == "edge" and recipe.training.edge_from_published:
+        found.add("published")
+    return found
+
+
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """A training that is ready to start, or finished somewhere."""
 
     stage: str
@@ -164,10 +186,12 @@ class _Plan:
     """Digest of all that decides the result: another recipe, task or library never continues or takes over this training."""
 
     def place(self, folder: Path) -> Path:
+        """Return where its checkpoints and its result lie in a folder of trainings."""
         return folder / f"{self.stage}-{self.key}"
 
 
-def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Trained]) -> _Plan:
+def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[str, nn.Module]) -> Plan:
+    """Make the training of a stage or rival ready, given the networks of the stages that it comes from."""
     task = find(Task, recipe.task)
     rival = recipe.rivals.get(stage)
     schedule: Schedule = rival.schedule if rival else getattr(recipe.training, stage)
@@ -183,21 +207,21 @@ def _plan(recipe: Recipe, stage: str, library: Library, trained: Mapping[str, Tr
         "data": _probe(task, library, stage, recipe.seed),
     }
     if stage == "quantised":
-        edge = trained["edge"].network
+        edge = networks["edge"]
         start, settle, finish = _quantised(recipe, task, library, edge)
         key |= {"rehearsal": REHEARSAL} if recipe.quantisation.split_channels else {}
         key |= {"quantisation": recipe.quantisation.model_dump(exclude_defaults=True), "from": _digest(weights_of(edge))}
     if stage == "edge" and recipe.training.edge_from_published:
-        network.load_state_dict(trained["published"].network.state_dict())
-        key |= {"from": _digest(weights_of(trained["published"].network))}
-    taught_by = _teacher_of(recipe, stage)
-    teaching = _teaching(recipe, stage, trained[taught_by].network) if taught_by else None
+        network.load_state_dict(networks["published"].state_dict())
+        key |= {"from": _digest(weights_of(networks["published"]))}
+    taught_by = teacher_of(recipe, stage)
+    teaching = _teaching(recipe, stage, networks[taught_by]) if taught_by else None
     if teaching:
         key |= {"teacher": _digest(weights_of(teaching.teacher))}
         if teaching.full_scale is not None:
             key |= {"alone": ALONE_EVENTS, "full scale": teaching.full_scale}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    return _Plan(stage, task, schedule, network, start, settle, finish, teaching, digest)
+    return Plan(stage, task, schedule, network, start, settle, finish, teaching, digest)
 
 
 def _teaching(recipe: Recipe, stage: str, teacher: nn.Module) -> Teaching:
@@ -226,7 +250,7 @@ def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) ->
     return lambda: twin(build, of, edge, inputs()), None, lambda trained: trained
 
 
-def _train_stage(recipe: Recipe, plan: _Plan, library: Library, folder: Path, hardware: Hardware) -> Trained:
+def _train_stage(recipe: Recipe, plan: Plan, library: Library, folder: Path, hardware: Hardware) -> Trained:
     task, schedule, network, place = plan.task, plan.schedule, plan.start(), plan.place(folder)
     of: dict[str, Any] = {"stage": plan.stage, "seed": recipe.seed, "hardware": hardware, "teaching": plan.teaching}
     before = schedule.model_copy(update={"settle_epochs": 0}) if plan.settle else schedule
@@ -238,10 +262,8 @@ def _train_stage(recipe: Recipe, plan: _Plan, library: Library, folder: Path, ha
     network = plan.finish(network)
     if plan.stage == "published":
         _round_to_half(network)
-    finished = Stage(
-        parameters=n_parameters(network, statistics=find(Network, recipe.network).counts_statistics),
-        epochs=schedule.all_epochs,
-        windows_seen=steps_per_epoch(task, library, schedule) * schedule.batch_size * schedule.all_epochs,
+    record = Stage(
+        **_size_of_training(recipe, plan, library, network),
         seconds=sum(point["seconds"] for point in curve),
         train_loss=curve[-1]["train_loss"],
         valid_loss=valid_loss(network, task, library, plan.stage, recipe.seed),
@@ -251,8 +273,18 @@ def _train_stage(recipe: Recipe, plan: _Plan, library: Library, folder: Path, ha
     )
     with replacing(place / "weights.pt") as temporary:
         torch.save(network.state_dict(), temporary)
-    write_text(place / RECORD, finished.model_dump_json(indent=1))
-    return Trained(network.eval(), finished)
+    write_text(place / RECORD, record.model_dump_json(indent=1))
+    return Trained(network.eval(), record)
+
+
+def _size_of_training(recipe: Recipe, plan: Plan, library: Library, network: nn.Module) -> dict[str, int]:
+    """Return what the record of a training says of its size."""
+    of = plan.schedule
+    return {
+        "parameters": n_parameters(network, statistics=find(Network, recipe.network).counts_statistics),
+        "epochs": of.all_epochs,
+        "windows_seen": steps_per_epoch(plan.task, library, of) * of.batch_size * of.all_epochs,
+    }
 
 
 @torch.no_grad()
@@ -273,13 +305,15 @@ def _probe(task: Task, library: Library, stage: str, seed: int) -> str:
     return "; ".join(f"{values.shape} {values.mean(dtype=float):.4g} {values.std(dtype=float):.4g}" for values in arrays)
 
 
-def _finished(plan: _Plan, folder: Path, artifacts: Iterable[Path]) -> Trained | None:
-    """Return a training that ended earlier, here or where an artifact was made."""
+def finished(
+    recipe: Recipe, plan: Plan, library: Library, folder: Path, artifacts: Iterable[Path]
+) -> tuple[Trained, Path] | None:
+    """Return a training that ended earlier, here or where an artifact was made, and that place."""
     place = plan.place(folder)
     if (place / RECORD).exists():
         try:
             plan.network.load_state_dict(torch.load(place / "weights.pt", weights_only=True))
-            return Trained(plan.network.eval(), Stage.model_validate_json((place / RECORD).read_text()))
+            return Trained(plan.network.eval(), Stage.model_validate_json((place / RECORD).read_text())), folder
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as problem:
             line = " ".join(str(problem).split())[:200]
             raise BadData(f"{place}: the finished training cannot be read ({line}); remove the folder to train again") from None
@@ -287,8 +321,37 @@ def _finished(plan: _Plan, folder: Path, artifacts: Iterable[Path]) -> Trained |
         if found := finished_training(artifact, plan.stage, plan.key):
             weights, record = found
             load_weights(plan.network, weights)
-            return Trained(plan.network.eval(), record)
+            return Trained(plan.network.eval(), record), artifact
+        if proven := _proven(recipe, plan, library, artifact):
+            return proven, artifact
     return None
+
+
+def _proven(recipe: Recipe, plan: Plan, library: Library, folder: Path) -> Trained | None:
+    """Return a stage from an artifact that was made before trainings had keys, with its key, if it is just this training.
+
+    Recipe and library must be the artifact's own, the training as long and the network as large as recorded, and on today's
+    validation events the stored weights must have the recorded loss.
+    """
+    if not (found := finished_training(folder, plan.stage, key="")):
+        return None
+    weights, record = found
+    try:
+        artifact = read_artifact(folder)
+    except BadData:
+        return None  # its recipe was edited since
+    if artifact.recipe != recipe or artifact.manifest.library["sha256"] != library.digest:
+        return None
+    network = copy.deepcopy(plan.network)
+    try:
+        load_weights(network, weights)
+    except RuntimeError:
+        return None  # weights of other layers
+    loss = valid_loss(network, plan.task, library, plan.stage, recipe.seed)
+    size = _size_of_training(recipe, plan, library, network)
+    if size != record.model_dump(include=set(size)) or not math.isclose(loss, record.valid_loss, rel_tol=SAME_LOSS):
+        return None
+    return Trained(network.eval(), record.model_copy(update={"key": plan.key, "valid_loss": loss}))
 
 
 def _digest(weights: dict[str, NDArray[Any]]) -> str:

@@ -10,4 +10,5 @@ BACKEND = Backend(
     preview=preview,
     build=build,
     emulate=emulate,
+    extra="hls4ml",
 )

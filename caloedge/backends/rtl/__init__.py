@@ -11,4 +11,5 @@ BACKEND = Backend(
     build=build,
     emulate=emulate,
     simulate=simulate_cycles,
+    extra="rtl",
 )
