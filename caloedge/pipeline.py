@@ -147,10 +147,10 @@ def firmware_plan(artifact: Artifact, projects: Path, reports: Path = Path("repo
     missing = [str(design) for design in designs(recipe) if not is_there(design, graph, recipe, projects)]
     if not missing:
         return ""
-    synthesised = ", ".join(f"rtl {one} for {target}" for target, variants in recipe.synthesis.items() for one in variants)
-    work = f"building {'; '.join(missing)}" + (f"; synthesising {synthesised}" if synthesised else "")
+    synthesised = [f"rtl {variant}, {target}" for target, variants in recipe.synthesis.items() for variant in variants]
+    work = f"building {'; '.join(missing)}" + (f"; synthesising {'; '.join(synthesised)}" if synthesised else "")
     before = reports / (recipe.rehearsal_of or recipe.name)
-    if (before / store.JSON_NAME).is_file() and (seconds := latency.building_s(store.load(before), missing)):
+    if (before / store.JSON_NAME).is_file() and (seconds := latency.building_s(store.load(before), missing, synthesised)):
         return f"{work}: took about {about(seconds)} where {before} was made"
     return f"{work}: some minutes, more for larger networks"
 

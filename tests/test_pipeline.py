@@ -108,7 +108,7 @@ def test_firmware_is_announced_with_the_time_of_an_earlier_report(tiny: Path, tm
     assert firmware_plan(artifact, tmp_path) == ""
     recipe = artifact.recipe.model_copy(update={"builds": {"rtl": ("streaming",)}, "synthesis": {"xcvu13p": ("streaming",)}})
     several = replace(artifact, recipe=recipe)
-    work = "building rtl streaming, xcvu13p; synthesising rtl streaming for xcvu13p"
+    work = "building rtl streaming, xcvu13p; synthesising rtl streaming, xcvu13p"
     assert firmware_plan(several, tmp_path, tmp_path / "reports") == f"{work}: some minutes, more for larger networks"
 
     def seconds(value: float) -> Number:
@@ -123,4 +123,8 @@ def test_firmware_is_announced_with_the_time_of_an_earlier_report(tiny: Path, tm
     store.save(report, tmp_path / "reports" / "tiny")
     assert firmware_plan(several, tmp_path, tmp_path / "reports") == (
         f"{work}: took about 2 min where {tmp_path / 'reports' / 'tiny'} was made"
+    )
+    unsynthesised = replace(several, recipe=recipe.model_copy(update={"synthesis": {}}))
+    assert firmware_plan(unsynthesised, tmp_path, tmp_path / "reports").endswith(
+        f": took about 60 s where {tmp_path / 'reports' / 'tiny'} was made"
     )

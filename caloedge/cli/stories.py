@@ -40,6 +40,8 @@ def run(
     if quick:
         recipe, output = rehearse(recipe, output)
     done = whole_story(recipe, output, hardware, independent)
+    for caveat in done.caveats:
+        say(caveat)
     show_blocks(block for section in done.sections for block in section.blocks if isinstance(block, Claim))
     say(f"report: {places(read_named_recipe(recipe)[1], output).report / 'report.html'}")
 

@@ -57,12 +57,12 @@ def firmware(
     )
 
 
-def building_s(report: Report, projects: Sequence[str]) -> float:
-    """Return how long it took, in seconds, to build some projects and to synthesise those of them that were; 0 if unknown."""
+def building_s(report: Report, built: Sequence[str], synthesised: Sequence[str]) -> float:
+    """Return how long it took, in seconds, to build some projects and to synthesise some; 0 if the report does not tell."""
     tables = {block.title: block for section in report.sections for block in section.blocks if isinstance(block, Table)}
-    compiled = [row[1] for row in tables[PROJECTS].rows if row[0] in projects] if PROJECTS in tables else []
-    synthesised = [row[-1] for row in tables[BLOCKS].rows if row[0] in projects] if BLOCKS in tables else []
-    return sum(float(cell.value) for cell in (*compiled, *synthesised) if isinstance(cell, Number))
+    compiled = [row[1] for row in tables[PROJECTS].rows if row[0] in built] if PROJECTS in tables else []
+    blocks = [row[-1] for row in tables[BLOCKS].rows if row[0] in synthesised] if BLOCKS in tables else []
+    return sum(float(cell.value) for cell in (*compiled, *blocks) if isinstance(cell, Number))
 
 
 def _at_clock(value: float, unit: str, clock_mhz: float, routed: bool) -> Number:
