@@ -86,7 +86,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        code = int(app(standalone_mode=False) or GOOD)
+        code = int(app(standalone_mode=False, prog_name="caloedge") or GOOD)
     except UsageProblem as problem:
         place = problem.ctx.command_path if problem.ctx else "caloedge"
         resembles = meant(getattr(problem, "option_name", ""), getattr(problem, "possibilities", None) or ())
