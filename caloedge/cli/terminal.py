@@ -83,8 +83,8 @@ def check_memory(option: str, events: int, numbers: int) -> None:
     most = max(1, memory // (8 * numbers))
     if events > most:
         raise UserError(
-            f"{option} {events}: {numbers:,} numbers each make {events * numbers * 8 / 1e9:,.0f} GB, more than the "
-            f"{memory / 1e9:,.0f} GB of memory that are free here; give at most {most:,}"
+            f"{option} {events}: {numbers:,} numbers each make {events * numbers * 8 / 1e9:,.2f} GB, more than the "
+            f"{memory / 1e9:,.2f} GB of memory that are free here; give at most {most:,}"
         )
 
 
