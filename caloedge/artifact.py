@@ -5,6 +5,7 @@
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -180,11 +181,11 @@ def _read_manifest(folder: Path, cure: str) -> Manifest:
         raise BadData(f"{path}: not a manifest ({place + ': ' if place else ''}{first['msg']}); {cure}") from None
 
 
-def refuse_foreign_files(folder: Path) -> None:
-    """Refuse to replace a folder that holds files which no export has written."""
+def refuse_foreign_files(folder: Path, own: Iterable[str] = ()) -> None:
+    """Refuse to replace a folder that holds files which no export has written and this one, which writes `own`, will not."""
     if not folder.exists():
         return
-    known = {RECIPE, MANIFEST, CARD}
+    known = {RECIPE, MANIFEST, CARD, "__pycache__", *own}
     if (folder / MANIFEST).is_file():
         known |= set(_read_manifest(folder, "restore it, or move the folder elsewhere").files)
     if foreign := sorted(p.name for p in folder.iterdir() if p.name not in known):

@@ -1,7 +1,8 @@
 """The plug-in types, and how a name finds its file: the folder is the registry, nothing is imported until it is named.
 
-A plug-in file defines one constant (`TASK`, `NETWORK`, `BACKEND`, `TARGET`). A name with a dot is a module path, so a
-file outside this package works the same way: `find(Task, "mylab.tasks.preshower")`.
+A plug-in file defines one constant (`TASK`, `NETWORK`, `BACKEND`, `TARGET`). A name that is none of this package's is a module
+path, so a file outside works the same way: `find(Task, "mylab.tasks.preshower")`. A recipe may also name a file that lies beside
+it: see `look_beside`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from caloedge.errors import UnknownName
+from caloedge.errors import UnknownName, UserError, meant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -202,6 +204,15 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Waves:
+    """Where a simulation writes all signals as a VCD file, and how much of it."""
+
+    path: Path
+    limit_mb: float = 100.0
+    """10⁶ bytes; the file ends, readable, a little behind it."""
+
+
+@dataclass(frozen=True)
 class CycleRun:
     """What a cycle-accurate simulation gave."""
 
@@ -211,6 +222,10 @@ class CycleRun:
     """From the first input beat to the last output beat, of an event that meets an empty design."""
     interval_cycles: int
     """Between two results while events queue at the input."""
+    waved_cycles: int = 0
+    """Cycles that the waves cover, from the first input beat on; 0 where none were asked for."""
+    waved_events: int = 0
+    """Whole events among them."""
 
 
 @dataclass(frozen=True)
@@ -228,8 +243,8 @@ class Backend:
     or not at all. Only a variant that leaves the choice to the recipe heeds the choices."""
     emulate: Callable[[Path, Any], dict[str, NDArray[Any]]]
     """(folder, input codes (N, *shape) int64, or {input name: codes}): simulate and return {output name: codes (N, *shape)}."""
-    simulate: Callable[[Path, NDArray[Any], float, Path | None], CycleRun] | None = None
-    """(folder, input codes, chance of a stall per cycle at each end, VCD file to write): the same cycle by cycle, where a backend
+    simulate: Callable[[Path, NDArray[Any], float, Waves | None], CycleRun] | None = None
+    """(folder, input codes, chance of a stall per cycle at each end, waves to write): the same cycle by cycle, where a backend
     can."""
     extra: str = ""
     """Key of `extras.EXTRAS` whose packages it needs; empty if it needs none."""
@@ -262,15 +277,49 @@ def find(plugin_type: type[P], name: str) -> P:
     5.0
     """
     kind = plugin_type.__name__.lower()
-    module_name = name if "." in name else f"caloedge.{FOLDERS[kind]}.{name}"
-    try:
-        missing = importlib.util.find_spec(module_name) is None
-    except (ImportError, ValueError):
-        missing = True
-    if missing:
-        raise UnknownName(f"no {kind} {name!r}; there are: {', '.join(names(kind))} (or give a module path with a dot)")
+    ours = names(kind)
+    module_name = f"caloedge.{FOLDERS[kind]}.{name}" if name in ours else name
+    if not _exists(module_name):
+        raise UnknownName(
+            f"no {kind} {name!r}{meant(name, ours)}; there are: {', '.join(ours)} "
+            f"(tried as well: module {name!r} on Python's path and beside the recipe)"
+        )
     module = importlib.import_module(module_name)
     plugin = getattr(module, kind.upper(), None)
     if not isinstance(plugin, plugin_type):
         raise UnknownName(f"{module_name}: a {kind} file defines the constant {kind.upper()} of type {plugin_type.__name__}")
     return plugin
+
+
+def own_files(folder: Path, plugins: Iterable[str]) -> list[Path]:
+    """Return the files in a folder, such as a recipe's, that define plug-ins of these names; this package's go first."""
+    ours = {name for kind in FOLDERS for name in names(kind)}
+    tops = dict.fromkeys(name.partition(".")[0] for name in plugins if name not in ours)
+    places = [place for top in tops if top.isidentifier() for place in (folder / f"{top}.py", folder / top / "__init__.py")]
+    return [place for place in places if place.is_file()]
+
+
+def look_beside(folder: Path, plugins: Iterable[str]) -> None:
+    """Let plug-ins be found in a folder, such as a recipe's; does nothing where none of these names has its file there.
+
+    The folder goes to the end of Python's path, which processes that are started from here get as well. Raises `UserError` where
+    a different module of that name would be found before.
+    """
+    for place in own_files(folder, plugins):
+        top = place.stem if place.parent == folder else place.parent.name
+        before = importlib.util.find_spec(top)
+        if before is None:
+            sys.path.append(str(folder.resolve()))
+            importlib.invalidate_caches()
+        elif not (before.origin and Path(before.origin).is_file() and Path(before.origin).read_bytes() == place.read_bytes()):
+            raise UserError(f"{place}: Python finds another module {top!r} first, {before.origin}; give this one another name")
+
+
+def _exists(module_name: str) -> bool:
+    """Tell whether a module can be imported; words that are no module path are none."""
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        return False
+    try:
+        return importlib.util.find_spec(module_name) is not None
+    except (ImportError, ValueError):
+        return False

@@ -20,9 +20,10 @@ from caloedge.compiler.graph import Graph, Inputs
 from caloedge.compiler.ops import InputQuantiser, Output
 from caloedge.compiler.reader import Compiled
 from caloedge.errors import MissingTool, Unsupported
+from caloedge.progress import progress
 from caloedge.project import is_built, record
 from caloedge.qonnx_executor import execute
-from caloedge.verification import Check, Codes, compare_codes, run_qonnx
+from caloedge.verification import BUILD_UNITS, Check, Codes, compare_codes, run_qonnx
 
 GRAPH, QONNX = "integer graph", "QONNX executor, float64"
 
@@ -44,14 +45,19 @@ class Outcome:
 def run_all(path: Path, compiled: Compiled, inputs: Inputs, backends: Iterable[tuple[str, str]], folder: Path) -> list[Outcome]:
     """Run a file through the qonnx package, the integer graph and backends (name, variant), built in `folder` where needed."""
     graph = compiled.graph
-    outcomes = [
-        _outcome(GRAPH, lambda: graph.run(inputs)),
-        _outcome(QONNX, lambda: run_qonnx(path, graph, inputs)) if not compiled.inserted else _not_comparable(compiled),
-    ]
-    target = find(Target, "xcvu13p")  # of simulations only: no device is needed
-    for name, variant in backends:
-        run = functools.partial(_simulated, name, variant, graph, target, inputs, folder)
-        outcomes.append(_outcome(f"{name} {variant}", run))
+    backends = list(backends)
+    with progress(f"verify {path.name}", 2 + len(backends) * BUILD_UNITS) as advance:
+        outcomes = [_outcome(GRAPH, lambda: graph.run(inputs))]
+        advance(1)
+        outcomes.append(
+            _outcome(QONNX, lambda: run_qonnx(path, graph, inputs)) if not compiled.inserted else _not_comparable(compiled)
+        )
+        advance(1)
+        target = find(Target, "xcvu13p")  # of simulations only: no device is needed
+        for name, variant in backends:
+            run = functools.partial(_simulated, name, variant, graph, target, inputs, folder)
+            outcomes.append(_outcome(f"{name} {variant}", run))
+            advance(BUILD_UNITS)
     return outcomes
 
 

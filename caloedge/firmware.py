@@ -39,7 +39,7 @@ def firmware(artifact: Artifact, folder: Path, checks: list[Check]) -> tuple[Fir
     """Measure the built projects of a recipe; those whose tools are missing are left out."""
     by_name = {check.executor: check for check in checks}
     return tuple(
-        _one(artifact, design, folder / design.target / f"{design.backend}_{design.variant}", by_name[str(design)])
+        _one(artifact, design, folder / design.folder, by_name[str(design)])
         for design in designs(artifact.recipe)
         if not by_name[str(design)].missing
     )

@@ -62,6 +62,12 @@ def read_npz(
         return {name: _array(archive, members[name]) for name in wanted}
 
 
+def array_names(path: Path, *, cure: str = CURE) -> tuple[str, ...]:
+    """Return the names of the arrays in an .npz file. Raises `BadData`."""
+    with _opened(path, cure) as archive:
+        return tuple(_members(path, archive, cure))
+
+
 def read_npy(path: Path, *, cure: str = "write it with numpy.save") -> NDArray[Any]:
     """Return the array of an .npy file. Raises `BadData` as `read_npz` does."""
     try:

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caloedge.artifact import RECIPE, Artifact, read_artifact
+from caloedge.artifact import MANIFEST, RECIPE, Artifact, read_artifact
 from caloedge.catalog import Assessment, Library, Network, Task, find
 from caloedge.comparison import compare, library_of
 from caloedge.compiler.reader import read
 from caloedge.computer import computer
-from caloedge.errors import BadData
+from caloedge.errors import BadData, UnknownName, meant
 from caloedge.firmware import firmware
 from caloedge.progress import about, announce
 from caloedge.recipe import Recipe, find_recipe, read_recipe, rehearsal, write_recipe
@@ -232,4 +232,12 @@ def open_beside(recipe_path: Path, recipe: Recipe) -> Library:
 def open_model(name: str) -> Artifact:
     """Open an artifact by folder, or by the name of a folder in ./models."""
     folder = Path(name)
-    return read_artifact(folder if folder.exists() or "/" in name else Path("models") / name)
+    if folder.exists() or "/" in name:
+        return read_artifact(folder)
+    known = sorted(path.parent.name for path in Path("models").glob(f"*/{MANIFEST}"))
+    if name not in known:
+        raise UnknownName(
+            f"no model {name!r}{meant(name, known)}; give a file, an artifact's folder, or a model in ./models: "
+            + (", ".join(known) or "none")
+        )
+    return read_artifact(Path("models") / name)

@@ -44,7 +44,7 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[[int], 
         nonlocal done, said
         done += n
         now = time.monotonic()
-        if now - said >= SECONDS_BETWEEN_LINES or done == total:
+        if now - said >= SECONDS_BETWEEN_LINES or (done == total and said > start):  # short work is silent
             left_s = (now - start) / max(done - first, 1) * (total - done)
             print(f"{label}: {done}/{total}, {about(left_s)} left", file=sys.stderr, flush=True)  # noqa: T201
             said = now

@@ -12,7 +12,8 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from caloedge.errors import BadData, UnknownName
+from caloedge.catalog import look_beside
+from caloedge.errors import BadData, UnknownName, meant
 from caloedge.files import read_text, require_regular, write_text
 from caloedge.plain_yaml import Unclear, parse
 
@@ -226,6 +227,11 @@ class Recipe(Value):
     layers: dict[str, LayerChoice] = Field(default_factory=dict)
     """By layer name as `caloedge compile` prints it; for variants that leave the choice to the recipe."""
 
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """Every task, network, target and backend that it names."""
+        return (self.task, self.network, self.target, *self.builds, *self.synthesis)
+
 
 REHEARSED_EVENTS, REHEARSED_JUDGED = 20, 10
 """One event in so many is trained on, and one in so many judged, in a rehearsal."""
@@ -273,18 +279,21 @@ def find_recipe(name: str | Path) -> Path:
     for path in (Path(name), Path(name) / "recipe.yaml", Path("models") / name / "recipe.yaml"):
         if path.is_file():
             return path
-    known = ", ".join(sorted(p.parent.name for p in Path("models").glob("*/recipe.yaml"))) or "none"
-    raise UnknownName(f"no recipe {str(name)!r}; give a YAML file, a folder with recipe.yaml, or a model in ./models: {known}")
+    known = sorted(p.parent.name for p in Path("models").glob("*/recipe.yaml"))
+    raise UnknownName(
+        f"no recipe {str(name)!r}{meant(str(name), known)}; give a YAML file, a folder with recipe.yaml, or a model in ./models: "
+        + (", ".join(known) or "none")
+    )
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe; complaints name the file and the field."""
+    """Read and check a recipe; complaints name the file and the field. Its own plug-ins may lie beside it."""
     try:
         require_regular(path)
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise BadData(f"{path}: more than {MAX_RECIPE_BYTES >> 10} KiB; a recipe is a page of YAML")
         # Types are strict, as JSON's: `true` is no number, and "8" no integer.
-        return Recipe.model_validate_json(json.dumps(parse(read_text(path))), strict=True)
+        recipe = Recipe.model_validate_json(json.dumps(parse(read_text(path))), strict=True)
     except OSError as problem:
         raise BadData(f"{path}: cannot be read ({problem.strerror})") from None
     except Unclear as problem:
@@ -295,3 +304,5 @@ def read_recipe(path: Path) -> Recipe:
         first = problem.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
         raise BadData(f"{path}: {field}: {first['msg']}; see the fields in caloedge/recipe.py") from None
+    look_beside(path.parent, recipe.plugins)
+    return recipe

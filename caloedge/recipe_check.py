@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from caloedge.catalog import Backend, Network, Target, Task, find
-from caloedge.errors import UnknownName
+from caloedge.errors import UnknownName, meant
 from caloedge.recipe import Recipe
 
 SYNTHESISED = "rtl"
@@ -54,4 +54,4 @@ def _find(path: Path, field: str, kind: type[Any], name: str) -> Any:
 
 def _require(path: Path, field: str, owner: str, what: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
-        raise UnknownName(f"{path}: {field}: {owner} has no {what} {name!r}; there are: {', '.join(known)}")
+        raise UnknownName(f"{path}: {field}: {owner} has no {what} {name!r}{meant(name, known)}; there are: {', '.join(known)}")

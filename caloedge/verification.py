@@ -19,7 +19,8 @@ from caloedge.compiler.graph import Graph, Inputs
 from caloedge.compiler.reader import read
 from caloedge.errors import MissingTool
 from caloedge.extras import need
-from caloedge.project import is_built, record
+from caloedge.progress import progress
+from caloedge.project import RECORD, is_built, record
 from caloedge.qonnx_executor import execute
 from caloedge.recipe import Recipe
 
@@ -27,6 +28,8 @@ RANDOM_VECTORS, RANDOM_IMAGES, IMAGE_SIZE = 10_000, 10, 1_000
 """Inputs of random codes; the fewer are images: inputs of more numbers than `IMAGE_SIZE`."""
 STALL = 0.2
 """Chance per cycle that an end of a streaming design waits, in the simulation of random codes."""
+BUILD_UNITS = 10
+"""How much longer building a project takes than running it, roughly: for the time left."""
 SOFTWARE = "emulator"
 """The backend whose projects run on this computer and know no device."""
 WIDE_CODES, WIDE_PRECISION = 2**40, 2.0**-44
@@ -102,19 +105,28 @@ def verify(artifact: Artifact, folder: Path) -> list[Check]:
     The recipe's firmware projects are built in `folder` where they are not there yet.
     """
     golden, graph = artifact.golden(), read(artifact.model)
-    checks = [
-        run_check("torch twin, float64", golden, lambda codes: _run_twin(artifact, graph, codes)),
-        run_check("QONNX executor", golden, lambda codes: run_qonnx(artifact.model, graph, codes)),
-        run_check("integer graph", golden, graph.run),
-    ]
-    random = random_vectors(graph)
-    for design in (Design(SOFTWARE, "native", artifact.recipe.target), *designs(artifact.recipe)):
-        try:
-            project = build_if_needed(design, graph, artifact.recipe, folder)
-        except MissingTool as problem:
-            checks.append(Check(str(design), 0, 0, 0, 0, None, 0.0, missing=str(problem)))
-            continue
-        checks += [check_project(design, project, golden), check_project(design, project, random, stall=STALL)]
+    every = (Design(SOFTWARE, "native", artifact.recipe.target), *designs(artifact.recipe))
+    built = [(folder / d.folder / RECORD).exists() for d in every]
+    with progress(f"verify {artifact.recipe.name}", 3 + len(every) * 2 + built.count(False) * BUILD_UNITS) as advance:
+        checks = []
+        for name, run in (
+            ("torch twin, float64", lambda codes: _run_twin(artifact, graph, codes)),
+            ("QONNX executor", lambda codes: run_qonnx(artifact.model, graph, codes)),
+            ("integer graph", graph.run),
+        ):
+            checks.append(run_check(name, golden, run))
+            advance(1)
+        random = random_vectors(graph)
+        for design, there in zip(every, built, strict=True):
+            try:
+                project = build_if_needed(design, graph, artifact.recipe, folder)
+            except MissingTool as problem:
+                checks.append(Check(str(design), 0, 0, 0, 0, None, 0.0, missing=str(problem)))
+                continue
+            finally:
+                advance(0 if there else BUILD_UNITS)
+            checks += [check_project(design, project, golden), check_project(design, project, random, stall=STALL)]
+            advance(2)
     return checks
 
 
@@ -125,6 +137,11 @@ class Design:
     backend: str
     variant: str
     target: str
+
+    @property
+    def folder(self) -> Path:
+        """Where its project lies, below the folder of all."""
+        return Path(self.target) / f"{self.backend}_{self.variant}"
 
     def __str__(self) -> str:
         return f"{self.backend} {self.variant}" + (f", {self.target}" if self.backend != SOFTWARE else "")
@@ -172,21 +189,16 @@ def check_project(design: Design, project: Path, golden: Golden, stall: float = 
 
 def build_if_needed(design: Design, graph: Graph, recipe: Recipe, folder: Path) -> Path:
     """Return the project folder of one design, built now unless the same was built there before."""
-    project = project_of(design, folder)
+    project = folder / design.folder
     if not is_there(design, graph, recipe, folder):
         find(Backend, design.backend).build(graph, find(Target, design.target), design.variant, project, recipe.layers)
     return project
 
 
-def project_of(design: Design, folder: Path) -> Path:
-    """Return where the project of a design lies in a folder of projects."""
-    return folder / design.target / f"{design.backend}_{design.variant}"
-
-
 def is_there(design: Design, graph: Graph, recipe: Recipe, folder: Path) -> bool:
     """Tell whether the project of a design was built before."""
     wanted = record(design.backend, graph, find(Target, design.target), design.variant, recipe.layers)
-    return is_built(project_of(design, folder), wanted)
+    return is_built(folder / design.folder, wanted)
 
 
 def run_qonnx(path: Path, graph: Graph, codes: Inputs) -> Codes:

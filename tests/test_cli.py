@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from caloedge.catalog import FOLDERS, names
 from caloedge.cli import app
 
 VERBS = ["simulate", "train", "export", "compile", "build", "emulate", "inspect", "verify", "compare", "report", "run", "list"]
-VERBS += ["reconstruct", "study", "tradeoff"]
+VERBS += ["reconstruct", "study", "tradeoff", "new"]
 Call = Callable[..., Any]
 
 
@@ -30,6 +31,10 @@ def complaint(ended: Any) -> str:
     assert line.startswith("caloedge: ")
     assert ended.out == ""
     return line.removeprefix("caloedge: ")
+
+
+def tried(name: str) -> str:
+    return f"(tried as well: module '{name}' on Python's path and beside the recipe)"
 
 
 def files(folder: Path) -> list[str]:
@@ -253,8 +258,7 @@ def test_an_unknown_plugin_in_a_recipe_is_named(
 ) -> None:
     recipe = recipe_with(tiny_recipe, tmp_path, **{kind: "nonsense", "library": str(showers_file)})
     said = complaint(caloedge("train", recipe, "--output", tmp_path / "out", "--accelerator", "cpu"))
-    there = ", ".join(names(kind))
-    assert said == f"{recipe}: {kind}: no {kind} 'nonsense'; there are: {there} (or give a module path with a dot)"
+    assert said == f"{recipe}: {kind}: no {kind} 'nonsense'; there are: {', '.join(names(kind))} {tried('nonsense')}"
     assert not (tmp_path / "out").exists()
 
 
@@ -268,13 +272,16 @@ def test_an_unknown_library_name_is_one_line(caloedge: Call, tiny_recipe: Path, 
     [
         (
             ("--backend", "vhdl"),
-            f"no backend 'vhdl'; there are: {', '.join(names('backend'))} (or give a module path with a dot)",
+            f"no backend 'vhdl'; there are: {', '.join(names('backend'))} {tried('vhdl')}",
         ),
         (
             ("--target", "abacus"),
-            f"no target 'abacus'; there are: {', '.join(names('target'))} (or give a module path with a dot)",
+            f"no target 'abacus'; there are: {', '.join(names('target'))} {tried('abacus')}",
         ),
-        (("--variant", "io_serial"), "backend 'hls4ml' has no variant 'io_serial'; there are: io_parallel, io_stream, auto"),
+        (
+            ("--variant", "io_serial"),
+            "backend 'hls4ml' has no variant 'io_serial' (did you mean 'io_stream'?); there are: io_parallel, io_stream, auto",
+        ),
     ],
 )
 def test_unknown_names_of_a_build_are_one_line(
@@ -389,7 +396,10 @@ def test_what_cannot_be_compiled_is_one_line(caloedge: Call, tiny: Path, tmp_pat
 
 def codes_file(kind: str, path: Path) -> str:
     """Write a wrong file of codes; return what must be said of it."""
-    advice = "write codes with numpy.savez(FILE, inputs=codes)"
+    advice = (
+        "write codes with numpy.savez(FILE, inputs=codes), or quantise the values with Graph.quantise_inputs; caloedge verify "
+        "takes them as they are"
+    )
     if kind == "missing":
         return f"{path}: not a readable .npz file ("
     if kind == "text":
@@ -468,6 +478,9 @@ def test_rtl_is_built_and_emulated_from_an_artifact(
     ended = caloedge("emulate", tiny, few, outputs, "--backend", "rtl", "--variant", "streaming", "--vcd", waves)
     assert ended.code == 0, ended
     assert "$enddefinitions" in waves.read_text()
+    assert re.search(rf"^{re.escape(str(waves))}: all [\d,]+ cycles, 2 of 2 events$", ended.out, re.MULTILINE)
+    ended = caloedge("emulate", project, few, outputs, "--vcd", waves, "--vcd-limit-mb", 0.01)
+    assert f"{waves}: limit of 0.01 MB reached (--vcd-limit-mb): 0 cycles, 0 of 2 events" in ended.out.splitlines()
     assert (project / "caloedge.json").stat().st_mtime_ns == built, "built twice"
     ended = caloedge("build", tiny, project, "--backend", "rtl", "--variant", "streaming", "--no-synthesise")
     assert ended.code == 0, "the same project goes on"

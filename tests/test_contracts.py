@@ -1,6 +1,7 @@
 """What every plug-in file must keep to; a new file in one of the four folders gets these tests by being there."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,33 @@ import pytest
 
 from caloedge import catalog
 from caloedge.catalog import Backend, Library, Network, Target, Task, find, names
+from caloedge.cli.beginning import new
 from caloedge.detector.library import ShowerLibrary, open_library
 from caloedge.detector.production import Production, simulate
 from caloedge.errors import UnknownName
 
 KINDS: dict[str, type[Any]] = {"task": Task, "network": Network, "backend": Backend, "target": Target}
-EVERY = [(kind, name) for kind in KINDS for name in names(kind)]
+FRESH = {kind: f"fresh_{kind}" for kind in ("task", "network", "target")}
+"""What `caloedge new` writes keeps to the contracts as well."""
+
+
+def all_of(kind: str) -> list[str]:
+    return [*names(kind), *([FRESH[kind]] if kind in FRESH else [])]
+
+
+EVERY = [(kind, name) for kind in KINDS for name in all_of(kind)]
+MADE_FOR = {"fresh_network": "fresh_task"}
+"""Task of a network that does not have its name."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("fresh")
+    for kind, name in FRESH.items():
+        new(kind, name, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield
 
 
 def test_every_kind_has_plugins() -> None:
@@ -38,7 +60,8 @@ def test_a_plugin_defines_its_constant_and_says_what_it_is(kind: str, name: str)
 def test_an_unknown_name_lists_the_known_ones(kind: str) -> None:
     with pytest.raises(UnknownName) as caught:
         find(KINDS[kind], "nonsense")
-    assert str(caught.value) == f"no {kind} 'nonsense'; there are: {', '.join(names(kind))} (or give a module path with a dot)"
+    tried = "(tried as well: module 'nonsense' on Python's path and beside the recipe)"
+    assert str(caught.value) == f"no {kind} 'nonsense'; there are: {', '.join(names(kind))} {tried}"
     with pytest.raises(UnknownName, match=rf"^no {kind} 'no\.such\.module'; there are: "):
         find(KINDS[kind], "no.such.module")
 
@@ -72,7 +95,7 @@ def test_a_file_outside_the_package_works_by_module_path(tmp_path: Path, monkeyp
         find(Target, "mylab_plugins.boards.broken")  # the plug-in's own mistake is shown as it is
 
 
-@pytest.mark.parametrize("name", names("target"))
+@pytest.mark.parametrize("name", all_of("target"))
 def test_a_target_says_what_it_has_and_who_says_so(name: str) -> None:
     target = find(Target, name)
     assert target.part
@@ -111,7 +134,7 @@ def library(name: str, showers: ShowerLibrary) -> Library:
     return find(Task, name).open(SHIPPED[name]) if name in SHIPPED else showers
 
 
-@pytest.mark.parametrize("name", names("task"))
+@pytest.mark.parametrize("name", all_of("task"))
 def test_a_sample_is_deterministic_and_of_the_declared_shape(name: str, library: Library) -> None:
     task = find(Task, name)
     for split in ("train", "valid", "test", "all"):
@@ -140,7 +163,7 @@ def test_a_sample_is_deterministic_and_of_the_declared_shape(name: str, library:
     assert task.output.isidentifier()
 
 
-@pytest.mark.parametrize("name", names("task"))
+@pytest.mark.parametrize("name", all_of("task"))
 def test_the_baseline_scores_every_input_once_and_tells_something(name: str, library: Library) -> None:
     task = find(Task, name)
     sample = task.sample(library, "test", 40, 1)
@@ -153,7 +176,7 @@ def test_the_baseline_scores_every_input_once_and_tells_something(name: str, lib
     assert len(np.unique(scores)) > 10
 
 
-@pytest.mark.parametrize("name", names("task"))
+@pytest.mark.parametrize("name", all_of("task"))
 def test_all_methods_are_assessed_alike(name: str, library: Library) -> None:
     task = find(Task, name)
     sample = task.sample(library, "test", 200, 1)
@@ -168,7 +191,7 @@ def test_all_methods_are_assessed_alike(name: str, library: Library) -> None:
     assert all(number.origin == "computed" and number.uncertainty is not None for _, number in assessment.headline)
 
 
-@pytest.mark.parametrize("name", names("task"))
+@pytest.mark.parametrize("name", all_of("task"))
 def test_a_task_names_a_loss_that_takes_its_targets(name: str, library: Library) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("lightning")
@@ -197,7 +220,7 @@ def both(name: str) -> tuple[Any, Any]:
     return network.build(FloatArithmetic(), network.sizes["edge"]), network.build(quantised, network.sizes["edge"])
 
 
-@pytest.mark.parametrize("name", names("network"))
+@pytest.mark.parametrize("name", all_of("network"))
 def test_both_arithmetics_have_the_same_parameters(name: str) -> None:
     plain, quantised = both(name)
     ours = {key: tuple(value.shape) for key, value in plain.named_parameters() if "_norm." not in key}
@@ -213,7 +236,7 @@ def test_both_arithmetics_have_the_same_parameters(name: str) -> None:
         assert (dict(quantised.named_parameters())[key] == weights[key]).all()
 
 
-@pytest.mark.parametrize("name", names("network"))
+@pytest.mark.parametrize("name", all_of("network"))
 def test_the_quantised_network_is_the_float_one_but_for_rounding(name: str) -> None:
     """With the same weights they compute nearly the same function, in steps."""
     torch = pytest.importorskip("torch")
@@ -222,7 +245,7 @@ def test_the_quantised_network_is_the_float_one_but_for_rounding(name: str) -> N
     torch.manual_seed(1)
     plain, quantised = both(name)
     quantised.load_state_dict(folded(plain), strict=False)
-    shape = find(Task, name).input_shape  # a network has the name of the task that it was made for
+    shape = find(Task, MADE_FOR.get(name, name)).input_shape  # a network has the name of the task that it was made for
     events = 256 if np.prod(shape) < 1000 else 4
     inputs = torch.rand(events, *shape)
     with torch.no_grad():
@@ -236,7 +259,7 @@ def test_the_quantised_network_is_the_float_one_but_for_rounding(name: str) -> N
         assert float(torch.corrcoef(torch.stack([column_a, column_b]))[0, 1]) > 0.95
 
 
-@pytest.mark.parametrize("name", names("network"))
+@pytest.mark.parametrize("name", all_of("network"))
 def test_an_edge_network_is_small(name: str) -> None:
     plain, quantised = both(name)
     pytest.importorskip("lightning")
@@ -268,12 +291,12 @@ def test_a_network_has_its_published_size(name: str, size: str, parameters: int)
     assert n_parameters(built, statistics=network.counts_statistics) == parameters
 
 
-@pytest.mark.parametrize("name", names("network"))
+@pytest.mark.parametrize("name", all_of("network"))
 def test_both_sizes_take_what_the_task_gives_them(name: str, library: Library) -> None:
     torch = pytest.importorskip("torch")
     from caloedge.arithmetic import FloatArithmetic
 
-    network, task = find(Network, name), find(Task, name)
+    network, task = find(Network, name), find(Task, MADE_FOR.get(name, name))
     sample = task.sample(library, "train", 10, 1)
     for stage in ("published", "edge"):
         built = network.build(FloatArithmetic(), network.sizes[stage]).eval()

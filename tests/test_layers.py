@@ -87,8 +87,9 @@ LAYERS = """
     foldings
     study, reconstruction.report
     tradeoff
+    cli.answer, cli.completion
     cli.terminal
-    cli.training, cli.compiling, cli.building, cli.judging, cli.stories, cli.listing
+    cli.training, cli.compiling, cli.building, cli.judging, cli.stories, cli.listing, cli.beginning
     cli
     __main__
 """

@@ -23,6 +23,10 @@ ANYWHERE = settings(
 )
 
 
+def tried(name: str) -> str:
+    return f"(tried as well: module {name!r} on Python's path and beside the recipe)"
+
+
 def changed(folder: Path, *changes: tuple[str, str], text: str = TEXT) -> Path:
     for old, new in changes:
         assert text.count(old) == 1, old
@@ -90,15 +94,18 @@ INTEGER = f"Input should be a valid integer{FIELDS}"
         ("valid_events: 10000", f"valid_events: {10**12}",
          f"evaluation.valid_events: Input should be less than or equal to 1000000000{FIELDS}"),
         ("target: xcvu13p", "target: abacus",
-         f"target: no target 'abacus'; there are: {', '.join(names('target'))} (or give a module path with a dot)"),
+         f"target: no target 'abacus'; there are: {', '.join(names('target'))} {tried('abacus')}"),
         ("  hls4ml: [", "  vhdl: [",
-         f"builds: no backend 'vhdl'; there are: {', '.join(names('backend'))} (or give a module path with a dot)"),
+         f"builds: no backend 'vhdl'; there are: {', '.join(names('backend'))} {tried('vhdl')}"),
         ("  hls4ml: [io_parallel,", "  hls4ml: [io_serial,",
-         "builds: backend 'hls4ml' has no variant 'io_serial'; there are: io_parallel, io_stream, auto"),
+         "builds: backend 'hls4ml' has no variant 'io_serial' (did you mean 'io_stream'?); "
+         "there are: io_parallel, io_stream, auto"),
         ("  lfe5u_85: [", "  lfe5u_86: [",
-         f"synthesis: no target 'lfe5u_86'; there are: {', '.join(names('target'))} (or give a module path with a dot)"),
+         f"synthesis: no target 'lfe5u_86' (did you mean 'lfe5u_85'?); "
+         f"there are: {', '.join(names('target'))} {tried('lfe5u_86')}"),
         ("  lfe5u_85: [auto]", "  lfe5u_85: [io_stream]",
-         "synthesis.lfe5u_85: backend 'rtl' has no variant 'io_stream'; there are: auto, unrolled, streaming"),
+         "synthesis.lfe5u_85: backend 'rtl' has no variant 'io_stream' (did you mean 'streaming'?); "
+         "there are: auto, unrolled, streaming"),
         ("  conv_2: {", "  conv2: {",
          "layers: 'conv2' is no layer; they are called as `caloedge compile` prints them, e.g. conv_1"),
         ("task: seed_finder", "task: ''", None),

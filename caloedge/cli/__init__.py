@@ -1,30 +1,42 @@
 """The command line: each verb is a few lines around one call. Bad input ends with one line and exit code 2.
 
-What all verbs share stands in `terminal`; the verbs, in the order of the flow, in `training`, `compiling`, `building`, `judging`,
-`stories` and `listing`.
+What all verbs share stands in `answer`, `terminal` and `completion`; the verbs, in the order of the flow, in `training`,
+`compiling`, `building`, `judging`, `stories`, `listing` and `beginning`.
 """
 
 import sys
+import traceback
 from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
+from caloedge.cli.answer import plain
+from caloedge.cli.beginning import new
 from caloedge.cli.building import build, emulate
 from caloedge.cli.compiling import compile_, inspect
 from caloedge.cli.judging import compare, report, verify
 from caloedge.cli.listing import list_
 from caloedge.cli.stories import reconstruct, run, study, tradeoff
 from caloedge.cli.training import export, simulate, train
-from caloedge.errors import UserError
+from caloedge.errors import UserError, meant
 
-INTERRUPTED = 130
-"""Exit code that typer gives after Ctrl-C, as shells do."""
+GOOD, BAD_RESULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes; the last is what shells give after Ctrl-C."""
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a check failed (an output code differs, a design is not routed or misses its clock); 2 bad input or "
+    "a missing tool, said in one line; 130 interrupted, the same command goes on."
+)
+UsageProblem: Any = typer.BadParameter.__base__
+"""What typer raises for all that cannot be a call: it has no public name of its own."""
 
 app = typer.Typer(
     help="Calorimeter deep learning from particle showers to bit-exact trigger firmware.",
-    no_args_is_help=True,
+    epilog=EXIT_CODES,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -43,23 +55,59 @@ VERBS: dict[str, Callable[..., None]] = {
     "study": study,
     "reconstruct": reconstruct,
     "list": list_,
+    "new": new,
 }
 """In the order of the flow, which is that of `caloedge --help`."""
 for name, verb in VERBS.items():
     app.command(name)(verb)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"caloedge {version('caloedge')}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        context.get_help()
+
+
 def main() -> None:
-    """Run the command line; user errors are one line on standard error and exit code 2."""
+    """Run the command line; whatever a user can mend is one line on standard error and exit code 2."""
+    sys.exit(_run())
+
+
+def _run() -> int:
     try:
-        app()
+        code = int(app(standalone_mode=False, prog_name="caloedge") or GOOD)
+    except UsageProblem as problem:
+        place = problem.ctx.command_path if problem.ctx else "caloedge"
+        resembles = meant(getattr(problem, "option_name", ""), getattr(problem, "possibilities", None) or ())
+        message = problem.message if resembles else problem.format_message()
+        return _complain(f"{message.rstrip('.')}{resembles}; see: {place} --help")
     except UserError as problem:
-        print(f"caloedge: {' '.join(str(problem).split())}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        return _complain(str(problem))
+    except ModuleNotFoundError as problem:  # of a plug-in of one's own, or an installation that is not whole
+        place = traceback.extract_tb(problem.__traceback__)[-1]
+        return _complain(
+            f"{place.filename}:{place.lineno}: no module {problem.name!r}; "
+            "install it, or put it on Python's path or beside the recipe"
+        )
     except OSError as problem:  # a folder that cannot be written, a full disk
-        print(f"caloedge: {problem.filename or 'file'}: {problem.strerror or problem}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            print("caloedge: interrupted; what is finished is kept, the same command goes on", file=sys.stderr)  # noqa: T201
-        raise
+        return _complain(f"{problem.filename or 'file'}: {problem.strerror or problem}")
+    if code == INTERRUPTED:
+        return _complain("interrupted; what is finished is kept, the same command goes on", INTERRUPTED)
+    return code
+
+
+def _complain(text: str, code: int = BAD_INPUT) -> int:
+    """Print one line on standard error; return the exit code."""
+    print(f"caloedge: {plain(' '.join(text.split()))}", file=sys.stderr)  # noqa: T201
+    return code

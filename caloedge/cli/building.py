@@ -1,96 +1,194 @@
 """From the integer network to firmware and its simulation: build, emulate."""
 
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from caloedge.catalog import Backend, Target, find
-from caloedge.cli.terminal import AnyModel, read_codes, say, show_blocks
-from caloedge.errors import UserError
+from caloedge.catalog import Backend, CycleRun, Target, Waves, find, look_beside
+from caloedge.cli import completion
+from caloedge.cli.answer import Answer, Json, answering
+from caloedge.cli.terminal import AnyModel, QuantiseMissing, known_variant, missing_format, read_codes
+from caloedge.errors import MissingTool, UserError
 from caloedge.files import replacing
+from caloedge.progress import progress
+from caloedge.results import Facts, Number
 
 DEFAULT_TARGET = "xcvu13p"
+CLOCKS_MHZ = 1.0, 2000.0
+"""What may be asked for."""
 
 
 def build(
     model: AnyModel,
     folder: Annotated[Path, typer.Argument(help="Project folder to write.")],
-    backend: Annotated[str, typer.Option(help="See: caloedge list.")] = "hls4ml",
+    backend: Annotated[str, typer.Option(help="See: caloedge list.", autocompletion=completion.of_kind("backend"))] = "hls4ml",
     variant: Annotated[
-        str, typer.Option(help="How to build it; default: the backend's first variant, see `caloedge list`.")
-    ] = "",
-    target: Annotated[str, typer.Option(help="Device; default: the recipe's, and xcvu13p for a QONNX file.")] = "",
-    quantise_missing: Annotated[str, typer.Option(help="As for `caloedge compile`.")] = "",
+        str | None,
+        typer.Option(
+            help="How to build it, see `caloedge inspect`; default: the backend's first variant.",
+            autocompletion=completion.variants,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Device; default: the recipe's, and xcvu13p for a QONNX file.", autocompletion=completion.of_kind("target")
+        ),
+    ] = None,
+    clock_mhz: Annotated[float | None, typer.Option(help="Clock to ask for; default: the device's.")] = None,
+    quantise_missing: QuantiseMissing = None,
     layer: Annotated[
         list[str] | None, typer.Option(help="NAME=STRATEGY or NAME=STRATEGY:REUSE, for variant auto; default: the recipe's.")
     ] = None,
-    synthesise: Annotated[bool, typer.Option(help="Synthesise an rtl project (and route it where open tools can).")] = True,
+    synthesise: Annotated[
+        bool | None,
+        typer.Option(
+            help="Synthesise an rtl project, and route it where open tools can; default: as far as the tools are installed."
+        ),
+    ] = None,
     route_limit_s: Annotated[float, typer.Option(help="Place and route gets no more time than this.", min=0)] = 3600.0,
-    chipdb: Annotated[Path | None, typer.Option(help="Device file that nextpnr-xilinx needs to route a 7-series.")] = None,
+    chipdb: Annotated[
+        Path | None, typer.Option(help="Device file that nextpnr-xilinx needs to route a 7-series; default: none.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Write a firmware project, compile its simulation, synthesise it. Ctrl-C keeps what is done; the same command goes on."""
-    from caloedge.compiler.fixed import Format
+    """Write a firmware project, compile its simulation, synthesise it. Exit code 1 if it is not routed or misses its clock.
+
+    Ctrl-C keeps what is done; the same command goes on.
+    """
     from caloedge.compiler.reader import compile_file, read
     from caloedge.pipeline import open_model
     from caloedge.project import AUTO, is_built, record
-    from caloedge.reports.latency import cost_table
-    from caloedge.synthesis.cost import implement
 
     layers = dict(map(_layer_choice, layer or []))
     if Path(model).is_file():
-        graph = compile_file(Path(model), Format.parse(quantise_missing) if quantise_missing else None).graph
-        target = target or DEFAULT_TARGET
+        graph = compile_file(Path(model), missing_format(quantise_missing)).graph
+        target = DEFAULT_TARGET if target is None else target
     else:
         artifact = open_model(model)
-        graph, layers, target = read(artifact.model), dict(artifact.recipe.layers) | layers, target or artifact.recipe.target
-    maker, device = find(Backend, backend), find(Target, target)
-    variant = variant or maker.variants[0]
-    if variant not in maker.variants:
-        raise UserError(f"backend {backend!r} has no variant {variant!r}; there are: {', '.join(maker.variants)}")
+        graph, layers = read(artifact.model), dict(artifact.recipe.layers) | layers
+        target = artifact.recipe.target if target is None else target
+    look_beside(Path(), [target])
+    maker, device, variant = find(Backend, backend), find(Target, target), known_variant(backend, variant)
     if layer and variant != AUTO:
         cure = f"give --variant {AUTO}" if AUTO in maker.variants else "leave it out"
         raise UserError(f"--layer {layer[0]}: backend {backend!r} builds all layers of variant {variant} alike; {cure}")
-    if not is_built(folder, record(backend, graph, device, variant, layers)):
-        if folder.exists():
-            raise UserError(f"{folder}: exists already; remove it or give another name")
-        maker.build(graph, device, variant, folder, layers)
-    say(f"{folder}: {backend} {variant} project for {device.part} at {device.clock_mhz:g} MHz (requested)")
-    if synthesise:
-        cost = implement(folder, target, route_limit_s, chipdb)
-        show_blocks([cost_table({folder.name: cost})] if cost and cost.found else [])
-        for remark in cost.remarks if cost else ():
-            say(f"not done: {remark}")
+    device = replace(device, clock_mhz=device.clock_mhz if clock_mhz is None else _checked_clock(clock_mhz))
+    with answering(as_json) as answer:
+        if not is_built(folder, record(backend, graph, device, variant, layers)):
+            if folder.exists():
+                raise UserError(f"{folder}: exists already; remove it or give another name")
+            with progress(f"build {folder.name}", 1) as advance:
+                maker.build(graph, device, variant, folder, layers)
+                advance(1)
+        answer.show(
+            Facts(
+                title=str(folder),
+                items=(
+                    ("built by", f"{backend} {variant}"),
+                    ("for", device.part),
+                    ("clock", Number(value=device.clock_mhz, unit="MHz", origin="requested")),
+                ),
+            )
+        )
+        if synthesise is not False:
+            _implement(answer, folder, target, route_limit_s, chipdb, clock_mhz, asked_for=bool(synthesise))
+
+
+def _implement(
+    answer: Answer, folder: Path, target: str, limit_s: float, chipdb: Path | None, clock_mhz: float | None, *, asked_for: bool
+) -> None:
+    """Synthesise and route a project as far as can be; end with exit code 1 when a tool failed or the clock is missed."""
+    from caloedge.reports.latency import cost_table
+    from caloedge.synthesis.cost import implement
+
+    cost = implement(folder, target, limit_s, chipdb, clock_mhz)
+    if cost is None:
+        answer.say("not synthesised: no tool for this backend's projects was found")
+        return
+    if cost.found:
+        answer.show(cost_table({folder.name: cost}))
+    if cost.unrouted:
+        answer.say(cost.unrouted)
+    for remark in cost.remarks:
+        if remark not in cost.broken:
+            answer.say(f"not done: {remark}")
+    for failure in cost.failures:
+        answer.say(f"FAILED: {failure}")
+    if cost.failures:
+        raise typer.Exit(1)
+    if asked_for and cost.remarks:
+        raise MissingTool(f"--synthesise: {cost.remarks[0]}")
+
+
+def _checked_clock(clock_mhz: float) -> float:
+    low, high = CLOCKS_MHZ
+    if not low <= clock_mhz <= high:
+        raise UserError(f"--clock-mhz {clock_mhz:g}: give {low:g} to {high:g}")
+    return clock_mhz
 
 
 def emulate(
     project: Annotated[Path, typer.Argument(help="A project folder made by `caloedge build`, or an artifact.")],
     inputs: Annotated[Path, typer.Argument(help="An .npz file with input codes under `inputs`, such as golden.npz.")],
     outputs: Annotated[Path, typer.Argument(help="The .npz file to write, one array of codes per output.")],
-    backend: Annotated[str, typer.Option(help="For an artifact: the backend to build it with.")] = "",
-    variant: Annotated[str, typer.Option(help="For an artifact: the backend's variant; default: its first.")] = "",
-    vcd: Annotated[Path | None, typer.Option(help="Write all signals to this file (backend rtl).")] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="For an artifact: the backend to build it with; default: none, a project.",
+            autocompletion=completion.of_kind("backend"),
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="For an artifact: the backend's variant; default: its first.", autocompletion=completion.variants),
+    ] = None,
+    vcd: Annotated[Path | None, typer.Option(help="Write all signals to this file (backend rtl); default: none.")] = None,
+    vcd_limit_mb: Annotated[float, typer.Option(help="The file of signals ends at this size.", min=0.001)] = 100.0,
+    as_json: Json = False,
 ) -> None:
     """Simulate a firmware project bit for bit on input codes."""
     from caloedge.project import read_record
 
+    if project.is_file():
+        raise UserError(f"{project}: is a model, not a project; build it first: caloedge build {project} FOLDER")
     codes = read_codes(inputs)
     folder = _built(project, backend, variant)
     name = str(read_record(folder).get("backend"))
     maker = find(Backend, name)
-    if maker.simulate is None:
-        if vcd:
-            raise UserError(f"backend {name!r} has no cycles and no waveforms; use backend 'rtl' with --vcd")
-        found: dict[str, Any] = maker.emulate(folder, codes)
-    else:
-        run = maker.simulate(folder, codes, 0.0, vcd)
-        found = run.codes
-        if len(codes) > 1:
-            say(f"latency {run.latency_cycles} cycles, one event every {run.interval_cycles} cycles (simulated)")
-    with replacing(outputs) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **found)
-    say(f"{outputs}: " + ", ".join(f"{name} {values.shape}" for name, values in found.items()))
+    if maker.simulate is None and vcd:
+        raise UserError(f"backend {name!r} has no cycles and no waveforms; use backend 'rtl' with --vcd")
+    with answering(as_json) as answer:
+        if maker.simulate is None:
+            found: dict[str, Any] = maker.emulate(folder, codes)
+        else:
+            run = maker.simulate(folder, codes, 0.0, Waves(vcd, vcd_limit_mb) if vcd else None)
+            found = run.codes
+            if len(codes) > 1:
+                answer.say(f"latency {run.latency_cycles} cycles, one event every {run.interval_cycles} cycles (simulated)")
+            if vcd:
+                answer.say(_waves_line(vcd, vcd_limit_mb, run, len(codes)))
+        _write_codes(outputs, found)
+        answer.say(f"{outputs}: " + ", ".join(f"{name} {values.shape}" for name, values in found.items()))
+
+
+def _waves_line(vcd: Path, limit_mb: float, run: CycleRun, events: int) -> str:
+    whole = run.waved_events == events
+    covers = "all" if whole else f"limit of {limit_mb:g} MB reached (--vcd-limit-mb):"
+    return f"{vcd}: {covers} {run.waved_cycles:,} cycles, {run.waved_events:,} of {events:,} events"
+
+
+def _write_codes(path: Path, codes: Mapping[str, Any]) -> None:
+    """Write arrays by name as numpy.savez does, which takes no array called `file`."""
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, values in codes.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.asarray(values), allow_pickle=False)
 
 
 def _layer_choice(text: str) -> tuple[str, Any]:
@@ -106,15 +204,14 @@ def _layer_choice(text: str) -> tuple[str, Any]:
         raise UserError(f"--layer {text!r} is not NAME=STRATEGY or NAME=STRATEGY:REUSE, e.g. conv_1=streaming:4") from None
 
 
-def _built(project: Path, backend: str, variant: str) -> Path:
+def _built(project: Path, backend: str | None, variant: str | None) -> Path:
     """Return the folder of a built project; an artifact is built first, in ./runs, unless it was before."""
     from caloedge.compiler.reader import read
     from caloedge.pipeline import open_model, places
     from caloedge.verification import Design, build_if_needed
 
-    if not backend:
+    if backend is None:
         return project
     artifact = open_model(str(project))
-    variant = variant or find(Backend, backend).variants[0]
-    design = Design(backend, variant, artifact.recipe.target)
+    design = Design(backend, known_variant(backend, variant), artifact.recipe.target)
     return build_if_needed(design, read(artifact.model), artifact.recipe, places(artifact.recipe, None).work / "projects")

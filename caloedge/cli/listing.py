@@ -2,35 +2,33 @@
 
 from typing import Any
 
-from rich.table import Table as Grid
-from rich.text import Text
-
 from caloedge.catalog import Backend, Network, Target, Task, find, names
-from caloedge.cli.terminal import say, show
+from caloedge.cli.answer import Json, answering
 from caloedge.extras import cure, extra_of, lacking
+from caloedge.results import Table
 
 NETWORKS_EXTRA = "train"
 
 
-def list_() -> None:
+def list_(as_json: Json = False) -> None:
     """List tasks, networks, targets, backends, geometries, shipped shower libraries and QONNX operators."""
     from caloedge.compiler.reader import READERS
     from caloedge.detector.geometry import GEOMETRIES
     from caloedge.detector.library import open_library, shipped_names
 
-    grid = Grid("kind", "name", "what it is")
+    rows = []
     for plugin_type in (Task, Network, Target, Backend):
         kind = plugin_type.__name__.lower()
-        for name in names(kind):
-            grid.add_row(kind, name, Text(_described(plugin_type, name)))  # the names of extras are no markup
+        rows += [(kind, name, _described(plugin_type, name)) for name in names(kind)]
     for name, value in GEOMETRIES.items():
-        grid.add_row("geometry", name, f"{type(value).__name__}, cells {'×'.join(map(str, value.cell_shape))}")
+        rows.append(("geometry", name, f"{type(value).__name__}, cells {'×'.join(map(str, value.cell_shape))}"))
     for name in shipped_names():
         library = open_library(name)
         made = ", ".join(library.provenance.get(key, "") for key in ("particle", "version", "physics_list"))
-        grid.add_row("library", name, f"{len(library):,} showers, {made}")
-    show(grid)
-    say(f"operators that `caloedge compile` takes: {', '.join(sorted(READERS))}")
+        rows.append(("library", name, f"{len(library):,} showers, {made}"))
+    with answering(as_json) as answer:
+        answer.show(Table(title="What can be named", columns=("kind", "name", "what it is"), rows=tuple(rows)))
+        answer.say(f"operators that `caloedge compile` takes: {', '.join(sorted(READERS))}")
 
 
 def _described(plugin_type: Any, name: str) -> str:

@@ -1,30 +1,56 @@
-"""What every verb shares: options, the files they read, checks before the work, and what they print."""
+"""What every verb shares: options, the files they read, and checks before the work."""
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table as Grid
 
-from caloedge.errors import BadData, UserError
+from caloedge.catalog import Backend, find
+from caloedge.cli import completion
+from caloedge.computer import available_memory_bytes
+from caloedge.errors import BadData, UnknownName, UserError, meant
 from caloedge.extras import need
-from caloedge.npz import read_npz
-from caloedge.results import Claim, Number, Table
+from caloedge.npz import array_names, read_npy, read_npz
 
-Recipe = Annotated[str, typer.Argument(help="A recipe file, a folder with recipe.yaml, or the name of a folder in ./models.")]
-Model = Annotated[str, typer.Argument(help="An artifact: a folder such as models/seed_finder, or its name.")]
-AnyModel = Annotated[str, typer.Argument(help="A QONNX file, an artifact's folder, or its name.")]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from caloedge.compiler.fixed import Format
+    from caloedge.compiler.graph import Graph
+
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        help="A recipe file, a folder with recipe.yaml, or the name of a folder in ./models.", autocompletion=completion.recipes
+    ),
+]
+Model = Annotated[
+    str, typer.Argument(help="An artifact: a folder such as models/seed_finder, or its name.", autocompletion=completion.models)
+]
+AnyModel = Annotated[
+    str,
+    typer.Argument(help="A QONNX file, an artifact's folder, or its name.", autocompletion=completion.networks_to_compile),
+]
 Output = Annotated[Path | None, typer.Option(help="Folder for everything; default: ./runs, ./models and ./reports.")]
-Accelerator = Annotated[str, typer.Option(help="cpu, gpu, or auto.")]
+Accelerator = Annotated[str, typer.Option(help="cpu, gpu, or auto.", autocompletion=completion.one_of(["auto", "cpu", "gpu"]))]
 Devices = Annotated[int, typer.Option(help="How many of them; more than one trains in parallel.", min=1)]
 ChannelsLast = Annotated[bool, typer.Option(help="Keep a pixel's channels side by side: faster for large images on CPUs.")]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Rehearse in about 2 minutes: few epochs and events, in a folder `rehearsal` of its own.")
 ]
 Precision = Annotated[str, typer.Option(help="32-true, or bf16-mixed where the hardware is faster with it.")]
+QuantiseMissing = Annotated[
+    str | None,
+    typer.Option(
+        help="Put in a quantiser of this format, e.g. fixed<12,4>, where the file lacks one; its effect is shown; default: none.",
+    ),
+]
+
+MOST_EVENTS = 10_000_000
+"""That any verb takes."""
+MOST_BITS, MOST_SHIFT = 32, 64
+"""Of a format given on the command line: its width, and how far its bits may lie from the point."""
 
 
 def model_file(model: str) -> Path:
@@ -37,13 +63,90 @@ def model_file(model: str) -> Path:
     return Path(model)
 
 
+def missing_format(text: str | None) -> "Format | None":
+    """Return the format of quantisers to put in; None for none. Raises UserError for one that no value of a network needs."""
+    from caloedge.compiler.fixed import Format
+
+    if text is None:
+        return None
+    try:
+        found = Format.parse(text)
+    except UserError as problem:
+        raise UserError(f"--quantise-missing {problem}") from None
+    if not 2 <= found.width <= MOST_BITS or abs(found.fraction) > MOST_SHIFT or abs(found.width - found.fraction) > MOST_SHIFT:
+        raise UserError(
+            f"--quantise-missing {text!r}: give a width of 2 to {MOST_BITS} bits and −{MOST_SHIFT} to {MOST_SHIFT} integer bits, "
+            "e.g. fixed<12,4>"
+        )
+    return found
+
+
+def check_memory(option: str, events: int, numbers: int) -> None:
+    """Refuse more events, of so many numbers of 8 bytes each, than this computer has memory for."""
+    memory = available_memory_bytes()
+    most = max(1, memory // (8 * numbers))
+    if events > most:
+        raise UserError(
+            f"{option} {events}: {numbers:,} numbers each make {events * numbers * 8 / 1e9:,.2f} GB, more than the "
+            f"{memory / 1e9:,.2f} GB of memory that are free here; give at most {most:,}"
+        )
+
+
 def read_codes(path: Path, name: str = "inputs") -> Any:
     """Read an array of integer codes from an .npz file. Raises BadData."""
     cure = f"write codes with numpy.savez(FILE, {name}=codes)"
     codes = read_npz(path, (name,), cure=cure)[name]
     if not np.issubdtype(codes.dtype, np.integer):
-        raise BadData(f"{path}: {name!r} holds {codes.dtype}, not integer codes; {cure}")
+        raise BadData(
+            f"{path}: {name!r} holds {codes.dtype}, not integer codes; {cure}, or quantise the values with "
+            "Graph.quantise_inputs; caloedge verify takes them as they are"
+        )
     return codes.astype(np.int64)
+
+
+def read_vectors(path: Path, graph: "Graph") -> Any:
+    """Read the inputs of a network as codes: of the only input, or by name of several. Raises BadData.
+
+    An .npy file holds the only input; an .npz file holds an array by input name, or `inputs` for the only one. Integers are codes
+    (N, *shape); real values (N, *shape) become codes as the network's own input quantiser makes them.
+    """
+    inputs = graph.inputs
+    if path.suffix == ".npy" and len(inputs) > 1:
+        wanted = ", ".join(f"{op.name}=..." for op in inputs)
+        raise BadData(f"{path}: the network has {len(inputs)} inputs; write them with numpy.savez(FILE, {wanted})")
+    if path.suffix == ".npy":
+        arrays = {graph.input.name: read_npy(path)}
+    else:
+        plain = len(inputs) == 1 and inputs[0].name not in array_names(path)
+        keys = {op.name: "inputs" if plain else op.name for op in inputs}
+        cure = f"write them with numpy.savez(FILE, {', '.join(f'{key}=...' for key in keys.values())})"
+        read = read_npz(path, tuple(keys.values()), cure=cure)
+        arrays = {name: read[key] for name, key in keys.items()}
+    found: dict[str, NDArray[Any]] = {}
+    for op in inputs:
+        values = arrays[op.name]
+        if values.ndim < 1 or values.shape[1:] != op.shape or values.dtype.kind not in "iuf":
+            shape = ", ".join(["N", *map(str, op.shape)])
+            raise BadData(
+                f"{path}: input {op.name!r} is {values.dtype} {values.shape}; integer codes or real values ({shape}) expected"
+            )
+        found[op.name] = values
+    reals = {name: values for name, values in found.items() if values.dtype.kind == "f"}
+    codes = (
+        graph.quantise_inputs({name: reals.get(name, np.zeros(values.shape)) for name, values in found.items()}) if reals else {}
+    )
+    found = {name: codes[name] if name in reals else values.astype(np.int64) for name, values in found.items()}
+    return found if len(inputs) > 1 else found[graph.input.name]
+
+
+def known_variant(backend: str, variant: str | None) -> str:
+    """Return a variant of a backend, by default its first. Raises UnknownName."""
+    variants = find(Backend, backend).variants
+    if variant is not None and variant not in variants:
+        raise UnknownName(
+            f"backend {backend!r} has no variant {variant!r}{meant(variant, variants)}; there are: {', '.join(variants)}"
+        )
+    return variants[0] if variant is None else variant
 
 
 def chosen_hardware(accelerator: str, devices: int, precision: str, channels_last: bool) -> Any:
@@ -64,27 +167,3 @@ def need_training() -> None:
 def say(text: str) -> None:
     """Print one line."""
     print(text)  # noqa: T201
-
-
-def show(grid: Grid) -> None:
-    """Print a grid; 160 columns wide where the output is no terminal."""
-    Console(width=None if sys.stdout.isatty() else 160).print(grid)
-
-
-def show_blocks(blocks: Any) -> None:
-    """Print the tables and claims among a report's blocks."""
-    from caloedge.reports.rounding import quantity
-
-    for block in blocks:
-        if isinstance(block, Table):
-            grid = Grid(*block.columns, title=f"{block.title} ({_origins(block)})")
-            for row in block.rows:
-                grid.add_row(*(quantity(cell) if isinstance(cell, Number) else cell for cell in row))
-            show(grid)
-        elif isinstance(block, Claim):
-            words = {"fails": "DOES NOT HOLD", "undecided": "UNDECIDED"}
-            say(f"{words.get(block.verdict, block.verdict)}: {block.statement} {block.found}")
-
-
-def _origins(table: Table) -> str:
-    return ", ".join(dict.fromkeys(cell.origin for row in table.rows for cell in row if isinstance(cell, Number)))

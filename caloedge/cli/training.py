@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from caloedge.cli import completion
 from caloedge.cli.terminal import (
     Accelerator,
     ChannelsLast,
@@ -23,8 +24,18 @@ from caloedge.cli.terminal import (
 def simulate(
     file: Annotated[Path, typer.Argument(help="HDF5 file to write.")],
     showers: Annotated[int, typer.Option(help="How many.")] = 10_000,
-    geometry: Annotated[str, typer.Option(help="pbwo4 (25×25 crystals) or wsi (45 layers × 16 φ × 9 r).")] = "pbwo4",
-    generator: Annotated[str, typer.Option(help="geant4, or parametrised (fast, for development).")] = "geant4",
+    geometry: Annotated[
+        str,
+        typer.Option(
+            help="pbwo4 (25×25 crystals) or wsi (45 layers × 16 φ × 9 r).", autocompletion=completion.one_of(["pbwo4", "wsi"])
+        ),
+    ] = "pbwo4",
+    generator: Annotated[
+        str,
+        typer.Option(
+            help="geant4, or parametrised (fast, for development).", autocompletion=completion.one_of(["geant4", "parametrised"])
+        ),
+    ] = "geant4",
     particle: Annotated[str, typer.Option(help="Geant4's name of the incident particle.")] = "gamma",
     min_energy_gev: Annotated[float, typer.Option(help="Lowest energy; energies are log-uniform.")] = 1.0,
     max_energy_gev: Annotated[float, typer.Option(help="Highest energy.")] = 100.0,
@@ -58,7 +69,7 @@ def train(
     precision: Precision = "32-true",
     channels_last: ChannelsLast = False,
     quick: Quick = False,
-    rival: Annotated[list[str] | None, typer.Option(help="Train these rivals of the recipe, too.")] = None,
+    rival: Annotated[list[str] | None, typer.Option(help="Train these rivals of the recipe, too; default: none.")] = None,
 ) -> None:
     """Train the networks of a recipe. A second call resumes, or says that all is done."""
     need_training()

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from caloedge.errors import UnknownName
+from caloedge.errors import UnknownName, meant
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def geometry(name: str) -> Geometry:
     (45, 16, 9)
     """
     if name not in GEOMETRIES:
-        raise UnknownName(f"no geometry {name!r}; there are: {', '.join(GEOMETRIES)}")
+        raise UnknownName(f"no geometry {name!r}{meant(name, GEOMETRIES)}; there are: {', '.join(GEOMETRIES)}")
     return GEOMETRIES[name]
 
 

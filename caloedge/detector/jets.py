@@ -31,7 +31,7 @@ from caloedge.detector.full_events import (
     Particles,
 )
 from caloedge.detector.library import SUFFIXES
-from caloedge.errors import BadData, MissingTool, UnknownName, UserError
+from caloedge.errors import BadData, MissingTool, UnknownName, UserError, meant
 from caloedge.files import replacing, sha256
 from caloedge.hdf5 import dataset, open_hdf5
 from caloedge.progress import progress
@@ -234,8 +234,11 @@ def shipped_sample(name: str) -> Path:
     folder = Path(str(package_files("caloedge"))) / "detector" / "libraries"
     path = folder / f"{name}{SAMPLE_SUFFIX}"
     if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in folder.glob(f"*{SAMPLE_SUFFIX}")))
-        raise UnknownName(f"no shipped sample {name!r}; there are: {there} (or give a path ending in {SAMPLE_SUFFIX})")
+        there = sorted(file.stem for file in folder.glob(f"*{SAMPLE_SUFFIX}"))
+        raise UnknownName(
+            f"no shipped sample {name!r}{meant(name, there)}; there are: {', '.join(there)}"
+            f" (or give a path ending in {SAMPLE_SUFFIX})"
+        )
     return path
 
 

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.errors import BadData, UnknownName
+from caloedge.errors import BadData, UnknownName, meant
 from caloedge.files import replacing, sha256
 from caloedge.hdf5 import dataset, open_hdf5
 
@@ -64,8 +64,11 @@ def shipped(name: str) -> Path:
     """
     path = Path(str(package_files("caloedge"))) / "detector" / "libraries" / f"{name}.h5"
     if not path.is_file():
-        there = ", ".join(shipped_names())
-        raise UnknownName(f"no shipped shower library {name!r}; there are: {there} (or give a path ending in .h5)")
+        there = shipped_names()
+        raise UnknownName(
+            f"no shipped shower library {name!r}{meant(name, there)}; there are: {', '.join(there)}"
+            " (or give a path ending in .h5)"
+        )
     return path
 
 

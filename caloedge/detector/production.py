@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from caloedge.detector import geant4, geant4_tables, parametrised
 from caloedge.detector.geometry import describe, geometry
 from caloedge.detector.library import SUFFIXES, write_library
-from caloedge.errors import BadData, UserError
+from caloedge.errors import BadData, UserError, meant
 from caloedge.files import locked, read_text, replacing, write_text
 from caloedge.npz import read_npz
 from caloedge.progress import progress
@@ -55,7 +55,9 @@ class Production:
         """Refuse what cannot be simulated."""
         geometry(self.geometry)
         if self.generator not in GENERATORS:
-            raise UserError(f"no generator {self.generator!r}; there are: {', '.join(GENERATORS)}")
+            raise UserError(
+                f"no generator {self.generator!r}{meant(self.generator, GENERATORS)}; there are: {', '.join(GENERATORS)}"
+            )
         if self.showers < 1:
             raise UserError(f"showers = {self.showers}: ask for at least 1")
         if not 0 < self.min_energy_gev <= self.max_energy_gev < float("inf"):

@@ -20,7 +20,7 @@ from caloedge.backends.rtl.design import Design, Stream, design
 from caloedge.backends.rtl.project import named, simulate_cycles, streamed, write_project
 from caloedge.backends.rtl.text import Text, renamed
 from caloedge.backends.rtl.verilog import write_design
-from caloedge.catalog import CycleRun, Target
+from caloedge.catalog import CycleRun, Target, Waves
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
 from caloedge.detector import groups
@@ -91,9 +91,9 @@ def build(seeds: Graph, centres: Graph, nets: Networks, target: Target, choice: 
     write_project(what, named(text, "event", both), values, folder)
 
 
-def simulate(folder: Path, codes_EXY: NDArray[Any], stall: float, vcd: Path | None = None) -> CycleRun:
+def simulate(folder: Path, codes_EXY: NDArray[Any], stall: float, waves: Waves | None = None) -> CycleRun:
     """Simulate a built project on events of codes; `photons` are slots (E, 4, 5), and cycles are measured."""
-    return simulate_cycles(folder, codes_EXY, stall, vcd)
+    return simulate_cycles(folder, codes_EXY, stall, waves)
 
 
 def record(seeds: Graph, centres: Graph, nets: Networks, target: Target, choice: Choice) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def cost_table(costs: Mapping[str, Implemented]) -> Table:
     """Return resources and clock of implemented projects by name, one row for each tool that said something."""
     rows: list[tuple[Cell, ...]] = []
     for name, cost in costs.items():
-        asked = Number(value=find(Target, cost.target).clock_mhz, unit="MHz", origin="requested")
+        asked = Number(value=cost.asked_mhz, unit="MHz", origin="requested")
         if cost.netlist:
             clock: Cell = NONE
             if cost.routed:

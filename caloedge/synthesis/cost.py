@@ -1,13 +1,13 @@
 """What a built project costs on a device: open synthesis, routing where it can be had, and the vendor's tools where they are."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from caloedge import tools
 from caloedge.catalog import Target, find
-from caloedge.errors import MissingTool, UserError
+from caloedge.errors import MissingTool, Unsupported, UserError
 from caloedge.files import locked
 from caloedge.project import read_record
 from caloedge.synthesis import vendor
@@ -28,42 +28,99 @@ class Implemented:
     vitis: vendor.CSynthesis | None = None
     remarks: tuple[str, ...] = ()
     """What could not be done, and why."""
+    broken: tuple[str, ...] = ()
+    """Those remarks that are not about a tool that is missing or a device that it does not know: a tool ran and failed."""
+    clock_mhz: float | None = None
+    """Requested, where it is not the target's own."""
 
     @property
     def found(self) -> bool:
         """Whether any tool said something."""
         return any((self.netlist, self.vivado, self.vitis))
 
+    @property
+    def asked_mhz(self) -> float:
+        """The clock that was requested."""
+        return self.clock_mhz or find(Target, self.target).clock_mhz
 
-def implement(folder: Path, target_name: str, route_limit_s: float, chipdb: Path | None = None) -> Implemented | None:
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What was tried and did not succeed, each with its cure; empty when all is well."""
+        found = list(self.broken)
+        if self.routed and self.routed.fmax_mhz is None:
+            reason = self.routed.reason  # which may name the step itself
+            found.append(f"{reason if 'did not finish' in reason else f'not routed: {reason}'}; {_cure(reason)}")
+        for tool, fmax_mhz in self._clocks():
+            if fmax_mhz < self.asked_mhz:
+                found.append(
+                    f"{tool} reached {fmax_mhz:.1f} MHz, below the {self.asked_mhz:g} MHz asked for; ask for less with "
+                    "--clock-mhz, into another folder"
+                )
+        return tuple(found)
+
+    @property
+    def unrouted(self) -> str:
+        """Why nothing was to be routed, although the design was synthesised; empty where a router was tried."""
+        if not self.netlist or self.routed or self.vivado or self.remarks:
+            return ""
+        target = find(Target, self.target)
+        router = PROGRAMS.get(target.family)
+        lacks = f"{router} is not on PATH" if router else f"no open router for {target.part} (family {target.family})"
+        return f"not routed: {lacks}; the clock of {self.asked_mhz:g} MHz is only requested"
+
+    def _clocks(self) -> list[tuple[str, float]]:
+        """Return the clock of each tool that routed the design."""
+        found = [("place and route", self.routed.fmax_mhz)] if self.routed and self.routed.fmax_mhz is not None else []
+        return found + ([("Vivado", self.vivado.timing.fmax_mhz)] if self.vivado else [])
+
+
+def _cure(reason: str) -> str:
+    """Say what helps a design that was not routed."""
+    if "did not finish" in reason:
+        return "give it longer with --route-limit-s: what is done is kept, and the command goes on"
+    if "does not fit" in reason:
+        return "take a larger device, or fold layers with --variant auto and --layer NAME=streaming:REUSE"
+    return "see its log under synthesis/ in the project"
+
+
+def implement(
+    folder: Path, target_name: str, route_limit_s: float, chipdb: Path | None = None, clock_mhz: float | None = None
+) -> Implemented | None:
     """Run every tool that is there on a built project and keep what they find in its folder; None when there is none to run.
 
     Open tools take backend `rtl` alone; an hls4ml project needs the vendor's. What one tool cannot do is a remark, and does not
     lose what another found. Raises `UserError` while another process does the same.
     """
     with locked(folder / "synthesis"):
-        return _implement(folder, target_name, route_limit_s, chipdb)
+        return _implement(folder, target_name, route_limit_s, chipdb, clock_mhz)
 
 
-def _implement(folder: Path, target_name: str, route_limit_s: float, chipdb: Path | None) -> Implemented | None:
-    target, remarks = find(Target, target_name), []
+def _implement(
+    folder: Path, target_name: str, route_limit_s: float, chipdb: Path | None, clock_mhz: float | None
+) -> Implemented | None:
+    target, remarks, broken = find(Target, target_name), [], []
+    target = replace(target, clock_mhz=clock_mhz or target.clock_mhz)
 
     def attempt(step: Callable[[], T]) -> T | None:
         try:
             return step()
         except UserError as problem:
             remarks.append(str(problem))
+            if not isinstance(problem, MissingTool | Unsupported):
+                broken.append(str(problem))
             return None
 
-    if read_record(folder)["backend"] != "rtl":
-        vitis = attempt(lambda: vendor.vitis_hls(folder))
-        return Implemented(target_name, vitis=vitis, remarks=tuple(remarks)) if vitis or remarks else None
+    backend = read_record(folder)["backend"]
+    if backend != "rtl":
+        vitis = attempt(lambda: vendor.vitis_hls(folder)) if backend == "hls4ml" else None
+        found = Implemented(target_name, vitis=vitis, remarks=tuple(remarks), broken=tuple(broken), clock_mhz=clock_mhz)
+        return found if vitis or remarks else None
     netlist = attempt(lambda: synthesise(folder, target)) if target.family else None
     routed = None
     if netlist and target.family in PROGRAMS:
         routed = attempt(lambda: _routed(folder, target, route_limit_s, chipdb))
     vivado = attempt(lambda: vendor.vivado(folder, target)) if target.family != "ecp5" else None
-    return Implemented(target_name, netlist, routed, vivado, None, tuple(remarks))
+    return Implemented(target_name, netlist, routed, vivado, None, tuple(remarks), tuple(broken), clock_mhz)
 
 
 def _routed(folder: Path, target: Target, limit_s: float, chipdb: Path | None) -> Routed | None:

@@ -19,11 +19,12 @@ from torch import nn
 
 from caloedge import artifact as store
 from caloedge.artifact import STAGES, Artifact, Golden, Manifest, read_artifact
-from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Library, Sample, Task, find
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Library, Sample, Task, find, own_files
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
 from caloedge.errors import BadData
 from caloedge.files import replacing_folder
+from caloedge.progress import progress
 from caloedge.recipe import Recipe
 from caloedge.scoring import integer_scores, per_input
 from caloedge.training.fit import predict
@@ -43,9 +44,12 @@ PACKAGES = ("caloedge", "torch", "brevitas", "qonnx", "onnx", "numpy", "lightnin
 def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping[str, Trained], folder: Path) -> Artifact:
     """Write the artifact whole, and return it as read back; one that is there already and would only get another date stays."""
     task = find(Task, recipe.task)
-    store.refuse_foreign_files(folder)
+    own = [place for place in own_files(recipe_path.parent, recipe.plugins) if place.parent == recipe_path.parent]
+    store.refuse_foreign_files(folder, [place.name for place in own])
     with replacing_folder(folder) as new:
         shutil.copyfile(recipe_path, new / store.RECIPE)
+        for place in own:  # a task or network beside the recipe goes along
+            shutil.copyfile(place, new / place.name)
         for stage, one in trained.items():
             if stage not in STAGES and one.record.parameters > MAX_RIVAL_PARAMETERS:
                 continue
@@ -151,10 +155,16 @@ def scores(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDA
     that of images for images.
     """
     found: dict[str, NDArray[Any]] = {}
-    for method, stage in ((REFERENCE, "published"), (FLOAT, "edge")):
-        network = build_network(artifact.recipe, stage, artifact.weights(stage))
-        found[method] = float_scores(network, sample, stage)
-    return found | {INTEGER: integer_scores(read(artifact.model), task, sample), BASELINE: task.baseline(sample)}
+    with progress(f"score {len(sample.inputs):,} inputs", 4) as advance:
+        for method, stage in ((REFERENCE, "published"), (FLOAT, "edge")):
+            network = build_network(artifact.recipe, stage, artifact.weights(stage))
+            found[method] = float_scores(network, sample, stage)
+            advance(1)
+        found[INTEGER] = integer_scores(read(artifact.model), task, sample)
+        advance(1)
+        found[BASELINE] = task.baseline(sample)
+        advance(1)
+    return found
 
 
 def float_scores(network: nn.Module, sample: Sample[Any], stage: str) -> NDArray[Any]:

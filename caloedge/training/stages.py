@@ -26,7 +26,7 @@ from caloedge.arithmetic import SCALE, FloatArithmetic
 from caloedge.artifact import STAGES, Stage, finished_training, read_artifact
 from caloedge.catalog import Library, Network, Task, find
 from caloedge.computer import computer
-from caloedge.errors import BadData, UnknownName, UserError
+from caloedge.errors import BadData, UnknownName, UserError, meant
 from caloedge.files import locked, replacing, write_text
 from caloedge.recipe import Recipe, Schedule
 from caloedge.training import preflight
@@ -87,7 +87,7 @@ def _size(recipe: Recipe, stage: str) -> Any:
     sizes = find(Network, recipe.network).sizes
     name = recipe.rivals[stage].size if stage in recipe.rivals else "published" if stage == "published" else recipe.edge_size
     if name not in sizes:
-        raise UnknownName(f"network {recipe.network!r} has no size {name!r}; there are: {', '.join(sizes)}")
+        raise UnknownName(f"network {recipe.network!r} has no size {name!r}{meant(name, sizes)}; there are: {', '.join(sizes)}")
     return sizes[name]
 
 
@@ -135,7 +135,9 @@ def check(recipe: Recipe, library: Library, hardware: Hardware, rivals: Iterable
     rivals = tuple(rivals)
     if unknown := [name for name in rivals if name not in recipe.rivals]:
         known = ", ".join(recipe.rivals) or "none"
-        raise UnknownName(f"recipe {recipe.name!r} has no rival {unknown[0]!r}; there are: {known}")
+        raise UnknownName(
+            f"recipe {recipe.name!r} has no rival {unknown[0]!r}{meant(unknown[0], recipe.rivals)}; there are: {known}"
+        )
     trained = ("edge", *(() if recipe.reference_from else ("published",)), *rivals)
     networks = {stage: build_network(recipe, stage) for stage in trained}
     check_names(networks["edge"], recipe.quantisation)

@@ -19,7 +19,7 @@ from caloedge.backends.rtl.design import design
 from caloedge.backends.rtl.layers import layers_of
 from caloedge.backends.rtl.simulation import compile_model, simulate
 from caloedge.backends.rtl.verilog import write_design
-from caloedge.catalog import Target, find
+from caloedge.catalog import Target, Waves, find
 from caloedge.compiler.fixed import Format, Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output, Requantise, Reshape
@@ -210,11 +210,28 @@ def test_waves_show_every_cycle(tmp_path: Path, project: Path) -> None:
     assert BACKEND.simulate is not None
     file = tmp_path / "waves.vcd"
     codes = stimulus(network(), 2, 3)
-    run = BACKEND.simulate(project, codes, 0.0, file)
+    run = BACKEND.simulate(project, codes, 0.0, Waves(file))
     assert np.array_equal(run.codes["scores"], network().run(codes)["scores"])
+    assert run.waved_events == 3
     text = file.read_text()
     assert "$enddefinitions" in text
     assert all(f" {name} " in text for name in ("clk", "in_valid", "out_data"))
+
+
+def test_waves_end_at_their_limit_and_the_simulation_goes_on(tmp_path: Path, project: Path) -> None:
+    codes = stimulus(network(), 2, 60)
+    whole = simulate(project, codes, waves=Waves(tmp_path / "whole.vcd", limit_mb=1e4))
+    assert (whole.waved_cycles, whole.waved_events) == (whole.last_out_N[-1] + 1, 60)
+    limit_mb = (tmp_path / "whole.vcd").stat().st_size / 2e6
+    cut = simulate(project, codes, waves=Waves(tmp_path / "cut.vcd", limit_mb))
+    assert np.array_equal(cut.codes["scores"], network().run(codes)["scores"])
+    assert np.array_equal(cut.last_out_N, whole.last_out_N)
+    assert 10 < cut.waved_events < 50
+    assert cut.waved_events == int((cut.last_out_N < cut.waved_cycles).sum())
+    text = (tmp_path / "cut.vcd").read_text()
+    assert limit_mb <= len(text) / 1e6 < limit_mb + 0.1
+    start, last = (tmp_path / "whole.vcd").read_text(), text.rfind("\n#")
+    assert start[start.index("$enddefinitions") :].startswith(text[text.index("$enddefinitions") : last]), "not whole steps"
 
 
 @settings(max_examples=4, deadline=None, phases=[Phase.generate], derandomize=True, suppress_health_check=list(HealthCheck))
@@ -254,7 +271,7 @@ def test_the_time_an_array_works_on_its_input_counts(tmp_path: Path) -> None:
     two = simulate(tmp_path / "same place", stimulus(graph, 1, 2))
     assert two.interval_cycles == 8
     with pytest.raises(UserError, match=r"waves\.vcd: cannot be written; give a file in a folder that exists$"):
-        simulate(tmp_path / "same place", stimulus(graph, 1, 2), vcd=tmp_path / "nowhere" / "waves.vcd")
+        simulate(tmp_path / "same place", stimulus(graph, 1, 2), waves=Waves(tmp_path / "nowhere" / "waves.vcd"))
 
 
 # How a design is chosen

@@ -25,7 +25,10 @@ class Ports(Protocol):
 
 
 def harness(design: Ports, top: str, *, trace: bool) -> str:
-    """Return the source of one C function that simulates events and notes the cycles of each; with `trace` it writes a VCD."""
+    """Return the source of one C function that simulates events and notes the cycles of each; with `trace` it writes a VCD.
+
+    Waves end with the cycle in which the file reaches its limit; the simulation goes on.
+    """
     source, result = design.source, design.result
     handshake = int(design.streaming)
     return f"""\
@@ -95,16 +98,27 @@ struct Chance {{  // xorshift64*: the same stalls for the same seed on every mac
     }}
     bool operator()(uint32_t per_65536) {{ return per_65536 && (next() >> 48) < per_65536; }}
 }};
+#if {int(trace)}
+struct Counted : VerilatedVcdFile {{  // knows how long it is
+    int64_t bytes = 0;
+    ssize_t write(const char *text, ssize_t length) override {{
+        bytes += length;
+        return VerilatedVcdFile::write(text, length);
+    }}
+}};
+#endif
 }}  // namespace
 
 // Return how many events came out, -1 for more than went in, -2 if the VCD cannot be written. `first_in` and `last_out` (events)
 // are the cycles in which the first beat of an event first stood at the input and in which its last beat left. A stall keeps
 // valid or ready low for one cycle with the given chance. Registers start with random values, and data are random while
 // they are not valid: what a missing reset or a late look would give must not be right by chance. A design that moves no beat for
-// `patience` cycles has stopped; it is given `settle` cycles before its first event and after its last.
+// `patience` cycles has stopped; it is given `settle` cycles before its first event and after its last. The VCD ends with the
+// cycle in which it reaches `vcd_bytes`; `waved` are the cycles, as counted above, and the whole events that it covers.
 extern "C" __attribute__((visibility("default"))) int64_t {top}_{FUNCTION}(
     const int64_t *inputs, int64_t *outputs, int64_t events, int64_t *first_in, int64_t *last_out,
-    uint32_t stall_in, uint32_t stall_out, uint64_t seed, int64_t patience, const char *vcd, int64_t settle) {{
+    uint32_t stall_in, uint32_t stall_out, uint64_t seed, int64_t patience, const char *vcd, int64_t settle,
+    int64_t vcd_bytes, int64_t *waved) {{
     auto context = std::make_unique<VerilatedContext>();
     context->randReset(2);
     context->randSeed(int(seed % 1000003 + 1));
@@ -112,19 +126,23 @@ extern "C" __attribute__((visibility("default"))) int64_t {top}_{FUNCTION}(
     Chance chance{{seed * 2 + 1}};
 #if {int(trace)}
     context->traceEverOn(true);
-    VerilatedVcdC waves;
+    Counted file;  // outlives the writer, which closes it
+    VerilatedVcdC waves{{&file}};
     model->trace(&waves, 99);
     waves.open(vcd);
     if (!waves.isOpen()) return -2;
 #else
-    (void)vcd;
+    (void)vcd, (void)vcd_bytes, (void)waved;
 #endif
     uint64_t time = 0;
     const auto evaluate = [&](int clk) {{
         model->clk = clk;
         model->eval();
 #if {int(trace)}
-        waves.dump(time);
+        if (waves.isOpen()) {{
+            waves.dump(time);
+            if (file.bytes >= vcd_bytes) waves.close();
+        }}
 #endif
         ++time;
     }};
@@ -178,6 +196,9 @@ extern "C" __attribute__((visibility("default"))) int64_t {top}_{FUNCTION}(
         }}
         evaluate(1);
         ++cycle;
+#if {int(trace)}
+        if (waves.isOpen()) waved[0] = cycle, waved[1] = received / out_beats;
+#endif
     }}
     // More results than events would be a fault as well: wait for them.
     for (int64_t extra = 0; extra < settle && received == out_total && events; ++extra) {{

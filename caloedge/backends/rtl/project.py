@@ -18,7 +18,7 @@ from caloedge.backends.rtl.harness import Ports, harness
 from caloedge.backends.rtl.simulation import SimulatedRecord, compile_model, simulate
 from caloedge.backends.rtl.text import Text, renamed
 from caloedge.backends.rtl.verilog import write_design
-from caloedge.catalog import CycleRun, Target
+from caloedge.catalog import CycleRun, Target, Waves
 from caloedge.compiler.fixed import Codes
 from caloedge.compiler.graph import Graph
 from caloedge.files import replacing_folder
@@ -152,11 +152,11 @@ def emulate(folder: Path, codes: NDArray[Any]) -> dict[str, Codes]:
     return simulate(folder, codes).codes
 
 
-def simulate_cycles(folder: Path, codes: NDArray[Any], stall: float, vcd: Path | None) -> CycleRun:
+def simulate_cycles(folder: Path, codes: NDArray[Any], stall: float, waves: Waves | None) -> CycleRun:
     """Simulate a built project and measure its cycles; `stall` is the chance per cycle that an end waits.
 
     A design without handshakes only ever waits for its input.
     """
     stall_out = stall if read_record(folder, "rtl", SimulatedRecord)["handshake"] else 0.0
-    run = simulate(folder, codes, stall_in=stall, stall_out=stall_out, vcd=vcd)
-    return CycleRun(run.codes, run.latency_cycles, run.interval_cycles)
+    run = simulate(folder, codes, stall_in=stall, stall_out=stall_out, waves=waves)
+    return CycleRun(run.codes, run.latency_cycles, run.interval_cycles, run.waved_cycles, run.waved_events)

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from caloedge import tools
 from caloedge.backends.rtl.harness import FUNCTION
+from caloedge.catalog import Waves
 from caloedge.compiler.fixed import Codes
 from caloedge.errors import BadData, UserError
 from caloedge.files import locked, read_text, replacing, write_text
@@ -40,6 +41,10 @@ class Run:
     """Cycle in which each event's first beat first stood at the input."""
     last_out_N: NDArray[np.int64]
     """Cycle in which each event's last beat left."""
+    waved_cycles: int = 0
+    """Cycles that the waves cover; 0 where none were asked for."""
+    waved_events: int = 0
+    """Whole events among them."""
 
     @property
     def latency_cycles(self) -> int:
@@ -142,7 +147,7 @@ def _traced(folder: Path, values: Mapping[str, Any]) -> ctypes.CDLL:
 
 
 def simulate(
-    folder: Path, codes: NDArray[Any], *, stall_in: float = 0.0, stall_out: float = 0.0, seed: int = 1, vcd: Path | None = None
+    folder: Path, codes: NDArray[Any], *, stall_in: float = 0.0, stall_out: float = 0.0, seed: int = 1, waves: Waves | None = None
 ) -> Run:
     """Run events through a built project, back to back unless stalled with the given chances per cycle."""
     values = read_record(folder, "rtl", SimulatedRecord)
@@ -155,7 +160,7 @@ def simulate(
     output = values["output"]
     found = np.zeros((n_events, len(output["order"])), dtype=np.int64)
     first_in, last_out = np.zeros(n_events, dtype=np.int64), np.zeros(n_events, dtype=np.int64)
-    library = _traced(folder, values) if vcd else load_library(folder, values)
+    library = _traced(folder, values) if waves else load_library(folder, values)
     try:
         function = getattr(library, f"{values['top']}_{FUNCTION}")
     except AttributeError as problem:
@@ -166,14 +171,27 @@ def simulate(
     slower = math.ceil(STALL_MARGIN / (1 - min(max(stall_in, stall_out), MOST_STALL))) if stall_in or stall_out else 1
     patience = ctypes.c_int64(values["patience_cycles"] * slower)
     settle = ctypes.c_int64(values.get("settle_cycles", values["patience_cycles"]))
-    name = ctypes.c_char_p(str(vcd).encode()) if vcd else None
+    name = ctypes.c_char_p(str(waves.path).encode()) if waves else None
+    limit = ctypes.c_int64(round(waves.limit_mb * 1e6) if waves else 0)
+    waved = np.zeros(2, dtype=np.int64)
     seeded = ctypes.c_uint64(seed)
-    done = function(*pointers[:2], ctypes.c_int64(n_events), *pointers[2:], *chances, seeded, patience, name, settle)
+    done = function(
+        *pointers[:2],
+        ctypes.c_int64(n_events),
+        *pointers[2:],
+        *chances,
+        seeded,
+        patience,
+        name,
+        settle,
+        limit,
+        ctypes.c_void_p(waved.ctypes.data),
+    )
     if done != n_events:
-        if done == NO_WAVES:
-            raise UserError(f"{vcd}: cannot be written; give a file in a folder that exists")
+        if done == NO_WAVES and waves:
+            raise UserError(f"{waves.path}: cannot be written; give a file in a folder that exists")
         what = f"gave more results than events ({n_events})" if done < 0 else f"stopped after {done} of {n_events} events"
         raise BadData(f"{folder}: the simulated design {what}; it is broken, build the project again")
     natural = np.zeros_like(found)
     natural[:, np.array(output["order"])] = found
-    return Run({output["name"]: natural.reshape(n_events, *output["shape"])}, first_in, last_out)
+    return Run({output["name"]: natural.reshape(n_events, *output["shape"])}, first_in, last_out, *map(int, waved))

@@ -1,0 +1,47 @@
+"""What a shell offers behind Tab: names of this package's plug-ins and of models and recipes that lie here."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+from caloedge.catalog import Backend, find, names
+
+Offer = Callable[[str], list[str]]
+
+
+def of_kind(kind: str) -> Offer:
+    """Return what offers the plug-ins of one kind."""
+    return lambda incomplete: _beginning(incomplete, names(kind))
+
+
+def models(incomplete: str) -> list[str]:
+    """Offer the folders of ./models."""
+    return _beginning(incomplete, [path.parent.name for path in Path("models").glob("*/recipe.yaml")])
+
+
+def recipes(incomplete: str) -> list[str]:
+    """Offer the recipes of ./models, and YAML files in this folder."""
+    return models(incomplete) + _beginning(incomplete, [path.name for path in Path().glob("*.yaml")])
+
+
+def networks_to_compile(incomplete: str) -> list[str]:
+    """Offer the folders of ./models, and the networks in this folder."""
+    files = [path.name for ending in ("onnx", "qonnx") for path in Path().glob(f"*.{ending}")]
+    return models(incomplete) + _beginning(incomplete, files)
+
+
+def variants(context: typer.Context, incomplete: str) -> list[str]:
+    """Offer the variants of the backend that the line names, or those of all."""
+    given = context.params.get("backend")
+    backends = [given] if given in names("backend") else names("backend")
+    return _beginning(incomplete, [variant for name in backends for variant in find(Backend, name).variants])
+
+
+def one_of(known: list[str]) -> Offer:
+    """Return what offers these words."""
+    return lambda incomplete: _beginning(incomplete, known)
+
+
+def _beginning(incomplete: str, words: list[str]) -> list[str]:
+    return sorted({word for word in words if word.startswith(incomplete)})
