@@ -249,8 +249,8 @@ def test_more_events_than_memory_are_refused(caloedge: Call, tmp_path: Path, mon
     ended = caloedge("verify", network(tmp_path / "net.onnx"), "--events", 1_000_000)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
-        "caloedge: --events 1000000: 7 numbers each make 0.06 GB, more than the 0.04 GB of memory that are free here; give at most "
-        "714,285\n"
+        "caloedge: --events 1000000: 7 numbers each make 0.06 GB, more than the 0.04 GB of memory that are free here; "
+        "give at most 714,285\n"
     )
 
 
