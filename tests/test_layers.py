@@ -80,7 +80,8 @@ LAYERS = """
     reports.canvas
     reports.legend
     reports.plots, reports.tables, reports.sections, reports.summary, reports.latency
-    reports.readme, reports.headline, reports.downloads
+    reports.headline, reports.downloads
+    reports.readme
     reports.page
     reports.store
     pipeline

@@ -20,7 +20,7 @@ from caloedge.cli.terminal import (
     model_file,
     read_vectors,
 )
-from caloedge.errors import MissingTool, Unsupported
+from caloedge.errors import MissingTool, Unsupported, UserError
 from caloedge.results import Cell, Claim, Facts, Number, Table
 
 
@@ -95,22 +95,31 @@ def compare(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A folder with report.json, such as reports/seed_finder.")],
-    readme: Annotated[Path | None, typer.Option(help="A README whose result table is to be rewritten; default: none.")] = None,
+    folder: Annotated[
+        Path, typer.Argument(help="A folder with report.json, such as reports/seed_finder, or one of such folders.")
+    ],
+    readme: Annotated[
+        Path | None, typer.Option(help="A README whose results are to be rewritten from a folder of reports; default: none.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Draw report.html from report.json, and the index of the folder above; print the headline figures and claims."""
-    from caloedge.reports import readme as readme_table
+    from caloedge.reports import readme as results
     from caloedge.reports import store
 
-    loaded = store.load(folder)
-    store.save(loaded, folder)
-    if readme:
-        readme_table.update(readme, folder.resolve().name, loaded)
+    folders = store.folders(folder)
+    if readme and folder in folders:
+        raise UserError(f"--readme {readme}: lists every report; give the folder of all, such as {folder.resolve().parent.name}")
+    loaded = {each: store.load(each) for each in folders}
     with answering(as_json) as answer:
-        answer.show(Facts(title=loaded.title, items=loaded.headline))
-        answer.show(*(block for section in loaded.sections for block in section.blocks if isinstance(block, Claim)))
-        answer.say(f"{folder / 'report.html'}, {store.write_index(folder.resolve().parent)}")
+        for each, one in loaded.items():
+            store.save(one, each)
+            answer.show(Facts(title=one.title, items=one.headline))
+            answer.show(*(block for section in one.sections for block in section.blocks if isinstance(block, Claim)))
+            answer.say(f"{each / 'report.html'}")
+        if readme:
+            results.update(readme, {each.name: one for each, one in loaded.items()})
+        answer.say(f"{store.write_index(folders[0].resolve().parent)}")
 
 
 def _verify_file(

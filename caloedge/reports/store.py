@@ -59,6 +59,19 @@ def load(folder: Path) -> Report:
         raise BadData(f"{path}: {_first(error)}; make it again with `caloedge run`") from None
 
 
+def folders(folder: Path) -> list[Path]:
+    """Return the folder of a report, or those directly below a folder of reports.
+
+    Raises `UserError` if there is none.
+    """
+    if (folder / JSON_NAME).exists():
+        return [folder]
+    below = sorted(path.parent for path in folder.glob(f"*/{JSON_NAME}"))
+    if not below:
+        raise UserError(f"{folder / JSON_NAME}: no such file; make it with `caloedge run`")
+    return below
+
+
 def write_index(folder: Path) -> Path:
     """Write `index.html`, which lists the reports in the folders directly below `folder`, and return its path.
 

@@ -175,7 +175,7 @@ def test_the_readme_shows_the_open_tools_also_where_a_vendor_ran() -> None:
     section = firmware([one("xcvu13p", both, 10, 1)], [], "", None, "window")
     assert [str(row[1]) for row in tables(section)["Resources and routed clock"].rows] == ["yosys 0.70", "vivado 2024.2"]
     first = Section(title="Claims", blocks=(Table(title="t", columns=("a",), rows=()),))
-    shown = results(Report(title="x", summary="", created="", headline=(), sections=(first, section)))
+    shown = results({"x": Report(title="x", summary="", created="", headline=(), sections=(first, section))})
     assert "8364" in shown.replace(",", "")
     assert "77" not in shown
 

@@ -8,7 +8,7 @@ import pytest
 from caloedge.artifact import Stage, read_artifact
 from caloedge.catalog import FLOAT, INTEGER, REFERENCE
 from caloedge.reports import store, summary
-from caloedge.reports.readme import results
+from caloedge.reports.readme import claims_line, results
 from caloedge.results import OLDER_RULE, Claim, Number, Report, Section, Verdict
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -54,22 +54,25 @@ def test_a_network_that_starts_from_another_has_seen_its_inputs() -> None:
     assert summary.inputs_seen(artifact.recipe, stages) == {"published": 280_000, "edge": 300_000, "quantised": 528_000}
 
 
-def test_readme_blocks_begin_with_what_fails() -> None:
-    numbers = {name: Number(value=value, unit="%", origin="computed") for name, value in (("a", 2.0), ("b", 3.0))}
+def test_the_readme_begins_with_what_fails() -> None:
+    numbers = {
+        name: Number(value=value, unit="%", origin="computed")
+        for name, value in ((INTEGER, 2.0), (REFERENCE, 3.0), ("mine", 4.0))
+    }
     headline = tuple((f"width, {name}", number) for name, number in numbers.items())
     report = Report(
         title="t", summary="", created="", headline=headline, sections=(Section(title="Claims", blocks=CLAIMS),),
         best=summary.best(headline, lower_is_better=True),
     )  # fmt: skip
-    assert results(report).splitlines() == [
-        "**Fails:** a: 1.2; The network fails. **Undecided:** b: 1.04. **Not tested:** The network not tested. **Holds:** 1 of 5 "
-        "claims.",
-        "",
-        "|  | width |",
-        "|---|---:|",
-        "| a | **2\N{NO-BREAK SPACE}%** |",
-        "| b | 3\N{NO-BREAK SPACE}% |",
-    ]
+    assert results({"mine": report}) == (
+        "- [mine](reports/mine/report.html): **Fails:** a: 1.2. **Undecided:** b: 1.04. **Not tested:** The network not tested. "
+        f"**Holds:** 1 of 4 claims. width: {INTEGER} **2\N{NO-BREAK SPACE}%**, {REFERENCE} 3\N{NO-BREAK SPACE}%."
+    )
+
+
+def test_the_readme_names_the_gravest_claims_and_counts_the_others() -> None:
+    claims = [Claim(statement=f"s{i}", brief=f"b{i}", verdict="fails", found="") for i in range(5)]
+    assert claims_line(claims) == "**Fails:** b0; b1; b2 and 2 more. **Holds:** 0 of 5 claims."
 
 
 def test_an_older_report_says_how_it_was_judged(tmp_path: Path) -> None:
