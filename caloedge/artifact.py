@@ -155,8 +155,9 @@ def finished_training(folder: Path, stage: str, key: str) -> tuple[dict[str, NDA
     return (weights, record) if weights else None
 
 
-def read_artifact(folder: Path) -> Artifact:
+def read_artifact(folder: str | Path) -> Artifact:
     """Open an artifact; missing or altered files are named."""
+    folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         raise BadData(f"{folder}: no {MANIFEST} there; an artifact is made by: caloedge export RECIPE")
     manifest = _read_manifest(folder, "export the artifact again")

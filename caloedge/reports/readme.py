@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE
+from caloedge.catalog import BASELINE, FLOAT, INTEGER
 from caloedge.errors import BadData
 from caloedge.files import write_text
 from caloedge.reports.headline import tally
@@ -49,11 +49,11 @@ def claims_line(claims: Sequence[Claim]) -> str:
 
 
 def _figure(report: Report) -> str:
-    """Return the first headline figure of the methods that every task has, the best bold; of other reports nothing."""
+    """Return the first headline figure of the firmware, its float twin and the classical method, the best bold."""
     figure = report.headline[0][0].rpartition(", ")[0] if report.headline else ""
     numbers = dict(report.headline)
     texts = []
-    for method in (INTEGER, FLOAT, REFERENCE, BASELINE):
+    for method in (INTEGER, FLOAT, BASELINE):
         if (label := f"{figure}, {method}") in numbers:
             text = quantity(numbers[label])
             texts.append(f"{method} {f'**{text}**' if label in report.best else text}")
@@ -72,7 +72,7 @@ def _design(report: Report) -> str:
     for name, latency, interval, *_ in tables[DESIGNS].rows if DESIGNS in tables else ():
         if name in costs:
             lut, _, dsp, *_ = (_text(cell) for cell in costs[name])
-            return f"{_text(name)}: latency {_text(latency)}, one input every {_text(interval)}, {lut} LUT, {dsp} DSP."
+            return f"{_text(name)}: latency {_text(latency)}, interval {_text(interval)}, {lut} LUT, {dsp} DSP."
     return ""
 
 
