@@ -15,7 +15,7 @@ import pytest
 from caloedge.backends.hls4ml import reuse
 from caloedge.backends.hls4ml.extension import hold_events
 from caloedge.backends.hls4ml.gates import HEADER, SCALE, SUM
-from caloedge.backends.hls4ml.plan import plan
+from caloedge.backends.hls4ml.plan import MOST_PARALLEL_PRODUCTS, plan
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.gates import gates
@@ -32,7 +32,7 @@ from caloedge.compiler.ops import (
     Requantise,
     Reshape,
 )
-from caloedge.errors import UserError
+from caloedge.errors import Unsupported, UserError
 from caloedge.project import is_built, read_record, record
 from caloedge.recipe import LayerChoice
 
@@ -437,8 +437,14 @@ def conv(n_out: int, channels: int, kernel: int) -> Graph:
 def test_layers_too_large_to_unroll_reuse_multipliers(
     sizes: tuple[int, int, int], strategy: str, factor: int, multipliers: int
 ) -> None:
+    graph = conv(*sizes)
+    products = sum(layer.multiply_adds for layer in graph.layers())
     for variant in BACKEND.variants:
-        what = plan(conv(*sizes), TARGET, variant)
+        if variant == "io_parallel" and products > MOST_PARALLEL_PRODUCTS:
+            with pytest.raises(Unsupported, match="use --variant io_stream"):
+                plan(graph, TARGET, variant)
+            continue
+        what = plan(graph, TARGET, variant)
         settings = what.config["HLSConfig"]["LayerName"]["conv"]
         assert (settings["Strategy"], settings["ReuseFactor"], what.folds["conv"].multipliers) == (strategy, factor, multipliers)
 
