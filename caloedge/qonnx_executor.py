@@ -516,6 +516,7 @@ def _onnxruntime(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel | Non
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what it lacks is not an error here
+    options.enable_cpu_mem_arena = False  # nor a reserve of memory
     options.intra_op_num_threads = 1  # a pool of threads for each node would only cost
     try:
         text = _one_node(node, model.opsets, arrays).SerializeToString()

@@ -31,6 +31,7 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.onnx_file import OnnxFile, load, node_name, shown, tensor_array
 from caloedge.compiler.ops import InputQuantiser, Output
 from caloedge.compiler.passes import optimise
+from caloedge.compiler.ranges import FLOAT64_EXACT
 from caloedge.compiler.rationals import Rationals, to_floats
 from caloedge.compiler.reading import SOFTMAX, Constant, Node, RawInput, Reading, Scores, as_codes
 from caloedge.compiler.values import Value, expanded, uniform
@@ -217,6 +218,8 @@ def _of_kind(error: UserError) -> type[UserError]:
 def _output(name: str, operand: Value, reading: Reading) -> Output:
     value = expanded(reading.builder, as_codes(reading, operand, name))
     scale, fraction = uniform(value.scale), reading.builder.tensors[value.op].format.fraction
+    if max(map(abs, value.offset.flat)) >= min(map(abs, value.scale.flat)) * FLOAT64_EXACT > 0:
+        raise Unsupported("float64 cannot tell its codes apart beside its offset; leave the offset out")
     power = scale == Fraction(2) ** -fraction
     return Output(
         name, (value.op,), None if power else _floats(value.scale), _floats(value.offset) if any(value.offset.flat) else None

@@ -383,10 +383,11 @@ def _refuse_undefined(
     x = possible * to_floats(inner[0])[..., None] + to_floats(inner[1])[..., None]
     for number, function in enumerate(functions):
         if function.lowest is not None:
-            *position, code = np.unravel_index(x.argmin(), x.shape)
-            argument = pick(inner[0], tuple(position)) * int(possible[(*position, code)]) + pick(inner[1], tuple(position))
+            *place, code = (int(i) for i in np.unravel_index(x.argmin(), x.shape))
+            position = tuple(place)
+            argument = pick(inner[0], position) * int(possible[(*position, code)]) + pick(inner[1], position)
             for before in functions[:number]:
-                argument = before.at(argument, tuple(position))
+                argument = before.at(argument, position)
             if argument < function.lowest:
                 raise Unsupported(
                     f"{function.node} would take the {function.kind} of numbers from {float(argument):g} to {float(x.max()):g}, "
