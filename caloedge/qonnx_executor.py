@@ -42,6 +42,8 @@ STASH_TYPE_SINCE = {"LayerNormalization": 17, "GroupNormalization": 21, "RMSNorm
 """Operators that name the precision of their mean and variance, float32 unless told, and since which version they do."""
 IR_VERSION = 10  # onnx 1.23 writes 14, onnxruntime 1.31 reads up to 13
 BLOCK_EVENTS = 1024
+MAX_NODES, MAX_DEPTH = 5_000, 100
+"""Most nodes that the functions of a file may become, and most calls within each other."""
 MAX_BATCH = 2**16
 """Largest batch that a file may ask for."""
 BLOCK_ELEMENTS = 2**17
@@ -101,7 +103,7 @@ def execute(path: Path, inputs: Mapping[str, Array], *, keep: Collection[str] = 
     `MissingTool` without qonnx or onnxruntime. `PRECISION` says what is not float64.
     """
     _need_packages()
-    model = _load(path)
+    model = _load(path, keep)
     arrays, baked = _checked_inputs(model, inputs)
     wanted = tuple(dict.fromkeys((*model.outputs, *keep)))
     known = {*model.inputs, *model.constants, *(name for node in model.nodes for name in node.output)}
@@ -158,16 +160,18 @@ def _need_packages() -> None:
         raise MissingTool("the QONNX executor needs the packages qonnx and onnxruntime; pip install 'caloedge[hls4ml]'")
 
 
-def _load(path: Path) -> _Model:
+def _load(path: Path, keep: Collection[str] = ()) -> _Model:
     try:
         file = onnx.load(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: {'no such file' if not path.exists() else error}") from None
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
         raise BadData(f"{path.name}: not a readable ONNX file ({_one_line(error)}); export it again") from None
-    functions = [(function.domain, function.name) for function in file.functions if function.domain not in CUSTOM_DOMAINS]
-    if functions:
-        file = onnx.inliner.inline_selected_functions(file, functions)
+    wanted = {*keep, *(value.name for value in file.graph.output)}
+    _drop_unneeded(file.graph, wanted)  # before anything looks at it: nobody vouches for what no output needs
+    if file.functions:
+        file = _inlined(file, path.name)
+        _drop_unneeded(file.graph, wanted)
     graph = file.graph
     if not graph.output:
         raise BadData(f"{path.name}: not a readable ONNX file (it holds no output); export it again")
@@ -184,6 +188,58 @@ def _load(path: Path) -> _Model:
     outputs = tuple(value.name for value in graph.output)
     stored = _stored(graph, path.name)
     return _Model(path.name, graph, opsets, nodes, constants, stored, inputs, outputs, frozenset(varying))
+
+
+def _drop_unneeded(graph: onnx.GraphProto, wanted: set[str]) -> None:
+    """Leave the nodes and initialisers in a graph that some tensors need."""
+    made_by = {name: node for node in graph.node for name in node.output if name}
+    needed, waiting = set(wanted), list(wanted)
+    while waiting:
+        node = made_by.get(waiting.pop())
+        reads = set(node.input) - needed if node is not None else ()
+        needed.update(reads)
+        waiting += reads
+    nodes = [node for node in graph.node if not needed.isdisjoint(node.output)]
+    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    given = {tensor.name for tensor in graph.initializer} - needed
+    inputs = [value for value in graph.input if value.name not in given]
+    for field, kept in ((graph.node, nodes), (graph.initializer, tensors), (graph.input, inputs)):
+        if len(kept) < len(field):
+            copies = [type(one).FromString(one.SerializeToString()) for one in kept]
+            del field[:]
+            field.extend(copies)
+
+
+def _inlined(file: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Return the file with the functions that it calls put in their places; what they become is bounded before."""
+    bodies: dict[tuple[str, str], list[NodeProto]] = {}
+    for function in file.functions:
+        if function.domain not in CUSTOM_DOMAINS:
+            bodies.setdefault((function.domain, function.name), []).extend(function.node)
+    calls: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    waiting = {(node.domain, node.op_type) for node in file.graph.node} & set(bodies)
+    while waiting:
+        for node in bodies[key := waiting.pop()]:
+            _refuse_graphs(node, name)
+        calls[key] = {(node.domain, node.op_type) for node in bodies[key]} & set(bodies)
+        waiting |= calls[key] - set(calls)
+    sizes: dict[tuple[str, str], int] = {}
+    depths: dict[tuple[str, str], int] = {}
+    try:
+        for key in TopologicalSorter(calls).static_order():
+            sizes[key] = sum(sizes.get((node.domain, node.op_type), 1) for node in bodies[key])
+            depths[key] = 1 + max((depths[called] for called in calls[key]), default=0)
+    except CycleError as error:
+        raise BadData(f"{name}: function {error.args[1][0][1]} of the file calls itself; export the file again") from None
+    total, depth = sum(sizes.get((node.domain, node.op_type), 1) for node in file.graph.node), max(depths.values(), default=0)
+    if total > MAX_NODES or depth > MAX_DEPTH:
+        raise Unsupported(
+            f"{name}: its functions make {total:,} nodes, {depth} calls deep; at most {MAX_NODES:,} and {MAX_DEPTH} are run"
+        )
+    kept = [function for function in file.functions if (function.domain, function.name) in calls]
+    del file.functions[:]
+    file.functions.extend(kept)
+    return onnx.inliner.inline_selected_functions(file, list(calls)) if calls else file
 
 
 def _stored(graph: onnx.GraphProto, file: str) -> dict[str, Array]:
@@ -222,17 +278,21 @@ def _float64(tensor: TensorProto, file: str) -> Array:
 def _array_of(tensor: TensorProto, file: str) -> Array:
     try:
         return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise BadData(f"{file}: initialiser {tensor.name!r} is damaged ({error}); export the file again") from None
+
+
+def _refuse_graphs(node: NodeProto, file: str) -> None:
+    if any(attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for attribute in node.attribute):
+        raise Unsupported(f"{file}: node {_name(node)}: {node.op_type} with a graph inside is not supported; unroll it")
 
 
 def _float64_node(node: NodeProto, opset: int, file: str) -> NodeProto:
     """Return a copy whose tensor attributes and target types are float64."""
+    _refuse_graphs(node, file)
     copy = NodeProto()
     copy.CopyFrom(node)
     for attribute in copy.attribute:
-        if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-            raise Unsupported(f"{file}: node {_name(node)}: {node.op_type} with a graph inside is not supported; unroll it")
         if attribute.type == AttributeProto.TENSOR and attribute.t.data_type in FLOATS:
             attribute.t.CopyFrom(numpy_helper.from_array(_float64(attribute.t, file)))
         if attribute.name in ("to", "dtype") and node.domain in ("", "ai.onnx"):
@@ -456,6 +516,7 @@ def _onnxruntime(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel | Non
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what it lacks is not an error here
+    options.enable_cpu_mem_arena = False  # nor a reserve of memory
     options.intra_op_num_threads = 1  # a pool of threads for each node would only cost
     try:
         text = _one_node(node, model.opsets, arrays).SerializeToString()

@@ -36,6 +36,10 @@ class Function:
     """Whether a larger argument never gives a smaller result."""
     exponent: int | None = None
     """Of a power, which products of codes can be as well."""
+    lowest: int | None = None
+    """Where its domain begins, if it is not defined for all numbers."""
+    node: str = ""
+    """The node that applies it, for messages."""
 
     def __call__(self, x: Floats) -> Floats:
         """Return the values for x (*shape, N), whose leading axes are those of the constants."""
@@ -78,7 +82,7 @@ def _tanh(x: Decimal) -> Decimal:
 SIGMOID = Function("Sigmoid", _sigmoid_values, _precise(lambda x: 1 / (1 + (-x).exp())))
 TANH = Function("Tanh", lambda x: np.tanh(x), _precise(_tanh))
 EXP = Function("Exp", lambda x: np.exp(np.minimum(x, 700.0)), _precise(lambda x: min(x, Decimal(700)).exp()))
-SQRT = Function("Sqrt", lambda x: np.sqrt(np.maximum(x, 0.0)), _precise(lambda x: max(x, Decimal(0)).sqrt()))
+SQRT = Function("Sqrt", lambda x: np.sqrt(np.maximum(x, 0.0)), _precise(lambda x: max(x, Decimal(0)).sqrt()), lowest=0)
 SOFTPLUS = Function("Softplus", lambda x: np.logaddexp(0.0, x), _precise(lambda x: (1 + x.exp()).ln() if x < 200 else x))
 ABS = Function("Abs", lambda x: np.abs(x), lambda x: abs(x), increasing=False)
 

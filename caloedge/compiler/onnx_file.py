@@ -30,6 +30,8 @@ MAX_VALUE_BYTES = 512 << 20
 """Most memory for the values of all constants of one file together."""
 MAX_INPUT_VALUES = 1 << 22
 """Most values per event of all inputs together; each takes an exact range in the compiler."""
+MAX_NODES = 5_000
+"""Most nodes that the outputs may need, a hundred times those of a trigger: the executor keeps 100 kB for each."""
 MAX_AXES = 16
 MAX_SHOWN = 80
 """Longest name that is printed whole."""
@@ -318,6 +320,8 @@ def _loaded(model: onnx.ModelProto, path: Path) -> OnnxFile:
         _fail(f"the network has no output; {AGAIN} with an output")
     wiring = _wiring(graph.node, real, initialisers)
     nodes = [graph.node[index] for index in _ordered(wiring, outputs, {*real, *initialisers})]
+    if len(nodes) > MAX_NODES:
+        _fail(f"its outputs need {len(nodes):,} nodes; at most {MAX_NODES:,} are compiled, use a smaller network", Unsupported)
     opsets = _opsets(model)
     _refuse_nodes(nodes, model, opsets)
     used = {name for node in nodes for name in node.input}
@@ -545,6 +549,8 @@ def _output_shape(name: str, value: onnx.ValueInfoProto) -> tuple[int | None, ..
     if kind not in (None, "tensor_type"):
         _fail(f"output {quoted(name)}: a {kind.removesuffix('_type')} is not supported; use a tensor", Unsupported)
     dims = value.type.tensor_type.shape.dim
+    if value.type.tensor_type.HasField("shape") and not dims:
+        _fail(f"output {quoted(name)}: a scalar has no axis for events; give it the shape (events, ...)", Unsupported)
     _refuse_many_axes(len(dims), f"output {quoted(name)}: ")
     return tuple(int(dim.dim_value) if dim.dim_value > 0 else None for dim in dims)
 

@@ -256,6 +256,8 @@ def _infer_multiply(op: Multiply, a: Tensor, b: Tensor) -> Tensor:
     _refuse_wide(op.name, bound)
     ends = [x * y for x in (a.low, a.high) for y in (b.low, b.high)]
     low, high = np.minimum.reduce(ends), np.maximum.reduce(ends)
+    if op.inputs[0] == op.inputs[1]:  # a square is never negative
+        low = np.where((a.low <= 0) & (a.high >= 0), 0, np.minimum(a.low**2, a.high**2))
     return _exact(op.name, low, high, a.format.fraction + b.format.fraction, bound)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from caloedge.errors import Unsupported
+
 Rationals = NDArray[Any]
 """Object array of `Fraction`."""
 
@@ -37,8 +39,20 @@ def compressed(values: Rationals) -> Rationals:
 
 
 def to_floats(values: Rationals) -> NDArray[np.float64]:
-    """Return the nearest float64 of each fraction."""
-    return np.array([float(value) for value in values.flat], dtype=np.float64).reshape(values.shape)
+    """Return the nearest float64 of each fraction; raise `Unsupported` for one beyond float64."""
+    try:
+        return np.array([float(value) for value in values.flat], dtype=np.float64).reshape(values.shape)
+    except OverflowError:
+        raise Unsupported("one of its scales lies beyond float64; use scales nearer to 1") from None
+
+
+def magnitude_of(value: Fraction) -> int:
+    """Return an e with 2**(e - 1) < |value| < 2**(e + 1), quickly.
+
+    >>> magnitude_of(Fraction(5)), magnitude_of(Fraction(1, 3))
+    (2, -1)
+    """
+    return value.numerator.bit_length() - value.denominator.bit_length()
 
 
 def exponent_of(value: Fraction) -> int | None:
@@ -54,7 +68,10 @@ def exponent_of(value: Fraction) -> int | None:
 
 def nearest_exponent(value: Fraction) -> int:
     """Return the f for which 2**-f is nearest to |value| in ratio; 0 for 0."""
-    return -round(math.log2(abs(value))) if value else 0
+    try:
+        return -round(math.log2(abs(value))) if value else 0
+    except (OverflowError, ValueError):  # beyond float64 on either side
+        return -magnitude_of(value)
 
 
 def common_unit(values: Rationals) -> Fraction:

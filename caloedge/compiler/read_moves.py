@@ -93,8 +93,11 @@ def read_reshape(node: Node) -> None:
     if not sizes or rest.count(-1) > 1 or min([1, *rest]) < -1 or known <= 0 or len(rest) > 8:
         raise Unsupported(f"Reshape to {tuple(wanted)} is not supported; keep the events on axis 0")
     batch = node.reading.batch_sizes
-    if -1 in rest and batch and sizes[0] not in (0, *batch):
-        raise Unsupported(f"Reshape to {tuple(wanted)} divides events of {count} elements; keep the events on axis 0")
+    if -1 in rest and sizes[0] not in (0, *(batch or {1})):  # with open events, only the 1 of an exporter's own event
+        raise Unsupported(
+            f"Reshape to {tuple(wanted)} divides events of {count} elements; keep the events on axis 0, where 0 or -1 "
+            "stands for their number"
+        )
     if -1 in rest and count % known == 0 and sizes[0] != -1:
         rest = [count // known if size == -1 else size for size in rest]
     if math.prod(rest) != count:

@@ -31,6 +31,7 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.onnx_file import OnnxFile, load, node_name, shown, tensor_array
 from caloedge.compiler.ops import InputQuantiser, Output
 from caloedge.compiler.passes import optimise
+from caloedge.compiler.ranges import FLOAT64_EXACT
 from caloedge.compiler.rationals import Rationals, to_floats
 from caloedge.compiler.reading import SOFTMAX, Constant, Node, RawInput, Reading, Scores, as_codes
 from caloedge.compiler.values import Value, expanded, uniform
@@ -38,6 +39,7 @@ from caloedge.errors import BadData, Unsupported, UserError
 
 QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 CHANNELS_LAST_DOMAIN = "qonnx.custom_op.channels_last"
+NO_MEMORY = "compiling it needs more memory than there is; use a smaller network"
 READERS: Mapping[str, Callable[[Node], None]] = {
     **read_quantisers.READERS,
     **read_convolutions.READERS,
@@ -105,17 +107,22 @@ def compile_file(path: str | Path, missing: Format | None = None) -> Compiled:
             _read_node(proto, reading, path.parent)
         except UserError as error:
             raise _of_kind(error)(f"{file.name}: node {node_name(proto)}: {error}") from None
-        except (ArithmeticError, ValueError, IndexError, TypeError, MemoryError) as error:
+        except MemoryError:
+            raise Unsupported(f"{file.name}: node {node_name(proto)}: {NO_MEMORY}") from None
+        except (ArithmeticError, ValueError, IndexError, TypeError) as error:
             # Numbers and shapes that nobody thought of; nothing has been written.
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise BadData(f"{file.name}: node {node_name(proto)}: contradicts itself ({reason}); export the file again") from None
-    graph = replace(_finish(file, reading), name=_network_name(path))
-    located = {
-        name: Located(operand.op, _floats(operand.scale), _floats(operand.offset))
-        for name, operand in reading.operands.items()
-        if isinstance(operand, Value) and operand.is_plain and operand.op in graph.tensors
-    }
-    return Compiled(optimise(graph), tuple(reading.inserted), graph, located)
+    try:
+        graph = replace(_finish(file, reading), name=_network_name(path))
+        located = {
+            name: Located(operand.op, _floats(operand.scale), _floats(operand.offset))
+            for name, operand in reading.operands.items()
+            if isinstance(operand, Value) and operand.is_plain and operand.op in graph.tensors
+        }
+        return Compiled(optimise(graph), tuple(reading.inserted), graph, located)
+    except MemoryError:
+        raise Unsupported(f"{file.name}: {NO_MEMORY}") from None
 
 
 def _read_node(proto: onnx.NodeProto, reading: Reading, folder: Path) -> None:
@@ -211,6 +218,8 @@ def _of_kind(error: UserError) -> type[UserError]:
 def _output(name: str, operand: Value, reading: Reading) -> Output:
     value = expanded(reading.builder, as_codes(reading, operand, name))
     scale, fraction = uniform(value.scale), reading.builder.tensors[value.op].format.fraction
+    if max(map(abs, value.offset.flat)) >= min(map(abs, value.scale.flat)) * FLOAT64_EXACT > 0:
+        raise Unsupported("float64 cannot tell its codes apart beside its offset; leave the offset out")
     power = scale == Fraction(2) ** -fraction
     return Output(
         name, (value.op,), None if power else _floats(value.scale), _floats(value.offset) if any(value.offset.flat) else None

@@ -17,7 +17,7 @@ from caloedge.compiler.ops import InputQuantiser
 from caloedge.compiler.ranges import MAX_ELEMENTS
 from caloedge.compiler.rationals import Rationals, common_unit, compressed, exponent_of, nearest_exponent, rationals, to_floats
 from caloedge.compiler.steps import Quantiser
-from caloedge.compiler.values import Value, constant_of, moved, plain, plain_value, quantised, uniform
+from caloedge.compiler.values import Value, constant_of, moved, plain, plain_value, quantised, refuse_beyond_float64, uniform
 from caloedge.errors import BadData, Unsupported
 
 MAX_WEIGHT_BITS = 24
@@ -172,6 +172,8 @@ class Node:
     def give(self, operand: Operand, index: int = 0, *, scalar: bool = False) -> None:
         """Set an output; `scalar` says that it has no axis but that of the events in the file."""
         if index < len(self.proto.output) and self.proto.output[index]:
+            if isinstance(operand, Value):
+                refuse_beyond_float64(self.builder, operand)
             self.reading.operands[self.proto.output[index]] = operand
             if scalar or (self.kind not in AXIS_MAKERS and self._reads_scalars()):
                 self.reading.scalars.add(self.proto.output[index])

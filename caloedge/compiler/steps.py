@@ -18,7 +18,7 @@ from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.functions import Function, pick
 from caloedge.compiler.ops import Affine, Requantise, Table, Threshold
-from caloedge.compiler.ranges import INT_LIMIT
+from caloedge.compiler.ranges import INT_LIMIT, Tensor
 from caloedge.compiler.rationals import Rationals, compressed, exponent_of, floor_sum, to_floats
 from caloedge.errors import Unsupported
 
@@ -348,6 +348,7 @@ def quantise_function(
     rows = math.prod(grid)
     if (high - low + 1) * rows <= MAX_STEPS:
         codes = np.arange(low, high + 1)
+        _refuse_undefined(tensor, grid, codes, inner, functions)
         values = _evaluated(np.broadcast_to(codes, (*grid, len(codes))), inner, functions, outer, quantiser)
         return builder.add(Table(builder.new_name(kind), (source,), values, low, quantiser.format))
     levels = quantiser.high - quantiser.low
@@ -359,6 +360,7 @@ def quantise_function(
         raise Unsupported(
             f"a table of {entries:,} entries would be needed; quantise what enters {functions[0].kind} to fewer bits"
         )
+    _refuse_undefined(tensor, grid, np.array([low, high]), inner, functions)
     # Every level's threshold at once, by bisection: the result at `above` reaches the level, the one at `below` does not.
     wanted = np.arange(quantiser.low + 1, quantiser.high + 1)
     below, above = np.full((*grid, levels), low - 1), np.full((*grid, levels), high + 1)
@@ -367,6 +369,31 @@ def quantise_function(
         reached = _evaluated(middle, inner, functions, outer, quantiser) >= wanted
         above, below = np.where(open_ & reached, middle, above), np.where(open_ & ~reached, middle, below)
     return builder.add(Threshold(builder.new_name(kind), (source,), above, quantiser.low, 1, quantiser.format))
+
+
+def _refuse_undefined(
+    tensor: Tensor, grid: tuple[int, ...], codes: Codes, inner: tuple[Rationals, Rationals], functions: tuple[Function, ...]
+) -> None:
+    """Refuse a function that is not defined for what some of these codes, as far as they can come, give as its argument."""
+    if all(function.lowest is None for function in functions):
+        return
+    whole = tuple(axis for axis, size in enumerate(grid) if size == 1)
+    low, high = tensor.low.min(axis=whole, keepdims=True), tensor.high.max(axis=whole, keepdims=True)
+    possible = np.clip(codes, low[..., None], high[..., None])
+    x = possible * to_floats(inner[0])[..., None] + to_floats(inner[1])[..., None]
+    for number, function in enumerate(functions):
+        if function.lowest is not None:
+            *place, code = (int(i) for i in np.unravel_index(x.argmin(), x.shape))
+            position = tuple(place)
+            argument = pick(inner[0], position) * int(possible[(*position, code)]) + pick(inner[1], position)
+            for before in functions[:number]:
+                argument = before.at(argument, position)
+            if argument < function.lowest:
+                raise Unsupported(
+                    f"{function.node} would take the {function.kind} of numbers from {float(argument):g} to {float(x.max()):g}, "
+                    f"which is not defined below {function.lowest}; put a Relu or Clip before it"
+                )
+        x = function(x)
 
 
 def _evaluated(

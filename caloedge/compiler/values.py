@@ -18,11 +18,23 @@ from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.functions import Function
 from caloedge.compiler.ops import Add, Affine, Multiply, Rearrange, Requantise, Reshape
 from caloedge.compiler.ranges import INT_LIMIT, TooWide
-from caloedge.compiler.rationals import Rationals, common_unit, compressed, exponent_of, nearest_exponent, rationals
+from caloedge.compiler.rationals import (
+    Rationals,
+    common_unit,
+    compressed,
+    exponent_of,
+    magnitude_of,
+    nearest_exponent,
+    rationals,
+)
 from caloedge.compiler.steps import Quantiser, exactly_rounded, quantise_affine, quantise_function, rounded_quotients
 from caloedge.errors import Unsupported
 
 NO_UNIT = "its scales have no common unit in 62 bits; use the same scale, or scales that are powers of two"
+MIN_MAGNITUDE, MAX_MAGNITUDE = -1021, 1023
+"""Powers of two between which float64, in which a network is trained and executed, holds scales and values."""
+MAX_FRACTION_BITS = 2**14
+"""Most bits of a scale: a batch normalisation adds some 300, and calculating takes time that grows with their square."""
 MAX_COMBINATIONS = 2**20
 """Most combinations of codes for which small multipliers of a sum are tried out."""
 
@@ -79,6 +91,26 @@ def plain_value(builder: Builder, op: str, scale: Rationals, offset: Rationals |
     return Value(shape, ((op, compressed(scale)),), constant_of(0, len(shape)) if offset is None else compressed(offset))
 
 
+def refuse_beyond_float64(builder: Builder, value: Value) -> None:
+    """Refuse a value that float64 cannot hold, and scales of which exact fractions are too long to be calculated with."""
+    constants = [number for function in value.functions[-1:] for array in function.constants for number in array.flat]
+    reach = max(map(magnitude_of, (*value.offset.flat, *constants)), default=0)
+    least = 0
+    for name, scale in value.terms:
+        powers = [magnitude_of(number) for number in scale.flat if number]
+        codes = max(map(abs, builder.tensors[name].range)).bit_length()
+        reach = max(reach, max(powers, default=0) + codes)
+        least = min(least, *powers) if powers else least
+        constants += scale.flat
+    if reach > MAX_MAGNITUDE:
+        raise Unsupported(f"its result may reach 2**{reach}, beyond what float64 holds; use scales nearer to 1")
+    if least < MIN_MAGNITUDE:
+        raise Unsupported(f"its scale is about 2**{least}, below what float64 holds; use scales nearer to 1")
+    bits = max((number.denominator.bit_length() for number in (*constants, *value.offset.flat)), default=0)
+    if bits > MAX_FRACTION_BITS:
+        raise Unsupported(f"its scales need {bits:,} bits to be exact, at most {MAX_FRACTION_BITS:,}; put a quantiser before it")
+
+
 # What changes nothing but knowledge
 
 
@@ -117,7 +149,7 @@ def limited(value: Value, low: Rationals | None, high: Rationals | None, node: s
 
 def applied(value: Value, function: Function, node: str) -> Value:
     """Return the function of the value."""
-    return replace(value, functions=(*value.functions, function), node=node)
+    return replace(value, functions=(*value.functions, replace(function, node=node)), node=node)
 
 
 def added(a: Value, b: Value, node: str) -> Value:
