@@ -774,6 +774,7 @@ def test_what_is_no_file_is_one_line(tmp_path: Path, caloedge: Call) -> None:
 
 
 def graph_or_complaint(content: bytes, folder: Path) -> Graph | str:
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # the limit is that of each file
     try:
         return read(written(content, folder))
     except UserError as problem:
