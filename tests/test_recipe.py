@@ -198,8 +198,8 @@ def test_what_does_not_fit_is_said_before_anything_is_trained(
     pytest.importorskip("brevitas")
     from caloedge.pipeline import open_beside, read_named_recipe
     from caloedge.training.fit import Hardware
-    from caloedge.training.stages import _check
+    from caloedge.training.stages import check
 
     path, recipe = read_named_recipe(str(changed(tmp_path, *changes)))
     with pytest.raises(UserError, match=message):
-        _check(recipe, open_beside(path, recipe), Hardware(accelerator="cpu"), ())
+        check(recipe, open_beside(path, recipe), Hardware(accelerator="cpu"), ())
