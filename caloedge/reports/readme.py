@@ -15,7 +15,7 @@ VERDICTS = {"fails": "Fails", "undecided": "Undecided", "not tested": "Not teste
 BEGIN = "<!-- results: written by `caloedge report reports --readme README.md` -->"
 END = "<!-- end of results -->"
 MOST_CLAIMS = 3
-"""That are named of one report; the others are counted."""
+"""That are named of one report, if they have a short name; the others are counted."""
 
 
 def results(reports: Mapping[str, Report]) -> str:
@@ -37,13 +37,13 @@ def claims_line(claims: Sequence[Claim]) -> str:
     """
     parts, left = [], MOST_CLAIMS
     for verdict, heading in VERDICTS.items():
-        if stated := [claim.brief or claim.statement.rstrip(".") for claim in claims if claim.verdict == verdict]:
-            named, more = stated[:left], len(stated[left:])
-            left -= len(named)
-            text = (
-                "; ".join(named) + (" and " if named and more else "") + (f"{more} more" if named and more else str(more or ""))
-            )
-            parts.append(f"**{heading}:** {text}.")
+        briefs = [claim.brief for claim in claims if claim.verdict == verdict]
+        named = [brief for brief in briefs if brief][:left]
+        left -= len(named)
+        more = len(briefs) - len(named)
+        if briefs:
+            counted = f" and {more} more" if more else ""
+            parts.append(f"**{heading}:** {'; '.join(named)}{counted}." if named else f"**{heading}:** {more}.")
     held = sum(claim.verdict == "holds" for claim in claims)
     return " ".join([*parts, f"**Holds:** {held} of {len(claims)} claims."])
 
