@@ -269,6 +269,7 @@ def biased(what: str, of: Compared, places: Sequence[str]) -> tuple[str, ...]:
     if not off:
         return ()
     most = max(off, key=lambda b: abs(float(of.value_B[b]) - 1))
-    other = f"; so do {len(off) - 1} of the other {len(places) - 1} bins, by less" if len(off) > 1 else ""
+    others = f"all {len(places) - 1}" if len(off) == len(places) else f"{len(off) - 1} of the {len(places) - 1}"
+    other = f"; so do {others} other bins, by less" if len(off) > 1 else ""
     place = f" at {places[most]}" if places[most] else ""
     return (f"{what} differs from 1{place}: {of.text(most)}{other}.",)
