@@ -1,6 +1,7 @@
 """Production: the library is a function of the request, whatever the number of workers and interruptions."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -115,7 +116,12 @@ def start(path: Path) -> subprocess.Popen[str]:
 def interrupt(process: subprocess.Popen[str], how: signal.Signals) -> tuple[int, str]:
     os.killpg(process.pid, how)
     _, said = process.communicate(timeout=60)
-    return process.returncode, said
+    return process.returncode, without_progress(said)
+
+
+def without_progress(said: str) -> str:
+    """Leave out the lines that tell how long it will take, which a slow computer needs sooner."""
+    return "".join(line for line in said.splitlines(keepends=True) if not re.fullmatch(r"simulating .* left\n", line))
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -236,7 +242,10 @@ def test_a_full_disk_is_one_line_and_the_next_call_goes_on(made: Path, tmp_path:
         ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *command], capture_output=True, text=True, check=False
     )
     assert limited.returncode == 2
-    assert limited.stderr == f"caloedge: {parts}: cannot be written (File too large); finished showers are kept, run again\n"
+    assert (
+        without_progress(limited.stderr)
+        == f"caloedge: {parts}: cannot be written (File too large); finished showers are kept, run again\n"
+    )
     assert sorted(p.name for p in parts.iterdir()) == ["plan.json"]
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
@@ -264,5 +273,7 @@ def test_a_killed_simulation_goes_on_to_the_same_library(made: Path, tmp_path: P
         process.kill()  # the parent alone: its workers end by themselves
         process.communicate()
     again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0 or again.stderr == f"caloedge: {path}: exists already; remove it or give another name\n"
+    assert again.returncode == 0 or without_progress(again.stderr) == (
+        f"caloedge: {path}: exists already; remove it or give another name\n"
+    )
     same_showers(made, path)
