@@ -49,6 +49,7 @@ class Answer:
             elif isinstance(block, Claim):
                 self.say(f"{VERDICTS.get(block.verdict, block.verdict)}: {block.statement} {block.found}")
             else:
+                self.say(_title(block))  # a line of its own: as the grid's title, a long path would be broken to its width
                 Console(width=None if sys.stdout.isatty() else WIDTH).print(_grid(block))
 
 
@@ -80,13 +81,19 @@ def plain(text: str) -> str:
     return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
 
 
+def _title(block: Table | Facts) -> str:
+    """Return the title of a block with the origins of its numbers."""
+    rows = block.rows if isinstance(block, Table) else block.items
+    origins = ", ".join(dict.fromkeys(cell.origin for row in rows for cell in row if isinstance(cell, Number)))
+    return f"{block.title} ({origins})" if origins else block.title
+
+
 def _grid(block: Table | Facts) -> Grid:
     """Return a block as a grid. Every cell is text, never markup: names come from users' files."""
     from caloedge.reports.rounding import quantity
 
     columns, rows = (block.columns, block.rows) if isinstance(block, Table) else (("", ""), block.items)
-    origins = ", ".join(dict.fromkeys(cell.origin for row in rows for cell in row if isinstance(cell, Number)))
-    grid = Grid(title=Text(plain(f"{block.title} ({origins})" if origins else block.title)), show_header=any(columns))
+    grid = Grid(show_header=any(columns))
     for column in columns:
         grid.add_column(Text(plain(column)))
     for row in rows:
