@@ -241,7 +241,7 @@ def rehearsal(recipe: Recipe) -> Recipe:
     """Return the rehearsal of a recipe: one short epoch per stage, few events, one project per backend and no synthesis."""
 
     def short(of: Schedule) -> Schedule:
-        events = max(1, of.events_per_epoch // REHEARSED_EVENTS)
+        events = min(of.events_per_epoch, max(of.batch_size, of.events_per_epoch // REHEARSED_EVENTS))  # they fill a batch
         few = {"epochs": min(1, of.epochs), "settle_epochs": min(1, of.settle_epochs), "events_per_epoch": events}
         return of.model_copy(update=few)
 
