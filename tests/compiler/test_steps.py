@@ -178,7 +178,8 @@ def test_too_many_thresholds_are_refused() -> None:
 )
 @pytest.mark.parametrize("rounding", [Rounding.HALF_EVEN, Rounding.TRUNCATE, Rounding.FROM_ZERO])
 def test_tables_of_functions_are_exact(function: Function, rounding: Rounding) -> None:
-    fmt, out = Format(True, 8, 0), Format(True, 8, 5)
+    # A root takes what it is defined for, everything else both signs.
+    fmt, out = Format(function.lowest is None, 8, 0), Format(True, 8, 5)
     step, scale = Fraction(float(np.float32(0.05))), Fraction(1, 32)
     builder = Builder(frozenset())
     builder.add(InputQuantiser("x", (2,), fmt))
@@ -189,7 +190,7 @@ def test_tables_of_functions_are_exact(function: Function, rounding: Rounding) -
     )
     graph = Graph((*builder.ops.values(), Output("y", (name,))))
     assert isinstance(graph[name], Table)
-    codes = np.arange(-128, 128)
+    codes = np.arange(fmt.min_code, fmt.max_code + 1)
     found = graph.run(np.repeat(codes[:, None], 2, axis=1))["y"]
     for code, result in zip(codes.tolist(), found[:, 1].tolist(), strict=True):
         wanted = exactly_rounded(function.at(step * code, (0,)) / scale, rounding)
