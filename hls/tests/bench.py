@@ -214,12 +214,13 @@ class Bench:
             (rtl / f"{name}.v").write_text(text.replace(f"module {part} ", f"module {name} ").replace(right, wrong))
         return rtl, names
 
-    def simulate_errors(self, case: Case, errors: Sequence[tuple[str, str]]) -> list[bool]:
-        """Simulate a case with its part as it is and with one error each; return for each error whether it was caught."""
-        rtl, names = self.copies_with_errors(case.part, errors)
-        ended = self.simulate([case, *(replace(case, part=name) for name in names)], rtl)
+    def simulate_errors(self, errors: Sequence[tuple[str, str]], *cases: Case) -> list[bool]:
+        """Simulate cases of one part, as it is and with one error each; return for each error whether it was caught."""
+        part = cases[0].part
+        rtl, names = self.copies_with_errors(part, errors)
+        ended = self.simulate([replace(case, part=name) for name in (part, *names) for case in cases], rtl)
         said = "\n".join(ended.failed.values())
-        assert f"{case.part} " not in said, said
+        assert f"{part} " not in said, said
         return [f"{name} " in said for name in names]
 
 

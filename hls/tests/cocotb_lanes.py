@@ -14,7 +14,7 @@ import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
 
-from hls.tests.streams import Receiver, Sender
+from hls.tests.streams import Receiver, Sender, report, try_each
 
 PAIRS = json.loads(Path(os.environ["CASES"]).read_text())
 IDLE_CYCLES = 30
@@ -109,20 +109,6 @@ class Pair:
             next((at for at, event in enumerate(want) if event != got[at]), len(want)) if len(got) > len(want) else len(got) - 1
         )
         assert got == [*want, []], f"{len(got) - 1} of {len(want)} events; wrong from event {wrong}"
-
-
-def try_each(pairs: list[Pair], what: Any) -> None:
-    for pair in pairs:
-        if not pair.wrong:
-            try:
-                what(pair)
-            except AssertionError as error:
-                pair.wrong = f"{pair.what} : {error}"
-
-
-def report(pairs: list[Pair]) -> None:
-    wrong = [pair.wrong for pair in pairs if pair.wrong]
-    assert not wrong, "\n".join(wrong)
 
 
 async def cycles(dut: Any, pairs: list[Pair], count: int, first: int = 0, reset: bool = False) -> None:

@@ -6,8 +6,8 @@ does not matter when a simulator updates its registers, and paths from an input 
 
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import cocotb
 from cocotb.clock import Clock
@@ -68,11 +68,38 @@ class Receiver:
             self.cycles.append(cycle)
 
 
+class Watched(Protocol):
+    """An instance under test; the first rule that it breaks is noted, and it is no longer looked at."""
+
+    what: str
+    wrong: str
+
+
+Instance = TypeVar("Instance", bound=Watched)
+
+
+def try_each(instances: Iterable[Instance], check: Callable[[Instance], None]) -> None:
+    """Check every instance that has broken no rule yet."""
+    for instance in instances:
+        if not instance.wrong:
+            try:
+                check(instance)
+            except AssertionError as error:
+                instance.wrong = f"{instance.what} : {error}"
+
+
+def report(instances: Iterable[Watched]) -> None:
+    """Fail if any instance has broken a rule, and say which ones have."""
+    wrong = [instance.wrong for instance in instances if instance.wrong]
+    assert not wrong, "\n".join(wrong)
+
+
 class Link:
     """A sender and a receiver around one instance."""
 
-    def __init__(self, dut: Any, name: str, in_bits: int, seed: str) -> None:
+    def __init__(self, dut: Any, name: str, in_bits: int, seed: str, what: str) -> None:
         rng = random.Random(seed)
+        self.what, self.wrong = what, ""
         self.rst = getattr(dut, f"{name}_rst")
         self.sender, self.receiver = Sender(dut, name, in_bits, rng), Receiver(dut, name, rng)
 
@@ -90,6 +117,10 @@ class Link:
     def stalls(self, sender: float, receiver: float) -> None:
         self.sender.stall, self.receiver.stall = sender, receiver
 
+    def sample(self, cycle: int) -> None:
+        self.sender.sample(cycle)
+        self.receiver.sample(cycle)
+
 
 async def cycles(dut: Any, links: Sequence[Link], count: int, reset: bool = False) -> None:
     """Run `count` cycles; with `reset` the parts are held in reset and no beat counts."""
@@ -102,9 +133,7 @@ async def cycles(dut: Any, links: Sequence[Link], count: int, reset: bool = Fals
         if reset:
             continue
         await ReadOnly()
-        for link in links:
-            link.sender.sample(cycle)
-            link.receiver.sample(cycle)
+        try_each(links, lambda link, cycle=cycle: link.sample(cycle))
 
 
 async def start(dut: Any, links: Sequence[Link]) -> None:

@@ -57,4 +57,4 @@ def test_an_error_is_caught(bench: Bench) -> None:
         ("{1'b1, in_data[WIDTH-1:0]}", "{1'b0, in_data[WIDTH-1:0]}"),
         ("out_valid <= last;", "out_valid <= last && !free[0];"),  # nothing for an empty event
     ]
-    assert bench.simulate_errors(case(2, 5), errors) == [True] * len(errors)
+    assert bench.simulate_errors(errors, case(2, 5)) == [True] * len(errors)

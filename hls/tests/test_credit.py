@@ -43,3 +43,21 @@ def test_lint(bench: Bench) -> None:
 
 def test_credit(bench: Bench) -> None:
     check(bench.simulate(CASES))
+
+
+def test_an_error_is_caught(bench: Bench) -> None:
+    errors = [
+        ("DEPTH = LATENCY + 2;", "DEPTH = LATENCY + 1;"),  # slower: the round trip of a credit takes longer
+        ("DEPTH = LATENCY + 2;", "DEPTH = LATENCY + 3;"),  # more is taken than claimed
+        ("ALL_CREDITS = DEPTH;", "ALL_CREDITS = DEPTH + 1;"),  # one result too many is under way
+        ("credits != {CREDIT_BITS{1'b0}}", "credits != ALL_CREDITS[CREDIT_BITS-1:0]"),
+        ("wire admit = in_valid && in_ready;", "wire admit = in_valid;"),
+        ("wire leave = out_valid && out_ready;", "wire leave = out_ready;"),
+        ("wire leave = out_valid && out_ready;", "wire leave = out_valid;"),
+        ("if (admit && !leave)", "if (admit)"),
+        ("if (leave && !admit)", "if (leave)"),
+        ("in_flight <= {LATENCY{1'b0}};", "in_flight <= in_flight_next[LATENCY-1:0];"),  # events of before the reset
+        ("credits <= ALL_CREDITS[CREDIT_BITS-1:0];", "credits <= credits;"),
+        (".in_valid(in_flight_next[LATENCY])", ".in_valid(in_flight_next[LATENCY-1])"),  # the result comes one edge later
+    ]
+    assert bench.simulate_errors(errors, case(5, 9)) == [True] * len(errors)

@@ -120,4 +120,4 @@ def test_an_error_is_caught(bench: Bench) -> None:
         ("fine <= place[2:0];", "fine <= place[2:0] | 3'd4;"),
         ("waiting <= others;", "waiting <= others & (others - 1'b1);"),  # every other window is forgotten
     ]
-    assert bench.simulate_errors(case(5, 11, 3, 6, 9, random_events=2), errors) == [True] * len(errors)
+    assert bench.simulate_errors(errors, case(5, 11, 3, 6, 9, random_events=2)) == [True] * len(errors)

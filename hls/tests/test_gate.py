@@ -126,4 +126,4 @@ ERRORS = [
 
 
 def test_an_error_in_the_part_is_caught(bench: Bench) -> None:
-    assert bench.simulate_errors(case(7, 2, 6, 2, 16, 5, 1, 8, 7, 1, 12), ERRORS) == [True] * len(ERRORS)
+    assert bench.simulate_errors(ERRORS, case(7, 2, 6, 2, 16, 5, 1, 8, 7, 1, 12)) == [True] * len(ERRORS)

@@ -319,4 +319,4 @@ def test_an_error_is_caught(bench: Bench) -> None:
         ("BOTH_THERE = 23 - HERE;", "BOTH_THERE = w == 9 ? HERE : 23 - HERE;"),
         ("MIRROR = COLUMN * 5 + ROW;", "MIRROR = w == 1 ? w : COLUMN * 5 + ROW;"),
     ]
-    assert bench.simulate_errors(case(PLANS[1]), errors) == [True] * len(errors)
+    assert bench.simulate_errors(errors, case(PLANS[1])) == [True] * len(errors)

@@ -94,3 +94,36 @@ def test_lint(bench: Bench) -> None:
 
 def test_mac_array(bench: Bench) -> None:
     check(bench.simulate(CASES))
+
+
+def test_an_error_is_caught(bench: Bench) -> None:
+    errors = [
+        ("{1'b0, operands[l*IN_BITS +: IN_BITS]}", "{operands[l*IN_BITS+IN_BITS-1], operands[l*IN_BITS +: IN_BITS]}"),  # signed
+        ("LAST_ADDRESS = REUSE - 1;", "LAST_ADDRESS = REUSE - 2;"),
+        ("LAST_PHASE = FOLD - 1;", "LAST_PHASE = FOLD - 2;"),
+        ("!(out_pending && blocked)", "!blocked"),  # the next event is not begun while a result waits
+        ("!(out_pending && blocked)", "1'b1"),  # a result that waits is overwritten
+        ("in_ready = advance && last_phase;", "in_ready = last_phase;"),
+        ("else if (advance && in_valid) begin", "else if (in_valid) begin"),
+        ("else if (advance && in_valid) begin", "else if (advance) begin"),
+        ("last_phase ? {PHASE_BITS{1'b0}} : phase + 1'b1;", "phase + 1'b1;"),
+        ("            address <= {ADDRESS_BITS{1'b0}};\n", ""),  # weights of before the reset
+        ("            valid <= 3'b000;\n", ""),
+        ("valid <= {valid[1:0], in_valid};", "valid <= {valid[1:0], 1'b1};"),
+        ("out_pending <= valid[2] && last[2];", "out_pending <= last[2];"),
+        ("out_pending <= valid[2] && last[2];", "out_pending <= valid[2];"),
+        ("address == {ADDRESS_BITS{1'b0}}}", "last_address}"),
+        ("assign rom_enable = advance;", "assign rom_enable = 1'b1;"),
+        ("if (advance) operands <= selected;", "operands <= selected;"),
+        ("if (phase == p[PHASE_BITS-1:0])", "if (phase >= p[PHASE_BITS-1:0] && p < FOLD - 1)"),
+        ("if (advance) product <= operand * weight;", "product <= operand * weight;"),
+        ("{{(SUM_BITS-PRODUCT_BITS){product[PRODUCT_BITS-1]}}, product}", "{{(SUM_BITS-PRODUCT_BITS){1'b0}}, product}"),
+        ("if (valid[2]) accumulator", "accumulator"),
+        ("(first[2] ? bias[o*SUM_BITS +: SUM_BITS] : accumulator)", "accumulator"),
+        ("bias[o*SUM_BITS +: SUM_BITS] : accumulator", "{SUM_BITS{1'b0}} : accumulator"),
+        ("for (i = 1; i < LANES; i = i + 1)", "for (i = 2; i < LANES; i = i + 1)"),
+        ("if (rst) out_valid <= 1'b0;\n        else if", "if"),
+        ("else if (out_ready) out_valid <= 1'b0;", "else out_valid <= 1'b0;"),
+    ]
+    cases = case(3, 5, 3, 2, 5, 0, 4, 13), case(3, 5, 2, 1, 5, 0, 4, 13)  # a result waits in the last phase only of the second
+    assert bench.simulate_errors(errors, *cases) == [True] * len(errors)

@@ -156,4 +156,4 @@ def test_an_error_is_caught(bench: Bench) -> None:
         ("row, MIDDLE}", "row, ONES}"),
         ("unused_sum[ENERGY_BITS-1:0] << (FRACTION - 5)", "unused_sum[ENERGY_BITS-1:0] << (FRACTION - 4)"),
     ]
-    assert bench.simulate_errors(case(PLANS[1]), errors) == [True] * len(errors)
+    assert bench.simulate_errors(errors, case(PLANS[1])) == [True] * len(errors)

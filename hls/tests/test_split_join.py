@@ -26,3 +26,34 @@ def test_lint(bench: Bench) -> None:
 
 def test_split_and_join(bench: Bench) -> None:
     check(bench.simulate(CASES))
+
+
+def test_an_error_of_split_is_caught(bench: Bench) -> None:
+    errors = [
+        ("words[WIDTH-1:0];", "words[BEATS*WIDTH-1:(BEATS-1)*WIDTH];"),  # the highest word first
+        ("!out_valid || (out_ready && last)", "out_ready && last"),
+        ("!out_valid || (out_ready && last)", "!out_valid"),  # a gap between events
+        ("!out_valid || (out_ready && last)", "!out_valid || last"),
+        ("if (rst) out_valid <= 1'b0;\n        else if", "if"),
+        ("out_valid <= in_valid;", "out_valid <= 1'b1;"),
+        ("AFTER_FIRST = BEATS - 1;", "AFTER_FIRST = BEATS;"),
+        ("else if (out_ready) begin", "else begin"),
+        ("remaining <= remaining - 1'b1;", "remaining <= remaining - {{(COUNT_BITS-1){1'b0}}, out_data[0]};"),
+    ]
+    assert bench.simulate_errors(errors, cases(8, 3)[0]) == [True] * len(errors)
+
+
+def test_an_error_of_join_is_caught(bench: Bench) -> None:
+    errors = [
+        ("{in_data, words[BEATS*WIDTH-1:WIDTH]}", "{words[(BEATS-1)*WIDTH-1:0], in_data}"),  # the first word highest
+        ("!out_valid || out_ready;", "!out_valid;"),  # a gap between events
+        ("!out_valid || out_ready;", "1'b1;"),
+        ("if (rst) out_valid <= 1'b0;\n        else if", "if"),
+        ("out_valid <= in_valid && last;", "out_valid <= last;"),
+        ("out_valid <= in_valid && last;", "out_valid <= in_valid;"),
+        ("LAST = BEATS - 1;", "LAST = BEATS - 2;"),
+        ("if (rst) collected <= {COUNT_BITS{1'b0}};\n                else if", "if"),  # words of before the reset
+        ("last ? {COUNT_BITS{1'b0}} : collected + 1'b1", "collected + 1'b1"),
+        ("wire take = in_valid && in_ready;", "wire take = in_valid;"),
+    ]
+    assert bench.simulate_errors(errors, cases(8, 3)[1]) == [True] * len(errors)

@@ -122,4 +122,4 @@ def test_an_error_is_caught(bench: Bench) -> None:
         ("if (rst || leave)", "if (rst)"),
         ("!ending && !out_valid;\n    assign end_ready", "!out_valid;\n    assign end_ready"),  # a result of the next event
     ]
-    assert bench.simulate_errors(case(2, 5, 3, 4, -3), errors) == [True] * len(errors)
+    assert bench.simulate_errors(errors, case(2, 5, 3, 4, -3)) == [True] * len(errors)

@@ -69,3 +69,34 @@ def test_lint(bench: Bench) -> None:
 
 def test_window(bench: Bench) -> None:
     check(bench.simulate(CASES))
+
+
+def test_an_error_is_caught(bench: Bench) -> None:
+    errors = [
+        ("GRID_H = HEIGHT + PAD_TOP + PAD_BOTTOM;", "GRID_H = HEIGHT + 2 * PAD_TOP;"),
+        ("GRID_W = WIDTH + PAD_LEFT + PAD_RIGHT;", "GRID_W = WIDTH + 2 * PAD_LEFT;"),
+        ("IMAGE_TOP = PAD_TOP;", "IMAGE_TOP = PAD_BOTTOM;"),
+        ("IMAGE_LEFT = PAD_LEFT;", "IMAGE_LEFT = PAD_RIGHT;"),
+        ("IMAGE_BOTTOM = PAD_TOP + HEIGHT;", "IMAGE_BOTTOM = HEIGHT;"),
+        ("IMAGE_RIGHT = PAD_LEFT + WIDTH;", "IMAGE_RIGHT = WIDTH;"),
+        ("FIRST_ROW_WAIT = KERNEL_H - 1;", "FIRST_ROW_WAIT = KERNEL_H;"),
+        ("FIRST_COLUMN_WAIT = KERNEL_W - 1;", "FIRST_COLUMN_WAIT = KERNEL_W - 2;"),
+        ("NEXT_ROW_WAIT = STRIDE_H - 1;", "NEXT_ROW_WAIT = STRIDE_W - 1;"),
+        ("NEXT_COLUMN_WAIT = STRIDE_W - 1;", "NEXT_COLUMN_WAIT = STRIDE_H - 1;"),
+        ("next_row > IMAGE_TOP", "row > IMAGE_TOP"),
+        ("column < IMAGE_RIGHT", "next_column < IMAGE_RIGHT"),
+        ("!out_valid || out_ready;", "!out_valid;"),  # half the speed
+        ("!out_valid || out_ready;", "1'b1;"),
+        ("free && (in_valid || !in_image)", "free && in_valid"),  # zeros wait for the next pixel
+        ("in_ready = free && in_image;", "in_ready = free;"),
+        ("if (free) out_valid", "out_valid"),
+        ("step && completes;", "completes;"),
+        ("in_image ? in_data : {BITS{1'b0}}", "in_data"),
+        ("{pixel, lines[address]}", "{lines[address], pixel}"),
+        ("slice[SLICE_BITS-1:BITS]", "slice[SLICE_BITS-BITS-1:0]"),  # the newest row is not kept
+        ("window[c*SLICE_BITS+r*BITS +: BITS]", "window[(KERNEL_W-1-c)*SLICE_BITS+r*BITS +: BITS]"),
+        ("row_wait <= FIRST_ROW_WAIT[ROW_WAIT_BITS-1:0];\n            column_wait", "column_wait"),
+        ("            row <= {ROW_BITS{1'b0}};\n            column <= {COLUMN_BITS{1'b0}};\n", ""),
+        ("            out_valid <= 1'b0;\n", ""),
+    ]
+    assert bench.simulate_errors(errors, case(6, 7, 2, 3, 2, 3, 1, 1, 3, 2, 6)) == [True] * len(errors)
