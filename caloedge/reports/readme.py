@@ -14,7 +14,7 @@ from caloedge.results import Cell, Claim, Number, Report, Table
 VERDICTS = {"fails": "Fails", "undecided": "Undecided", "not tested": "Not tested"}
 BEGIN = "<!-- results: written by `caloedge report reports --readme README.md` -->"
 END = "<!-- end of results -->"
-MOST_CLAIMS = 3
+MOST_CLAIMS = 1
 """That are named of one report, if they have a short name; the others are counted."""
 
 
