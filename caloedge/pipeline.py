@@ -110,6 +110,7 @@ def make_report(artifact: Artifact, to: Places, independent: Library | None = No
     task, published = find(Task, artifact.recipe.task), find(Network, artifact.recipe.network).published_firmware
     on_test = compare(artifact, library_of(artifact))
     claims = (*on_test.claims, sections.exactness_claim(checks))
+    elsewhere = _assess_independent(artifact, independent) if independent else None
     report = Report(
         title=f"{_called(artifact)}: float against fixed point",
         summary=_summary(artifact),
@@ -117,11 +118,16 @@ def make_report(artifact: Artifact, to: Places, independent: Library | None = No
         data_label=data_label(artifact.recipe.task, artifact.manifest.library),
         headline=on_test.headline,
         best=summary.best(on_test.headline, lower_is_better=task.lower_is_better),
-        caveats=(*_rehearsed(artifact), *summary.of_claims(claims), *on_test.caveats, *summary.of_artifact(artifact)),
+        caveats=(
+            *_rehearsed(artifact),
+            *summary.of_claims(claims, elsewhere.claims if elsewhere else ()),
+            *on_test.caveats,
+            *summary.of_artifact(artifact),
+        ),
         sections=(
             Section(title="Claims", blocks=claims),
             *on_test.sections,
-            *(_independent(artifact, independent) if independent else ()),
+            *(_independent(independent, elsewhere) if independent and elsewhere else ()),
             sections.exactness(checks),
             sections.integer_network(graph, artifact.manifest),
             latency.firmware(
@@ -164,11 +170,15 @@ def _rehearsed(artifact: Artifact) -> tuple[str, ...]:
     return (REHEARSAL,) if artifact.recipe.rehearsal_of else ()
 
 
-def _independent(artifact: Artifact, library: Library) -> tuple[Section, ...]:
+def _assess_independent(artifact: Artifact, library: Library) -> Assessment:
     """Repeat the comparison on showers that no training, tuning or working point has seen."""
     if library.digest == artifact.manifest.library["sha256"]:
         raise BadData(f"{library.path}: is the library that {artifact.recipe.name} was trained on, not an independent one")
-    found: Assessment = compare(artifact, library)
+    assessment: Assessment = compare(artifact, library)
+    return assessment
+
+
+def _independent(library: Library, found: Assessment) -> tuple[Section, ...]:
     made = ", ".join(library.provenance[key] for key in ("version", "physics_list") if key in library.provenance)
     seed = library.provenance.get("seed", "unknown")
     text = f"{len(library):,} showers of another seed ({seed}; {made}): none was seen in training or in setting thresholds. "

@@ -87,6 +87,33 @@ def test_a_tradeoff_from_training_to_the_report(recipe: Path, monkeypatch: pytes
     before = {path: path.stat().st_mtime_ns for path in (output / "work" / "training").rglob("*")}
     train_recipe(str(recipe), output, Hardware(accelerator="cpu"), ["pupil"])
     assert before == {path: path.stat().st_mtime_ns for path in (output / "work" / "training").rglob("*")}  # nothing was trained
+    _records_of_large_rivals_stay(recipe, output, monkeypatch)
+
+
+def _records_of_large_rivals_stay(path: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exporting anew keeps what is known of trainings whose weights are too large to store, while they are the recipe's."""
+    from caloedge.pipeline import open_beside
+    from caloedge.recipe import read_recipe
+    from caloedge.training import export
+    from caloedge.training.fit import Hardware
+    from caloedge.training.stages import train
+
+    monkeypatch.setattr(export, "MAX_RIVAL_PARAMETERS", 10_000)
+    recipe, folder = read_recipe(path), output / "large"
+    library = open_beside(path, recipe)
+    trained = train(recipe, library, output / "work" / "training", Hardware(accelerator="cpu"), path.parent)
+    known = trained["pupil"].record
+    made = export.export(recipe, path, library, trained, folder)
+    assert made.manifest.stages["pupil"] == known
+    assert not list(folder.glob("pupil.*"))
+    del trained["pupil"]
+    again = export.export(recipe, path, library, trained, folder)
+    assert list(again.manifest.stages) == ["published", "edge", "quantised", "pupil"]
+    assert again.manifest.stages["pupil"] == known
+    rival = recipe.rivals["pupil"]
+    longer = rival.model_copy(update={"schedule": rival.schedule.model_copy(update={"epochs": 2})})
+    other = recipe.model_copy(update={"rivals": {"pupil": longer}})
+    assert "pupil" not in export.export(other, path, library, trained, folder).manifest.stages
 
 
 def test_scores_are_made_once_for_each_network_and_sample(tmp_path: Path) -> None:

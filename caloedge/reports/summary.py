@@ -9,18 +9,25 @@ from caloedge.results import Claim, Number, Verdict
 
 WORDS: dict[Verdict, str] = {"fails": "Does not hold", "undecided": "Undecided", "not tested": "Not tested"}
 """What stands before a claim that someone must know of, gravest first."""
+_GRAVITY = {verdict: place for place, verdict in enumerate(WORDS)}
 STAGES = {"published": REFERENCE, "edge": FLOAT, "quantised": INTEGER}
 """Names of the networks of each training stage."""
 ONCE = "Every network was trained once: how much its figures vary from one training to the next is not known."
 
 
-def of_claims(claims: Iterable[Claim]) -> tuple[str, ...]:
-    """Return the claims that do not hold, then the undecided ones, then the untested ones, a sentence each."""
-    stated = tuple(claims)
+def of_claims(claims: Iterable[Claim], independent: Iterable[Claim] = ()) -> tuple[str, ...]:
+    """Return the claims that do not hold, then the undecided ones, then the untested ones, a sentence each.
+
+    Claims that were tested again on `independent` showers are named where they came out worse there.
+    """
+    stated, again = tuple(claims), tuple(dict.fromkeys(independent))
+    before = {claim.statement: _GRAVITY.get(claim.verdict, len(WORDS)) for claim in stated}
+    worse = [claim for claim in again if _GRAVITY.get(claim.verdict, len(WORDS)) < before.get(claim.statement, len(WORDS))]
     return tuple(
-        f"{words}: {claim.brief or claim.statement.rstrip('.')}."
+        f"{words}{where}: {claim.brief or claim.statement.rstrip('.')}."
         for verdict, words in WORDS.items()
-        for claim in stated
+        for where, of in (("", stated), (" on independent showers", worse))
+        for claim in of
         if claim.verdict == verdict
     )
 

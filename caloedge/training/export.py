@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from caloedge import artifact as store
-from caloedge.artifact import STAGES, Artifact, Golden, Manifest, read_artifact
+from caloedge.artifact import STAGES, Artifact, Golden, Manifest, Stage, read_artifact
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Library, Sample, Task, find, own_files
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.reader import read
@@ -28,7 +28,7 @@ from caloedge.progress import progress
 from caloedge.recipe import Recipe
 from caloedge.scoring import integer_scores, per_input
 from caloedge.training.fit import predict
-from caloedge.training.stages import Trained, build_network, weights_of
+from caloedge.training.stages import Trained, build_network, records_alone, weights_of
 
 GOLDEN_CODES = 1000
 """Output codes that are compared at least."""
@@ -71,7 +71,7 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
             versions=_versions(),
             hardware=f"{os.cpu_count()} × {platform.machine()} cores",
             library=_library_record(recipe, library, folder),
-            stages={stage: one.record for stage, one in trained.items()},
+            stages=_records(recipe, library, trained, folder),
             working_points={},
             files={},
         )
@@ -85,6 +85,12 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
             for name in (store.CARD, store.MANIFEST):
                 shutil.copyfile(folder / name, new / name)
     return read_artifact(folder)
+
+
+def _records(recipe: Recipe, library: Library, trained: Mapping[str, Trained], folder: Path) -> dict[str, Stage]:
+    """Return what is known of each training, in the recipe's order, those whose weights are not stored included."""
+    known = {stage: one.record for stage, one in trained.items()} | records_alone(recipe, library, trained, folder)
+    return {stage: known[stage] for stage in (*STAGES, *recipe.rivals) if stage in known}
 
 
 def _is_there(made: Manifest, folder: Path) -> bool:

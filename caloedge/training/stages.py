@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caloedge.arithmetic import SCALE, FloatArithmetic
-from caloedge.artifact import STAGES, Stage, finished_training, read_artifact
+from caloedge.artifact import STAGES, Stage, finished_record, finished_training, read_artifact
 from caloedge.catalog import Library, Network, Task, find
 from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName, UserError, meant
@@ -128,6 +128,17 @@ def published_of(recipe: Recipe, base: Path) -> Trained:
     assert recipe.reference_from
     artifact = read_artifact(base / recipe.reference_from)
     return Trained(build_network(recipe, "published", artifact.weights("published")), artifact.manifest.stages["published"])
+
+
+def records_alone(recipe: Recipe, library: Library, trained: Mapping[str, Trained], artifact: Path) -> dict[str, Stage]:
+    """Return the records of rivals that an artifact was made with and that are still this recipe's, but not among `trained`.
+
+    The weights of large rivals are not stored, so that they cannot be taken over as `train` does.
+    """
+    networks = {stage: one.network for stage, one in trained.items()}
+    keys = {stage: plan_stage(recipe, stage, library, networks).key for stage in recipe.rivals if stage not in trained}
+    found = {stage: finished_record(artifact, stage, key) for stage, key in keys.items()}
+    return {stage: record for stage, record in found.items() if record}
 
 
 def check(recipe: Recipe, library: Library, hardware: Hardware, rivals: Iterable[str]) -> None:

@@ -30,6 +30,23 @@ def test_what_fails_is_said_before_what_is_open() -> None:
     )
 
 
+def test_what_comes_out_worse_on_independent_showers_is_said_too() -> None:
+    before = (claim("holds"), claim("undecided", "b: 1.04"), claim("fails", "a: 1.2"))
+    again = (
+        claim("undecided", "b: 1.01"),  # as before
+        claim("fails", "a: 1.1"),  # as before
+        Claim(statement="The network holds.", verdict="fails", found="", brief="c: 1.3"),
+        Claim(statement="The network undecided.", verdict="fails", found="", brief="b: 1.06"),
+        Claim(statement="The network fails.", verdict="undecided", found="", brief="a: 1.0"),  # better than before
+    )
+    assert summary.of_claims(before, (*again, *again)) == (
+        "Does not hold: a: 1.2.",
+        "Does not hold on independent showers: c: 1.3.",
+        "Does not hold on independent showers: b: 1.06.",
+        "Undecided: b: 1.04.",
+    )
+
+
 def test_shorter_and_worse_trainings_are_named() -> None:
     seen, losses = {REFERENCE: 100, FLOAT: 900, INTEGER: 1000}, {REFERENCE: 0.4, FLOAT: 0.2, INTEGER: 0.3}
     fewer, worse, once = summary.of_trainings(seen, losses, INTEGER)

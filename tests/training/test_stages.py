@@ -84,11 +84,11 @@ def test_a_task_that_makes_other_data_is_trained_anew(tiny_recipe: Path, tmp_pat
 
 @pytest.mark.parametrize("settled", [False, True])
 def test_an_interrupted_rehearsal_ends_at_the_same_twin(
-    settled: bool, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settled: bool, tiny_recipe: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where layers are rounded before the last epochs, which are interrupted after one of them."""
     path = tmp_path / "recipe" / "recipe.yaml"
-    path.parent.mkdir()
+    shutil.copytree(tiny, path.parent)  # whose float networks are taken
     (tmp_path / "showers.h5").symlink_to(tiny_recipe.parent.parent / "showers.h5")
     schedule = "epochs: 1, settle_epochs: 2" if settled else "epochs: 2"
     text = tiny_recipe.read_text().replace("quantised: {epochs: 1,", f"quantised: {{{schedule},")
