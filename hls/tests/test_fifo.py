@@ -1,6 +1,7 @@
 import random
+from dataclasses import replace
 
-from hls.tests.bench import Bench, Case, check
+from hls.tests.bench import STREAM_TESTS, Bench, Case, check
 
 PART = "caloedge_fifo"
 
@@ -37,3 +38,11 @@ def test_an_error_is_caught(bench: Bench) -> None:
         ("            count <= {COUNT_BITS{1'b0}};\n", ""),
     ]
     assert bench.simulate_errors(errors, case(8, 5)) == [True] * len(errors)
+
+
+def test_a_word_that_is_overwritten_is_named(bench: Bench) -> None:
+    """The bench tells a word that changed while it waited from one that is missing, and names the tests that see it."""
+    rtl, (one_more,) = bench.copies_with_errors(PART, [("FULL = DEPTH;", "FULL = DEPTH + 1;")])
+    ended = bench.simulate([replace(case(8, 5), part=one_more)], rtl)
+    assert list(ended.failed) == [name for name in STREAM_TESTS if name != "full_speed"]
+    assert "a beat that was not taken has changed" in ended.failed["random_stalls"]
