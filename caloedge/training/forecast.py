@@ -110,7 +110,7 @@ def duration_s(recipe: Recipe, plan: Plan, library: Library, folder: Path, hardw
     sample = task.sample(library, "train", events, recipe.seed)
     event_s = (time.perf_counter() - start) / events
     with torch.random.fork_rng(devices=[]):  # what is measured must not change what is trained
-        network = copy.deepcopy(plan.start())
+        network = copy.deepcopy(plan.probe())
         size = max(1, min(len(sample.inputs), schedule.batch_size // hardware.devices))
         batch = (torch.from_numpy(sample.inputs_of(plan.stage)[:size]), torch.from_numpy(sample.targets[:size]))
         step_s = _step_s(Learner(network, task, schedule, steps, plan.teaching), batch, hardware)

@@ -18,7 +18,8 @@ NARROW = 256
 """Layers with fewer products for each output are rounded before training: later ones make up for them."""
 PATCHES = 600_000
 """From which correlations are taken, if there are so many: 192 events of 56 × 56 pixels."""
-EVENTS_PER_PART = 10
+PIXELS_PER_PART = 10 * 56 * 56
+"""That are seen at once: wide layers' patches of these take 0.2 GB."""
 DAMPING = 1e-3
 """Part of the mean square input that is added to all of them: what was never seen together is not exchanged."""
 BLOCK = 128
@@ -120,7 +121,7 @@ def _patches(network: nn.Module, layer: nn.Module, inputs: Tensor) -> Iterator[T
     n = 0
     hook = layer.register_forward_pre_hook(lambda _m, given: seen.append(given[0]))
     try:
-        for part in torch.split(inputs, EVENTS_PER_PART):
+        for part in torch.split(inputs, max(1, PIXELS_PER_PART // inputs.shape[2:].numel())):
             network(part)
             values = seen.pop()
             if isinstance(layer, nn.Conv2d):

@@ -190,6 +190,8 @@ class Plan:
     """Of the finished stage, with any weights."""
     start: Start
     """Makes what is trained."""
+    probe: Start
+    """Makes a network of which a training step takes as long, quickly."""
     settle: Change | None
     """Makes what the settling epochs train of what was trained before them, if it is another network."""
     finish: Change
@@ -210,7 +212,7 @@ def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[s
     schedule: Schedule = rival.schedule if rival else getattr(recipe.training, stage)
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, stage)
-    start, settle, finish = (lambda: network), None, (lambda trained: trained)
+    start, probe, settle, finish = (lambda: network), (lambda: network), None, (lambda trained: trained)
     # Without the fields at their defaults, so that a new field keeps the keys of what is trained; no default may be changed.
     key: dict[str, Any] = {"schedule": schedule.model_dump(exclude_defaults=True), "library": library.digest, "seed": recipe.seed}
     key |= {
@@ -221,7 +223,7 @@ def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[s
     }
     if stage == "quantised":
         edge = networks["edge"]
-        start, settle, finish = _quantised(recipe, task, library, edge)
+        start, probe, settle, finish = _quantised(recipe, task, library, edge)
         key |= {"rehearsal": REHEARSAL} if recipe.quantisation.split_channels else {}
         key |= {"quantisation": recipe.quantisation.model_dump(exclude_defaults=True), "from": _digest(weights_of(edge))}
     if stage == "edge" and recipe.training.edge_from_published:
@@ -234,7 +236,7 @@ def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[s
         if teaching.full_scale is not None:
             key |= {"alone": ALONE_EVENTS, "full scale": teaching.full_scale}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    return Plan(stage, task, schedule, network, start, settle, finish, teaching, digest)
+    return Plan(stage, task, schedule, network, start, probe, settle, finish, teaching, digest)
 
 
 def _teaching(recipe: Recipe, stage: str, teacher: nn.Module) -> Teaching:
@@ -243,24 +245,29 @@ def _teaching(recipe: Recipe, stage: str, teacher: nn.Module) -> Teaching:
     return Teaching(teacher, full_scale=recipe.quantisation.input_full_scale if rescaled else None)
 
 
-def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) -> tuple[Start, Change | None, Change]:
-    """Return how the training of the quantised network begins, how it settles, and what ends it."""
+def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) -> tuple[Start, Start, Change | None, Change]:
+    """Return how the training of the quantised network begins, a probe of it, how it settles, and what ends it."""
     of = recipe.quantisation
 
     def build(arithmetic: Any) -> nn.Module:
         made: nn.Module = find(Network, recipe.network).build(arithmetic, _size(recipe, "quantised"))
         return made
 
-    def inputs() -> Tensor:
-        return torch.from_numpy(task.sample(library, "train", CALIBRATION_SHARE * task.valid_events, recipe.seed).inputs)
+    def inputs(events: int = CALIBRATION_SHARE * task.valid_events) -> Tensor:
+        return torch.from_numpy(task.sample(library, "train", events, recipe.seed).inputs)
 
     if of.split_channels:
         return (
             lambda: rehearsal(build, of, edge, inputs()),
+            lambda: rehearsal(build, of, edge, inputs(PROBE_EVENTS)),
             lambda trained: settling(trained, inputs(), of.weight_bits),
             lambda trained: rounded_twin(build, of, trained, inputs()),
         )
-    return lambda: twin(build, of, edge, inputs()), None, lambda trained: trained
+
+    def start() -> nn.Module:
+        return twin(build, of, edge, inputs())
+
+    return start, start, None, lambda trained: trained
 
 
 def _train_stage(recipe: Recipe, plan: Plan, library: Library, folder: Path, hardware: Hardware) -> Trained:

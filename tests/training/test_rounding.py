@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from caloedge.training.rounding import (  # noqa: E402
-    EVENTS_PER_PART,
+    PIXELS_PER_PART,
     _in_turn,
     _moments,
     _patches,
@@ -72,7 +72,7 @@ def test_copies_make_up_for_each_other() -> None:
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, (5, 3), padding=(2, 1)), nn.Conv2d(3, 4, 3, stride=2), nn.Linear(6, 4)])
 def test_patches_are_what_a_layer_multiplies(layer: nn.Module) -> None:
-    inputs = torch.rand(EVENTS_PER_PART + 3, 3, 8, 6)
+    inputs = torch.rand(PIXELS_PER_PART // (8 * 6) + 3, 3, 8, 6)
     patches_NI = torch.cat(list(_patches(nn.Sequential(nn.ReLU(), layer), layer, inputs - 0.3)))
     products_NO = patches_NI @ layer.weight.flatten(1).T + layer.bias
     wanted = layer(torch.relu(inputs - 0.3))
