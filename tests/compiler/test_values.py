@@ -7,12 +7,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from brute_force import exact_round
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from caloedge.compiler import functions
 from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.graph import Graph
-from caloedge.compiler.ops import InputQuantiser, Output, Rearrange, Requantise, Reshape
+from caloedge.compiler.ops import Add, Affine, InputQuantiser, Multiply, Output, Rearrange, Requantise, Reshape
 from caloedge.compiler.rationals import Rationals, rationals
 from caloedge.compiler.steps import Quantiser
 from caloedge.compiler.values import (
@@ -24,6 +26,7 @@ from caloedge.compiler.values import (
     expanded,
     limited,
     moved,
+    nominal_format,
     plain,
     plain_value,
     positive,
@@ -270,3 +273,136 @@ def test_scales_too_far_apart_are_refused_and_positive_ones_cost_nothing() -> No
     far = added(scaled(value, number(2**70), number(0), "n"), turned, "n")
     with pytest.raises(Unsupported, match=r"^its scales have no common unit in 62 bits; use the same scale, or scales that "):
         single(builder, scaled(far, number(Fraction(1, 3)), number(0), "n"))
+
+
+# Sums of small multipliers
+
+
+def sum_of(factors: list[Fraction], formats: list[Format], offset: Fraction) -> tuple[Builder, Value]:
+    """Return factor * x + … + offset of inputs of one element that do not depend on each other."""
+    builder = Builder(frozenset())
+    whole = None
+    for number_of, (factor, fmt) in enumerate(zip(factors, formats, strict=True)):
+        builder.add(InputQuantiser(f"x{number_of}", (1,), fmt))
+        part = plain_value(builder, f"x{number_of}", number(factor), number(0 if whole else offset))
+        whole = part if whole is None else added(whole, part, "n")
+    assert whole is not None
+    return builder, whole
+
+
+def every_code(builder: Builder) -> dict[str, Codes]:
+    """Return every combination of the codes of all inputs."""
+    ranges = {name: builder.tensors[name].range for name, op in builder.ops.items() if isinstance(op, InputQuantiser)}
+    grids = np.meshgrid(*(np.arange(low, high + 1) for low, high in ranges.values()), indexing="ij")
+    return {name: grid.reshape(-1, 1) for name, grid in zip(ranges, grids, strict=True)}
+
+
+def summands_at(shift: int, factors: list[Fraction], codes: list[Codes], wanted: Codes, quantiser: Quantiser) -> bool:
+    """Tell by trying them all whether a summand makes the nearest multipliers at this shift exact."""
+    multipliers = [round(factor * 2**shift) for factor in factors]
+    sums = sum(m * each for m, each in zip(multipliers, codes, strict=True))
+    reach = int(np.abs(sums).max()) + (max(abs(quantiser.low), abs(quantiser.high)) + 2 << shift)
+    return any(
+        (np.clip(sums + summand >> shift, quantiser.low, quantiser.high) == wanted).all() for summand in range(-reach, reach + 1)
+    )
+
+
+small_factors = st.fractions(-3, 3, max_denominator=7).filter(bool)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    st.lists(st.tuples(small_factors, st.builds(Format, st.booleans(), st.integers(1, 3), st.just(0))), min_size=2, max_size=3),
+    st.fractions(-4, 4, max_denominator=6),
+    st.fractions(Fraction(1, 3), 3, max_denominator=5),
+    st.integers(-2, 2),
+    st.sampled_from([(-8, 7), (0, 7), (-3, 2), (0, 1)]),
+    st.sampled_from(Rounding),
+)
+def test_a_sum_of_other_scales_is_rounded_once_with_the_smallest_multipliers(
+    terms: list[tuple[Fraction, Format]],
+    offset: Fraction,
+    scale: Fraction,
+    zero: int,
+    limits: tuple[int, int],
+    rounding: Rounding,
+) -> None:
+    """Every combination of codes is what rational arithmetic rounds it to, and no smaller shift could say so."""
+    factors, formats = [factor for factor, _ in terms], [fmt for _, fmt in terms]
+    builder, whole = sum_of(factors, formats, offset)
+    codes = every_code(builder)
+    quantiser = Quantiser(*limits, rounding, Format(True, 4, 0))
+    result = quantised(builder, whole, number(scale), number(zero), quantiser)
+    found = Graph((*builder.ops.values(), Output("y", (result.op,)))).run(codes)["y"].reshape(-1)
+    events = zip(*(each[:, 0].tolist() for each in codes.values()), strict=True)
+    sums = [sum(f * code for f, code in zip(factors, event, strict=True)) + offset for event in events]
+    wanted = np.clip([exact_round(total / scale + zero, rounding) for total in sums], *limits)
+    assert found.tolist() == wanted.tolist()
+    step = builder.ops[result.op]
+    adds = any(isinstance(op, Add) for op in builder.ops.values())
+    if len(set(factors)) > 1 and adds and isinstance(step, Requantise) and step.rounding is Rounding.TRUNCATE:
+        shift = builder.tensors[step.inputs[0]].format.fraction - step.format.fraction
+        inner = [factor / scale for factor in factors]
+        below = [each[:, 0] for each in codes.values()]
+        assert not any(summands_at(less, inner, below, wanted, quantiser) for less in range(2, min(shift, 6)))
+
+
+def test_a_sum_of_float_scales_needs_no_common_unit() -> None:
+    """Three scales of float32 would need multipliers of 24 bits; rounded once, after offset and zero point, they need 12."""
+    factors = [Fraction(float(np.float32(scale))) for scale in (0.6, 0.21, 0.33)]
+    builder, whole = sum_of(factors, [Format(True, 3, 0)] * 3, Fraction(2, 3))
+    quantiser = Quantiser(-4, 3, Rounding.HALF_EVEN, Format(True, 3, 0))
+    result = quantised(builder, whole, number(Fraction(1, 2)), number(1), quantiser)
+    weights = [int(op.weights.flat[0]) for op in builder.ops.values() if isinstance(op, Affine)]
+    assert len(weights) == 3
+    assert max(weights) < 2**12
+    codes = every_code(builder)
+    found = Graph((*builder.ops.values(), Output("y", (result.op,)))).run(codes)["y"].reshape(-1).tolist()
+    events = zip(*(each[:, 0].tolist() for each in codes.values()), strict=True)
+    totals = [sum(f * code for f, code in zip(factors, event, strict=True)) + Fraction(2, 3) for event in events]
+    assert found == [min(max(exact_round(2 * total + 1, Rounding.HALF_EVEN), -4), 3) for total in totals]
+
+
+# What has no quantiser behind it
+
+
+@pytest.mark.parametrize("exponent", [1, 2, 3])
+@pytest.mark.parametrize("last", [None, functions.ABS])
+def test_a_power_is_multiplied_out_with_the_affine_maps_behind_it(exponent: int, last: functions.Function | None) -> None:
+    """(x + x turned round)**n * 3 - 1/2 + 2, without any rounding; a function that is not affine stays and is refused."""
+    builder, value = start()
+    both = added(value, moved(builder, value, np.array([1, 0]), "turn"), "n")
+    raised = applied(both, functions.power(exponent), "power")
+    for factor, summand in ((3, Fraction(-1, 2)), (1, 2)):
+        raised = scaled(raised, number(factor), number(summand), "scale")
+    if last is not None:
+        with pytest.raises(Unsupported, match=r"^the result of curve is not quantised; add a quantiser after it$"):
+            plain(builder, applied(raised, last, "curve"))
+        return
+    found = plain(builder, raised)
+    assert [type(op) for op in builder.ops.values()].count(Multiply) == exponent - 1
+    wanted = [3 * Fraction(a + b, 4) ** exponent + Fraction(3, 2) for a, b in CODES.tolist()]
+    assert reals_of(builder, found) == [[each, each] for each in wanted]
+
+
+def test_a_power_of_a_power_is_one_of_products() -> None:
+    builder, value = start()
+    twice = applied(scaled(applied(value, functions.power(2), "n"), number(2), number(1), "n"), functions.power(2), "n")
+    assert reals_of(builder, plain(builder, twice)) == [[(2 * Fraction(c, 4) ** 2 + 1) ** 2 for c in e] for e in CODES.tolist()]
+
+
+def test_a_function_where_it_is_not_defined_is_named_by_its_node() -> None:
+    builder, value = start()
+    root = applied(value, functions.SQRT, "root of x")
+    with pytest.raises(Unsupported, match=r"^root of x would take the Sqrt of numbers from -2 to 1.75, which is not defined "):
+        quantised(builder, root, number(0.25), number(0), Quantiser(0, 15, Rounding.HALF_EVEN, Format(False, 4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("scale", "text", "free"),
+    [(Fraction(1, 8), "fixed<4,1>", False), (Fraction(4), "fixed<4,6>", False), (Fraction(3, 16), "fixed<4,2>", True),
+     (Fraction(5, 7), "fixed<4,4>", True)],
+)  # fmt: skip
+def test_a_format_has_the_fraction_of_its_scale_or_the_nearest(scale: Fraction, text: str, free: bool) -> None:
+    fmt, found = nominal_format(-8, 7, scale)
+    assert (str(fmt), found) == (text, free)
