@@ -1,5 +1,6 @@
 """What is known of real tensors between quantisers: limits, scales of either sign, and the codes that they become."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -15,11 +16,13 @@ from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Add, Affine, InputQuantiser, Multiply, Output, Rearrange, Requantise, Reshape
+from caloedge.compiler.ranges import TooWide
 from caloedge.compiler.rationals import Rationals, rationals
 from caloedge.compiler.steps import Quantiser
 from caloedge.compiler.values import (
     Value,
     added,
+    aligned,
     applied,
     centred,
     constant_of,
@@ -30,10 +33,15 @@ from caloedge.compiler.values import (
     plain,
     plain_value,
     positive,
+    powered,
     quantised,
+    reason_of,
+    refuse_beyond_float64,
     scaled,
     single,
+    unaligned,
     uniform,
+    without_offset,
 )
 from caloedge.errors import Unsupported
 
@@ -406,3 +414,155 @@ def test_a_function_where_it_is_not_defined_is_named_by_its_node() -> None:
 def test_a_format_has_the_fraction_of_its_scale_or_the_nearest(scale: Fraction, text: str, free: bool) -> None:
     fmt, found = nominal_format(-8, 7, scale)
     assert (str(fmt), found) == (text, free)
+
+
+# What is refused
+
+
+def refused(call: Callable[[], object]) -> str:
+    with pytest.raises(Unsupported) as caught:
+        call()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "message"),
+    [
+        (Fraction(2) ** 1019, Fraction(2) ** 1023, None),
+        (Fraction(2) ** 1020, 0, "its result may reach 2**1024, beyond what float64 holds; use scales nearer to 1"),
+        (1, -(Fraction(2) ** 1025), "its result may reach 2**1025, beyond what float64 holds; use scales nearer to 1"),
+        (-(Fraction(2) ** -1021), 0, None),
+        (Fraction(2) ** -1022, 1, "its scale is about 2**-1022, below what float64 holds; use scales nearer to 1"),
+        (0, 0, None),
+        (Fraction(2**16383 + 1, 2**16383), 0, None),
+        (Fraction(2**16384 + 1, 2**16384), 0,
+         "its scales need 16,385 bits to be exact, at most 16,384; put a quantiser before it"),
+        (1, Fraction(2**16384 + 1, 2**16384),
+         "its scales need 16,385 bits to be exact, at most 16,384; put a quantiser before it"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("curved", [False, True])
+def test_what_float64_does_not_hold_is_refused(
+    scale: Fraction | int, offset: Fraction | int, message: str | None, curved: bool
+) -> None:
+    """Codes of four bits times the scale, or the constants of the last function that is applied."""
+    builder, plain_one = start()
+    factor, summand = number(scale), number(offset)
+    value = scaled(applied(plain_one, functions.ABS, "n"), factor, summand, "n") if curved else None
+    value = plain_value(builder, "x", factor, summand) if value is None else value
+    if message is None or (curved and "scale is" in message) or (curved and scale == Fraction(2) ** 1020):
+        refuse_beyond_float64(builder, value)
+    else:
+        assert refused(lambda: refuse_beyond_float64(builder, value)) == message
+
+
+def test_one_of_several_terms_that_float64_does_not_hold_is_refused() -> None:
+    builder, value = start()
+    for exponent, words in ((1020, r"may reach 2\*\*1024"), (-1022, r"is about 2\*\*-1022")):
+        far = plain_value(builder, "x", number(Fraction(2) ** exponent, 1))
+        turned = moved(builder, value, np.array([1, 0]), "turn")
+        for pair in ((turned, far), (far, turned)):
+            with pytest.raises(Unsupported, match=words):
+                refuse_beyond_float64(builder, added(*pair, "n"))
+    many = replace(applied(value, functions.clip(number(Fraction(2) ** 1024), None), "n"), node="n")
+    with pytest.raises(Unsupported, match=r"may reach 2\*\*1024"):
+        refuse_beyond_float64(builder, many)
+    refuse_beyond_float64(builder, applied(many, functions.ABS, "n"))  # what came before was looked at when it was made
+
+
+SEVERAL = (
+    "its input has 2 different scales without a common unit in 62 bits; quantise it with one scale per tensor "
+    "(one QuantIdentity behind all branches)"
+)
+BIASED = (
+    "the bias of its input is no multiple of the input's scale, and both together do not fit 62 bits; use "
+    "bias_quant=Int16Bias in the layer before, or a QuantIdentity between them"
+)
+
+
+@pytest.mark.parametrize(
+    ("scales", "offset", "message"),
+    [
+        ((1, 2), 0, None),
+        ((1, 1), Fraction(1, 3), None),
+        # 8 * 2**57 is 2**60; the offset's steps fill up what is left to 2**61
+        ((1, 2**57), 2**60 - 2**40, None),
+        ((1, 2**57), 2**60, SEVERAL),
+        ((1, 2**58), 0, SEVERAL),
+        ((1, 2**57), -(2**60), SEVERAL),
+        ((1, 1), Fraction(2**60 + 1, 2**57), BIASED),
+        ((1, 1), Fraction(1, 2**57), None),
+        ((1, 1), Fraction(1, 2**58), BIASED),
+    ],
+)
+def test_scales_are_aligned_as_far_as_62_bits_reach(scales: tuple[int, int], offset: Fraction | int, message: str | None) -> None:
+    builder, _ = start()
+    value = plain_value(builder, "x", number(*scales), number(offset))
+    if message is not None:
+        assert refused(lambda: aligned(builder, value)) == unaligned(value) == message
+        return
+    found = aligned(builder, value)
+    assert uniform(found.scale) is not None
+    assert not any(found.offset.flat)
+    assert reals_of(builder, found) == [[code * s + offset for code, s in zip(e, scales, strict=True)] for e in CODES.tolist()]
+
+
+def test_what_is_aligned_already_stays() -> None:
+    builder, value = start()
+    assert aligned(builder, value) is value
+    assert without_offset(builder, value) is value
+
+
+def test_the_first_value_that_had_to_be_aligned_is_the_reason() -> None:
+    builder, value = start()
+    several, biased = plain_value(builder, "x", number(1, 3)), plain_value(builder, "x", number(1), number(Fraction(1, 3)))
+    whole = plain_value(builder, "x", number(1), number(5))
+    problem = TooWide("layer n: its sums do not fit")
+    assert str(reason_of(problem, whole, several, biased)) == SEVERAL
+    assert str(reason_of(problem, biased, several)) == BIASED
+    assert reason_of(problem, value, whole) is problem
+    assert reason_of(problem) is problem
+
+
+@pytest.mark.parametrize(
+    ("scales", "offset", "exponent", "reason"),
+    [
+        ((1, 3), 0, 21, None),
+        ((1, 1), 5, 21, None),
+        ((1, 1), Fraction(1, 1000), 6, BIASED),
+        ((1, 3), Fraction(1, 1000), 6, SEVERAL),
+    ],
+)
+def test_a_power_that_does_not_fit_is_refused_by_its_true_reason(
+    scales: tuple[int, int], offset: Fraction | int, exponent: int, reason: str | None
+) -> None:
+    """Scales and offsets are it only where codes had to be brought to one scale before."""
+    builder, _ = start()
+    value = plain_value(builder, "x", number(*scales), number(offset))
+    assert powered(builder, value, exponent // 4).is_plain
+    said = refused(lambda: powered(builder, value, exponent))
+    if reason is None:
+        assert re.fullmatch(r"layer multiply_\d+: its sums may reach .* and do not fit 62 bits; .*", said)
+    else:
+        assert said == reason
+
+
+@pytest.mark.parametrize(("steps", "goes"), [(2**60 - 1, True), (-(2**60) + 1, True), (2**60, False), (-(2**60), False)])
+def test_an_offset_of_as_many_steps_as_fit_goes_into_the_codes(steps: int, goes: bool) -> None:
+    builder, _ = start()
+    value = plain_value(builder, "x", number(Fraction(1, 4)), number(Fraction(steps, 4)))
+    assert (centred(builder, value) is not value) is goes
+
+
+@pytest.mark.parametrize(("factor", "fits"), [(2**56, True), (2**58, False), (2**61, False), (2**70, False)])
+def test_scales_of_a_sum_have_a_common_unit_in_62_bits_or_are_refused(factor: int, fits: bool) -> None:
+    """A third keeps the factor from being a shift, which a sum does by itself."""
+    builder, value = start(1)
+    turned = moved(builder, value, np.array([1, 0]), "turn")
+    parts = [scaled(part, number(scale), number(0), "n") for part, scale in ((value, factor), (turned, Fraction(1, 3)))]
+    if fits:
+        wanted = [[factor * a + Fraction(b, 3), factor * b + Fraction(a, 3)] for a, b in CODES.tolist()]
+        assert reals_of(builder, single(builder, added(*parts, "n"))) == wanted
+    else:
+        said = refused(lambda: single(builder, added(*parts, "n")))
+        assert said == "its scales have no common unit in 62 bits; use the same scale, or scales that are powers of two"
