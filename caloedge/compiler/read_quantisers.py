@@ -86,10 +86,15 @@ def _nominal(quantiser: Quantiser, scales: Rationals) -> Quantiser:
     return replace(quantiser, format=replace(quantiser.format, fraction=fraction), free_fraction=only is None)
 
 
-def _positive(scale: NDArray[Any]) -> NDArray[np.float64]:
-    found = checked(scale, "scale")
+def _filled(values: NDArray[Any], what: str) -> NDArray[np.float64]:
+    found = checked(values, what)
     if not found.size:
-        raise BadData("scale is empty")
+        raise BadData(f"{what} is empty")
+    return found
+
+
+def _positive(scale: NDArray[Any]) -> NDArray[np.float64]:
+    found = _filled(scale, "scale")
     if not (found > 0).all():
         raise BadData(f"scale {found[~(found > 0)][0]:g} is not positive; export the network again")
     return found
@@ -118,7 +123,7 @@ def _rounding(node: Node, default: str = "ROUND") -> Rounding:
 
 def _quantised_constant(values: NDArray[Any], scale: NDArray[Any], zero_point: NDArray[Any], quantiser: Quantiser) -> Constant:
     """Quantise weights or biases in the file's own precision: that is what training saw."""
-    checked(values, "the constant")
+    _filled(values, "the constant")
     scale, zero = np.asarray(scale), checked(zero_point, "zero point")
     _positive(scale)
     try:
@@ -136,7 +141,7 @@ def _quantised_constant(values: NDArray[Any], scale: NDArray[Any], zero_point: N
     with np.errstate(over="ignore"):
         y = np.clip(values / scale + zero.astype(values.dtype), quantiser.low, quantiser.high)
     codes = _round_floats(y.astype(np.float64), quantiser.rounding) - zero.astype(np.int64)
-    fmt = quantiser.format if not np.any(zero) else Format.holding(int(codes.min(initial=0)), int(codes.max(initial=0)), 0)
+    fmt = quantiser.format if not np.any(zero) else Format.holding(int(codes.min()), int(codes.max()), 0)
     scales = rationals(scale)
     scales = scales.reshape((1,) * (values.ndim - scales.ndim) + scales.shape)
     return Constant(codes * scale.astype(np.float64), codes, scales, fmt)
@@ -174,7 +179,7 @@ def read_bipolar_quant(node: Node) -> None:
 
 def _bipolar(node: Node, source: Constant | RawInput | Scores | Value, scale: NDArray[Any]) -> None:
     if isinstance(source, Constant):
-        checked(source.values, "the constant")
+        _filled(source.values, "the constant")
         scales = rationals(_positive(scale))
         scales = scales.reshape((1,) * (source.values.ndim - scales.ndim) + scales.shape) if scales.size > 1 else scales
         scales = scales.reshape((1,) * source.values.ndim) if scales.size == 1 else scales
@@ -327,7 +332,7 @@ def read_quantize_linear(node: Node) -> None:
     if isinstance(source, Constant):
         scale = _along_axis(node, _positive(node.numbers(1, "scale")), source.values.ndim)
         with np.errstate(over="ignore"):
-            y = np.rint(checked(source.values, "the constant") / scale) + _along_axis(node, zero, source.values.ndim)
+            y = np.rint(_filled(source.values, "the constant") / scale) + _along_axis(node, zero, source.values.ndim)
         node.give(Constant(np.clip(y, fmt.min_code, fmt.max_code).astype(np.int64)))
         return
     shape = _shape(source)
@@ -388,10 +393,11 @@ def read_dequantize_linear(node: Node) -> None:
     if isinstance(source, Constant):
         if source.values.dtype.kind not in "iu":
             raise BadData("its input is not of whole numbers")
+        _filled(source.values, "the constant")
         codes = source.values.astype(np.int64) - zero
         scales = rationals(np.broadcast_to(scale, scale.shape or (1,) * rank))
         scales = scales.reshape(scale.shape if scale.shape else (1,) * rank)
-        fmt = Format.holding(int(codes.min(initial=0)), int(codes.max(initial=0)), 0)
+        fmt = Format.holding(int(codes.min()), int(codes.max()), 0)
         node.give(Constant(codes * scale, codes, scales, fmt))
         return
     scales, zeros = fitted(scale, source.shape, "scale"), fitted(zero, source.shape, "zero point")

@@ -15,7 +15,7 @@ from small_qonnx import QONNX, File, same
 
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.ops import Dense, Requantise, Table, Threshold
-from caloedge.compiler.reader import read
+from caloedge.compiler.reader import compile_file, read
 from caloedge.errors import BadData, UserError
 
 pytest.importorskip("qonnx")
@@ -310,7 +310,7 @@ def test_a_threshold_that_is_always_or_never_reached_stands_at_the_ends_of_the_c
 
 @pytest.mark.parametrize(("scale", "added"), [(0.25, 0), (0.5, 1), (0.3, 1)])
 def test_truncation_costs_one_rounding_where_codes_are_whole_already(scale: float, added: int, tmp_path: Path) -> None:
-    graph = read(truncated_anew(4, scale=scale, out_scale=4 * scale).save(tmp_path / "case.onnx", "y"))
+    graph = compile_file(truncated_anew(4, scale=scale, out_scale=4 * scale).save(tmp_path / "case.onnx", "y")).unoptimised
     roundings = [op.name for op in graph.ops if isinstance(op, Requantise | Threshold | Table)]
     assert len(roundings) == 1 + added
     assert roundings[-1] == "trunc_1"
@@ -367,6 +367,7 @@ def limited_halves() -> File:
 I8, NAN = np.int8, float("nan")
 WHOLE = "must be a constant"
 HOLDS = "holds NaN or infinity"
+NONE = np.zeros((3, 0), np.float32)
 CODES = np.arange(-3, 3, dtype=I8).reshape(3, 2)
 REFUSED: dict[str, tuple[Callable[[], File], str]] = {
     "a scale that is calculated": (lambda: one("Quant", "q", 0.0, 4), f"scale {WHOLE}"),
@@ -408,6 +409,10 @@ REFUSED: dict[str, tuple[Callable[[], File], str]] = {
     "weights with half a zero point": (
         lambda: one("Quant", 0.5, 0.5, 4, source=[1.0, 2.0]),
         "a zero point of weights that is not a whole number is not supported"),
+    "no weights": (lambda: one("Quant", 0.5, 0.0, 4, source=NONE), "the constant is empty"),
+    "no weights of one bit": (lambda: one("BipolarQuant", 0.5, source=NONE), "the constant is empty"),
+    "no weights by QuantizeLinear": (lambda: one("QuantizeLinear", 0.5, np.array(0, I8), source=NONE), "the constant is empty"),
+    "no weights by DequantizeLinear": (lambda: one("DequantizeLinear", 0.5, source=NONE.astype(I8)), "the constant is empty"),
     "one bit with a scale that is calculated": (lambda: one("BipolarQuant", "q"), f"scale {WHOLE}"),
     "one bit with a scale of zero": (
         lambda: one("BipolarQuant", 0.0), "scale 0 is not positive; export the network again"),

@@ -360,6 +360,11 @@ def test_thresholds_of_a_function_are_those_of_its_table(name: str, rounding: Ro
     counted, _, other = of_function(*how)
     assert (type(op), type(other), op.name, other.name) == (Table, Threshold, "curve_1", "curve_1")
     assert counted.run(codes)["y"].tolist() == graph.run(codes)["y"].tolist()
+    assert isinstance(op, Table)
+    assert isinstance(other, Threshold)
+    # The lowest code that reaches a level, and one above the highest for what none reaches.
+    wanted = [[[-32 + int((row < level).sum()) for level in range(-2, 9)] for row in rows] for rows in op.values]
+    assert np.broadcast_to(other.thresholds, (*op.values.shape[:-1], 11)).tolist() == wanted
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,79 @@ def test_one_limit_changes_sides_under_a_negative_factor() -> None:
     check(builder, turned, lambda x: -max(x, Fraction(0)))
 
 
+@pytest.mark.parametrize("limits", [(0, None), (None, 0.5), (-1, 1)])
+@pytest.mark.parametrize("factors", [(-2, 3), (0, 1), (0, -1)])
+def test_a_limit_before_factors_of_both_signs_goes_into_a_table(
+    limits: tuple[float | None, float | None], factors: tuple[int, int]
+) -> None:
+    """As a limit behind them it would be a lower one for some elements and an upper one for others."""
+    builder, value = start()
+    low, high = (None if limit is None else number(limit) for limit in limits)
+    turned = scaled(limited(value, low, high, "n"), number(*factors), number(0.5, 0.25), "n")
+    result = quantised(builder, turned, number(0.25), number(0), Quantiser(-32, 31, Rounding.HALF_EVEN, Format(True, 6, 2)))
+
+    def wanted(code: int, element: int) -> Fraction:
+        x = Fraction(code, 4)
+        x = x if low is None else max(x, low[0])
+        x = x if high is None else min(x, high[0])
+        return x * factors[element] + Fraction(2 - element, 4)
+
+    assert reals_of(builder, result) == [[wanted(code, i) for i, code in enumerate(event)] for event in CODES.tolist()]
+
+
+@pytest.mark.parametrize("limits", [(0, None), (None, 1), (0.5, 1.25)])
+def test_a_limit_behind_a_function_goes_into_its_table(limits: tuple[float | None, float | None]) -> None:
+    builder, value = start()
+    low, high = (None if limit is None else number(limit) for limit in limits)
+    curved = limited(applied(value, functions.power(3), "n"), low, high, "n")
+    result = quantised(builder, curved, number(0.25), number(0), Quantiser(-64, 63, Rounding.HALF_EVEN, Format(True, 7, 2)))
+
+    def wanted(code: int) -> Fraction:
+        x = Fraction(code, 4) ** 3
+        x = x if low is None else max(x, low[0])
+        x = x if high is None else min(x, high[0])
+        return Fraction(min(max(round(x * 4), -64), 63), 4)
+
+    assert reals_of(builder, result) == [[wanted(code) for code in event] for event in CODES.tolist()]
+
+
+@pytest.mark.parametrize(("low", "high"), [(Fraction(1, 3), None), (None, Fraction(4, 3)), (Fraction(-1, 6), Fraction(7, 12))])
+def test_a_limit_lies_on_a_code_where_an_offset_brings_it_there(low: Fraction | None, high: Fraction | None) -> None:
+    builder, value = start(offset=Fraction(1, 3))
+    whole = limited(value, None if low is None else number(low), None if high is None else number(high), "n")
+
+    def wanted(x: Fraction) -> Fraction:
+        x += Fraction(1, 3)
+        x = x if low is None else max(x, low)
+        return x if high is None else min(x, high)
+
+    check(builder, whole, wanted)
+
+
+def test_operations_are_called_what_they_do() -> None:
+    builder, value = start()
+    turned = moved(builder, value, np.array([1, 0]), "turn")
+    both = single(builder, added(scaled(value, number(3), number(0), "n"), turned, "n"))
+    signs = positive(builder, scaled(value, number(-1), number(0), "n"))
+    for made, name in (
+        (both, "add_1"), (signs, "sign_1"), (centred(builder, plain_value(builder, "x", number(1), number(2))), "shift_1"),
+        (plain(builder, scaled(value, number(0, 1), number(0), "n")), "mask_1"), (powered(builder, value, 2), "multiply_1"),
+        (aligned(builder, plain_value(builder, "x", number(1, 2))), "scale_2"),
+        (expanded(builder, replace(value, shape=(2,))), "x"),
+        (moved(builder, value, np.array([0]), "cut"), "cut_1"), (moved(builder, value, np.array([[0, 1]]), "cut"), "reshape_1"),
+        (moved(builder, moved(builder, value, np.array([[0, 1]]), "cut"), np.array([0, 1]), "cut"), "flatten_1"),
+        (expanded(builder, replace(moved(builder, value, np.array([[0, 1]]), "cut"), shape=(3, 2))), "repeat_1"),
+    ):  # fmt: skip
+        assert made.terms[0][0] == name
+    assert [op.name for op in builder.ops.values() if isinstance(op, Affine)] == [
+        "scale_1",
+        "sign_1",
+        "shift_1",
+        "mask_1",
+        "scale_2",
+    ]
+
+
 def test_a_limit_on_a_limit_is_the_narrower_one() -> None:
     builder, value = start()
     for first, second, wanted in (
@@ -384,8 +457,15 @@ def test_a_power_is_multiplied_out_with_the_affine_maps_behind_it(exponent: int,
     for factor, summand in ((3, Fraction(-1, 2)), (1, 2)):
         raised = scaled(raised, number(factor), number(summand), "scale")
     if last is not None:
-        with pytest.raises(Unsupported, match=r"^the result of curve is not quantised; add a quantiser after it$"):
-            plain(builder, applied(raised, last, "curve"))
+        curved = applied(raised, last, "curve")
+        for value, name in (
+            (curved, "curve"),
+            (scaled(curved, number(2), number(0), "factor"), "factor"),
+            (limited(curved, number(0), None, "limit"), "limit"),
+        ):
+            assert refused(lambda v=value: plain(builder, v)) == (  # type: ignore[misc]
+                f"the result of {name} is not quantised; add a quantiser after it"
+            )
         return
     found = plain(builder, raised)
     assert [type(op) for op in builder.ops.values()].count(Multiply) == exponent - 1
