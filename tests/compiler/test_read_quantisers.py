@@ -316,6 +316,38 @@ def test_truncation_costs_one_rounding_where_codes_are_whole_already(scale: floa
     assert roundings[-1] == "trunc_1"
 
 
+def formats(file: File, path: Path) -> list[tuple[str, str]]:
+    """Return name and format of what rounds, before passes make formats as narrow as what comes."""
+    ops = [op for op in compile_file(file.save(path, "y")).unoptimised.ops if isinstance(op, Requantise | Threshold | Table)]
+    return [(op.name, str(op.format)) for op in ops]
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        # Version 1 limits nothing: 6 bits by 4 are -8 to 8, with a zero point of 5 they are -7 to 10.
+        (lambda: truncated(4, "FLOOR"), ("trunc_1", "fixed<5,3>")),
+        (lambda: truncated(4, "FLOOR", 5.0), ("trunc_1", "fixed<5,3>")),
+        (lambda: truncated(4, "FLOOR", 32.0), ("trunc_1", "ufixed<5,3>")),
+        (lambda: truncated(6, "FLOOR"), ("trunc_1", "fixed<7,5>")),
+        (lambda: truncated(1, "FLOOR", 32.0), ("trunc_1", "ufixed<2,0>")),
+        (lambda: truncated_anew(4), ("trunc_1", "fixed<4,4>")),
+        (lambda: truncated_anew(3, signed=0, out_scale=0.5), ("trunc_1", "ufixed<3,2>")),
+        (lambda: truncated_anew(3, scale=0.3, out_scale=0.6), ("trunc_1", "fixed<3,2>")),
+        (lambda: again(), ("quant_1", "fixed<5,4>")),
+        (lambda: again(scale=0.3), ("quant_1", "fixed<5,3>")),
+        (lambda: again(scale=2.0, bits=3), ("quant_1", "fixed<3,4>")),
+        (lambda: linear(np.int8, 0), ("quant_1", "fixed<8,7>")),
+        (lambda: linear(np.uint8, 0), ("quant_1", "ufixed<8,7>")),
+        (lambda: linear(np.int8, 100), ("quant_1", "fixed<9,8>")),
+        (lambda: linear(np.uint8, 100), ("quant_1", "fixed<9,8>")),
+        (lambda: bipolar(), ("threshold_1", "fixed<2,2>")),
+    ],
+)
+def test_results_have_the_format_of_their_scale(file: Callable[[], File], wanted: tuple[str, str], tmp_path: Path) -> None:
+    assert formats(file(), tmp_path / "case.onnx")[-1] == wanted
+
+
 def test_weights_with_a_zero_point_get_the_narrowest_format(tmp_path: Path) -> None:
     for number, (values, fmt) in enumerate((([-1, 0, 0], "fixed<1,1>"), ([-3, -1, 0], "fixed<3,3>"), ([1, 0, 6], "ufixed<3,3>"))):
         file = Every((3,))

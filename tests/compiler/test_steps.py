@@ -153,6 +153,31 @@ def test_the_cheapest_form_is_taken(factor: Fraction, rounding: Rounding, kinds:
     assert [type(op) for op in graph.ops[1:-1]] == kinds
 
 
+@pytest.mark.parametrize(
+    ("factors", "names"),
+    [
+        ([Fraction(1, 8)], ["quant_1"]),
+        ([Fraction(3, 8)], ["scale_1", "quant_1"]),
+        ([Fraction(-1, 8)], ["scale_1", "quant_1"]),
+        ([Fraction(1, 6)], ["quant_1"]),
+        ([Fraction(1, 6), Fraction(-1, 10)], ["sign_1", "quant_1"]),
+        ([Fraction(0), Fraction(-1, 10)], ["sign_1", "quant_1"]),
+    ],
+)
+def test_operations_are_called_what_they_do(factors: list[Fraction], names: list[str]) -> None:
+    out = Format(True, 5, 0)
+    quantiser = Quantiser(out.min_code, out.max_code, Rounding.HALF_EVEN, out, free_fraction=True)
+    graph, codes = compiled(Format(True, 8, 0), factors, [Fraction(0)] * len(factors), quantiser)
+    assert [op.name for op in graph.ops[1:-1]] == names
+    if names[0] == "sign_1":
+        sign = graph["sign_1"]
+        assert isinstance(sign, Affine)
+        assert sign.weights.reshape(-1).tolist() == [-1 if factor < 0 else 1 for factor in factors]
+        assert str(sign.weight_format) == "fixed<2,2>"
+        assert graph.tensors["sign_1"].format.fraction == 0
+    assert graph.run(codes)["y"].shape == codes.shape
+
+
 def test_a_multiplier_is_small_and_one_less_would_be_wrong() -> None:
     """The proof is needed: the next smaller multiplier gives a wrong code somewhere."""
     out = Format(False, 8, 0)

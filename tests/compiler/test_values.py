@@ -11,7 +11,7 @@ from brute_force import exact_round
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caloedge.compiler import functions
+from caloedge.compiler import functions, values
 from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.graph import Graph
@@ -283,6 +283,22 @@ def test_padding_is_zero_also_where_no_code_is(offset: Fraction) -> None:
     assert reals_of(builder, padded) == wanted
 
 
+def test_scales_of_moved_channels_stay_as_few_as_they_were() -> None:
+    """What is padded has any scale: the two channels keep one each, and a repeated channel its own."""
+    builder, value = start()
+    channels = scaled(value, number(1, 3), number(0, Fraction(1, 2)), "n")
+    padded = moved(builder, scaled(value, number(1, 3), number(0), "n"), np.array([[-1, 0, 0], [-1, 1, 1]]), "pad")
+    assert (padded.scale.shape, padded.scale.reshape(-1).tolist()) == ((2, 1), [Fraction(1, 4), Fraction(3, 4)])
+    assert padded.offset.tolist() == [[0]]
+    alone = moved(builder, channels, np.array([1, 1, 1]), "repeat")
+    assert (alone.scale.tolist(), alone.offset.tolist()) == ([Fraction(3, 4)], [Fraction(1, 2)])
+    limits = moved(builder, limited(channels, number(0, 1), number(2, 2), "n"), np.array([[1], [0]]), "turn")
+    assert (limits.low.tolist(), limits.high.tolist()) == ([[1], [0]], [[2]])  # type: ignore[union-attr]
+    curved = applied(channels, functions.leaky_relu(number(0.5, 0.25)), "n")
+    (function,) = moved(builder, curved, np.array([[1, 1], [0, 0]]), "turn").functions
+    assert [constant.tolist() for constant in function.constants] == [[[Fraction(1, 4)], [Fraction(1, 2)]]]
+
+
 def test_elements_in_their_order_are_reshaped_and_others_rearranged() -> None:
     builder, value = start()
     column = moved(builder, value, np.array([[0], [1]]), "turn")
@@ -328,6 +344,8 @@ def test_functions_and_limits_that_differ_become_tables(limits: tuple, curved: b
     whole = applied(whole, functions.ABS, "n") if curved else whole
     scale, fmt = Fraction(3, 16), Format(True, 5, 2)
     result = quantised(builder, whole, number(scale), number(0), Quantiser(-16, 15, Rounding.HALF_EVEN, fmt))
+    different = limits not in ((None, None), ((-1, -1), (1, 1)))
+    assert result.op == ("abs_1" if curved else "clip_1" if different else "quant_1")
 
     def wanted(code: int, element: int) -> Fraction:
         x = Fraction(code, 4)
@@ -442,6 +460,30 @@ def test_a_sum_of_float_scales_needs_no_common_unit() -> None:
     events = zip(*(each[:, 0].tolist() for each in codes.values()), strict=True)
     totals = [sum(f * code for f, code in zip(factors, event, strict=True)) + Fraction(2, 3) for event in events]
     assert found == [min(max(exact_round(2 * total + 1, Rounding.HALF_EVEN), -4), 3) for total in totals]
+
+
+@pytest.mark.parametrize(("most", "small"), [(64, True), (63, False)])
+def test_small_multipliers_are_looked_for_among_so_many_combinations(
+    most: int, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(values, "MAX_COMBINATIONS", most)
+    factors = [Fraction(float(np.float32(scale))) for scale in (0.6, 0.21)]
+    builder, whole = sum_of(factors, [Format(True, 3, 0)] * 2, Fraction(0))
+    quantised(builder, whole, number(1), number(0), Quantiser(-4, 3, Rounding.HALF_EVEN, Format(True, 3, 0)))
+    weights = [abs(int(op.weights.flat[0])) for op in builder.ops.values() if isinstance(op, Affine)]
+    assert (max(weights) < 2**10) is small
+
+
+def test_equal_scales_and_those_that_differ_between_elements_need_no_small_multipliers() -> None:
+    for scales, names in (((1, 1), ["add_1", "quant_1"]), ((1, 2), ["scale_1", "add_1", "quant_1"])):
+        builder, value = start()
+        turned = moved(builder, value, np.array([1, 0]), "turn")
+        both = added(scaled(value, number(*scales), number(0), "n"), turned, "n")
+        fmt = Format(True, 4, 1)
+        result = quantised(builder, both, number(0.5), number(0), Quantiser(-8, 7, Rounding.HALF_EVEN, fmt))
+        assert [name for name in builder.ops if name not in ("x", "turn_1")] == names
+        wanted = [[round(Fraction(s * a + b, 2)) for s, a, b in zip(scales, e, e[::-1], strict=True)] for e in CODES.tolist()]
+        assert codes_of(builder, result).tolist() == np.clip(wanted, -8, 7).tolist()
 
 
 # What has no quantiser behind it
