@@ -124,27 +124,23 @@ def _rounding(node: Node, default: str = "ROUND") -> Rounding:
 def _quantised_constant(values: NDArray[Any], scale: NDArray[Any], zero_point: NDArray[Any], quantiser: Quantiser) -> Constant:
     """Quantise weights or biases in the file's own precision: that is what training saw."""
     _filled(values, "the constant")
-    scale, zero = np.asarray(scale), checked(zero_point, "zero point")
     _positive(scale)
-    try:
-        fits = np.broadcast_shapes(scale.shape, zero.shape, values.shape) == values.shape or scale.size == zero.size == 1
-    except ValueError:
-        fits = False
-    if not fits:
-        raise BadData(f"scale {scale.shape} does not fit the constant {values.shape}")
-    if scale.size == 1:
-        scale = scale.reshape(())
-    if zero.size == 1:
-        zero = zero.reshape(())
+    scale, zero = _of_constant(scale, values), _of_constant(checked(zero_point, "zero point"), values, "zero point")
     if np.any(zero != np.rint(zero)):
         raise Unsupported("a zero point of weights that is not a whole number is not supported")
     with np.errstate(over="ignore"):
         y = np.clip(values / scale + zero.astype(values.dtype), quantiser.low, quantiser.high)
     codes = _round_floats(y.astype(np.float64), quantiser.rounding) - zero.astype(np.int64)
     fmt = quantiser.format if not np.any(zero) else Format.holding(int(codes.min()), int(codes.max()), 0)
-    scales = rationals(scale)
-    scales = scales.reshape((1,) * (values.ndim - scales.ndim) + scales.shape)
-    return Constant(codes * scale.astype(np.float64), codes, scales, fmt)
+    return Constant(codes * scale.astype(np.float64), codes, rationals(scale), fmt)
+
+
+def _of_constant(numbers: NDArray[Any], values: NDArray[Any], what: str = "scale") -> NDArray[Any]:
+    """Return scales or zero points of a constant in its rank."""
+    shape = (1,) * values.ndim if numbers.size == 1 else (1,) * (values.ndim - numbers.ndim) + numbers.shape
+    if len(shape) != values.ndim or any(n not in (1, size) for n, size in zip(shape, values.shape, strict=True)):
+        raise BadData(f"{what} {numbers.shape} does not fit the constant {values.shape}")
+    return numbers.reshape(shape)
 
 
 def _round_floats(y: NDArray[np.float64], rounding: Rounding) -> Codes:
@@ -180,12 +176,9 @@ def read_bipolar_quant(node: Node) -> None:
 def _bipolar(node: Node, source: Constant | RawInput | Scores | Value, scale: NDArray[Any]) -> None:
     if isinstance(source, Constant):
         _filled(source.values, "the constant")
-        scales = rationals(_positive(scale))
-        scales = scales.reshape((1,) * (source.values.ndim - scales.ndim) + scales.shape) if scales.size > 1 else scales
-        scales = scales.reshape((1,) * source.values.ndim) if scales.size == 1 else scales
-        codes = np.where(source.values >= 0, 1, -1).astype(np.int64)
-        fmt = Format(True, 2, 0)
-        node.give(Constant(codes * np.asarray(scale, dtype=np.float64), codes, scales, fmt))
+        scales = _of_constant(_positive(scale), source.values)
+        codes = np.where(source.values >= 0, 1, -1)
+        node.give(Constant(codes * scales, codes, rationals(scales), Format(True, 2, 0)))
         return
     if isinstance(source, Scores):
         raise Unsupported(SOFTMAX)
@@ -262,7 +255,6 @@ def read_multi_threshold(node: Node) -> None:
 def read_trunc(node: Node) -> None:
     """Read Trunc: whole codes of a scale, divided by a power of two and rounded, by default down."""
     value = node.value(0)
-    rank = len(value.shape)
     scale, zero = (fitted(node.numbers(i, what), value.shape, what) for i, what in ((1, "scale"), (2, "zero point")))
     rounding = _rounding(node, "FLOOR")
     (bits_in,) = node.integers(3, "input bit width")[:1] or [0]
@@ -301,11 +293,8 @@ def read_trunc(node: Node) -> None:
     step = unit * 2**shift
     quantiser = _nominal(quantiser, step if second else unit)
     found = quantised(node.builder, whole, step, zero / 2**shift, quantiser, "trunc")
-    codes = plain_value(node.builder, found.op, constant_of(1, rank))
-    if second:
-        node.give(scaled(codes, out_scale, -out_scale * zero / 2**shift, node.name))
-    else:
-        node.give(scaled(codes, scale, -scale * zero, node.name))
+    rest = zero / 2**shift if second else zero
+    node.give_plain(found.op, out_scale, -out_scale * rest)
 
 
 def _in_whole_codes(node: Node, value: Value, scale: Rationals, zero: Rationals) -> Value:

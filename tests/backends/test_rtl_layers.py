@@ -351,6 +351,8 @@ TURNED = Rearrange("turn", ("x",), np.arange(24).reshape(2, 4, 3)[:, ::-1], kind
          "layer x: an input of shape (1, 2, 3, 4); backend 'rtl' takes (F,), (C, L) and (C, H, W), use backend 'emulator'"),
         (Graph((InputQuantiser("x", (2,), BYTE), signed("q", "x"), Output("y", ("q",)), Output("z", ("q",)))),
          "layer q: is read by y and z; backend 'rtl' takes chains, use backend 'emulator'"),
+        (Graph((InputQuantiser("x", (2,), BYTE), signed("q", "x"), Output("y", ("q",)), Output("z", ("y",)))),
+         "output z: backend 'rtl' takes one output, use backend 'emulator'"),
         (chain(Reshape("flat", ("x",))), "output y: is the input itself; backend 'rtl' needs a layer between"),
         (chain(Reshape("cube", ("x",), (1, 2, 3, 4)), conv("deep", "cube", 2, 1, 1, 1, 1)),
          f"layer deep: a convolution over 3 axes {EMULATOR}"),

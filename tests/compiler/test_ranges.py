@@ -381,7 +381,7 @@ def test_the_sums_of_a_softmax_are_refused_where_they_would_wrap() -> None:
         op = Softmax("r", ("x",), np.array(exponentials), ratio, Format(False, 8, 8))
         return Graph((InputQuantiser("x", (4,), Format(False, 1, 0)), op, Output("y", ("r",))))
 
-    weighted([2**28, 1], (2**31, 2**29))
+    weighted([2**28, 1], (2**32 - 1, 2**30 - 1))
     for exponentials, ratio in (([2**28, 1], (2**32, 1)), ([2**28, 1], (1, 2**30)), ([1, 2**28], (1, 2**30))):
         with pytest.raises(Unsupported, match=r"^layer r: 4 exponentials do not fit 62 bits; use fewer bits$"):
             weighted(exponentials, ratio)
@@ -509,6 +509,21 @@ def test_what_is_just_possible_is_not_refused() -> None:
     assert graph_of(MaxPool("r", ("a",), (2,), (1,), (3,)), (1, 4)).tensors["r"].shape == (1, 1)
     assert graph_of(Requantise("r", ("a",), SMALL, relu=False, limits=(2, 2)), (1,)).tensors["r"].range == (2, 2)
     assert graph_of(Requantise("r", ("a",), Format(True, 62, 57), relu=False), (1,)).tensors["r"].range == (-(2**60), 7 << 57)
+
+
+def test_a_square_is_never_negative_and_reaches_zero_only_where_its_root_does() -> None:
+    ends = [(low, low + extent) for low in range(-3, 3) for extent in range(4)]
+    weights, bias = (np.array([[part] for part in parts]) for parts in ([b - a for a, b in ends], [a for a, _ in ends]))
+    ops = (InputQuantiser("a", (len(ends), 1), Format(False, 1, 0)), Affine("x", ("a",), weights, bias, SMALL))
+    square = Graph((*ops, Multiply("r", ("x", "x")), Output("y", ("r",)))).tensors["r"]
+    wanted = [[code * code for code in range(a, b + 1)] for a, b in ends]
+    assert square.low.reshape(-1).tolist() == [min(row) for row in wanted]
+    assert square.high.reshape(-1).tolist() == [max(row) for row in wanted]
+    product_of = Graph(
+        (*ops, Reshape("z", ("x",)), Reshape("same", ("z",), (-1, 1)), Multiply("r", ("x", "same")), Output("y", ("r",)))
+    )
+    every = [[a * b for a in ends_of for b in ends_of] for ends_of in ends]
+    assert product_of.tensors["r"].low.reshape(-1).tolist() == [min(row) for row in every]
 
 
 def test_a_choice_knows_its_format_and_range() -> None:

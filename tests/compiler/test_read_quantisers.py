@@ -5,16 +5,19 @@ Every case is compared with the executor on all codes of its input (`same` draws
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from brute_force import exact_round
 from onnx import TensorProto
 from small_qonnx import QONNX, File, same
 
-from caloedge.compiler.fixed import Format
+from caloedge.compiler.fixed import Format, Rounding
 from caloedge.compiler.ops import Dense, Requantise, Table, Threshold
+from caloedge.compiler.read_quantisers import _round_floats
 from caloedge.compiler.reader import compile_file, read
 from caloedge.errors import BadData, UserError
 
@@ -85,7 +88,16 @@ def truncated_anew(
     file = Every((64,))
     file.version = 2
     constants = [file.constant(value) for value in (scale, zero, 6, out_scale, bits)]
-    file.node("Trunc", "q", *constants, domain=QONNX, rounding_mode=mode, out="y", **how)
+    source = file.node(how["after"][0], "q", file.constant(how.pop("after")[1])) if "after" in how else "q"
+    file.node("Trunc", source, *constants, domain=QONNX, rounding_mode=mode, out="y", **how)
+    return file
+
+
+def softmax_by_halves() -> File:
+    file = Every((4,))
+    step, offset = file.constant(2.0**-8), file.constant(0, np.uint8)
+    soft = file.node("Softmax", "q", axis=1)
+    file.node("DequantizeLinear", file.node("QuantizeLinear", soft, step, offset), step, offset, out="y")
     return file
 
 
@@ -195,6 +207,14 @@ CASES = {
     "Trunc that limits to narrow positive codes": lambda: truncated_anew(2, signed=0, narrow=1),
     "Trunc with a scale for each channel": lambda: truncated_anew(
         4, "ROUND", np.repeat(np.float32([0.25, 0.3]), 32), np.repeat(np.float32([1.0, 1.2]), 32)),
+    "Trunc of another scale beside an offset": lambda: truncated_anew(8, "FLOOR", 0.01, 0.02, -9.0, after=("Add", 0.3)),
+    "Trunc of another scale beside a large zero point": lambda: truncated_anew(12, "ROUND", 0.3, 0.6, 999.0),
+    "Trunc of half codes": lambda: truncated_anew(6, "FLOOR", 0.5, 1.0, 0.5),
+    "a softmax by QuantizeLinear": softmax_by_halves,
+    "weights of one bit with a scale each": lambda: only_one_bit_each(np.arange(1, 13).reshape(3, 4) / 8),
+    "weights with a scale for each output and zero points": lambda: of_weights(
+        ("Quant", (np.float32([0.25, 0.3, 0.01, 1.0]), np.float32([[0.0], [1.0], [-2.0]]), np.float32(5))),
+        domain=QONNX, signed=1, narrow=0),
     "Trunc that drops nothing": lambda: truncated_anew(6, out_scale=0.25),
     "a quantiser of one signed bit": lambda: again(bits=1),
     "a quantiser of one unsigned bit": lambda: again(bits=1, signed=0),
@@ -251,6 +271,13 @@ def test_weights_are_divided_by_their_scale_in_the_precision_of_the_file(tmp_pat
     path = file.save(tmp_path / "case.onnx", "y")
     (layer,) = (op for op in read(path).ops if isinstance(op, Dense))
     assert layer.weights.tolist() == [[4]]
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+def test_real_numbers_are_rounded_by_definition(rounding: Rounding) -> None:
+    halves = np.arange(-41, 42)
+    wanted = [exact_round(Fraction(int(half), 8), rounding) for half in halves]
+    assert _round_floats(halves / 8, rounding).tolist() == wanted
 
 
 @pytest.mark.parametrize("mode", ROUNDINGS)
@@ -437,7 +464,13 @@ REFUSED: dict[str, tuple[Callable[[], File], str]] = {
     "weights with scales of more axes": (
         lambda: one("Quant", [[0.5], [1.0]], 0.0, 4, source=[1.0, 2.0]), "scale (2, 1) does not fit the constant (2,)"),
     "weights with zero points that repeat them": (
-        lambda: one("Quant", 0.5, [[0.0], [1.0]], 4, source=[1.0, 2.0]), "scale () does not fit the constant (2,)"),
+        lambda: one("Quant", 0.5, [[0.0], [1.0]], 4, source=[1.0, 2.0]), "zero point (2, 1) does not fit the constant (2,)"),
+    "weights with zero points that do not fit": (
+        lambda: one("Quant", 0.5, [0.0, 1.0, 0.0], 4, source=[1.0, 2.0]), "zero point (3,) does not fit the constant (2,)"),
+    "weights of one bit with scales that do not fit": (
+        lambda: one("BipolarQuant", [0.5, 1.0, 2.0], source=[1.0, 2.0]), "scale (3,) does not fit the constant (2,)"),
+    "weights of one bit with scales that repeat them": (
+        lambda: one("BipolarQuant", [[0.5], [1.0]], source=[[1.0, 2.0]]), "scale (2, 1) does not fit the constant (1, 2)"),
     "weights with half a zero point": (
         lambda: one("Quant", 0.5, 0.5, 4, source=[1.0, 2.0]),
         "a zero point of weights that is not a whole number is not supported"),

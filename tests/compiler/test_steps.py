@@ -222,6 +222,17 @@ def test_a_few_codes_become_a_table_however_many_levels_there_are(rounding: Roun
         assert found[:, channel, 0].tolist() == np.clip(wanted, -(2**15), 2**15 - 1).tolist()
 
 
+def test_a_table_holds_codes_that_float64_does_not() -> None:
+    top = 2**58 - 1
+    quantiser = Quantiser(-top, top, Rounding.HALF_EVEN, Format(True, 59, 0))
+    factors, summands = [Fraction(2**57 + 1, 3), Fraction(2**60, 7)], [Fraction(1, 5), Fraction(1, 2)]
+    graph, codes = compiled(Format(True, 4, 0), factors, summands, quantiser)
+    assert [type(op) for op in graph.ops][1:-1] == [Table]
+    for channel, (factor, summand) in enumerate(zip(factors, summands, strict=True)):
+        wanted = [min(max(round(factor * code + summand), -top), top) for code in range(-8, 8)]
+        assert graph.run(codes)["y"][:, channel, 0].tolist() == wanted
+
+
 def test_a_table_is_as_long_as_the_codes_that_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two channels, 1 to 8 and -7 to 0: from the lowest to the highest code of both, a row for each."""
     monkeypatch.setattr(steps, "MAX_LEVELS", 20)
@@ -414,7 +425,7 @@ def test_a_function_is_a_table_or_thresholds_up_to_their_limits(
     monkeypatch.setattr(steps, "MAX_LEVELS", most_levels)
     monkeypatch.setattr(steps, "MAX_STEPS", most_steps)
     inner = [Fraction(factor, 7), Fraction(1, 3)]
-    how = (Format(False, 6, 0), inner, (function,), Fraction(outer), Quantiser(-3, 8, Rounding.HALF_EVEN, Format(True, 5, 0)))
+    how = (SIX, inner, (function,), Fraction(outer), Quantiser(-3, 8, Rounding.HALF_EVEN, Format(True, 5, 0)))
     if kind is None:
         with pytest.raises(Unsupported) as caught:
             of_function(*how)

@@ -283,6 +283,21 @@ def test_padding_is_zero_also_where_no_code_is(offset: Fraction) -> None:
     assert reals_of(builder, padded) == wanted
 
 
+def test_a_sum_is_added_up_before_it_is_moved_and_a_limit_moves_along() -> None:
+    builder, value = start()
+    both = added(value, scaled(moved(builder, value, np.array([1, 0]), "turn"), number(3), number(0), "n"), "n")
+    found = moved(builder, both, np.array([1, -1, 0]), "pad")
+    wanted = [[Fraction(b + 3 * a, 4), Fraction(0), Fraction(a + 3 * b, 4)] for a, b in CODES.tolist()]
+    assert reals_of(builder, found) == wanted
+    kept = moved(builder, limited(value, number(-1), number(0.5), "n"), np.array([1, -1, 0]), "pad")
+    wanted = [[min(max(Fraction(c, 4), Fraction(-1)), Fraction(1, 2)) for c in (b, 0, a)] for a, b in CODES.tolist()]
+    assert reals_of(builder, plain(builder, kept)) == wanted
+    between = moved(builder, limited(value, number(0.1), None, "limit"), np.array([1, 0]), "turn")
+    said = "the result of limit is not quantised, and its limit lies between two codes; quantise it"
+    assert refused(lambda: plain(builder, between)) == said
+    assert refused(lambda: moved(builder, between, np.array([1, -1]), "pad")) == said
+
+
 def test_scales_of_moved_channels_stay_as_few_as_they_were() -> None:
     """What is padded has any scale: the two channels keep one each, and a repeated channel its own."""
     builder, value = start()
