@@ -233,6 +233,53 @@ def test_a_scale_of_zero_hides_its_codes() -> None:
     assert reals_of(builder, hidden) == [[Fraction(3), Fraction(b, 2)] for _, b in CODES.tolist()]
 
 
+GRIDS = {
+    "signs": ([[1, -1], [Fraction(1, 2), -3]], [[0, 0], [0, 0]]),
+    "zeros": ([[0, 1], [Fraction(1, 2), 0]], [[3, 0], [Fraction(1, 3), 1]]),
+    "steps": ([[1, 2], [Fraction(1, 2), 3]], [[5, -4], [Fraction(3, 2), 0]]),
+    "between steps": ([[1, 2], [Fraction(1, 2), 3]], [[5, 1], [Fraction(1, 3), 0]]),
+    "rows": ([[2], [-3]], [[1], [Fraction(1, 3)]]),
+    "columns": ([[2, -3]], [[1, Fraction(1, 3)]]),
+}
+
+
+@pytest.mark.parametrize("case", GRIDS)
+def test_rows_and_columns_have_scales_and_offsets_of_their_own(case: str) -> None:
+    """Each form of a value of two axes means the same numbers."""
+    scale, offset = (rationals(np.array(part, dtype=object) + Fraction(0)) for part in GRIDS[case])
+    builder = Builder(frozenset())
+    builder.add(InputQuantiser("x", (2, 2), Format(True, 3, 0)))
+    value = plain_value(builder, "x", scale, offset)
+    codes = np.random.default_rng(1).integers(-4, 4, (50, 2, 2))
+    wanted = (codes.astype(object) * scale + offset).tolist()
+
+    def found(made: Value) -> list:
+        result = Graph((*builder.ops.values(), Output("y", (made.op,)))).run(codes)["y"].astype(object)
+        return (result * made.scale + made.offset).tolist()
+
+    turned, visible, middle = positive(builder, value), plain(builder, value), centred(builder, value)
+    assert all(number >= 0 for number in turned.scale.flat)
+    assert all(visible.scale.flat)
+    for made in (value, turned, visible, middle, single(builder, value)):
+        assert found(made) == wanted
+    if case != "zeros":
+        assert not any(without_offset(builder, value).offset.flat)
+        assert found(without_offset(builder, value)) == wanted
+        assert found(aligned(builder, value)) == wanted
+    twice = added(value, plain_value(builder, "x", constant_of(Fraction(1, 5), 2)), "n")
+    assert found(single(builder, twice)) == (codes.astype(object) * (scale + Fraction(1, 5)) + offset).tolist()
+    other = moved(builder, plain_value(builder, "x", constant_of(1, 2)), np.array([[3, 2], [1, 0]]), "turn")
+    both = added(value, other, "n")
+    sums = codes.astype(object) * scale + offset + codes.reshape(50, 4)[:, ::-1].reshape(50, 2, 2)
+    assert found(single(builder, both)) == sums.tolist()
+    quantiser = Quantiser(-32, 31, Rounding.HALF_UP, Format(True, 6, 1))
+    rounded = quantised(builder, both, constant_of(Fraction(1, 2), 2), constant_of(0, 2), quantiser)
+    halves = [
+        [[Fraction(min(max(exact_round(2 * y, Rounding.HALF_UP), -32), 31), 2) for y in r] for r in e] for e in sums.tolist()
+    ]
+    assert found(rounded) == halves
+
+
 @pytest.mark.parametrize("factors", [(1, 1), (1, 4), (3, 2), (Fraction(1, 3), Fraction(1, 2)), (-1, Fraction(1, 4))])
 def test_sums_of_any_scales_are_exact(factors: tuple[Fraction | int, Fraction | int]) -> None:
     """x + x turned round, each times its own factor: on the common unit, and rounded by the next quantiser."""
