@@ -206,8 +206,9 @@ def _counted(node: Node, source: Value, thresholds: Rationals, fmt: Format, base
     tensor = builder.tensors[name]
     low, high = tensor.range
     grid = np.broadcast_shapes(thresholds.shape[:-1], scale.shape, value.offset.shape)
-    if np.prod(grid) * thresholds.shape[-1] > MAX_ELEMENTS // 16:
-        raise Unsupported(f"{thresholds.size:,} thresholds are too many")
+    count = math.prod(grid) * thresholds.shape[-1]
+    if count > MAX_ELEMENTS // 16:
+        raise Unsupported(f"{count:,} thresholds are too many")
     every = np.broadcast_to(thresholds, (*grid, thresholds.shape[-1]))
     limits = [None if limit is None else np.broadcast_to(limit, grid) for limit in (value.low, value.high)]
     scales, offsets = np.broadcast_to(scale, grid), np.broadcast_to(value.offset, grid)

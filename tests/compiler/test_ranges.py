@@ -526,6 +526,46 @@ def test_a_square_is_never_negative_and_reaches_zero_only_where_its_root_does() 
     assert product_of.tensors["r"].low.reshape(-1).tolist() == [min(row) for row in every]
 
 
+def test_sums_are_refused_a_little_before_62_bits() -> None:
+    """Bounds are summed in float64, so the last billionth is left out."""
+    for part, refused in ((2e-9, False), (5e-10, True)):
+        bias = int(2**61 * (1 - part))
+        if refused:
+            with pytest.raises(Unsupported, match=r"^layer sum: its sums may reach 2.31e\+18 and do not fit 62 bits"):
+                two(1, [0], bias)
+        else:
+            assert two(1, [0], bias).run(np.array([[1]]))["y"].tolist() == [[bias]]
+
+
+def test_shifts_to_the_left_stay_within_62_bits_even_of_nothing() -> None:
+    bit = InputQuantiser("x", (1,), Format(False, 1, 0))
+    nothing = Requantise("zero", ("x",), Format(False, 1, 0), relu=False, limits=(0, 0))
+
+    def shifted(source: str, fraction: int) -> Graph:
+        before = (bit, nothing) if source == "zero" else (bit,)
+        return Graph((*before, Requantise("r", (source,), Format(False, 62, fraction), relu=False), Output("y", ("r",))))
+
+    assert shifted("x", 60).tensors["r"].range == (0, 2**60)
+    assert shifted("zero", 60).tensors["r"].range == (0, 0)
+    for source in ("x", "zero"):
+        with pytest.raises(Unsupported, match=r"^layer r: a left shift of ufixed<1,1> by 61 does not fit 62 bits; use a coarser"):
+            shifted(source, 61)
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_fractions_of_a_sum_lie_62_bits_apart_at_most(order: str) -> None:
+    def of(fraction: int) -> str:
+        formats = {"a": Format(True, 2, 0), "b": Format(True, 2, fraction)}
+        inputs = [InputQuantiser(name, (1,), fmt) for name, fmt in formats.items()]
+        with pytest.raises(Unsupported) as caught:
+            Graph((*inputs, Add("r", (order[0], order[1])), Output("y", ("r",))))
+        words = " and ".join(str(formats[name]) for name in order)
+        return str(caught.value).replace(words, "both")
+
+    assert of(62) == "layer r: its sums may reach 9.22e+18 and do not fit 62 bits; use fewer bits per weight or input"
+    assert of(63) == "layer r: the scales of both lie too far apart to be added in 62 bits"
+
+
 def test_a_choice_knows_its_format_and_range() -> None:
     """Numbers of elements need no sign; the values of the best lie between those of all lowest and all highest codes."""
     spread = Affine("spread", ("a",), np.array([[1, 2, 3, 4]]), np.array([[0, 40, -10, 3]]), Format(True, 8, 1))

@@ -15,11 +15,12 @@ from brute_force import exact_round
 from onnx import TensorProto
 from small_qonnx import QONNX, File, same
 
+from caloedge.compiler import read_quantisers
 from caloedge.compiler.fixed import Format, Rounding
 from caloedge.compiler.ops import Dense, Requantise, Table, Threshold
 from caloedge.compiler.read_quantisers import _round_floats
 from caloedge.compiler.reader import compile_file, read
-from caloedge.errors import BadData, UserError
+from caloedge.errors import BadData, Unsupported, UserError
 
 pytest.importorskip("qonnx")
 pytest.importorskip("onnxruntime")
@@ -152,6 +153,14 @@ def linear(kind: Any, zero: int, scale: float = 0.5, shape: tuple[int, ...] = (6
     return file
 
 
+def unsaid() -> File:
+    """Return a file with a QuantizeLinear that names neither zero point nor type: bytes without a sign."""
+    file = Every((64,))
+    step = file.constant(0.5)
+    file.node("DequantizeLinear", file.node("QuantizeLinear", "q", step), step, out="y")
+    return file
+
+
 def linear_input(kind: Any, zero: int) -> File:
     file = Every((64,))
     file.nodes.clear()
@@ -215,7 +224,15 @@ CASES = {
     "weights with a scale for each output and zero points": lambda: of_weights(
         ("Quant", (np.float32([0.25, 0.3, 0.01, 1.0]), np.float32([[0.0], [1.0], [-2.0]]), np.float32(5))),
         domain=QONNX, signed=1, narrow=0),
+    "Trunc to one bit": lambda: truncated_anew(1),
+    "Trunc to 32 bits": lambda: truncated_anew(32, out_scale=0.25),
+    "Trunc by 32 bits": lambda: truncated_anew(4, out_scale=2.0**30),
     "Trunc that drops nothing": lambda: truncated_anew(6, out_scale=0.25),
+    "a quantiser of 32 bits": lambda: again(bits=32),
+    "QuantizeLinear to int16": lambda: linear(np.int16, 300),
+    "QuantizeLinear to uint16": lambda: linear(np.uint16, 30),
+    "QuantizeLinear to int32": lambda: linear(np.int32, -7),
+    "QuantizeLinear to what is not said": unsaid,
     "a quantiser of one signed bit": lambda: again(bits=1),
     "a quantiser of one unsigned bit": lambda: again(bits=1, signed=0),
     "weights of one bit with one scale": lambda: only_one_bit_each(0.75),
@@ -333,6 +350,16 @@ def test_a_threshold_that_is_always_or_never_reached_stands_at_the_ends_of_the_c
     file = counted_after("Mul", [1.0, 0.0, -0.25, 1e-3])
     (op,) = (op for op in read(file.save(tmp_path / "case.onnx", "y")).ops if isinstance(op, Threshold))
     assert op.thresholds.tolist() == [[-4, 0, 2, 4], [-32, -32, 33, 33], [-16, 0, 5, 16], [-32, 0, 33, 33]]
+
+
+def test_so_many_thresholds_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each channel that has a scale of its own, whether the file repeats it or not."""
+    monkeypatch.setattr(read_quantisers, "MAX_ELEMENTS", 16 * 16)
+    file = counted_after("Mul", [1.0, 0.5, 2.0, 3.0])
+    (op,) = (op for op in read(file.save(tmp_path / "16.onnx", "y")).ops if isinstance(op, Threshold))
+    assert op.thresholds.shape == (4, 4)
+    with pytest.raises(Unsupported, match=r": 20 thresholds are too many$"):
+        read(counted_after("Mul", [1.0, 0.5, 2.0, 3.0, 4.0], shape=(5,)).save(tmp_path / "20.onnx", "y"))
 
 
 @pytest.mark.parametrize(("scale", "added"), [(0.25, 0), (0.5, 1), (0.3, 1)])
