@@ -24,6 +24,8 @@ class File:
         self, shape: tuple[int, ...], opset: int = 13, batch: str | int = "N", scale: float = 0.25, kind: int = TensorProto.FLOAT
     ) -> None:
         self.opset = opset
+        self.version = 1
+        """Of QONNX's own operators."""
         self.inputs = [helper.make_tensor_value_info("x", kind, (batch, *shape))]
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
@@ -51,7 +53,7 @@ class File:
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
             self.constants,
         )
-        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid(QONNX, 1)]
+        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid(QONNX, self.version)]
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
         return path
 

@@ -86,10 +86,15 @@ def _nominal(quantiser: Quantiser, scales: Rationals) -> Quantiser:
     return replace(quantiser, format=replace(quantiser.format, fraction=fraction), free_fraction=only is None)
 
 
-def _positive(scale: NDArray[Any]) -> NDArray[np.float64]:
-    found = checked(scale, "scale")
+def _filled(values: NDArray[Any], what: str) -> NDArray[np.float64]:
+    found = checked(values, what)
     if not found.size:
-        raise BadData("scale is empty")
+        raise BadData(f"{what} is empty")
+    return found
+
+
+def _positive(scale: NDArray[Any]) -> NDArray[np.float64]:
+    found = _filled(scale, "scale")
     if not (found > 0).all():
         raise BadData(f"scale {found[~(found > 0)][0]:g} is not positive; export the network again")
     return found
@@ -118,28 +123,24 @@ def _rounding(node: Node, default: str = "ROUND") -> Rounding:
 
 def _quantised_constant(values: NDArray[Any], scale: NDArray[Any], zero_point: NDArray[Any], quantiser: Quantiser) -> Constant:
     """Quantise weights or biases in the file's own precision: that is what training saw."""
-    checked(values, "the constant")
-    scale, zero = np.asarray(scale), checked(zero_point, "zero point")
+    _filled(values, "the constant")
     _positive(scale)
-    try:
-        fits = np.broadcast_shapes(scale.shape, zero.shape, values.shape) == values.shape or scale.size == zero.size == 1
-    except ValueError:
-        fits = False
-    if not fits:
-        raise BadData(f"scale {scale.shape} does not fit the constant {values.shape}")
-    if scale.size == 1:
-        scale = scale.reshape(())
-    if zero.size == 1:
-        zero = zero.reshape(())
+    scale, zero = _of_constant(scale, values), _of_constant(checked(zero_point, "zero point"), values, "zero point")
     if np.any(zero != np.rint(zero)):
         raise Unsupported("a zero point of weights that is not a whole number is not supported")
     with np.errstate(over="ignore"):
         y = np.clip(values / scale + zero.astype(values.dtype), quantiser.low, quantiser.high)
     codes = _round_floats(y.astype(np.float64), quantiser.rounding) - zero.astype(np.int64)
-    fmt = quantiser.format if not np.any(zero) else Format.holding(int(codes.min(initial=0)), int(codes.max(initial=0)), 0)
-    scales = rationals(scale)
-    scales = scales.reshape((1,) * (values.ndim - scales.ndim) + scales.shape)
-    return Constant(codes * scale.astype(np.float64), codes, scales, fmt)
+    fmt = quantiser.format if not np.any(zero) else Format.holding(int(codes.min()), int(codes.max()), 0)
+    return Constant(codes * scale.astype(np.float64), codes, rationals(scale), fmt)
+
+
+def _of_constant(numbers: NDArray[Any], values: NDArray[Any], what: str = "scale") -> NDArray[Any]:
+    """Return scales or zero points of a constant in its rank."""
+    shape = (1,) * values.ndim if numbers.size == 1 else (1,) * (values.ndim - numbers.ndim) + numbers.shape
+    if len(shape) != values.ndim or any(n not in (1, size) for n, size in zip(shape, values.shape, strict=True)):
+        raise BadData(f"{what} {numbers.shape} does not fit the constant {values.shape}")
+    return numbers.reshape(shape)
 
 
 def _round_floats(y: NDArray[np.float64], rounding: Rounding) -> Codes:
@@ -174,13 +175,10 @@ def read_bipolar_quant(node: Node) -> None:
 
 def _bipolar(node: Node, source: Constant | RawInput | Scores | Value, scale: NDArray[Any]) -> None:
     if isinstance(source, Constant):
-        checked(source.values, "the constant")
-        scales = rationals(_positive(scale))
-        scales = scales.reshape((1,) * (source.values.ndim - scales.ndim) + scales.shape) if scales.size > 1 else scales
-        scales = scales.reshape((1,) * source.values.ndim) if scales.size == 1 else scales
-        codes = np.where(source.values >= 0, 1, -1).astype(np.int64)
-        fmt = Format(True, 2, 0)
-        node.give(Constant(codes * np.asarray(scale, dtype=np.float64), codes, scales, fmt))
+        _filled(source.values, "the constant")
+        scales = _of_constant(_positive(scale), source.values)
+        codes = np.where(source.values >= 0, 1, -1)
+        node.give(Constant(codes * scales, codes, rationals(scales), Format(True, 2, 0)))
         return
     if isinstance(source, Scores):
         raise Unsupported(SOFTMAX)
@@ -208,8 +206,9 @@ def _counted(node: Node, source: Value, thresholds: Rationals, fmt: Format, base
     tensor = builder.tensors[name]
     low, high = tensor.range
     grid = np.broadcast_shapes(thresholds.shape[:-1], scale.shape, value.offset.shape)
-    if np.prod(grid) * thresholds.shape[-1] > MAX_ELEMENTS // 16:
-        raise Unsupported(f"{thresholds.size:,} thresholds are too many")
+    count = math.prod(grid) * thresholds.shape[-1]
+    if count > MAX_ELEMENTS // 16:
+        raise Unsupported(f"{count:,} thresholds are too many")
     every = np.broadcast_to(thresholds, (*grid, thresholds.shape[-1]))
     limits = [None if limit is None else np.broadcast_to(limit, grid) for limit in (value.low, value.high)]
     scales, offsets = np.broadcast_to(scale, grid), np.broadcast_to(value.offset, grid)
@@ -234,7 +233,7 @@ def read_multi_threshold(node: Node) -> None:
     rank = len(source.shape)
     if thresholds.ndim != 2 or not thresholds.size:
         raise BadData(f"thresholds of shape {thresholds.shape} are not (channels, levels)")
-    layout = node.text("data_layout", "") or {1: "NC", 2: "NWC", 3: "NCHW"}.get(rank, "NC")
+    layout = node.text("data_layout", "") or ("NWC" if rank == 2 else "NC")  # as the qonnx package does
     axis = max(layout.index("C") - 1, 0) if "C" in layout and len(layout) == rank + 1 else 0
     if len(thresholds) not in (1, source.shape[axis]):
         raise BadData(f"thresholds for {len(thresholds)} channels of a tensor with {source.shape[axis]}")
@@ -257,7 +256,6 @@ def read_multi_threshold(node: Node) -> None:
 def read_trunc(node: Node) -> None:
     """Read Trunc: whole codes of a scale, divided by a power of two and rounded, by default down."""
     value = node.value(0)
-    rank = len(value.shape)
     scale, zero = (fitted(node.numbers(i, what), value.shape, what) for i, what in ((1, "scale"), (2, "zero point")))
     rounding = _rounding(node, "FLOOR")
     (bits_in,) = node.integers(3, "input bit width")[:1] or [0]
@@ -296,11 +294,8 @@ def read_trunc(node: Node) -> None:
     step = unit * 2**shift
     quantiser = _nominal(quantiser, step if second else unit)
     found = quantised(node.builder, whole, step, zero / 2**shift, quantiser, "trunc")
-    codes = plain_value(node.builder, found.op, constant_of(1, rank))
-    if second:
-        node.give(scaled(codes, out_scale, -out_scale * zero / 2**shift, node.name))
-    else:
-        node.give(scaled(codes, scale, -scale * zero, node.name))
+    rest = zero / 2**shift if second else zero
+    node.give_plain(found.op, out_scale, -out_scale * rest)
 
 
 def _in_whole_codes(node: Node, value: Value, scale: Rationals, zero: Rationals) -> Value:
@@ -327,7 +322,7 @@ def read_quantize_linear(node: Node) -> None:
     if isinstance(source, Constant):
         scale = _along_axis(node, _positive(node.numbers(1, "scale")), source.values.ndim)
         with np.errstate(over="ignore"):
-            y = np.rint(checked(source.values, "the constant") / scale) + _along_axis(node, zero, source.values.ndim)
+            y = np.rint(_filled(source.values, "the constant") / scale) + _along_axis(node, zero, source.values.ndim)
         node.give(Constant(np.clip(y, fmt.min_code, fmt.max_code).astype(np.int64)))
         return
     shape = _shape(source)
@@ -388,10 +383,11 @@ def read_dequantize_linear(node: Node) -> None:
     if isinstance(source, Constant):
         if source.values.dtype.kind not in "iu":
             raise BadData("its input is not of whole numbers")
+        _filled(source.values, "the constant")
         codes = source.values.astype(np.int64) - zero
         scales = rationals(np.broadcast_to(scale, scale.shape or (1,) * rank))
         scales = scales.reshape(scale.shape if scale.shape else (1,) * rank)
-        fmt = Format.holding(int(codes.min(initial=0)), int(codes.max(initial=0)), 0)
+        fmt = Format.holding(int(codes.min()), int(codes.max()), 0)
         node.give(Constant(codes * scale, codes, scales, fmt))
         return
     scales, zeros = fitted(scale, source.shape, "scale"), fitted(zero, source.shape, "zero point")

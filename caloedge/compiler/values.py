@@ -424,7 +424,7 @@ def powered(builder: Builder, value: Value, exponent: int) -> Value:
         try:
             op = builder.add(Multiply(builder.new_name("multiply"), (op, whole.op)))
         except TooWide as problem:
-            raise reason_of(problem, value) from None
+            raise (problem if whole.scale is value.scale else reason_of(problem, value)) from None
         scale = scale * whole.scale
     return plain_value(builder, op, scale)
 

@@ -12,11 +12,12 @@ import pytest
 from brute_force import extreme_codes
 from edges import EDGES, at_the_edge, codes_at_the_edge
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from random_networks import graphs
 
 from caloedge.backends.emulator import BACKEND
 from caloedge.backends.emulator.binding import Emulator, emulate
-from caloedge.backends.emulator.layout import code_type, number_type, padded_shape, plan, rounding_type
+from caloedge.backends.emulator.layout import SIZES, Buffer, _Memory, code_type, number_type, padded_shape, plan, rounding_type
 from caloedge.backends.emulator.project import BUILDS, build
 from caloedge.backends.emulator.source import PARTS, write
 from caloedge.catalog import Target, find
@@ -366,6 +367,31 @@ def check_plan(graph: Graph) -> None:
             read(name)  # the result does not overwrite what is still being read
     for op in graph.outputs:
         read(op.name)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.lists(st.one_of(st.tuples(st.sampled_from(sorted(SIZES)), st.integers(1, 9)), st.integers(0, 9)), max_size=40))
+def test_memory_is_given_to_the_first_gap_that_fits(calls: list[tuple[str, int] | int]) -> None:
+    """Against a row of blocks that are free or not: what is given back joins its neighbours, and only the end grows."""
+    memory = _Memory()
+    taken: list[Buffer] = []
+    row: list[bool] = []
+    for call in calls:
+        if isinstance(call, int):
+            if call < len(taken):
+                buffer = taken.pop(call)
+                memory.give_back(buffer)
+                row[buffer.offset // 64 : (buffer.offset + buffer.size) // 64] = [False] * (buffer.size // 64)
+            continue
+        size = -(-call[1] * 32 * (4 if call[0] == "float" else 8) // 64)
+        starts = [at for at in range(len(row) + 1) if not any(row[at : at + size])]
+        at = next(at for at in starts if at + size <= len(row) or not any(row[at:]))
+        row += [False] * (at + size - len(row))
+        row[at : at + size] = [True] * size
+        taken.append(memory.take(*call))
+        assert (taken[-1].type, taken[-1].elements) == call
+        assert (taken[-1].offset, taken[-1].size) == (64 * at, 64 * size)
+        assert memory.size == 64 * len(row)
 
 
 def chain(seed: int = 5) -> Graph:

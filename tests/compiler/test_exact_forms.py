@@ -330,6 +330,14 @@ def reduce_max_of_bias() -> File:
     return file
 
 
+def wide_product() -> File:
+    """Return a file that multiplies codes of 32 bits whose channels have scales of their own, which a product keeps."""
+    file = File((2,))
+    x = file.quant("q", 2.0**-28 * np.array([1, 3]), 32)
+    file.node("Mul", x, x, out="y")
+    return file
+
+
 def folded_step() -> File:
     """Return a file that rounds 0.1 · 10 up: 1 in float32 and a little more with the float32 nearest to 0.1."""
     file = File((3,))
@@ -356,6 +364,10 @@ REFUSED: dict[str, tuple[Callable[[], File], str]] = {
         reduce_max_of_bias,
         "node ReduceMax_node: the bias of its input is no multiple of the input's scale, and both together do not fit 62 bits; "
         "use bias_quant=Int16Bias in the layer before, or a QuantIdentity between them$",
+    ),
+    "Mul of too many bits": (
+        wide_product,
+        r"node Mul_node: layer multiply_1: its sums may reach .* and do not fit 62 bits; use fewer bits per weight or input$",
     ),
     "Softmax with a float bias": (
         softmax_of_bias,

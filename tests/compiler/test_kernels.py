@@ -9,8 +9,8 @@ from edges import EDGES, at_the_edge, codes_at_the_edge
 
 from caloedge.compiler.fixed import Format, Rounding
 from caloedge.compiler.graph import Graph
-from caloedge.compiler.kernels import TABLE_ENTRIES, exact_type, kernel
-from caloedge.compiler.ops import InputQuantiser, Op, Output, Rearrange, Requantise, Softmax, Threshold, TopK
+from caloedge.compiler.kernels import TABLE_ENTRIES, exact_type, kernel, largest_array
+from caloedge.compiler.ops import Conv, InputQuantiser, Op, Output, Rearrange, Requantise, Softmax, Threshold, TopK
 
 
 @pytest.mark.parametrize("limit", EDGES.values(), ids=EDGES)
@@ -134,3 +134,14 @@ def test_an_input_has_no_kernel() -> None:
     graph = rounded(Format(False, 4, 0), format=Format(False, 4, 0), relu=False)
     with pytest.raises(AssertionError, match="the input has no kernel"):
         kernel(graph.input, graph.tensors)
+
+
+def test_the_largest_array_of_a_convolution_is_that_of_its_columns() -> None:
+    """Chunks of events are cut by it: 6 filters of 4 channels in 2 groups read 2 × 2 of 5 × 4 pixels at 12 positions."""
+    x = InputQuantiser("x", (4, 5, 4), Format(True, 4, 0))
+    for filters, groups, wanted in ((6, 2, 4 * 4 * 12), (60, 2, 60 * 12), (6, 1, 4 * 4 * 12)):
+        weights = np.ones((filters, 4 // groups, 2, 2), np.int64)
+        conv = Conv("conv", ("x",), weights, np.zeros(filters, np.int64), Format(True, 4, 0), groups=groups)
+        graph = Graph((x, conv, Output("y", ("conv",))))
+        assert largest_array(graph["conv"], graph.tensors) == wanted
+        assert largest_array(graph["x"], graph.tensors) == 80

@@ -3,6 +3,7 @@
 The number types of every executor are chosen by `bound`: one that is too small lets sums wrap or round, and nobody is told.
 """
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -42,6 +43,7 @@ from caloedge.compiler.reader import read
 from caloedge.errors import Unsupported
 
 WEIGHT = Format(True, 5, 2)
+SMALL = Format(True, 4, 0)
 
 
 class Case:
@@ -379,7 +381,202 @@ def test_the_sums_of_a_softmax_are_refused_where_they_would_wrap() -> None:
         op = Softmax("r", ("x",), np.array(exponentials), ratio, Format(False, 8, 8))
         return Graph((InputQuantiser("x", (4,), Format(False, 1, 0)), op, Output("y", ("r",))))
 
-    weighted([2**28, 1], (2**31, 2**29))
+    weighted([2**28, 1], (2**32 - 1, 2**30 - 1))
     for exponentials, ratio in (([2**28, 1], (2**32, 1)), ([2**28, 1], (1, 2**30)), ([1, 2**28], (1, 2**30))):
         with pytest.raises(Unsupported, match=r"^layer r: 4 exponentials do not fit 62 bits; use fewer bits$"):
             weighted(exponentials, ratio)
+
+
+# What is impossible
+
+
+def graph_of(op: Op, *shapes: tuple[int, ...], fmt: Format = SMALL) -> Graph:
+    """Return a network of one operation on inputs a, b, … of these shapes."""
+    inputs = [InputQuantiser(name, shape, fmt) for name, shape in zip("ab", shapes, strict=False)]
+    return Graph((*inputs, op, Output("y", (op.name,))))
+
+
+def of_ones(*shape: int) -> Any:
+    return np.ones(shape, dtype=np.int64)
+
+
+IMPOSSIBLE: dict[str, tuple[Callable[[], Graph], str]] = {
+    "Conv of another rank": (
+        lambda: graph_of(Conv("r", ("a",), of_ones(2, 3, 1, 1), of_ones(2), SMALL), (3, 4)),
+        "(3, H, W) expected, but (3, 4) given"),
+    "Conv of a signal": (
+        lambda: graph_of(Conv("r", ("a",), of_ones(2, 3, 1), of_ones(2), SMALL), (3, 4, 5)),
+        "(3, W) expected, but (3, 4, 5) given"),
+    "Conv of three axes": (
+        lambda: graph_of(Conv("r", ("a",), of_ones(2, 3, 1, 1, 1), of_ones(2), SMALL), (3, 4)),
+        "(3, D, H, W) expected, but (3, 4) given"),
+    "Conv of other channels": (
+        lambda: graph_of(Conv("r", ("a",), of_ones(4, 3, 1), of_ones(4), SMALL, groups=2), (3, 4)),
+        "(6, W) expected, but (3, 4) given"),
+    "Conv larger than its input": (
+        lambda: graph_of(Conv("r", ("a",), of_ones(1, 1, 3), of_ones(1), SMALL, padding=(1, 0), dilation=(2,)), (1, 3)),
+        "the kernel is larger than its padded input (1, 3)"),
+    "Conv of too many columns": (
+        lambda: graph_of(Conv("r", ("a",), of_ones(1, 1, 2**11), of_ones(1), SMALL, padding=(3072, 3072)), (1, 2**12)),
+        "a tensor of 16,779,264 elements is larger than the limit of 16,777,216"),
+    "Dense of other features": (
+        lambda: graph_of(Dense("r", ("a",), of_ones(2, 3), of_ones(2), SMALL), (3, 2)), "(3) expected, but (3, 2) given"),
+    "Dense of too many rows": (
+        lambda: graph_of(Dense("r", ("a",), of_ones(9, 1), of_ones(9), SMALL), (2**21, 1)),
+        "a tensor of 18,874,368 elements is larger than the limit of 16,777,216"),
+    "Affine of another rank": (
+        lambda: graph_of(Affine("r", ("a",), of_ones(3), of_ones(3), SMALL), (3, 1)),
+        "constants (3) do not fit its input (3, 1)"),
+    "Affine that would repeat": (
+        lambda: graph_of(Affine("r", ("a",), of_ones(3, 2), of_ones(3, 2), SMALL), (3, 1)),
+        "constants (3, 2) do not fit its input (3, 1)"),
+    "Threshold of other channels": (
+        lambda: graph_of(Threshold("r", ("a",), of_ones(2, 1), 0, 1, SMALL), (3,)), "constants (2) do not fit its input (3)"),
+    "Table of other channels": (
+        lambda: graph_of(Table("r", ("a",), of_ones(2, 16), -8, SMALL), (3,)), "constants (2) do not fit its input (3)"),
+    "Add of other shapes": (
+        lambda: graph_of(Add("r", ("a", "b")), (3, 2), (2, 2)), "shapes (3, 2) and (2, 2) do not fit together"),
+    "Add of other ranks": (lambda: graph_of(Add("r", ("a", "b")), (2,), (2, 2)), "shapes (2) and (2, 2) do not fit together"),
+    "Add that grows without end": (
+        lambda: graph_of(Add("r", ("a", "b")), (2**13, 1), (1, 2**13)),
+        "a tensor of 67,108,864 elements is larger than the limit of 16,777,216"),
+    "Multiply of other shapes": (
+        lambda: graph_of(Multiply("r", ("a", "b")), (3,), (2,)), "shapes (3) and (2) do not fit together"),
+    "MatMul of vectors": (
+        lambda: graph_of(MatMul("r", ("a", "b")), (3,), (3,)), "shapes (3) and (3) cannot be multiplied"),
+    "MatMul of a vector": (
+        lambda: graph_of(MatMul("r", ("a", "b")), (2, 3), (3,)), "shapes (2, 3) and (3) cannot be multiplied"),
+    "MatMul of other sizes": (
+        lambda: graph_of(MatMul("r", ("a", "b")), (2, 3), (2, 3)), "shapes (2, 3) and (2, 3) cannot be multiplied"),
+    "MatMul of other stacks": (
+        lambda: graph_of(MatMul("r", ("a", "b")), (2, 2, 3), (3, 3, 2)), "shapes (2, 1, 1) and (3, 1, 1) do not fit together"),
+    "MatMul of too many terms": (
+        lambda: graph_of(MatMul("r", ("a", "b")), (2**8, 2**9), (2**9, 2**8)),
+        "a tensor of 33,554,432 elements is larger than the limit of 16,777,216"),
+    "Requantise to no code": (
+        lambda: graph_of(Requantise("r", ("a",), SMALL, relu=False, limits=(3, 2)), (1,)), "no code is left between 3 and 2"),
+    "Requantise to no code of its format": (
+        lambda: graph_of(Requantise("r", ("a",), SMALL, relu=False, limits=(9, 12)), (1,)), "no code is left between 9 and 7"),
+    "Requantise to the left without end": (
+        lambda: graph_of(Requantise("r", ("a",), Format(True, 4, 61), relu=False, limits=(0, 0)), (1,)),
+        "a left shift of fixed<4,4> by 61 does not fit 62 bits; use a coarser scale"),
+    "MaxPool of another rank": (
+        lambda: graph_of(MaxPool("r", ("a",), (1, 1), (1, 1)), (3, 4)), "(C, H, W) expected, but (3, 4) given"),
+    "MaxPool of a signal": (
+        lambda: graph_of(MaxPool("r", ("a",), (1,), (1,)), (3, 4, 5)), "(C, W) expected, but (3, 4, 5) given"),
+    "MaxPool larger than its input": (
+        lambda: graph_of(MaxPool("r", ("a",), (2,), (1,), (3,)), (1, 3)), "the kernel (2,) is larger than its input (1, 3)"),
+    "Reshape to other sizes": (
+        lambda: graph_of(Reshape("r", ("a",), (4, 2)), (2, 3)), "(2, 3) cannot be reshaped to (4, 2)"),
+    "Reshape to what is left over": (
+        lambda: graph_of(Reshape("r", ("a",), (4, -1)), (2, 3)), "(2, 3) cannot be reshaped to (4, -1)"),
+    "Reshape to two unknown sizes": (
+        lambda: graph_of(Reshape("r", ("a",), (-1, -1)), (2, 3)), "(2, 3) cannot be reshaped to (-1, -1)"),
+    "Reshape to nothing": (lambda: graph_of(Reshape("r", ("a",), ()), (1,)), "(1) cannot be reshaped to ()"),
+    "Reshape to no element": (
+        lambda: graph_of(Reshape("r", ("a",), (0, -1)), (2, 3)), "(2, 3) cannot be reshaped to (0, -1)"),
+    "Reshape to a negative size": (
+        lambda: graph_of(Reshape("r", ("a",), (-2, -3)), (2, 3)), "(2, 3) cannot be reshaped to (-2, -3)"),
+    "Rearrange of other fractions": (
+        lambda: Graph((InputQuantiser("a", (1,), SMALL), InputQuantiser("b", (1,), Format(True, 4, 2)),
+                       Rearrange("r", ("b", "a"), np.arange(2)), Output("y", ("r",)))),
+        "its inputs have different fractions [0, 2]"),
+    "Rearrange of what is not there": (
+        lambda: graph_of(Rearrange("r", ("a", "b"), np.array([0, 5])), (2,), (3,)), "takes element 5 of 5"),
+    "Rearrange to nothing": (
+        lambda: graph_of(Rearrange("r", ("a",), np.zeros((0,), np.int64)), (2,)), "a result of shape (0,) is not possible"),
+    "the best none": (lambda: graph_of(TopK("r", ("a",), 0, True, "values"), (3,)), "the best 0 of 3 cannot be taken"),
+    "the best of fewer": (lambda: graph_of(TopK("r", ("a",), 4, True, "values"), (3,)), "the best 4 of 3 cannot be taken"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_what_is_impossible_is_said_in_these_words(case: str) -> None:
+    make, message = IMPOSSIBLE[case]
+    with pytest.raises(Unsupported) as caught:
+        make()
+    assert str(caught.value) == f"layer r: {message}"
+
+
+def test_what_is_just_possible_is_not_refused() -> None:
+    """The neighbours of the refusals above."""
+    widest = Conv("r", ("a",), of_ones(1, 1, 2**11), of_ones(1), SMALL, padding=(3072, 3071))
+    assert graph_of(widest, (1, 2**12)).tensors["r"].shape == (1, 2**13)
+    assert graph_of(Reshape("r", ("a",), (-1, 2)), (2, 3)).tensors["r"].shape == (3, 2)
+    assert graph_of(Reshape("r", ("a",), (6, -1)), (2, 3)).tensors["r"].shape == (6, 1)
+    assert graph_of(TopK("r", ("a",), 3, True, "values"), (3,)).tensors["r"].shape == (3,)
+    assert graph_of(TopK("r", ("a",), 1, True, "values"), (3,)).tensors["r"].shape == (1,)
+    assert graph_of(MaxPool("r", ("a",), (2,), (1,), (3,)), (1, 4)).tensors["r"].shape == (1, 1)
+    assert graph_of(Requantise("r", ("a",), SMALL, relu=False, limits=(2, 2)), (1,)).tensors["r"].range == (2, 2)
+    assert graph_of(Requantise("r", ("a",), Format(True, 62, 57), relu=False), (1,)).tensors["r"].range == (-(2**60), 7 << 57)
+
+
+def test_a_square_is_never_negative_and_reaches_zero_only_where_its_root_does() -> None:
+    ends = [(low, low + extent) for low in range(-3, 3) for extent in range(4)]
+    weights, bias = (np.array([[part] for part in parts]) for parts in ([b - a for a, b in ends], [a for a, _ in ends]))
+    ops = (InputQuantiser("a", (len(ends), 1), Format(False, 1, 0)), Affine("x", ("a",), weights, bias, SMALL))
+    square = Graph((*ops, Multiply("r", ("x", "x")), Output("y", ("r",)))).tensors["r"]
+    wanted = [[code * code for code in range(a, b + 1)] for a, b in ends]
+    assert square.low.reshape(-1).tolist() == [min(row) for row in wanted]
+    assert square.high.reshape(-1).tolist() == [max(row) for row in wanted]
+    product_of = Graph(
+        (*ops, Reshape("z", ("x",)), Reshape("same", ("z",), (-1, 1)), Multiply("r", ("x", "same")), Output("y", ("r",)))
+    )
+    every = [[a * b for a in ends_of for b in ends_of] for ends_of in ends]
+    assert product_of.tensors["r"].low.reshape(-1).tolist() == [min(row) for row in every]
+
+
+def test_sums_are_refused_a_little_before_62_bits() -> None:
+    """Bounds are summed in float64, so the last billionth is left out."""
+    for part, refused in ((2e-9, False), (5e-10, True)):
+        bias = int(2**61 * (1 - part))
+        if refused:
+            with pytest.raises(Unsupported, match=r"^layer sum: its sums may reach 2.31e\+18 and do not fit 62 bits"):
+                two(1, [0], bias)
+        else:
+            assert two(1, [0], bias).run(np.array([[1]]))["y"].tolist() == [[bias]]
+
+
+def test_shifts_to_the_left_stay_within_62_bits_even_of_nothing() -> None:
+    bit = InputQuantiser("x", (1,), Format(False, 1, 0))
+    nothing = Requantise("zero", ("x",), Format(False, 1, 0), relu=False, limits=(0, 0))
+
+    def shifted(source: str, fraction: int) -> Graph:
+        before = (bit, nothing) if source == "zero" else (bit,)
+        return Graph((*before, Requantise("r", (source,), Format(False, 62, fraction), relu=False), Output("y", ("r",))))
+
+    assert shifted("x", 60).tensors["r"].range == (0, 2**60)
+    assert shifted("zero", 60).tensors["r"].range == (0, 0)
+    for source in ("x", "zero"):
+        with pytest.raises(Unsupported, match=r"^layer r: a left shift of ufixed<1,1> by 61 does not fit 62 bits; use a coarser"):
+            shifted(source, 61)
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_fractions_of_a_sum_lie_62_bits_apart_at_most(order: str) -> None:
+    def of(fraction: int) -> str:
+        formats = {"a": Format(True, 2, 0), "b": Format(True, 2, fraction)}
+        inputs = [InputQuantiser(name, (1,), fmt) for name, fmt in formats.items()]
+        with pytest.raises(Unsupported) as caught:
+            Graph((*inputs, Add("r", (order[0], order[1])), Output("y", ("r",))))
+        words = " and ".join(str(formats[name]) for name in order)
+        return str(caught.value).replace(words, "both")
+
+    assert of(62) == "layer r: its sums may reach 9.22e+18 and do not fit 62 bits; use fewer bits per weight or input"
+    assert of(63) == "layer r: the scales of both lie too far apart to be added in 62 bits"
+
+
+def test_a_choice_knows_its_format_and_range() -> None:
+    """Numbers of elements need no sign; the values of the best lie between those of all lowest and all highest codes."""
+    spread = Affine("spread", ("a",), np.array([[1, 2, 3, 4]]), np.array([[0, 40, -10, 3]]), Format(True, 8, 1))
+    fine = Format(True, 4, 1)
+    for k, largest, low, high in ((1, True, [24], [54]), (2, True, [24, -8], [54, 31]), (2, False, [-34, -29], [7, 11])):
+        for part in ("values", "indices"):
+            best = TopK("r", ("spread",), k, largest, part)
+            tensor = Graph((InputQuantiser("a", (1, 4), fine), spread, best, Output("y", ("r",)))).tensors["r"]
+            assert tensor.shape == (1, k)
+            if part == "indices":
+                assert (str(tensor.format), tensor.range, tensor.bound) == ("ufixed<2,2>", (0, 3), 3)
+            else:
+                assert tensor.format.fraction == 2
+                assert (tensor.low.tolist(), tensor.high.tolist()) == ([low], [high])
