@@ -39,8 +39,13 @@ def save(report: Report, folder: Path, *, listed: bool = True) -> None:
     The page of a report that is `listed` leads back to the index of the folder above.
     """
     page = render(report, f"../{INDEX_NAME}" if listed else "")
-    write_text(folder / JSON_NAME, report.model_dump_json(indent=2) + "\n")
+    write_text(folder / JSON_NAME, text(report))
     write_text(folder / PAGE_NAME, page)
+
+
+def text(report: Report) -> str:
+    """Return the contents of `report.json`."""
+    return report.model_dump_json(indent=2) + "\n"
 
 
 def load(folder: Path) -> Report:
