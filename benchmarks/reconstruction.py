@@ -24,17 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.backends.emulator.binding import Emulator
-from caloedge.comparison import EVALUATION_SEED, library_of
 from caloedge.compiler.graph import Graph
-from caloedge.compiler.reader import read
+from caloedge.compiler.onnx.reader import read
 from caloedge.computer import computer
-from caloedge.detector import groups
+from caloedge.deepcluster import chain
+from caloedge.deepcluster.chain import Chain, Run
+from caloedge.deepcluster.report import blocks
+from caloedge.evaluation.accuracy import EVALUATION_SEED, library_of
 from caloedge.files import write_text
 from caloedge.pipeline import open_model
-from caloedge.reconstruction import chain
-from caloedge.reconstruction.chain import Chain, Run
-from caloedge.reconstruction.report import blocks
-from caloedge.verification import Design, build_if_needed
+from caloedge.reconstruction import windowing
+from caloedge.verification.executors import Design, build_if_needed
 
 ROUNDS = 7
 GOAL = 20_000
@@ -61,7 +61,7 @@ def rate(count: int, run: Callable[[], Any]) -> dict[str, Any]:
 def measure(models: Chain, n_events: int, work: Path) -> dict[str, Any]:
     """Measure all rates on the same events."""
     cells = [block.crystals.cells_EXY for _, block in blocks(library_of(models.centres), "test", n_events, EVALUATION_SEED)]
-    codes_EXY = np.concatenate([groups.digitised(part) for part in cells])
+    codes_EXY = np.concatenate([windowing.digitised(part) for part in cells])
     graphs = [read(artifact.model) for artifact in (models.seeds, models.centres)]
     projects = [
         build_if_needed(Design("emulator", "native", artifact.recipe.target), graph, artifact.recipe, work / artifact.recipe.name)
@@ -72,21 +72,21 @@ def measure(models: Chain, n_events: int, work: Path) -> dict[str, Any]:
     found, same = chain.integer_photons(codes_EXY, fast), chain.integer_photons(codes_EXY, plain)
     for field in ("event_N", "position_N2", "energy_N", "score_N"):
         assert np.array_equal(getattr(found, field), getattr(same, field)), f"emulators and graphs differ in {field}"
-    cut = groups.cut(codes_EXY)
+    cut = windowing.cut(codes_EXY)
     score_W = seeds(cut.codes_WXY[:, None])[:, 0]
-    kept = groups.best(cut.event_W, cut.key, score_W, fast.seed_threshold)
-    group = groups.grouped(cut.event_W, cut.crystal_W2, kept)
+    kept = windowing.best(cut.event_W, cut.key, score_W, fast.seed_threshold)
+    group = windowing.grouped(cut.event_W, cut.crystal_W2, kept)
     codes_MXY = cut.codes_WXY[group.window_M]
-    features_MF: NDArray[Any] = groups.features(codes_MXY, group).view(np.uint16)
+    features_MF: NDArray[Any] = windowing.features(codes_MXY, group).view(np.uint16)
     n = len(codes_EXY)
     rates = {
         "whole reconstruction, networks in the emulator": rate(n, lambda: chain.integer_photons(codes_EXY, fast)),
         "whole reconstruction, networks in numpy": rate(n, lambda: chain.integer_photons(codes_EXY, plain)),
-        "windows": rate(n, lambda: groups.cut(codes_EXY)),
+        "windows": rate(n, lambda: windowing.cut(codes_EXY)),
         "seed finder, emulator": rate(n, lambda: seeds(cut.codes_WXY[:, None])),
-        "best four": rate(n, lambda: groups.best(cut.event_W, cut.key, score_W, fast.seed_threshold)),
-        "groups": rate(n, lambda: groups.grouped(cut.event_W, cut.crystal_W2, kept)),
-        "features": rate(n, lambda: groups.features(codes_MXY, group)),
+        "best four": rate(n, lambda: windowing.best(cut.event_W, cut.key, score_W, fast.seed_threshold)),
+        "groups": rate(n, lambda: windowing.grouped(cut.event_W, cut.crystal_W2, kept)),
+        "features": rate(n, lambda: windowing.features(codes_MXY, group)),
         "center finder, emulator": rate(n, lambda: centres(features_MF)),
     }
     whole = rates["whole reconstruction, networks in the emulator"]["median"]

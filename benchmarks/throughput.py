@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 
 from caloedge.backends.emulator.binding import Emulator
 from caloedge.catalog import Backend, Task, find
-from caloedge.comparison import library_of
 from caloedge.compiler.graph import Graph
-from caloedge.compiler.reader import read
+from caloedge.compiler.onnx.reader import read
 from caloedge.computer import computer
+from caloedge.evaluation.accuracy import library_of
 from caloedge.files import write_text
 from caloedge.pipeline import open_model
 from caloedge.project import read_record
-from caloedge.qonnx_executor import execute_stock, input_names
 from caloedge.recipe import Recipe
-from caloedge.verification import Design, build_if_needed, designs, run_qonnx
+from caloedge.verification.executors import Design, build_if_needed, designs, run_qonnx
+from caloedge.verification.qonnx_executor import execute_stock, input_names
 
 REPEATS = 5
 INPUTS = {

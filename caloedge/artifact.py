@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save
 
 from caloedge.errors import BadData, UserError
 from caloedge.files import read_text, sha256
-from caloedge.npz import read_npz
+from caloedge.formats.npz import read_npz
 from caloedge.recipe import Recipe, read_recipe
 
 MODEL = "model.qonnx"

@@ -86,7 +86,7 @@ class Assessment:
 
 
 def _open_showers(source: str | Path) -> Library:
-    from caloedge.detector.library import open_library  # which loads h5py: most of the command line does without
+    from caloedge.detector.crystals.library import open_library
 
     return open_library(source)
 

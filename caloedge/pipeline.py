@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 
 from caloedge.artifact import MANIFEST, RECIPE, Artifact, read_artifact
 from caloedge.catalog import Assessment, Library, Network, Task, find
-from caloedge.comparison import compare, library_of
-from caloedge.compiler.reader import read
+from caloedge.compiler.onnx.reader import read
 from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName, meant
-from caloedge.firmware import firmware
+from caloedge.evaluation.accuracy import compare, library_of
+from caloedge.firmware import section
+from caloedge.firmware.measure import firmware
 from caloedge.progress import about, announce
 from caloedge.recipe import Recipe, find_recipe, read_recipe, rehearsal, write_recipe
 from caloedge.recipe_check import check_names
-from caloedge.reports import latency, sections, store, summary
+from caloedge.reports import sections, store, summary
 from caloedge.results import Report, Section
-from caloedge.verification import designs, is_there, verify
+from caloedge.verification.executors import designs, is_there, verify
 
 if TYPE_CHECKING:
     from caloedge.training.fit import Hardware
@@ -89,7 +90,7 @@ def train_recipe(name: str, output: Path | None, hardware: Hardware, rivals: Ite
 
 def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifact:
     """Train what is not trained yet and export the artifact."""
-    from caloedge.training.export import export
+    from caloedge.export import export
 
     path, recipe = read_named_recipe(name)
     trained = train_recipe(name, output, hardware)
@@ -99,7 +100,7 @@ def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifac
 
 def make_report(artifact: Artifact, to: Places, independent: Library | None = None) -> Report:
     """Verify the chain, measure the firmware, compare the accuracies, write report.json and report.html."""
-    from caloedge.training.timing import float_timings
+    from caloedge.evaluation.latency import float_timings
 
     graph = read(artifact.model)
     projects = to.work / "projects"
@@ -130,7 +131,7 @@ def make_report(artifact: Artifact, to: Places, independent: Library | None = No
             *(_independent(independent, elsewhere) if independent and elsewhere else ()),
             sections.exactness(checks),
             sections.integer_network(graph, artifact.manifest),
-            latency.firmware(
+            section.firmware(
                 designs,
                 float_timings(artifact),
                 computer(),
@@ -156,7 +157,7 @@ def firmware_plan(artifact: Artifact, projects: Path, reports: Path = Path("repo
     synthesised = [f"rtl {variant}, {target}" for target, variants in recipe.synthesis.items() for variant in variants]
     work = f"building {'; '.join(missing)}" + (f"; synthesising {'; '.join(synthesised)}" if synthesised else "")
     before = reports / (recipe.rehearsal_of or recipe.name)
-    if (before / store.JSON_NAME).is_file() and (seconds := latency.building_s(store.load(before), missing, synthesised)):
+    if (before / store.JSON_NAME).is_file() and (seconds := section.building_s(store.load(before), missing, synthesised)):
         return f"{work}: took about {about(seconds)} where {before} was made"
     return f"{work}: some minutes, more for larger networks"
 

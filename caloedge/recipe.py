@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from caloedge.catalog import look_beside
 from caloedge.errors import BadData, UnknownName, meant
 from caloedge.files import read_text, require_regular, write_text
-from caloedge.plain_yaml import Unclear, parse
+from caloedge.formats.plain_yaml import Unclear, parse
 
 
 class Value(BaseModel):

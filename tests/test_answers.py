@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from caloedge.catalog import Target, find
 from caloedge.cli import EXIT_CODES, VERBS, answer, app
-from caloedge.compiler.reader import read
+from caloedge.compiler.onnx.reader import read
 from caloedge.project import record, write_record
 from caloedge.results import Claim, Facts, Number, Table
 from caloedge.synthesis import cost

@@ -370,7 +370,7 @@ def test_compile_prints_every_layer(caloedge: Call, tiny: Path) -> None:
     assert ended.out == caloedge("compile", tiny / "model.qonnx").out
     assert ended.out.count("Conv ") == 2
     assert ended.out.count("Dense") == 3
-    from caloedge.compiler.reader import read
+    from caloedge.compiler.onnx.reader import read
 
     assert f"digest {read(tiny / 'model.qonnx').digest}" in ended.out.splitlines()
 

@@ -11,8 +11,8 @@ import pytest
 from caloedge import catalog
 from caloedge.catalog import Backend, Library, Network, Target, Task, find, names
 from caloedge.cli.beginning import new
-from caloedge.detector.library import ShowerLibrary, open_library
-from caloedge.detector.production import Production, simulate
+from caloedge.detector.crystals.library import ShowerLibrary, open_library
+from caloedge.detector.crystals.production import Production, simulate
 from caloedge.errors import UnknownName
 
 KINDS: dict[str, type[Any]] = {"task": Task, "network": Network, "backend": Backend, "target": Target}

@@ -8,11 +8,11 @@ import pytest
 
 from caloedge.artifact import Golden, read_artifact
 from caloedge.compiler.fixed import Rounding
-from caloedge.compiler.gates import gates
 from caloedge.compiler.graph import Graph
+from caloedge.compiler.onnx.reader import read
 from caloedge.compiler.ops import Conv, Dense, Requantise
-from caloedge.compiler.reader import read
-from caloedge.verification import designs, run_check, verify
+from caloedge.compiler.squeeze_excite import gates
+from caloedge.verification.executors import designs, run_check, verify
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {"center_finder": 20_000} | dict.fromkeys(("pf_energy", "pf_energy_8_bit", "pf_energy_4_bit"), 100_000)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from caloedge.artifact import read_artifact
+from caloedge.firmware.section import BLOCKS, PROJECTS
 from caloedge.pipeline import QUICK, REHEARSAL, firmware_plan, make_artifact, rehearse, train_recipe
 from caloedge.recipe import read_recipe, rehearsal, write_recipe
 from caloedge.reports import store
-from caloedge.reports.latency import BLOCKS, PROJECTS
 from caloedge.results import Number, Report, Section, Table
 from caloedge.training.fit import Hardware
 

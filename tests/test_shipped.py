@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from caloedge.compiler.reader import read
+from caloedge.compiler.onnx.reader import read
 from caloedge.reports import store
 
 ROOT = Path(__file__).parents[1]

@@ -15,11 +15,11 @@ import typer
 from caloedge.cli.answer import plain
 from caloedge.cli.beginning import new
 from caloedge.cli.building import build, emulate
+from caloedge.cli.checking import compare, report, verify
 from caloedge.cli.compiling import compile_, inspect
-from caloedge.cli.judging import compare, report, verify
 from caloedge.cli.listing import list_
-from caloedge.cli.stories import reconstruct, run, study, tradeoff
 from caloedge.cli.training import export, simulate, train
+from caloedge.cli.workflows import reconstruct, run, study, tradeoff
 from caloedge.errors import UserError, meant
 
 GOOD, BAD_RESULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130

@@ -90,7 +90,7 @@ def _title(block: Table | Facts) -> str:
 
 def _grid(block: Table | Facts) -> Grid:
     """Return a block as a grid. Every cell is text, never markup: names come from users' files."""
-    from caloedge.reports.rounding import quantity
+    from caloedge.reports.number_format import quantity
 
     columns, rows = (block.columns, block.rows) if isinstance(block, Table) else (("", ""), block.items)
     grid = Grid(show_header=any(columns))

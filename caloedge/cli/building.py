@@ -61,7 +61,7 @@ def build(
 
     Ctrl-C keeps what is done; the same command goes on.
     """
-    from caloedge.compiler.reader import compile_file, read
+    from caloedge.compiler.onnx.reader import compile_file, read
     from caloedge.pipeline import open_model
     from caloedge.project import AUTO, is_built, record
 
@@ -104,7 +104,7 @@ def _implement(
     answer: Answer, folder: Path, target: str, limit_s: float, chipdb: Path | None, clock_mhz: float | None, *, asked_for: bool
 ) -> None:
     """Synthesise and route a project as far as can be; end with exit code 1 when a tool failed or the clock is missed."""
-    from caloedge.reports.latency import cost_table
+    from caloedge.firmware.section import cost_table
     from caloedge.synthesis.cost import implement
 
     cost = implement(folder, target, limit_s, chipdb, clock_mhz)
@@ -206,9 +206,9 @@ def _layer_choice(text: str) -> tuple[str, Any]:
 
 def _built(project: Path, backend: str | None, variant: str | None) -> Path:
     """Return the folder of a built project; an artifact is built first, in ./runs, unless it was before."""
-    from caloedge.compiler.reader import read
+    from caloedge.compiler.onnx.reader import read
     from caloedge.pipeline import open_model, places
-    from caloedge.verification import Design, build_if_needed
+    from caloedge.verification.executors import Design, build_if_needed
 
     if backend is None:
         return project

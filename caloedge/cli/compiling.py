@@ -26,7 +26,7 @@ def compile_(
     as_json: Json = False,
 ) -> None:
     """Compile QONNX to the exact integer network, verify it and print its layers. Exit code 1 if the executor differs."""
-    from caloedge.compiler.reader import compile_file
+    from caloedge.compiler.onnx.reader import compile_file
 
     path = model_file(model)
     compiled = compile_file(path, missing_format(quantise_missing))
@@ -50,8 +50,8 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show layers, formats, ranges and costs, where precision is wasted, and what every backend and device would do."""
-    from caloedge.compiler.reader import compile_file
-    from caloedge.inspection import prospects, remarks
+    from caloedge.compiler.onnx.reader import compile_file
+    from caloedge.firmware.inspection import prospects, remarks
     from caloedge.pipeline import open_model
 
     look_beside(Path(), target or [])
@@ -79,9 +79,9 @@ def inspect(
 
 def _verify_compiled(answer: Answer, path: Path, compiled: Any, n_events: int) -> None:
     """Compare a compiled file with the QONNX executor on random events, or measure what inserted quantisers change."""
-    from caloedge.crosscheck import event, first_node
-    from caloedge.qonnx_executor import execute
-    from caloedge.verification import compare_codes, random_codes, run_qonnx
+    from caloedge.verification.crosscheck import event, first_node
+    from caloedge.verification.executors import compare_codes, random_codes, run_qonnx
+    from caloedge.verification.qonnx_executor import execute
 
     graph = compiled.graph
     size = sum(graph.tensors[op.name].size for op in graph.ops)
@@ -139,7 +139,7 @@ def _say_effect(answer: Answer, rounded: Any, real: Any, n_events: int) -> None:
 
 
 def _layer_table(graph: Any) -> Table:
-    from caloedge.inspection import stored
+    from caloedge.firmware.inspection import stored
 
     columns = ("layer", "operation", "shape", "weights", "result", "lowest", "highest", "multiply-adds", "EBOPs", "constants")
     return Table(

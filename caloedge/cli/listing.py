@@ -12,9 +12,9 @@ NETWORKS_EXTRA = "train"
 
 def list_(as_json: Json = False) -> None:
     """List tasks, networks, targets, backends, geometries, shipped shower libraries and QONNX operators."""
-    from caloedge.compiler.reader import READERS
-    from caloedge.detector.geometry import GEOMETRIES
-    from caloedge.detector.library import open_library, shipped_names
+    from caloedge.compiler.onnx.reader import READERS
+    from caloedge.detector.crystals.geometry import GEOMETRIES
+    from caloedge.detector.crystals.library import open_library, shipped_names
 
     rows = []
     for plugin_type in (Task, Network, Target, Backend):

@@ -11,7 +11,7 @@ from caloedge.cli import completion
 from caloedge.computer import available_memory_bytes
 from caloedge.errors import BadData, UnknownName, UserError, meant
 from caloedge.extras import need
-from caloedge.npz import array_names, read_npy, read_npz
+from caloedge.formats.npz import array_names, read_npy, read_npz
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -44,8 +44,8 @@ def simulate(
     workers: Annotated[int, typer.Option(help="Processes; default: one per core.", min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Make a shower library. Ctrl-C keeps what is finished; the same command goes on."""
-    from caloedge.detector.production import Production
-    from caloedge.detector.production import simulate as produce
+    from caloedge.detector.crystals.production import Production
+    from caloedge.detector.crystals.production import simulate as produce
 
     production = Production(
         geometry=geometry,

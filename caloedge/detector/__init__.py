@@ -1,1 +1,1 @@
-"""Particle to energy in cells: geometries, shower generators, the shower library, events and noise."""
+"""Particle to energy in cells: nothing but simulation and its files."""

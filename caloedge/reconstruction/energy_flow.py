@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.detector.full_events import (
+from caloedge.detector.images.response import (
     CHANNELS,
     EARLY,
     EFFICIENCY,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from caloedge.catalog import BASELINE, INTEGER, REFERENCE
-from caloedge.reports import rounding
+from caloedge.reports import number_format
 from caloedge.reports.looks import METHODS, method
 from caloedge.reports.tables import exact_text
 from caloedge.results import Claim, Number, Report, Verdict
@@ -93,11 +93,11 @@ def tally(report: Report) -> dict[Verdict, tuple[NumberedClaim, ...]]:
 
 def parts(number: Number) -> tuple[str, str, str]:
     """Return value, what follows it in small print (uncertainty and unit), and the exact text."""
-    text, sign, error = rounding.value(number).partition(f"{rounding.NO_BREAK}±")
+    text, sign, error = number_format.value(number).partition(f"{number_format.NO_BREAK}±")
     if text.startswith("("):  # a common power of ten binds both
         text, sign, error = f"{text}{sign}{error}", "", ""
     tail = f"{sign.strip()}{error}" if sign else ""
-    unit = f"{rounding.NO_BREAK}{number.unit}" if number.unit else ""
+    unit = f"{number_format.NO_BREAK}{number.unit}" if number.unit else ""
     return text, f"{tail}{unit}".strip(), exact_text(number)
 
 

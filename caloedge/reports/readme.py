@@ -6,9 +6,9 @@ from pathlib import Path
 from caloedge.catalog import BASELINE, FLOAT, INTEGER
 from caloedge.errors import BadData
 from caloedge.files import write_text
+from caloedge.firmware.section import COSTS, DESIGNS
 from caloedge.reports.headline import tally
-from caloedge.reports.latency import COSTS, DESIGNS
-from caloedge.reports.rounding import quantity
+from caloedge.reports.number_format import quantity
 from caloedge.results import Cell, Claim, Number, Report, Table
 
 VERDICTS = {"fails": "Fails", "undecided": "Undecided", "not tested": "Not tested"}

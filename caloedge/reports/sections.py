@@ -6,7 +6,7 @@ from caloedge.artifact import Artifact, Manifest, Stage
 from caloedge.catalog import Task, find
 from caloedge.compiler.graph import Graph
 from caloedge.results import Claim, Facts, Number, Plot, Section, Series, Table, verdict
-from caloedge.verification import Check
+from caloedge.verification.executors import Check
 
 
 def what_was_run(artifact: Artifact) -> Section:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from caloedge.reports import rounding
+from caloedge.reports import number_format
 from caloedge.results import Cell, Number, Table
 
 
@@ -92,7 +92,7 @@ def cell_view(cell: Cell) -> CellView:
 def _cell(cell: Cell, same: _Shared, *, known_origin: str, mark: str) -> CellView:
     if isinstance(cell, str):
         return CellView(cell)
-    text = rounding.quantity(cell) if same.unit is None else rounding.value(cell)
+    text = number_format.quantity(cell) if same.unit is None else number_format.value(cell)
     return CellView(text, exact_text(cell), "" if cell.origin == known_origin else cell.origin, mark, numeric=True)
 
 

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge import claims, statistics
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sample, Task
-from caloedge.detector import clusters, events, groups, photons
-from caloedge.detector.geometry import PBWO4
-from caloedge.detector.library import ShowerLibrary
-from caloedge.reconstruction import resolution
-from caloedge.reconstruction.resolution import Estimate
+from caloedge.detector.crystals import events, photon_events
+from caloedge.detector.crystals.geometry import PBWO4
+from caloedge.detector.crystals.library import ShowerLibrary
+from caloedge.metrics import bootstrap, claims, resolution
+from caloedge.metrics.resolution import Estimate
+from caloedge.reconstruction import clustering, windowing
 from caloedge.results import Claim, Number, Plot, Section, Table
 
 EVENTS_PER_BLOCK = 500
@@ -81,7 +81,7 @@ def sample(library: ShowerLibrary, split: str, n_events: int, seed: int) -> Samp
     made = []
     for block, first in enumerate(range(0, n_events, EVENTS_PER_BLOCK)):
         rng = events.block_generator(seed, split, block)
-        composed = photons.compose(library, rows, min(EVENTS_PER_BLOCK, n_events - first), rng)
+        composed = photon_events.compose(library, rows, min(EVENTS_PER_BLOCK, n_events - first), rng)
         made.append(_block(composed, first, rng))
     inputs, published, targets, truths = zip(*made, strict=True)
     joined = (np.concatenate([getattr(truth, field.name) for truth in truths]) for field in fields(MemberTruth))
@@ -89,11 +89,11 @@ def sample(library: ShowerLibrary, split: str, n_events: int, seed: int) -> Samp
 
 
 def _block(
-    composed: photons.PhotonEvents, first_event: int, rng: np.random.Generator
+    composed: photon_events.PhotonEvents, first_event: int, rng: np.random.Generator
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], MemberTruth]:
     crystals = composed.crystals
-    codes_EXY = groups.digitised(crystals.cells_EXY)
-    cut = groups.cut(codes_EXY)
+    codes_EXY = windowing.digitised(crystals.cells_EXY)
+    cut = windowing.cut(codes_EXY)
     impact_EP2 = np.nan_to_num(crystals.impact_EP2, nan=-events.GRID)
     offset_WP2 = impact_EP2[cut.event_W] - (cut.crystal_W2[:, None] + 0.5)
     hit_WP = (np.floor(impact_EP2[cut.event_W]) == cut.crystal_W2[:, None]).all(axis=2)
@@ -101,10 +101,10 @@ def _block(
     hits_W = hit_WP.sum(axis=1)
     kept_W = (hits_W == 1) | ((rng.random(len(near_W)) < np.where(near_W, NEAR, OTHER)) & (hits_W == 0))
     score_W = np.where(kept_W, hits_W + rng.random(len(near_W)), -1)
-    group = groups.grouped(cut.event_W, cut.crystal_W2, groups.best(cut.event_W, cut.key, score_W, 0))
+    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.best(cut.event_W, cut.key, score_W, 0))
     codes_MXY = cut.codes_WXY[group.window_M]
-    exponent_M, sum_M, turn_M = groups.exponents(codes_MXY), groups.sums(codes_MXY), groups.turns(codes_MXY)
-    offset_MP2 = np.stack([groups.turned(offset_WP2[group.window_M, photon], turn_M) for photon in (0, 1)], axis=1)
+    exponent_M, sum_M, turn_M = windowing.exponents(codes_MXY), windowing.sums(codes_MXY), windowing.turns(codes_MXY)
+    offset_MP2 = np.stack([windowing.turned(offset_WP2[group.window_M, photon], turn_M) for photon in (0, 1)], axis=1)
     targets, energy_M, offset_M2 = _targets(
         offset_MP2, hit_WP[group.window_M], crystals.energy_EP[group.event_M], exponent_M, sum_M
     )
@@ -112,8 +112,8 @@ def _block(
         composed.kind_E[group.event_M], energy_M, offset_M2, composed.distance[group.event_M], exponent_M, sum_M,
         group.event_M + first_event, group.crystal_M2, turn_M, crystals.shower_EP[group.event_M], codes_EXY,
     )  # fmt: skip
-    inputs = groups.features(codes_MXY, group).astype(np.float32) / groups.UNIT
-    return inputs, groups.joined_windows(crystals.cells_EXY, group, turn_M), targets, truth
+    inputs = windowing.features(codes_MXY, group).astype(np.float32) / windowing.UNIT
+    return inputs, windowing.joined_windows(crystals.cells_EXY, group, turn_M), targets, truth
 
 
 def _targets(
@@ -129,7 +129,7 @@ def _targets(
     targets = np.column_stack(
         [
             np.where(known_M[:, None], offset_M2, 0), beyond_M, is_seed_M,
-            known_M, is_seed_M * ENERGY_WEIGHT * groups.units_gev(exponent_M),
+            known_M, is_seed_M * ENERGY_WEIGHT * windowing.units_gev(exponent_M),
         ]
     )  # fmt: skip
     return targets.astype(np.float32), energy_M, offset_M2
@@ -137,12 +137,12 @@ def _targets(
 
 def _beyond(energy_M: NDArray[Any], exponent_M: NDArray[Any], sum_M: NDArray[Any]) -> NDArray[Any]:
     """Return energies in GeV as the outputs give them: beyond the nine central crystals, in the window's unit."""
-    return np.asarray((energy_M - sum_M * 2.0**-groups.CODE_FRACTION) / groups.units_gev(exponent_M))
+    return np.asarray((energy_M - sum_M * 2.0**-windowing.CODE_FRACTION) / windowing.units_gev(exponent_M))
 
 
 def energies(outputs_M4: NDArray[Any], truth: MemberTruth) -> NDArray[Any]:
     """Return the energies (M,) in GeV that outputs stand for."""
-    return np.asarray(truth.sum_M * 2.0**-groups.CODE_FRACTION + outputs_M4[:, 2] * groups.units_gev(truth.exponent_M))
+    return np.asarray(truth.sum_M * 2.0**-windowing.CODE_FRACTION + outputs_M4[:, 2] * windowing.units_gev(truth.exponent_M))
 
 
 def baseline(sample: Sample[MemberTruth]) -> NDArray[Any]:
@@ -152,21 +152,21 @@ def baseline(sample: Sample[MemberTruth]) -> NDArray[Any]:
     seeds are right; the networks do not.
     """
     truth, right = sample.truth, sample.targets[:, 3] > 0
-    cells_EXY = truth.codes_EXY * np.float32(2.0**-groups.CODE_FRACTION)
-    position_M2, energy_M = clusters.shared(cells_EXY, truth.event_M, truth.crystal_M2, clusters.TUNING)
+    cells_EXY = truth.codes_EXY * np.float32(2.0**-windowing.CODE_FRACTION)
+    position_M2, energy_M = clustering.shared(cells_EXY, truth.event_M, truth.crystal_M2, clustering.TUNING)
     score_M = energy_M.copy()  # of a method that is not told
-    position_M2[right], energy_M[right] = clusters.shared(
-        cells_EXY, truth.event_M[right], truth.crystal_M2[right], clusters.TUNING
+    position_M2[right], energy_M[right] = clustering.shared(
+        cells_EXY, truth.event_M[right], truth.crystal_M2[right], clustering.TUNING
     )
     beyond_M = _beyond(energy_M, truth.exponent_M, truth.sum_M)
-    offset_M2 = groups.turned(position_M2 - truth.crystal_M2 - 0.5, truth.turn_M)
+    offset_M2 = windowing.turned(position_M2 - truth.crystal_M2 - 0.5, truth.turn_M)
     return np.column_stack([offset_M2, beyond_M, score_M])
 
 
 def working_points(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """Return each method's threshold on the seed output that keeps 99 % of the validation sample's seeds."""
     is_seed_M = sample.targets[:, 3] > 0
-    return {name: statistics.threshold_at_efficiency(values[is_seed_M, 3], EFFICIENCY) for name, values in scores.items()}
+    return {name: bootstrap.threshold_at_efficiency(values[is_seed_M, 3], EFFICIENCY) for name, values in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -183,25 +183,25 @@ class _Measured:
     pair_position: Estimate
     close: Estimate
     """Relative width of pairs closer than `CLOSE`, one bin."""
-    kept: statistics.Ratio
+    kept: bootstrap.Ratio
     """Seeds and other windows above the threshold."""
 
 
 def assess(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any]], thresholds: Mapping[str, float]) -> Assessment:
     """Compare the methods on the same members: energies and positions of seeds, and whether others are rejected."""
     truth = sample.truth
-    weights_RM = statistics.shared_bootstrap_weights(truth.shower_MP, seed=1)
+    weights_RM = bootstrap.shared_bootstrap_weights(truth.shower_MP, seed=1)
     measured = {name: _measure(truth, values, thresholds[name], weights_RM) for name, values in scores.items()}
     seeds = np.isfinite(truth.energy_M)
-    single = int((seeds & (truth.kind_M == photons.ONE)).sum())
+    single = int((seeds & (truth.kind_M == photon_events.ONE)).sum())
     size = (
         f"{len(truth.codes_EXY):,} events, {len(seeds):,} windows, {int(seeds.sum()):,} of them seeds ({single:,} single photons)"
     )
     auc = {
         name: Number(
-            value=statistics.auc(values[:, 3], seeds),
+            value=bootstrap.auc(values[:, 3], seeds),
             origin="computed",
-            uncertainty=statistics.auc_uncertainty(values[:, 3], seeds, np.arange(len(seeds)), weights_RM),
+            uncertainty=bootstrap.auc_uncertainty(values[:, 3], seeds, np.arange(len(seeds)), weights_RM),
             sample=f"{len(seeds):,} windows",
         )
         for name, values in scores.items()
@@ -229,9 +229,9 @@ def assess(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any]], thre
 def _measure(truth: MemberTruth, outputs_M4: NDArray[Any], threshold: float, weights_RM: NDArray[Any]) -> _Measured:
     response_M = energies(outputs_M4, truth) / truth.energy_M
     # In the event's own orientation: in the turned one a pull towards the crystal's middle has one sign and no width.
-    apart_M2 = groups.turned_back(outputs_M4[:, :2] - truth.offset_M2, truth.turn_M)
+    apart_M2 = windowing.turned_back(outputs_M4[:, :2] - truth.offset_M2, truth.turn_M)
     apart_M2 = np.where(np.isfinite(truth.energy_M)[:, None], apart_M2, np.nan)
-    one_M = truth.kind_M == photons.ONE
+    one_M = truth.kind_M == photon_events.ONE
     energy_bin_M = np.where(one_M, resolution.bin_of(truth.energy_M, ENERGY_BINS_GEV), -1)
     distance_bin_M = resolution.bin_of(truth.distance_M, DISTANCE_BINS)
     close_bin_M = np.where(truth.distance_M < CLOSE, 0, -1)
@@ -285,7 +285,7 @@ def _percent(estimate: Estimate, bin_: int) -> Number:
 
 def _summary(measured: Mapping[str, _Measured], auc: Mapping[str, Number], thresholds: Mapping[str, float], size: str) -> Table:
     def row(name: str, of: _Measured) -> tuple[Number | str, ...]:
-        kept, wrong = (statistics.percent(of.kept, i, what) for i, what in enumerate(("seeds", "other windows")))
+        kept, wrong = (bootstrap.percent(of.kept, i, what) for i, what in enumerate(("seeds", "other windows")))
         return name, *(_percent(of.energy, b) for b in TABLE_BINS), _position(of), _percent(of.close, 0), auc[name], kept, wrong
 
     points = ", ".join(f"{name}: {value:.3g}" for name, value in thresholds.items())
@@ -417,7 +417,7 @@ def _bins(estimate: Estimate, chosen: slice) -> Estimate:
 
 TASK = Task(
     description="find impact point and energy of each photon from its window of PbWO4 crystals and the neighbouring seeds",
-    input_shape=(groups.FEATURES,),
+    input_shape=(windowing.FEATURES,),
     input_unit="of the window's own scale",
     output="photon",
     loss="photon",
@@ -426,7 +426,7 @@ TASK = Task(
     working_points=working_points,
     assess=assess,
     item="window",
-    published_input_shape=(groups.KEPT, events.WINDOW * events.WINDOW + 1),
+    published_input_shape=(windowing.KEPT, events.WINDOW * events.WINDOW + 1),
     loss_weights=2,
     physical=True,
     lower_is_better=True,

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge import claims, statistics
 from caloedge.catalog import BASELINE, INTEGER, REFERENCE, Assessment, Sample, Task
-from caloedge.detector.events import (
+from caloedge.detector.crystals.events import (
     GRID,
     MARGIN,
     WINDOW,
@@ -24,7 +23,8 @@ from caloedge.detector.events import (
     split_rows,
     windows,
 )
-from caloedge.detector.library import ShowerLibrary
+from caloedge.detector.crystals.library import ShowerLibrary
+from caloedge.metrics import bootstrap, claims
 from caloedge.results import Claim, Image, Number, Plot, Section, Series, Table
 
 EVENTS_PER_BLOCK = 250
@@ -120,14 +120,14 @@ def working_points(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]]
     false_W = sample.targets[:, 0] == 0
     n_events = sample.truth.n_events
     rate = float((scores[REFERENCE][false_W] >= PUBLISHED_THRESHOLD).sum() / n_events)
-    points = {name: statistics.threshold_at_rate(values[false_W], n_events, rate) for name, values in scores.items()}
+    points = {name: bootstrap.threshold_at_rate(values[false_W], n_events, rate) for name, values in scores.items()}
     return points | {REFERENCE: PUBLISHED_THRESHOLD}
 
 
 def assess(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], thresholds: Mapping[str, float]) -> Assessment:
     """Compare the methods on one sample, each at its own working point."""
     truth = sample.truth
-    weights_RE = statistics.shared_bootstrap_weights(truth.shower_EP, seed=1)
+    weights_RE = bootstrap.shared_bootstrap_weights(truth.shower_EP, seed=1)
     selected = {name: values >= thresholds[name] for name, values in scores.items()}
     kinds = {name: _photons(truth, found, _kind(truth), 3, weights_RE) for name, found in selected.items()}
     summary = {name: _summary(sample, scores[name], selected[name], weights_RE) for name in scores}
@@ -178,23 +178,23 @@ def _tally(event_N: NDArray[Any], bin_N: NDArray[Any], use_N: NDArray[Any], n_ev
 
 def _photons(
     truth: SeedTruth, selected_W: NDArray[Any], bin_EP: NDArray[Any], n_bins: int, weights_RE: NDArray[Any]
-) -> statistics.Ratio:
+) -> bootstrap.Ratio:
     """Return the share of photons found, per bin."""
     event_N = np.repeat(np.arange(truth.n_events), 2)
     present_N = np.isfinite(truth.energy_EP).ravel()
     found_N = _found(truth, selected_W).ravel()
     total, passed = (_tally(event_N, bin_EP.ravel(), use, truth.n_events, n_bins) for use in (present_N, present_N & found_N))
-    return statistics.ratio(passed, total, weights_RE)
+    return bootstrap.ratio(passed, total, weights_RE)
 
 
 def _fakes(
     sample: Sample[SeedTruth], selected_W: NDArray[Any], bin_W: NDArray[Any], bin_E: NDArray[Any], weights_RE: NDArray[Any]
-) -> statistics.Ratio:
+) -> bootstrap.Ratio:
     """Return fake seeds per event and bin of the window; `bin_E` (E, B) says which events count in each bin."""
     truth = sample.truth
     fake_W = selected_W & (sample.targets[:, 0] == 0)
     passed = _tally(truth.event_W, bin_W, fake_W, truth.n_events, bin_E.shape[1])
-    return statistics.ratio(passed, bin_E, weights_RE, binomial=False)
+    return bootstrap.ratio(passed, bin_E, weights_RE, binomial=False)
 
 
 def _summary(
@@ -207,10 +207,10 @@ def _summary(
     fakes = _fakes(sample, selected_W, np.zeros_like(truth.event_W), ones, weights_RE)
     labels_W = sample.targets[:, 0]
     return {
-        "seed efficiency": statistics.percent(everything, 0, "photons"),
-        "one photon": statistics.percent(kinds, 0, "photons"),
-        f"two photons, < {CLOSE:g} crystals": statistics.percent(kinds, 1, "photons"),
-        f"two photons, ≥ {CLOSE:g} crystals": statistics.percent(kinds, 2, "photons"),
+        "seed efficiency": bootstrap.percent(everything, 0, "photons"),
+        "one photon": bootstrap.percent(kinds, 0, "photons"),
+        f"two photons, < {CLOSE:g} crystals": bootstrap.percent(kinds, 1, "photons"),
+        f"two photons, ≥ {CLOSE:g} crystals": bootstrap.percent(kinds, 2, "photons"),
         "fakes per 100 events": Number(
             value=100 * float(fakes.value[0]),
             origin="computed",
@@ -218,9 +218,9 @@ def _summary(
             sample=f"{truth.n_events:,} events",
         ),
         "ROC AUC": Number(
-            value=statistics.auc(scores_W, labels_W),
+            value=bootstrap.auc(scores_W, labels_W),
             origin="computed",
-            uncertainty=statistics.auc_uncertainty(scores_W, labels_W, truth.event_W, weights_RE),
+            uncertainty=bootstrap.auc_uncertainty(scores_W, labels_W, truth.event_W, weights_RE),
             sample=f"{len(labels_W):,} windows",
         ),
     }
@@ -249,7 +249,7 @@ def _efficiency_plots(truth: SeedTruth, selected: Mapping[str, NDArray[Any]], we
             y_label="seed efficiency [%]",
             x_scale="log",
             series=tuple(
-                statistics.points(name, edges, _photons(truth, found, bin_EP, len(edges) - 1, weights_RE), 100)
+                bootstrap.points(name, edges, _photons(truth, found, bin_EP, len(edges) - 1, weights_RE), 100)
                 for name, found in selected.items()
             ),
             ratio_to=REFERENCE if REFERENCE in selected else "",
@@ -288,7 +288,7 @@ def _fake_plots(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]],
             x_label="energy of the window's central crystal [GeV]",
             y_label="fake seeds per 100 events and bin",
             x_scale="log",
-            series=tuple(statistics.points(n, WINDOW_BINS_GEV, r, 100) for n, r in against_energy.items()),
+            series=tuple(bootstrap.points(n, WINDOW_BINS_GEV, r, 100) for n, r in against_energy.items()),
             caption=f"{truth.n_events:,} events with one or two photons.",
         ),
         Plot(
@@ -296,7 +296,7 @@ def _fake_plots(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]],
             x_label="distance of the impact points [crystals]",
             y_label="fake seeds per 100 events",
             x_scale="log",
-            series=tuple(statistics.points(n, DISTANCE_BINS, r, 100) for n, r in against_distance.items()),
+            series=tuple(bootstrap.points(n, DISTANCE_BINS, r, 100) for n, r in against_distance.items()),
             caption=f"{int(np.isfinite(truth.distance_E).sum()):,} two-photon events.",
         ),
     )
@@ -312,7 +312,7 @@ def _roc_plot(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], sel
         fakes = np.sort(scores_W[false_W])
         seeds = np.sort(scores_W[truth.window_EP[has_window]])
         rates = np.geomspace(3e-3, 3, 60)
-        cuts = [statistics.threshold_at_rate(fakes, truth.n_events, rate) for rate in rates]
+        cuts = [bootstrap.threshold_at_rate(fakes, truth.n_events, rate) for rate in rates]
         x = [100 * float(len(fakes) - np.searchsorted(fakes, cut)) / truth.n_events for cut in cuts]
         y = [100 * float(len(seeds) - np.searchsorted(seeds, cut)) / float(photons) for cut in cuts]
         curves.append(Series(name=name, x=tuple(x), y=tuple(y), style="line"))
@@ -358,7 +358,7 @@ def _displays(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]]) -
     )
 
 
-def _claims(kinds: Mapping[str, statistics.Ratio], fakes: Mapping[str, Number]) -> tuple[Claim, ...]:
+def _claims(kinds: Mapping[str, bootstrap.Ratio], fakes: Mapping[str, Number]) -> tuple[Claim, ...]:
     """Test what the design promised: integer against published overall, and against the baseline for close pairs."""
     found, wanted = (_overall(kinds[name]) for name in (INTEGER, REFERENCE))
     close, base = kinds[INTEGER], kinds[BASELINE]
@@ -386,14 +386,14 @@ def _claims(kinds: Mapping[str, statistics.Ratio], fakes: Mapping[str, Number]) 
     )
 
 
-def _overall(kinds: statistics.Ratio) -> statistics.Ratio:
+def _overall(kinds: bootstrap.Ratio) -> bootstrap.Ratio:
     """Return the share of photons of all kinds found, one bin; NaN without photons."""
     total = kinds.total.sum(keepdims=True)
     share = kinds.total / total if total[0] else np.full(len(kinds.total), np.nan)
     # A kind without photons has a share of 0 and no value.
     value, replicas = np.nan_to_num(kinds.value) @ share, np.nan_to_num(kinds.replicas) @ share
     none = np.zeros(1)
-    return statistics.Ratio(np.array([value]), none, none, total, replicas[:, None])
+    return bootstrap.Ratio(np.array([value]), none, none, total, replicas[:, None])
 
 
 TASK = Task(

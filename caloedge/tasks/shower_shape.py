@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge import claims, statistics
 from caloedge.catalog import BASELINE, INTEGER, REFERENCE, Assessment, Sample, Task
-from caloedge.detector import events, shapes
-from caloedge.detector.library import ShowerLibrary
+from caloedge.detector.crystals import events
+from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.errors import BadData
+from caloedge.metrics import bootstrap, claims
+from caloedge.reconstruction import shower_shapes
 from caloedge.results import Claim, Number, Plot, Section, Series, Table
 
 EVENTS_PER_BLOCK = 1000
@@ -82,7 +83,7 @@ def sample(library: ShowerLibrary, split: str, n_events: int, seed: int) -> Samp
     for block, first in enumerate(range(0, n_events, EVENTS_PER_BLOCK)):
         rng = events.block_generator(seed, split, block)
         truth, windows_EXY = compose(library, rows, min(EVENTS_PER_BLOCK, n_events - first), rng)
-        inputs.append(shapes.scaled(shapes.variables(windows_EXY)))
+        inputs.append(shower_shapes.scaled(shower_shapes.variables(windows_EXY)))
         truths.append(truth)
     joined = ShapeTruth(*(np.concatenate([getattr(truth, field.name) for truth in truths]) for field in fields(ShapeTruth)))
     return Sample(np.concatenate(inputs), np.eye(len(CLASSES), dtype=np.float32)[joined.class_E], joined)
@@ -122,7 +123,7 @@ def compose(
     truth = ShapeTruth(class_E, energy_EP, np.where(two, distance_E, np.nan), angle_E, shower_EP)
     patch_EXY = events.deposit_patch(library, shower_EP, step_E2)
     noisy = events.digitise(patch_EXY.reshape(1, -1), rng)  # crystals are independent: all events at once
-    return truth, shapes.highest_window(noisy.reshape(patch_EXY.shape))
+    return truth, shower_shapes.highest_window(noisy.reshape(patch_EXY.shape))
 
 
 def chosen_by_cuts(values: tuple[NDArray[Any], ...], cuts: tuple[float, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -132,7 +133,7 @@ def chosen_by_cuts(values: tuple[NDArray[Any], ...], cuts: tuple[float, ...]) ->
     distance from major, with borders at c₄ and c₅.
     """
     e2_e1, major, root_mass = values
-    spread = {variable.name: variable.scale for variable in shapes.VARIABLES}
+    spread = {variable.name: variable.scale for variable in shower_shapes.VARIABLES}
     inside = np.minimum((cuts[0] - e2_e1) / spread["e2_e1"], (cuts[1] - major) / spread["major"])
     pair = 1 + (major >= cuts[4]).astype(np.int64) + (major >= cuts[5])
     return inside, np.where((root_mass >= cuts[2]) & (root_mass < cuts[3]), PION, pair)
@@ -140,7 +141,7 @@ def chosen_by_cuts(values: tuple[NDArray[Any], ...], cuts: tuple[float, ...]) ->
 
 def baseline(sample: Sample[ShapeTruth]) -> NDArray[Any]:
     """Score with cuts on three variables (E, K): the highest score is the class chosen, the first grows with the margin."""
-    inside, other = chosen_by_cuts(tuple(shapes.unscaled(sample.inputs, name) for name in CUT_VARIABLES), CUTS)
+    inside, other = chosen_by_cuts(tuple(shower_shapes.unscaled(sample.inputs, name) for name in CUT_VARIABLES), CUTS)
     scores = np.where(np.arange(len(CLASSES)) == other[:, None], 0.0, -1e3)
     scores[:, PHOTON] = inside
     return scores
@@ -152,7 +153,7 @@ def tuned_cuts(library: ShowerLibrary) -> tuple[float, ...]:
     `CUTS` is `tuned_cuts(open_library("pbwo4_gamma"))`; a test repeats that.
     """
     training = sample(library, "train", CUT_EVENTS, CUT_SEED)
-    values = tuple(shapes.unscaled(training.inputs, name) for name in CUT_VARIABLES)
+    values = tuple(shower_shapes.unscaled(training.inputs, name) for name in CUT_VARIABLES)
 
     def right(cuts: tuple[float, ...]) -> int:
         inside, other = chosen_by_cuts(values, cuts)
@@ -175,13 +176,13 @@ def photon_score(scores_EK: NDArray[Any]) -> NDArray[Any]:
 def working_points(sample: Sample[ShapeTruth], scores: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """Return each method's threshold on `photon_score` that keeps 90 % of the validation sample's single photons."""
     photon_E = sample.truth.class_E == PHOTON
-    return {name: statistics.threshold_at_efficiency(photon_score(v)[photon_E], EFFICIENCY) for name, v in scores.items()}
+    return {name: bootstrap.threshold_at_efficiency(photon_score(v)[photon_E], EFFICIENCY) for name, v in scores.items()}
 
 
 def assess(sample: Sample[ShapeTruth], scores: Mapping[str, NDArray[Any]], thresholds: Mapping[str, float]) -> Assessment:
     """Compare the methods on one sample: the class of the highest score, and photons selected at the working points."""
     truth = sample.truth
-    weights_RE = statistics.shared_bootstrap_weights(truth.shower_EP, seed=1)
+    weights_RE = bootstrap.shared_bootstrap_weights(truth.shower_EP, seed=1)
     chosen = {name: values.argmax(axis=1) for name, values in scores.items()}
     selected = {name: photon_score(values) >= thresholds[name] for name, values in scores.items()}
     accuracy = {name: _share(chosen_E == truth.class_E, np.ones_like(chosen_E), weights_RE) for name, chosen_E in chosen.items()}
@@ -203,23 +204,23 @@ def assess(sample: Sample[ShapeTruth], scores: Mapping[str, NDArray[Any]], thres
                 ),
             ),
         ),
-        headline=tuple((f"Accuracy, {name}", statistics.percent(ratio, 0, "events")) for name, ratio in accuracy.items()),
+        headline=tuple((f"Accuracy, {name}", bootstrap.percent(ratio, 0, "events")) for name, ratio in accuracy.items()),
         claims=_claims(accuracy) if REFERENCE in scores else (),
         replicas={f"Accuracy, {name}": 100 * ratio.replicas[:, 0] for name, ratio in accuracy.items()},
     )
 
 
-def _share(passed_E: NDArray[Any], of_EB: NDArray[Any], weights_RE: NDArray[Any]) -> statistics.Ratio:
+def _share(passed_E: NDArray[Any], of_EB: NDArray[Any], weights_RE: NDArray[Any]) -> bootstrap.Ratio:
     """Return the share of events passed in each bin; `of_EB` (E,) or (E, B) says which events count there."""
     of_EB = of_EB.reshape(len(passed_E), -1).astype(bool)
-    return statistics.ratio(of_EB & passed_E[:, None], of_EB, weights_RE)
+    return bootstrap.ratio(of_EB & passed_E[:, None], of_EB, weights_RE)
 
 
 def _summary_table(
     truth: ShapeTruth,
     scores: Mapping[str, NDArray[Any]],
     selected: Mapping[str, NDArray[Any]],
-    accuracy: Mapping[str, statistics.Ratio],
+    accuracy: Mapping[str, bootstrap.Ratio],
     thresholds: Mapping[str, float],
     weights_RE: NDArray[Any],
 ) -> Table:
@@ -227,15 +228,15 @@ def _summary_table(
     rows: list[tuple[Number | str, ...]] = []
     for name, score_E in ((name, photon_score(scores_EK)) for name, scores_EK in scores.items()):
         auc = Number(
-            value=statistics.auc(score_E, photon_E),
+            value=bootstrap.auc(score_E, photon_E),
             origin="computed",
-            uncertainty=statistics.auc_uncertainty(score_E, photon_E, event_E, weights_RE),
+            uncertainty=bootstrap.auc_uncertainty(score_E, photon_E, event_E, weights_RE),
             sample=f"{len(photon_E):,} events",
         )
-        kept = statistics.percent(_share(selected[name], photon_E, weights_RE), 0, "photons")
+        kept = bootstrap.percent(_share(selected[name], photon_E, weights_RE), 0, "photons")
         others = [_share(~selected[name], truth.class_E == kind, weights_RE) for kind in range(PHOTON + 1, len(CLASSES))]
-        rejected = [statistics.percent(ratio, 0, "events") for ratio in others]
-        rows.append((name, statistics.percent(accuracy[name], 0, "events"), auc, kept, *rejected, f"{thresholds[name]:.4g}"))
+        rejected = [bootstrap.percent(ratio, 0, "events") for ratio in others]
+        rows.append((name, bootstrap.percent(accuracy[name], 0, "events"), auc, kept, *rejected, f"{thresholds[name]:.4g}"))
     showers = len(np.unique(truth.shower_EP[truth.shower_EP >= 0]))
     rejections = (f"rejected: {name}" for name in CLASSES[1:])
     return Table(
@@ -257,12 +258,12 @@ def _class_tables(truth: ShapeTruth, chosen: Mapping[str, NDArray[Any]], weights
         Table(
             title="Share of each class that is recognised",
             columns=("method", *CLASSES),
-            rows=tuple((name, *(statistics.percent(ratio, kind, "events") for kind in kinds)) for name, ratio in right.items()),
+            rows=tuple((name, *(bootstrap.percent(ratio, kind, "events") for kind in kinds)) for name, ratio in right.items()),
         ),
         Table(
             title="What the integer network takes each class for",
             columns=("true class", *CLASSES),
-            rows=tuple((CLASSES[true], *(statistics.percent(ratio, true, "events") for ratio in taken)) for true in kinds),
+            rows=tuple((CLASSES[true], *(bootstrap.percent(ratio, true, "events") for ratio in taken)) for true in kinds),
             caption="Columns: the class chosen. Rows add up to 100 %.",
         ),
     )
@@ -277,7 +278,7 @@ def _rejection_plots(truth: ShapeTruth, selected: Mapping[str, NDArray[Any]], we
             y_label="π⁰ rejected [%]",
             x_scale="log" if what == "energy" else "linear",
             series=tuple(
-                statistics.points(name, edges, _share(~found, pion_E[:, None] & _in_bins(values_E, edges), weights_RE), 100)
+                bootstrap.points(name, edges, _share(~found, pion_E[:, None] & _in_bins(values_E, edges), weights_RE), 100)
                 for name, found in selected.items()
             ),
             caption=f"{int(pion_E.sum()):,} π⁰, at thresholds that keep 90 % of all single photons. {remark}",
@@ -308,7 +309,7 @@ def _accuracy_plot(truth: ShapeTruth, chosen: Mapping[str, NDArray[Any]], weight
         y_label="accuracy [%]",
         x_scale="log",
         series=tuple(
-            statistics.points(name, ENERGY_BINS_GEV, _share(chosen_E == truth.class_E, in_bin_EB, weights_RE), 100)
+            bootstrap.points(name, ENERGY_BINS_GEV, _share(chosen_E == truth.class_E, in_bin_EB, weights_RE), 100)
             for name, chosen_E in chosen.items()
         ),
         ratio_to=REFERENCE if REFERENCE in chosen else "",
@@ -341,7 +342,7 @@ def _roc_plot(truth: ShapeTruth, scores: Mapping[str, NDArray[Any]], selected: M
 def _mass_plot(sample: Sample[ShapeTruth]) -> Plot:
     """Show the variable that tells π⁰ from other pairs."""
     edges = np.linspace(0, 3, 31)
-    mass_E = shapes.unscaled(sample.inputs, "root_mass")
+    mass_E = shower_shapes.unscaled(sample.inputs, "root_mass")
     return Plot(
         title="The variable that knows the π⁰'s mass",
         x_label="√(m / m_π⁰) from energy and width",
@@ -360,11 +361,11 @@ def _mass_plot(sample: Sample[ShapeTruth]) -> Plot:
     )
 
 
-def _claims(accuracy: Mapping[str, statistics.Ratio]) -> tuple[Claim, ...]:
+def _claims(accuracy: Mapping[str, bootstrap.Ratio]) -> tuple[Claim, ...]:
     """Test integer against published, and integer against cuts; differences are paired by showers."""
     found, published, cuts = (accuracy[name] for name in (INTEGER, REFERENCE, BASELINE))
 
-    def said(other: statistics.Ratio) -> str:
+    def said(other: bootstrap.Ratio) -> str:
         return f"{found.value[0]:.2%} against {other.value[0]:.2%}: "
 
     return (
@@ -387,7 +388,7 @@ def _claims(accuracy: Mapping[str, statistics.Ratio]) -> tuple[Claim, ...]:
 
 TASK = Task(
     description="tell one photon from two and from a π⁰ by 16 shower shapes of a 5×5 window of PbWO4 crystals",
-    input_shape=(len(shapes.VARIABLES),),
+    input_shape=(len(shower_shapes.VARIABLES),),
     input_unit="standard deviation",
     output="logits",
     loss="cross entropy",

@@ -29,10 +29,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from caloedge.catalog import Library, Sample, Task
 from caloedge.errors import UserError
 from caloedge.files import write_text
+from caloedge.metrics.ssim import blur, ssim
 from caloedge.progress import progress
 from caloedge.recipe import Schedule
-from caloedge.similarity import blur, ssim
-from caloedge.training.teaching import Teaching
+from caloedge.training.distillation import Teaching
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Lightning and its dependencies warn about each other at import

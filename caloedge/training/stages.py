@@ -30,9 +30,9 @@ from caloedge.errors import BadData, UnknownName, UserError, meant
 from caloedge.files import locked, replacing, write_text
 from caloedge.recipe import Recipe, Schedule
 from caloedge.training import preflight
+from caloedge.training.distillation import ALONE_EVENTS, Teaching
 from caloedge.training.fit import Hardware, fit, steps_per_epoch, valid_loss
-from caloedge.training.teaching import ALONE_EVENTS, Teaching
-from caloedge.training.twin import REHEARSAL, check_names, quantised, rehearsal, rounded_twin, settling, twin
+from caloedge.training.quantisation.qat import REHEARSAL, check_names, quantised, rehearsal, rounded_twin, settling, twin
 
 CALIBRATION_SHARE = 2
 """Events on which ranges of activations are taken, as a multiple of those of validation."""

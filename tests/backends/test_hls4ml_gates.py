@@ -18,7 +18,6 @@ from caloedge.backends.hls4ml.gates import HEADER, SCALE, SUM
 from caloedge.backends.hls4ml.plan import MOST_PARALLEL_PRODUCTS, plan
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.fixed import Format
-from caloedge.compiler.gates import gates
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import (
     Affine,
@@ -32,6 +31,7 @@ from caloedge.compiler.ops import (
     Requantise,
     Reshape,
 )
+from caloedge.compiler.squeeze_excite import gates
 from caloedge.errors import Unsupported, UserError
 from caloedge.project import is_built, read_record, record
 from caloedge.recipe import LayerChoice

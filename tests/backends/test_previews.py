@@ -24,7 +24,7 @@ from caloedge.compiler.fixed import Format, Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Affine, Conv, Dense, InputQuantiser, Op, Output, Requantise, Reshape
 from caloedge.errors import Unsupported, UserError
-from caloedge.inspection import prospects
+from caloedge.firmware.inspection import prospects
 from caloedge.recipe import LayerChoice
 
 TARGET = find(Target, "xcvu13p")

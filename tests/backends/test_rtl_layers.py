@@ -13,6 +13,7 @@ from stream_layers import run_layers
 from test_rtl_gate import gate_alone, network
 from test_rtl_ops import NETWORKS, WEIGHT, draws, signed
 
+from caloedge.backends.rtl.epilogue import Rounded, Scaled
 from caloedge.backends.rtl.layers import (
     Layer,
     every,
@@ -25,7 +26,6 @@ from caloedge.backends.rtl.layers import (
     ungrouped,
     window_size,
 )
-from caloedge.backends.rtl.steps import Rounded, Scaled
 from caloedge.compiler.fixed import Format, Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import (

@@ -12,9 +12,9 @@ from random_networks import stimulus
 
 from caloedge.backends.rtl import BACKEND
 from caloedge.backends.rtl.design import design
+from caloedge.backends.rtl.epilogue import Rounded
 from caloedge.backends.rtl.layers import layers_of, padded_shape
 from caloedge.backends.rtl.simulation import compile_model, simulate
-from caloedge.backends.rtl.steps import Rounded
 from caloedge.backends.rtl.verilog import write_design
 from caloedge.catalog import Target, find
 from caloedge.compiler import fixed

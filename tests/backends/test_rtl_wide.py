@@ -12,11 +12,11 @@ from caloedge.backends.rtl import BACKEND
 from caloedge.backends.rtl.design import design
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.graph import Graph
+from caloedge.compiler.onnx.reader import read
 from caloedge.compiler.ops import Conv, Dense
-from caloedge.compiler.reader import read
 from caloedge.errors import Unsupported
 from caloedge.recipe import LayerChoice
-from caloedge.verification import compare_codes, random_codes
+from caloedge.verification.executors import compare_codes, random_codes
 
 torch = pytest.importorskip("torch")
 qnn = pytest.importorskip("brevitas.nn")

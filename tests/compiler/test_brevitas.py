@@ -13,8 +13,8 @@ import pytest
 from random_qonnx import Comparison, compare, stimulus
 
 from caloedge.compiler.graph import Graph
+from caloedge.compiler.onnx.reader import read
 from caloedge.compiler.ops import Conv, Dense
-from caloedge.compiler.reader import read
 
 torch = pytest.importorskip("torch")
 qnn = pytest.importorskip("brevitas.nn")

@@ -15,10 +15,10 @@ from small_qonnx import File, same
 
 from caloedge.catalog import Backend, Target, find, names
 from caloedge.compiler.graph import Graph
+from caloedge.compiler.onnx.reader import compile_file, read
 from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Multiply, Rearrange
-from caloedge.compiler.reader import compile_file, read
 from caloedge.errors import BadData, Unsupported, UserError
-from caloedge.verification import random_codes
+from caloedge.verification.executors import random_codes
 
 pytest.importorskip("qonnx")
 pytest.importorskip("onnxruntime")

@@ -19,9 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 from small_qonnx import same
 
 from caloedge.compiler.graph import Graph
-from caloedge.compiler.reader import read
+from caloedge.compiler.onnx.reader import read
 from caloedge.errors import UserError
-from caloedge.qonnx_executor import execute
+from caloedge.verification.qonnx_executor import execute
 
 NAME = "hostile.qonnx"
 MODEL = Path(__file__).parents[2] / "models" / "seed_finder" / "model.qonnx"

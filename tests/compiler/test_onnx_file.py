@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, inliner, numpy_helper
 
-from caloedge.compiler import onnx_file
-from caloedge.compiler.onnx_file import load, node_name, quoted, shown, tensor_array
+from caloedge.compiler.onnx import onnx_file
+from caloedge.compiler.onnx.onnx_file import load, node_name, quoted, shown, tensor_array
 from caloedge.errors import BadData, Unsupported, UserError
 
 NAME = "net.onnx"

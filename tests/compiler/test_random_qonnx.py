@@ -12,8 +12,8 @@ from onnx import helper, numpy_helper
 from random_qonnx import QONNX, RandomFile, compare, qonnx_files, seeded, stimulus
 
 from caloedge.compiler.graph import Graph
+from caloedge.compiler.onnx.reader import READERS, read
 from caloedge.compiler.ops import Affine, Conv, Dense, Requantise, Table, Threshold
-from caloedge.compiler.reader import READERS, read
 from caloedge.errors import Unsupported
 
 pytest.importorskip("qonnx")

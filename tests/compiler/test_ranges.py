@@ -19,6 +19,7 @@ from random_qonnx import seeded
 from caloedge.compiler.fixed import Format, Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.kernels import exact_type, kernel
+from caloedge.compiler.onnx.reader import read
 from caloedge.compiler.ops import (
     Add,
     Affine,
@@ -39,7 +40,6 @@ from caloedge.compiler.ops import (
     TopK,
 )
 from caloedge.compiler.ranges import INT_LIMIT, MAX_ELEMENTS, Tensor
-from caloedge.compiler.reader import read
 from caloedge.errors import Unsupported
 
 WEIGHT = Format(True, 5, 2)

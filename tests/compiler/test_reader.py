@@ -11,8 +11,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from caloedge.compiler.graph import Graph
+from caloedge.compiler.onnx.reader import read
 from caloedge.compiler.ops import Conv, Dense, MaxPool, Requantise
-from caloedge.compiler.reader import read
 from caloedge.errors import BadData, Unsupported, UserError
 
 
@@ -162,9 +162,7 @@ def test_both_exporters_give_the_same_network(exported: tuple[Any, Path]) -> Non
 
 
 def test_reading_needs_no_torch() -> None:
-    code = (
-        "import sys, caloedge.compiler.reader; sys.exit(any(m in sys.modules for m in ('torch', 'qonnx', 'brevitas', 'hls4ml')))"
-    )
+    code = "import sys, caloedge.compiler.onnx.reader; sys.exit(any(m in sys.modules for m in ('torch', 'qonnx', 'brevitas', 'hls4ml')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

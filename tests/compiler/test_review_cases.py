@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from small_qonnx import File, same
 
-from caloedge.compiler.reader import compile_file
+from caloedge.compiler.onnx.reader import compile_file
 from caloedge.errors import Unsupported
 
 pytest.importorskip("qonnx")

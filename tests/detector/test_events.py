@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from caloedge.detector.events import (
+from caloedge.detector.crystals.events import (
     CONSTANT,
     ELECTRONIC_GEV,
     GRID,
@@ -23,7 +23,7 @@ from caloedge.detector.events import (
     pion_distance,
     windows,
 )
-from caloedge.detector.library import ShowerLibrary, open_library
+from caloedge.detector.crystals.library import ShowerLibrary, open_library
 from caloedge.errors import BadData
 
 
@@ -74,7 +74,7 @@ def test_impact_points_keep_their_place_in_the_crystal(library: ShowerLibrary, e
 
 def test_a_shower_is_added_where_it_hits(library: ShowerLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without noise, an event is the sum of its showers moved to their crystals, and nothing else."""
-    monkeypatch.setattr("caloedge.detector.events.digitise", lambda cells, rng: cells)
+    monkeypatch.setattr("caloedge.detector.crystals.events.digitise", lambda cells, rng: cells)
     made = compose(library, np.array([5]), 40, np.random.default_rng(2))
     shower = library.cells_mev[5].reshape(25, 25) * np.float32(1e-3)
     for cells, impact in zip(made.cells_EXY, made.impact_EP2, strict=True):

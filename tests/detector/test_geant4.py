@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from caloedge.detector import geant4_tables
-from caloedge.detector.library import open_library
-from caloedge.detector.production import Production, simulate
+from caloedge.detector.crystals import geant4_tables
+from caloedge.detector.crystals.library import open_library
+from caloedge.detector.crystals.production import Production, simulate
 from caloedge.errors import UserError
 
 LOW = Production(showers=150, min_energy_gev=1.0, max_energy_gev=2.0, seed=21)

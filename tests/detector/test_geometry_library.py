@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from caloedge.detector.geometry import GEOMETRIES, PBWO4, SamplingStack, describe, geometry
-from caloedge.detector.library import MANTISSA_BITS, open_library, round_mantissa, shipped, write_library
+from caloedge.detector.crystals.geometry import GEOMETRIES, PBWO4, SamplingStack, describe, geometry
+from caloedge.detector.crystals.library import MANTISSA_BITS, open_library, round_mantissa, shipped, write_library
 from caloedge.errors import BadData, UnknownName
 
 

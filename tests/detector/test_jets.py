@@ -14,8 +14,10 @@ import h5py
 import numpy as np
 import pytest
 
-from caloedge.detector import jets as module
-from caloedge.detector.full_events import (
+from caloedge.detector.crystals.library import shipped_names
+from caloedge.detector.images import jets as module
+from caloedge.detector.images.jets import Sample, jets, qcd_events, read_particles, shipped_sample, write_particles
+from caloedge.detector.images.response import (
     CHARGED_HADRON,
     ETA_H,
     FIELD_ON,
@@ -27,8 +29,6 @@ from caloedge.detector.full_events import (
     images,
     toy_particles,
 )
-from caloedge.detector.jets import Sample, jets, qcd_events, read_particles, shipped_sample, write_particles
-from caloedge.detector.library import shipped_names
 from caloedge.errors import BadData, MissingTool, UnknownName, UserError
 
 THIS = sys.platform, platform.machine()

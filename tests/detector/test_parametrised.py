@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from caloedge.detector.geometry import PBWO4, geometry
-from caloedge.detector.parametrised import MEDIA, open_parametrised
+from caloedge.detector.crystals.geometry import PBWO4, geometry
+from caloedge.detector.crystals.parametrised import MEDIA, open_parametrised
 from caloedge.errors import UserError
 
 

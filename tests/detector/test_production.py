@@ -14,10 +14,10 @@ import h5py
 import numpy as np
 import pytest
 
-from caloedge.detector import parametrised, production
-from caloedge.detector.geometry import geometry
-from caloedge.detector.library import open_library
-from caloedge.detector.production import Production, simulate
+from caloedge.detector.crystals import parametrised, production
+from caloedge.detector.crystals.geometry import geometry
+from caloedge.detector.crystals.library import open_library
+from caloedge.detector.crystals.production import Production, simulate
 from caloedge.errors import BadData, UnknownName, UserError
 
 SMALL = Production(generator="parametrised", showers=150, seed=11)

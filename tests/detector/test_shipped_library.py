@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from caloedge.detector.library import ShowerLibrary, open_library, shipped
+from caloedge.detector.crystals.library import ShowerLibrary, open_library, shipped
 
 SIDE, CELL_MM = 25, 22.0
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from caloedge.detector.full_events import (
+from caloedge.detector.images.response import (
     CHARGED_HADRON,
     FIELD_ON,
     NEUTRAL_HADRON,

@@ -17,8 +17,8 @@ import pytest
 
 from caloedge.reports.headline import MOST_CARDS, cards, key_figures, parts, tally
 from caloedge.reports.looks import COLOURS
+from caloedge.reports.number_format import quantity, value
 from caloedge.reports.page import render
-from caloedge.reports.rounding import quantity, value
 from caloedge.reports.tables import table_view
 from caloedge.results import Claim, Facts, Image, Number, Plot, Report, Section, Series, Table, Verdict
 

@@ -10,15 +10,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE
-from caloedge.reconstruction.chain import PARTICLE_FLOW
-from caloedge.reconstruction.neutral_energy import SUM
-from caloedge.reports.canvas import drawable, house_style
-from caloedge.reports.legend import place_legend
+from caloedge.deepcluster.chain import PARTICLE_FLOW
 from caloedge.reports.looks import METHODS, looks
-from caloedge.reports.plots import _colour_scale, image_svg, plot_svg
-from caloedge.reports.ratios import points, ratio
+from caloedge.reports.plots.canvas import drawable, house_style
+from caloedge.reports.plots.legend import place_legend
+from caloedge.reports.plots.plots import _colour_scale, image_svg, plot_svg
+from caloedge.reports.plots.ratios import points, ratio
 from caloedge.results import Image, Plot, Series
-from caloedge.tasks.pf_energy import CALORIMETER_SUM
+from caloedge.tasks.layered_energy.assessment import SUM
+from caloedge.tasks.pf_energy.task import CALORIMETER_SUM
 
 X = (1.0, 2.0, 4.0)
 

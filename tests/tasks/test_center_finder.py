@@ -9,11 +9,12 @@ import pytest
 from turning import turned, turned_back
 
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Sample
-from caloedge.detector import events, groups, photons
-from caloedge.detector.events import block_generator, split_rows
-from caloedge.detector.geometry import PBWO4
-from caloedge.detector.library import ShowerLibrary, open_library
-from caloedge.detector.photons import ONE, PhotonEvents
+from caloedge.detector.crystals import events, photon_events
+from caloedge.detector.crystals.events import block_generator, split_rows
+from caloedge.detector.crystals.geometry import PBWO4
+from caloedge.detector.crystals.library import ShowerLibrary, open_library
+from caloedge.detector.crystals.photon_events import ONE, PhotonEvents
+from caloedge.reconstruction import windowing
 from caloedge.results import Number, Plot, Table, verdict
 from caloedge.tasks import center_finder
 from caloedge.tasks.center_finder import EVENTS_PER_BLOCK, NEAR, OTHER, TASK, MemberTruth, energies
@@ -33,8 +34,8 @@ def composed(library: ShowerLibrary) -> PhotonEvents:
     """The events behind it: each block begins with composing them."""
     rows = split_rows(len(library), "all")
     sizes = (EVENTS_PER_BLOCK, N - EVENTS_PER_BLOCK)
-    return photons.joined(
-        [photons.compose(library, rows, size, block_generator(SEED, "all", block)) for block, size in enumerate(sizes)]
+    return photon_events.joined(
+        [photon_events.compose(library, rows, size, block_generator(SEED, "all", block)) for block, size in enumerate(sizes)]
     )
 
 
@@ -128,7 +129,7 @@ def test_targets_and_truth_are_those_of_the_events(made: Sample[MemberTruth], co
     assert kinds["seed"] > 900
     assert kinds["near"] > 50
     assert kinds["far"] > 5
-    np.testing.assert_array_equal(truth.codes_EXY, groups.digitised(composed.crystals.cells_EXY))
+    np.testing.assert_array_equal(truth.codes_EXY, windowing.digitised(composed.crystals.cells_EXY))
     assert len(truth.codes_EXY) == N
 
 
@@ -170,11 +171,11 @@ def test_inputs_of_both_kinds_show_the_same_windows(made: Sample[MemberTruth], c
     for m in range(len(made.inputs)):
         own, others = made.published_inputs[m, 0], made.published_inputs[m, 1:]
         x, y = truth.crystal_M2[m]
-        around = groups.digitised(composed.crystals.cells_EXY[truth.event_M[m], x - 3 : x + 4, y - 3 : y + 4]).tolist()
+        around = windowing.digitised(composed.crystals.cells_EXY[truth.event_M[m], x - 3 : x + 4, y - 3 : y + 4]).tolist()
         window, *_ = turned(around, [])
-        np.testing.assert_array_equal(groups.digitised(own[:49]), np.ravel(window))
+        np.testing.assert_array_equal(windowing.digitised(own[:49]), np.ravel(window))
         assert own[49] == 1
-        codes = groups.digitised(own[:49]).astype(int)
+        codes = windowing.digitised(own[:49]).astype(int)
         exponent = int(codes[24]).bit_length() - 1
         expected = np.minimum((codes * 2.0 ** (7 - exponent)).astype(int), 4095)
         np.testing.assert_array_equal(made.inputs[m, :49] * 256, expected)
@@ -196,17 +197,17 @@ def test_inputs_of_both_kinds_show_the_same_windows(made: Sample[MemberTruth], c
 
 
 def test_windows_are_kept_at_random_but_for_the_seeds(library: ShowerLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
-    best, chosen, offered = groups.best, [], []
+    best, chosen, offered = windowing.best, [], []
 
     def spy(event: np.ndarray, key: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
         offered.append((event, key, score))
         chosen.append(best(event, key, score, threshold))
         return chosen[-1]
 
-    monkeypatch.setattr(groups, "best", spy)
+    monkeypatch.setattr(windowing, "best", spy)
     made = TASK.sample(library, "train", EVENTS_PER_BLOCK, 2)
     rows = split_rows(len(library), "train")
-    impact = photons.compose(library, rows, EVENTS_PER_BLOCK, block_generator(2, "train", 0)).crystals.impact_EP2
+    impact = photon_events.compose(library, rows, EVENTS_PER_BLOCK, block_generator(2, "train", 0)).crystals.impact_EP2
     ((event, key, score),) = offered
     crystal = np.stack([key // 51, key % 51], axis=1)
     seed = (np.floor(impact[event]) == crystal[:, None]).all(axis=2).any(axis=1)
@@ -243,7 +244,7 @@ def test_the_baseline_has_the_form_of_outputs(large: Sample[MemberTruth]) -> Non
     assert np.quantile(np.abs(response - 1), 0.68) < 0.04
     assert np.quantile(np.abs(found[single, :2] - truth.offset_M2[single]), 0.68) < 0.08
     # Not mixed up, not mirrored; in turned windows x and y are correlated.
-    at, true = (groups.turned_back(v[single, :2], truth.turn_M[single]) for v in (found, truth.offset_M2))
+    at, true = (windowing.turned_back(v[single, :2], truth.turn_M[single]) for v in (found, truth.offset_M2))
     for output in (0, 1):
         assert np.corrcoef(at[:, output], true[:, output])[0, 1] > 0.9
         assert abs(np.corrcoef(at[:, output], true[:, 1 - output])[0, 1]) < 0.3
@@ -341,7 +342,9 @@ def test_headline_figures_counted_in_a_plain_way(large: Sample[MemberTruth]) -> 
         apart = []  # in the event's own orientation
         for m in np.flatnonzero(single & (truth.energy_M >= 12) & (truth.energy_M < 20)):
             done = [
-                what for bit, what in ((groups.FLIP_X, "x"), (groups.FLIP_Y, "y"), (groups.SWAP, "swap")) if truth.turn_M[m] & bit
+                what
+                for bit, what in ((windowing.FLIP_X, "x"), (windowing.FLIP_Y, "y"), (windowing.SWAP, "swap"))
+                if truth.turn_M[m] & bit
             ]
             apart += turned_back(*(outputs[m, :2] - truth.offset_M2[m]), done)
         number = headline[f"Position width at 12–20 GeV, {name}"]

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caloedge import statistics
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Sample
-from caloedge.detector.events import split_rows
-from caloedge.detector.layered import SIDE_MM
-from caloedge.detector.layered_events import Generated, LayeredEvents
-from caloedge.detector.layered_files import LayeredSample, generate, read_layered, write_layered
+from caloedge.detector.crystals.events import split_rows
+from caloedge.detector.layers.events import Generated, LayeredEvents
+from caloedge.detector.layers.files import LayeredSample, generate, read_layered, write_layered
+from caloedge.detector.layers.geometry import SIDE_MM
 from caloedge.errors import BadData, UserError
-from caloedge.reconstruction import neutral_energy
-from caloedge.reconstruction.neutral_energy import SUM, NeutralEvents, measure, response, weighted_square
+from caloedge.metrics import bootstrap
 from caloedge.reports.page import render
 from caloedge.results import Image, Number, Plot, Report, Table
-from caloedge.tasks import layered_energy
-from caloedge.tasks.layered_energy import (
+from caloedge.tasks.layered_energy import assessment
+from caloedge.tasks.layered_energy import task as layered_energy
+from caloedge.tasks.layered_energy.assessment import SUM, NeutralEvents, measure, response, weighted_square
+from caloedge.tasks.layered_energy.task import (
     CHANNELS,
     EVENT_FACTOR,
     FOR_EVENTS,
@@ -194,7 +194,7 @@ def by_hand(n: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_a_perfect_image_has_perfect_figures() -> None:
     neutral, total, distance = by_hand()
-    found = measure(neutral, neutral, total, distance, statistics.bootstrap_weights(64, 1))
+    found = measure(neutral, neutral, total, distance, bootstrap.bootstrap_weights(64, 1))
     assert found.median.value_B[-1] == 1
     assert found.width.value_B[-1] == 0
     assert found.weighted_square.value[0] == found.misplaced.value[0] == found.share_error.value[0] == 0
@@ -205,7 +205,7 @@ def test_figures_are_what_their_definitions_say() -> None:
     image = neutral.copy()
     image[:, 1, 1] += 1
     image[:, 0, 0] += 0.5
-    found = measure(image, neutral, total, distance, statistics.bootstrap_weights(64, 1))
+    found = measure(image, neutral, total, distance, bootstrap.bootstrap_weights(64, 1))
     assert found.median.value_B[-1] == pytest.approx(5.5 / 4, rel=1e-12)  # rounding of doubles
     assert found.weighted_square.value[0] == pytest.approx(3 * 1**2 / 4, rel=1e-6)
     assert found.misplaced.value[0] == pytest.approx((1 + 0.5) / 20, rel=1e-6)
@@ -228,14 +228,14 @@ def test_widths_are_relative_and_in_bins_of_the_distance() -> None:
     distance = np.repeat([50.0, 250.0], 2000)
     scale = 0.5 * rng.normal(1, np.where(distance < 100, 0.2, 0.1))
     image = neutral * scale[:, None, None]
-    found = measure(image, neutral, total, distance, statistics.bootstrap_weights(4000, 1))
+    found = measure(image, neutral, total, distance, bootstrap.bootstrap_weights(4000, 1))
     assert found.width.value_B[1] == pytest.approx(0.2, rel=0.1)
     assert found.width.value_B[5] == pytest.approx(0.1, rel=0.1)
     assert found.median.value_B[-1] == pytest.approx(0.5, rel=0.02)
     assert np.isnan(found.width.value_B[[0, 2, 3, 4]]).all()
     # σ / √(2 N), and the smallest interval is known two to three times worse.
     assert 1 < found.width.uncertainty_B[1] / (0.2 / np.sqrt(2 * 2000)) < 5
-    unknown = measure(image, neutral, total, np.full(4000, np.nan), statistics.bootstrap_weights(4000, 1))
+    unknown = measure(image, neutral, total, np.full(4000, np.nan), bootstrap.bootstrap_weights(4000, 1))
     assert np.isnan(unknown.width.value_B[:-1]).all()
     assert unknown.width.value_B[-1] == found.width.value_B[-1]
 
@@ -346,7 +346,7 @@ def test_the_measured_error_is_the_losses(test_sample: Sample[NeutralEvents]) ->
 
     found = TASK.baseline(test_sample)[:, None]
     wanted = float(weighted_mean_square(torch.from_numpy(found), torch.from_numpy(test_sample.targets)))
-    ours = neutral_energy.weighted_square(found[:, 0], test_sample.targets[:, 0]).mean()
+    ours = assessment.weighted_square(found[:, 0], test_sample.targets[:, 0]).mean()
     assert ours == pytest.approx(wanted, rel=1e-4)  # single precision sums there
 
 

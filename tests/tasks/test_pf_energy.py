@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sample
-from caloedge.detector import full_events
-from caloedge.detector import jets as detector_jets
-from caloedge.detector.full_events import FIELD_OFF, FIELD_ON, PIXELS
+from caloedge.detector.images import jets as detector_jets
+from caloedge.detector.images import response
+from caloedge.detector.images.response import FIELD_OFF, FIELD_ON, PIXELS
 from caloedge.errors import MissingTool, UserError
-from caloedge.reconstruction import energy_comparison, energy_flow
+from caloedge.reconstruction import energy_flow
 from caloedge.reports import page
 from caloedge.results import Claim, Image, Number, Plot, Report, Table
-from caloedge.tasks import pf_energy
-from caloedge.tasks.pf_energy import CALORIMETER_SUM, JETS, OTHERS, SETS, TASK, TRAINED, UNIT_GEV, EventTruth, ranging
+from caloedge.tasks.pf_energy import comparison
+from caloedge.tasks.pf_energy import task as pf_energy
+from caloedge.tasks.pf_energy.task import CALORIMETER_SUM, JETS, OTHERS, SETS, TASK, TRAINED, UNIT_GEV, EventTruth, ranging
 
 N = 60
 RIVALS = ("float student", "float reference_5m", "integer 8 bit")
@@ -87,13 +88,13 @@ class Few:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, np.ndarray]]:
     """Multiplicity and hardness of each block that is drawn."""
     calls = []
-    original = full_events.toy_particles
+    original = response.toy_particles
 
-    def spy(n: int, multiplicity: np.ndarray, rng: np.random.Generator, *, spectrum: full_events.Spectrum) -> Any:
+    def spy(n: int, multiplicity: np.ndarray, rng: np.random.Generator, *, spectrum: response.Spectrum) -> Any:
         calls.append((multiplicity, np.asarray(spectrum.hardness)))
         return original(n, multiplicity, rng, spectrum=spectrum)
 
-    monkeypatch.setattr(pf_energy.full_events, "toy_particles", spy)
+    monkeypatch.setattr(pf_energy.response, "toy_particles", spy)
     return calls
 
 
@@ -116,7 +117,7 @@ def test_jets_are_the_librarys_particles(library: Any, made: Sample[EventTruth])
     energy = made.truth.energy_EHW[of(made, JETS)].sum(axis=(1, 2))
     particles = library.particles
     first = particles.event_N < len(energy)
-    inside = np.abs(particles.eta_N[first]) < full_events.MAX_ETA
+    inside = np.abs(particles.eta_N[first]) < response.MAX_ETA
     expected = np.bincount(particles.event_N[first], particles.energy_N[first] * inside, len(energy))
     np.testing.assert_allclose(energy, expected, rtol=1e-5)  # float32
 
@@ -325,7 +326,7 @@ def test_without_fastjet_the_assessment_says_so(made: Sample[EventTruth], scores
     def missing(*_: object, **__: object) -> None:
         raise MissingTool("Jets need the package fastjet; pip install 'caloedge[jets]'")
 
-    monkeypatch.setattr(energy_comparison, "jets", missing)
+    monkeypatch.setattr(comparison, "jets", missing)
     found = TASK.assess(made, scores(), {})
     (section,) = (section for section in found.sections if section.title == "Jets")
     assert section.text == "Jets are not compared here: Jets need the package fastjet; pip install 'caloedge[jets]'."
@@ -366,7 +367,7 @@ def test_training_events_have_empty_regions_and_others_have_not() -> None:
 
 def test_a_cut_keeps_what_is_inside_or_outside_one_rectangle() -> None:
     rng = np.random.default_rng(1)
-    whole = full_events.toy_particles(200, 400, rng)
+    whole = response.toy_particles(200, 400, rng)
     cut = pf_energy.with_empty_regions(whole, 200, np.random.default_rng(2))
     kept = np.bincount(cut.event_N, minlength=200)
     assert 70 < (kept == 400).sum() < 135  # half of the events, and a few whose rectangle is nearly empty

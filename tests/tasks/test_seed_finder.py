@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Sample
-from caloedge.detector import events as detector_events
-from caloedge.detector.events import GRID, MARGIN, SEED_THRESHOLD_GEV, CrystalEvents, split_rows
-from caloedge.detector.library import ShowerLibrary
+from caloedge.detector.crystals import events as detector_events
+from caloedge.detector.crystals.events import GRID, MARGIN, SEED_THRESHOLD_GEV, CrystalEvents, split_rows
+from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.results import Number, Plot, Table
 from caloedge.tasks import seed_finder
 from caloedge.tasks.seed_finder import PUBLISHED_THRESHOLD, TASK, SeedTruth

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Sample
-from caloedge.detector import events, shapes
-from caloedge.detector.events import DECAY_DISTANCE_MM, MISMATCH, split_rows
-from caloedge.detector.geometry import PBWO4
-from caloedge.detector.library import ShowerLibrary, open_library, write_library
-from caloedge.detector.shapes import RANGE, VARIABLES, highest_window, unscaled
+from caloedge.detector.crystals import events
+from caloedge.detector.crystals.events import DECAY_DISTANCE_MM, MISMATCH, split_rows
+from caloedge.detector.crystals.geometry import PBWO4
+from caloedge.detector.crystals.library import ShowerLibrary, open_library, write_library
 from caloedge.errors import BadData
 from caloedge.recipe import read_recipe
+from caloedge.reconstruction import shower_shapes
+from caloedge.reconstruction.shower_shapes import RANGE, VARIABLES, highest_window, unscaled
 from caloedge.results import Number, Plot, Table
 from caloedge.tasks import shower_shape
 from caloedge.tasks.shower_shape import (
@@ -155,7 +156,7 @@ def test_energy_alone_is_no_handle(made: Sample[ShapeTruth]) -> None:
 def test_the_highest_crystal_is_found_in_every_event(shipped: ShowerLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
     """The patch is large enough: no crystal outside the searched part is higher."""
     seen = []
-    monkeypatch.setattr(shapes, "highest_window", lambda cells: seen.append(cells) or highest_window(cells))
+    monkeypatch.setattr(shower_shapes, "highest_window", lambda cells: seen.append(cells) or highest_window(cells))
     TASK.sample(shipped, "all", 1000, 2)
     for cells in seen:
         assert (cells.max(axis=(1, 2)) == highest_window(cells)[:, 2, 2]).all()

@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from caloedge.catalog import Network, Sample, Task, find
-from caloedge.detector.library import ShowerLibrary
+from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.errors import UserError
 from caloedge.recipe import Schedule
 
@@ -388,7 +388,7 @@ from pathlib import Path
 import torch
 from caloedge.arithmetic import FloatArithmetic
 from caloedge.catalog import Network, Task, find
-from caloedge.detector.library import open_library
+from caloedge.detector.crystals.library import open_library
 from caloedge.recipe import Schedule
 from caloedge.training.fit import Hardware, fit
 

@@ -14,10 +14,10 @@ from caloedge.backends.emulator.source import Port, Text, write
 from caloedge.backends.emulator.steps import write_block
 from caloedge.catalog import Target
 from caloedge.compiler.graph import Graph
+from caloedge.compiler.unsupported import layer_names, refuse_unknown_layers
 from caloedge.files import replacing_folder
 from caloedge.project import record, write_record
 from caloedge.recipe import LayerChoice
-from caloedge.refusals import layer_names, refuse_unknown_layers
 
 BACKEND_NAME = "emulator"
 LOG = "build.log"

@@ -9,9 +9,9 @@ import numpy as np
 from caloedge.backends.hls4ml.layers import Draft, Wire, build_layers, moved, vector_product
 from caloedge.backends.hls4ml.layout import Layout, channels_last
 from caloedge.compiler.fixed import Format
-from caloedge.compiler.gates import Gate, gates
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Dense, Multiply, Op, Reshape
+from caloedge.compiler.squeeze_excite import Gate, gates
 
 SUM = "CaloedgeChannelSum"
 SCALE = "CaloedgeChannelScale"

@@ -32,9 +32,9 @@ from caloedge.compiler.ops import (
     TopK,
 )
 from caloedge.compiler.ranges import words
+from caloedge.compiler.unsupported import refusal, refusal_of_kind
 from caloedge.errors import Unsupported
 from caloedge.recipe import LayerChoice
-from caloedge.refusals import refusal, refusal_of_kind
 
 NAME = "hls4ml"
 EXACT_DOUBLE_BITS = 53

@@ -14,10 +14,10 @@ from caloedge.backends.hls4ml.reuse import Fold
 from caloedge.catalog import Target
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output
+from caloedge.compiler.unsupported import kind, layer_names, refusal, refuse_unknown_layers
 from caloedge.errors import Unsupported, UserError
 from caloedge.project import AUTO, generator_digest, identifiers, stem
 from caloedge.recipe import LayerChoice
-from caloedge.refusals import kind, layer_names, refusal, refuse_unknown_layers
 
 PARALLEL, STREAM = "io_parallel", "io_stream"
 VARIANTS = (PARALLEL, STREAM, AUTO)

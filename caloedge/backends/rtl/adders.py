@@ -14,8 +14,8 @@ from typing import Any, assert_never
 
 import numpy as np
 
+from caloedge.backends.rtl.epilogue import After, Rounded, Scaled
 from caloedge.backends.rtl.layers import Layer
-from caloedge.backends.rtl.steps import After, Rounded, Scaled
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.ops import Conv, Dense
 from caloedge.compiler.ranges import Tensor

@@ -26,13 +26,13 @@ from caloedge.backends.rtl.layers import (
 )
 from caloedge.catalog import Target
 from caloedge.compiler.fixed import Format
-from caloedge.compiler.gates import Gate
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv, Dense, MaxPool, Table, Threshold
+from caloedge.compiler.squeeze_excite import Gate
+from caloedge.compiler.unsupported import choice_option, kind, layer_names, refuse_unknown_layers
 from caloedge.errors import Unsupported, UserError
 from caloedge.project import AUTO, identifiers
 from caloedge.recipe import LayerChoice
-from caloedge.refusals import choice_option, kind, layer_names, refuse_unknown_layers
 
 VARIANTS = (AUTO, "unrolled", "streaming")
 TOP = "caloedge_net"

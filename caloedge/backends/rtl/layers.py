@@ -12,10 +12,9 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.backends.rtl.steps import MOST_SHIFT, After, Rounded, Scaled
+from caloedge.backends.rtl.epilogue import MOST_SHIFT, After, Rounded, Scaled
 from caloedge.backends.rtl.tables import TABLE_ENTRIES, THRESHOLDS
 from caloedge.compiler.fixed import Codes, Format
-from caloedge.compiler.gates import Gate, gates
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import (
     Add,
@@ -37,8 +36,9 @@ from caloedge.compiler.ops import (
     TopK,
 )
 from caloedge.compiler.ranges import Tensor
+from caloedge.compiler.squeeze_excite import Gate, gates
+from caloedge.compiler.unsupported import CURE, one_input, refusal, refusal_of_kind
 from caloedge.errors import Unsupported
-from caloedge.refusals import CURE, one_input, refusal, refusal_of_kind
 
 NAME = "rtl"
 LUT_PER_BIT_OPERATION = 0.6

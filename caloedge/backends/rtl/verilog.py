@@ -12,13 +12,13 @@ from typing import assert_never
 import numpy as np
 
 from caloedge.backends.rtl.adders import Core, Step, core_modules, trace_core
-from caloedge.backends.rtl.arrays import MULTIPLY_CYCLES, finished, multiply
 from caloedge.backends.rtl.design import Design, Stage, Stream
 from caloedge.backends.rtl.layers import Layer, window_size
+from caloedge.backends.rtl.mac_arrays import MULTIPLY_CYCLES, finished, multiply
 from caloedge.backends.rtl.tables import row_verilog
 from caloedge.backends.rtl.text import Port, Text, instance, link, part_of, port_list, stream_module, stream_ports, stream_wires
-from caloedge.compiler.gates import Gate
 from caloedge.compiler.ops import Conv, Dense, MaxPool, Table, Threshold
+from caloedge.compiler.squeeze_excite import Gate
 
 __all__ = ["Pipeline", "Text", "write_design"]
 

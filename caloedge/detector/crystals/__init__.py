@@ -1,0 +1,1 @@
+"""Crystal calorimeter: Geant4 and parametrised showers, the shower library, events and digitisation."""

@@ -1,0 +1,1 @@
+"""Tracker and calorimeter images of toy particles and of QCD jets."""

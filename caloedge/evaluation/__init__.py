@@ -1,0 +1,1 @@
+"""Accuracy and float latency of every network of an artifact."""

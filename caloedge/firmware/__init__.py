@@ -1,0 +1,1 @@
+"""What built designs do and cost: cycles, clock, resources, budgets."""

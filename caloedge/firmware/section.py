@@ -1,0 +1,285 @@
+"""Cycles, clock and resources of firmware designs, what fits where, and the float networks' latency beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from caloedge.catalog import Target, find, names
+from caloedge.firmware.budgets import BUDGETS, USABLE, Need, devices, need
+from caloedge.firmware.measure import Firmware
+from caloedge.firmware.wording import with_article
+from caloedge.results import Cell, Number, Report, Section, Table
+from caloedge.synthesis.cost import Implemented
+
+if TYPE_CHECKING:
+    from caloedge.evaluation.latency import Timing
+
+RESOURCES = ("LUT", "FF", "DSP", "BRAM_18K", "URAM")
+NONE = "–"
+DESIGNS, COSTS, BUDGET = "Designs: latency and rate", "Resources and routed clock", "Trigger budgets"
+"""Titles of the tables that the README shows."""
+PROJECTS, BLOCKS = "Projects: building and simulating", "Synthesised blocks, per instance"
+"""Titles of the two tables that tell how long building took."""
+
+
+def firmware(
+    designs: Sequence[Firmware],
+    timings: Sequence[Timing],
+    computer: str,
+    published: Table | None,
+    event: str,
+    items_per_event: float = 1.0,
+) -> Section:
+    """Return the section on firmware; `event` names what one input of the network is, e.g. `window`, and how many there are."""
+    clocked = [design for design in designs if design.cycles]
+    costs = {str(x.design): x.cost for x in designs if x.cost and x.cost.found}
+    tables: list[Table | None] = [
+        _designs_table(clocked, event) if clocked else None,
+        cost_table(costs) if costs else None,
+        _shares_table(costs),
+        _budget_table(clocked, event, items_per_event) if clocked else None,
+        _layers_table([x for x in clocked if "stages" in x.record]),
+        _blocks_table(costs),
+        _float_table(timings, computer, event) if timings else None,
+        published,
+        _projects_table(designs, event) if designs else None,
+    ]
+    missing = [f"{x.design}: {remark}" for x in designs if x.cost for remark in x.cost.remarks]
+    return Section(
+        title="Firmware: cycles, clock and resources",
+        text="Cycles come from cycle-accurate simulation of the Verilog, of which every result was compared above. Nanoseconds "
+        "and rates multiply them with a clock: the requested one, which nobody has proven, or the routed one where place and "
+        "route closed timing. No vendor tool was needed; where one is on PATH, its figures stand beside ours as vendor."
+        + (f" Not done: {'; '.join(missing)}." if missing else ""),
+        blocks=tuple(table for table in tables if table),
+    )
+
+
+def building_s(report: Report, built: Sequence[str], synthesised: Sequence[str]) -> float:
+    """Return how long it took, in seconds, to build some projects and to synthesise some; 0 if the report does not tell."""
+    tables = {block.title: block for section in report.sections for block in section.blocks if isinstance(block, Table)}
+    compiled = [row[1] for row in tables[PROJECTS].rows if row[0] in built] if PROJECTS in tables else []
+    blocks = [row[-1] for row in tables[BLOCKS].rows if row[0] in synthesised] if BLOCKS in tables else []
+    return sum(float(cell.value) for cell in (*compiled, *blocks) if isinstance(cell, Number))
+
+
+def _at_clock(value: float, unit: str, clock_mhz: float, routed: bool) -> Number:
+    note = f"simulated cycles at {clock_mhz:g} MHz, {'routed' if routed else 'requested'}"
+    return Number(value=value, unit=unit, origin="routed" if routed else "requested", note=note)
+
+
+def _designs_table(designs: Sequence[Firmware], event: str) -> Table:
+    rows = []
+    for x in designs:
+        assert x.cycles is not None
+        fmax = x.cost.routed.fmax_mhz if x.cost and x.cost.routed else None
+        clock = fmax or x.target.clock_mhz
+        rows.append(
+            (
+                str(x.design),
+                Number(value=x.cycles.latency_cycles, unit="cycles", origin="simulated"),
+                Number(value=x.cycles.interval_cycles, unit="cycles", origin="simulated"),
+                Number(value=round(clock, 1), unit="MHz", origin="routed" if fmax else "requested"),
+                _at_clock(x.cycles.latency_cycles * 1e3 / clock, "ns", clock, bool(fmax)),
+                _at_clock(clock / x.cycles.interval_cycles, f"10⁶ {event}s/s", clock, bool(fmax)),
+            )
+        )
+    return Table(
+        title=DESIGNS,
+        columns=("design", "latency", f"one {event} every", "clock", "latency at that clock", "rate at that clock"),
+        rows=tuple(rows),
+        caption=f"Latency: from the clock edge at which the first part of {with_article(event)} stands at the input of an empty "
+        "design to the edge at which its result can be taken.",
+    )
+
+
+def cost_table(costs: Mapping[str, Implemented]) -> Table:
+    """Return resources and clock of implemented projects by name, one row for each tool that said something."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, cost in costs.items():
+        asked = Number(value=cost.asked_mhz, unit="MHz", origin="requested")
+        if cost.netlist:
+            clock: Cell = NONE
+            if cost.routed:
+                clock = cost.routed.numbers()[0][1] if cost.routed.routed else f"not routed: {cost.routed.reason}"
+            rows.append((name, cost.netlist.tool, *_amounts(cost.netlist.resources, "synthesised"), asked, clock))
+        if cost.vivado:
+            rows.append((name, cost.vivado.tool, *_from(cost.vivado.numbers(), asked)))
+        if cost.vitis:
+            rows.append((name, "Vitis HLS", *_from(cost.vitis.numbers(), asked)))
+    return Table(
+        title=COSTS,
+        columns=("design", "tool", *RESOURCES, "clock asked for", "Fmax"),
+        rows=tuple(rows),
+        caption="Out of context: without input and output pins and without the shift registers that stand around a design "
+        "for routing. Each block was synthesised by itself: on AMD devices the sum is rather too high, while on an ECP5 place "
+        "and route adds carry cells (here 6 to 18 % of the LUTs).",
+    )
+
+
+def _amounts(resources: Mapping[str, int], origin: str) -> Iterable[Cell]:
+    for name in RESOURCES:
+        yield Number(value=resources[name], origin=origin) if name in resources else NONE  # type: ignore[arg-type]
+
+
+def _from(numbers: Iterable[tuple[str, Number]], asked: Number) -> Iterable[Cell]:
+    by_name = dict(numbers)
+    return (*(by_name.get(name, NONE) for name in RESOURCES), asked, by_name.get("Fmax", NONE))
+
+
+def _devices_of(target: str) -> list[str]:
+    """Return the target itself, wherever its file lies, and the shipped devices of its family."""
+    family = find(Target, target).family
+    return list(dict.fromkeys([target, *(x for x in names("target") if find(Target, x).family == family)]))
+
+
+def _shares_table(costs: Mapping[str, Implemented]) -> Table | None:
+    """Return what part of its own device, and of each shipped one of the same family, a netlist takes."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, cost in costs.items():
+        if not cost.netlist:
+            continue
+        for device in _devices_of(cost.target):
+            shares = cost.netlist.utilisation(find(Target, device))
+            cells = [Number(value=100 * shares[r], unit="%", origin="synthesised") if r in shares else NONE for r in RESOURCES]
+            worst = max(shares.values(), default=0.0)
+            word = "fits" if worst <= USABLE else "seldom routes" if worst <= 1 else "does not fit"
+            rows.append((name, device, *cells, word, f"{1 - worst:+.1%}"))
+    if not rows:
+        return None
+    return Table(
+        title="Share of the devices that the netlists are for",
+        columns=("design", "device", *RESOURCES, "verdict", "margin"),
+        rows=tuple(rows),
+        caption=f"The margin is what is left of the scarcest resource. A design above {USABLE:.0%} seldom routes.",
+    )
+
+
+def _budget_table(designs: Sequence[Firmware], event: str, items_per_event: float) -> Table:
+    """Return latency as a share of the whole chain, copies for the input rate, and how many devices hold them."""
+    rows: list[tuple[Cell, ...]] = []
+    for budget in BUDGETS:
+        for x in designs:
+            assert x.cycles is not None
+            fmax = x.cost.routed.fmax_mhz if x.cost and x.cost.routed else None
+            clock = fmax or x.target.clock_mhz
+            needed = need(budget, x.cycles.latency_cycles, x.cycles.interval_cycles, clock, items_per_event)
+            rows.append((
+                budget.name,
+                str(x.design),
+                Number(value=round(clock, 1), unit="MHz", origin="routed" if fmax else "requested"),
+                _at_clock(100 * needed.latency_share, "%", clock, bool(fmax)),
+                _at_clock(needed.copies, "", clock, bool(fmax)) if needed.latency_share <= 1 else NONE,
+                _devices(needed, x),
+                budget.reference,
+            ))  # fmt: skip
+    per_event = f"{items_per_event:.3g} {event}s per event, as in the test sample above" if items_per_event != 1 else (
+        f"one {event} per event"
+    )  # fmt: skip
+    return Table(
+        title=BUDGET,
+        columns=("experiment", "design", "clock", "latency, share of the chain", "copies for the rate", "devices", "reference"),
+        rows=tuple(rows),
+        caption=f"Assumed: {per_event}, and the experiment's whole input rate. The latency is that of this network alone; a "
+        "trigger spends the rest of the chain on everything else. Copies take inputs in turn (time multiplexing); what "
+        f"distributes them is not counted. Devices are filled up to {USABLE:.0%} of their scarcest resource (synthesised), and a "
+        "copy is not split.",
+    )
+
+
+def _devices(needed: Need, x: Firmware) -> str:
+    """Say how many of its target's devices a design needs."""
+    if needed.latency_share > 1:
+        return "too slow: one input alone takes longer than the chain"
+    if not (x.cost and x.cost.netlist):
+        return "not synthesised"
+    shares = x.cost.netlist.utilisation(x.target)
+    number = devices(needed.copies, shares)
+    if number is None:
+        missing = [name for name, share in shares.items() if share == math.inf]
+        takes = f"needs {missing[0]}, which there is none of on" if missing else f"takes {max(shares.values()):.0%} of"
+        return f"does not fit: one copy {takes} a {x.design.target}"
+    return f"needs {number:,} {x.design.target}"
+
+
+def _layers_table(designs: Sequence[Firmware]) -> Table | None:
+    rows = tuple(
+        (
+            str(x.design),
+            stage["layer"],
+            stage["strategy"],
+            Number(value=stage["interval_cycles"], unit="cycles", origin="computed"),
+            Number(value=stage["multipliers"], origin="computed"),
+            Number(value=stage["estimated_lut_unrolled"], origin="estimated"),
+            stage["why"].split(";")[0],
+        )
+        for x in designs
+        for stage in x.record["stages"]
+    )
+    if not rows:
+        return None
+    return Table(
+        title="How each layer is built",
+        columns=("design", "layer", "strategy", "busy per event", "multipliers", "LUT if unrolled", "why"),
+        rows=rows,
+        caption="Unrolled: an adder graph for a whole event per cycle. Streaming: one kernel position per cycle "
+        "through an adder graph, or a multiply–accumulate array that uses its multipliers again and again.",
+    )
+
+
+def _blocks_table(costs: Mapping[str, Implemented]) -> Table | None:
+    rows = tuple(
+        (
+            name,
+            block.module,
+            Number(value=block.instances, origin="computed"),
+            *_amounts(block.resources, "synthesised"),
+            Number(value=block.seconds, unit="s", origin="measured"),
+        )
+        for name, cost in costs.items()
+        if cost.netlist
+        for block in cost.netlist.blocks
+    )
+    if not rows:
+        return None
+    return Table(title=BLOCKS, columns=("design", "module", "instances", *RESOURCES, "time"), rows=rows)
+
+
+def _float_table(timings: Sequence[Timing], computer: str, event: str) -> Table:
+    rows = tuple(
+        (
+            f"float {x.stage}",
+            Number(value=x.batch, unit=f"{event}s", origin="requested"),
+            Number(value=x.median_s * 1e6, unit="µs", origin="measured", sample=f"{x.calls} calls",
+                   uncertainty=(x.high_s - x.low_s) / 2 * 1e6),
+            Number(value=x.median_s * 1e6 / x.batch, unit="µs", origin="measured"),
+            Number(value=x.batch / x.median_s / 1e6, unit=f"10⁶ {event}s/s", origin="measured"),
+        )
+        for x in timings
+    )  # fmt: skip
+    return Table(
+        title="The float networks on this computer",
+        columns=("network", "batch", "time per call", f"time per {event}", "rate"),
+        rows=rows,
+        caption=f"onnxruntime, {timings[0].threads} thread, {computer}; median, and half of the central 68 % of the calls.",
+    )
+
+
+def _projects_table(designs: Sequence[Firmware], event: str) -> Table:
+    rows = tuple(
+        (
+            str(x.design),
+            Number(value=x.record["compile_seconds"], unit="s", origin="measured"),
+            Number(value=x.check.vectors / max(x.check.seconds, 1e-9), unit=f"{event}s/s", origin="measured"),
+        )
+        for x in designs
+    )
+    return Table(
+        title=PROJECTS,
+        columns=("project", "time to compile its simulation", "simulation speed"),
+        rows=rows,
+        caption="Times on this computer, which ran other work too; simulation includes loading. hls4ml: C-simulation; rtl: "
+        "Verilator, cycle by cycle.",
+    )

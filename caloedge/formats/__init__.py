@@ -1,0 +1,1 @@
+"""Files of other formats, checked while they are read."""

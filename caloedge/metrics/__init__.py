@@ -1,0 +1,1 @@
+"""Figures of merit with bootstrap errors, and the claims that are judged on them."""

@@ -1,0 +1,1 @@
+"""Figures as SVG, in light and dark."""

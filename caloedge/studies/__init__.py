@@ -1,0 +1,1 @@
+"""Several networks of one recipe side by side: bit widths, sizes, reuse of multipliers."""

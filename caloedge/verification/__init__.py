@@ -1,0 +1,1 @@
+"""The exactness chain: every executor gives the same codes."""

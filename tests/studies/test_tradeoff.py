@@ -1,0 +1,195 @@
+"""The trade-off from training to the report for small schedules, and foldings of a small gated network."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caloedge.artifact import Golden, read_artifact
+from caloedge.compiler.fixed import Format
+from caloedge.compiler.graph import Graph
+from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output, Requantise
+from caloedge.errors import UnknownName, UserError
+from caloedge.firmware.foldings import choices, foldings
+from caloedge.results import Claim, Number, Plot, Table
+from caloedge.tasks import pf_energy
+
+RECIPE = """\
+name: small_flow
+task: pf_energy
+network: pf_energy
+library: qcd_jets
+seed: 3
+training:
+  published: {epochs: 1, events_per_epoch: 16, batch_size: 4, learning_rate: 1.0e-3}
+  edge: {epochs: 1, events_per_epoch: 8, batch_size: 4, learning_rate: 1.0e-4}
+  quantised: {epochs: 1, events_per_epoch: 8, batch_size: 4, learning_rate: 1.0e-4}
+  edge_from_published: true
+rivals:
+  pupil: {size: student, schedule: {epochs: 1, events_per_epoch: 8, batch_size: 4, learning_rate: 1.0e-3}, teacher: edge}
+tradeoff: {bits: [4], schedule: {epochs: 2, events_per_epoch: 8, batch_size: 4, learning_rate: 1.0e-4}}
+quantisation: {weight_bits: 6, activation_bits: 6, input_bits: 10, input_fraction: 9}
+golden_vectors: 10
+evaluation: {events: 24, valid_events: 10}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("flow") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_a_tradeoff_from_training_to_the_report(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("brevitas")
+    pytest.importorskip("fastjet")
+    from caloedge.evaluation import latency
+    from caloedge.pipeline import train_recipe
+    from caloedge.studies.tradeoff import tradeoff
+    from caloedge.training.fit import Hardware
+
+    monkeypatch.setattr(latency, "SECONDS", 0.01)
+    monkeypatch.setattr(pf_energy, "TASK", replace(pf_energy.TASK, valid_events=8))
+    output = recipe.parent / "out"
+    report = tradeoff(str(recipe), output, Hardware(accelerator="cpu", channels_last=True))
+    assert (output / "report_tradeoff" / "report.html").is_file()
+    (table,) = (block for block in report.sections[1].blocks if isinstance(block, Table))
+    methods = [row[0] for row in table.rows]
+    assert methods[:5] == ["float published", "float edge", "float pupil", "integer edge", "integer 4 bit"]
+    assert "classical baseline" in methods
+    parameters = {row[0]: row[1].value for row in table.rows if isinstance(row[1], Number)}
+    assert parameters["float published"] == parameters["float edge"] == 92_465
+    assert parameters["float pupil"] == 20_665
+    times = {row[0]: [cell.value for cell in row[-4:] if isinstance(cell, Number)] for row in table.rows}
+    assert all(len(times[method]) == 4 and min(times[method]) > 0 for method in methods[:3])
+    assert not times["integer edge"]
+    assert any(isinstance(block, Plot) and "against latency" in block.title for block in report.sections[1].blocks)
+    (exact,) = (
+        block for block in report.sections[0].blocks if isinstance(block, Claim) and "same output codes" in block.statement
+    )
+    assert exact.verdict == "holds", exact.found
+    assert "6 comparisons of at least 10 vectors" in exact.found
+    trained = sorted(path.name.split("-")[0] for path in (output / "work" / "training").iterdir())
+    assert trained == ["edge", "published", "pupil", "quantised", "quantised"]
+    kept = read_artifact(output / "artifact")
+    assert kept.manifest.stages["pupil"].parameters == 20_665
+    assert kept.weights("pupil")
+    narrow = read_artifact(output / "artifact_4_bit")
+    assert narrow.recipe.quantisation.weight_bits == 4
+    assert narrow.manifest.stages["quantised"].epochs == narrow.recipe.training.quantised.epochs == 2
+    (trainings,) = (section.blocks[0] for section in report.sections if section.title == "Training")
+    assert isinstance(trainings, Table)
+    epochs = {row[0]: row[2].value for row in trainings.rows if isinstance(row[2], Number)}
+    assert list(epochs) == methods[:5]
+    assert (epochs["integer edge"], epochs["integer 4 bit"]) == (1, 2)
+    before = {path: path.stat().st_mtime_ns for path in (output / "work" / "training").rglob("*")}
+    train_recipe(str(recipe), output, Hardware(accelerator="cpu"), ["pupil"])
+    assert before == {path: path.stat().st_mtime_ns for path in (output / "work" / "training").rglob("*")}  # nothing was trained
+    _records_of_large_rivals_stay(recipe, output, monkeypatch)
+
+
+def _records_of_large_rivals_stay(path: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exporting anew keeps what is known of trainings whose weights are too large to store, while they are the recipe's."""
+    from caloedge import export
+    from caloedge.pipeline import open_beside
+    from caloedge.recipe import read_recipe
+    from caloedge.training.fit import Hardware
+    from caloedge.training.stages import train
+
+    monkeypatch.setattr(export, "MAX_RIVAL_PARAMETERS", 10_000)
+    recipe, folder = read_recipe(path), output / "large"
+    library = open_beside(path, recipe)
+    trained = train(recipe, library, output / "work" / "training", Hardware(accelerator="cpu"), path.parent)
+    known = trained["pupil"].record
+    made = export.export(recipe, path, library, trained, folder)
+    assert made.manifest.stages["pupil"] == known
+    assert not list(folder.glob("pupil.*"))
+    del trained["pupil"]
+    again = export.export(recipe, path, library, trained, folder)
+    assert list(again.manifest.stages) == ["published", "edge", "quantised", "pupil"]
+    assert again.manifest.stages["pupil"] == known
+    rival = recipe.rivals["pupil"]
+    longer = rival.model_copy(update={"schedule": rival.schedule.model_copy(update={"epochs": 2})})
+    other = recipe.model_copy(update={"rivals": {"pupil": longer}})
+    assert "pupil" not in export.export(other, path, library, trained, folder).manifest.stages
+
+
+def test_scores_are_made_once_for_each_network_and_sample(tmp_path: Path) -> None:
+    pytest.importorskip("brevitas")
+    from caloedge.studies.tradeoff import _kept
+
+    made: list[str] = []
+
+    def make(what: str) -> np.ndarray:
+        made.append(what)
+        return np.full(3, len(made))
+
+    first = _kept(tmp_path / "scores", "a", lambda: make("a"))
+    assert (_kept(tmp_path / "scores", "a", lambda: make("again")) == first).all()
+    assert (_kept(tmp_path / "scores", "b", lambda: make("b")) != first).all()
+    assert made == ["a", "b"]
+    assert len(list((tmp_path / "scores").iterdir())) == 2  # nothing temporary is left
+
+
+def test_unknown_rivals_and_sizes_are_named(recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("brevitas")
+    from caloedge.pipeline import train_recipe
+    from caloedge.training.fit import Hardware
+
+    cpu = Hardware(accelerator="cpu")
+    with pytest.raises(UnknownName, match=r"^recipe 'small_flow' has no rival 'giant'; there are: pupil$"):
+        train_recipe(str(recipe), recipe.parent / "out", cpu, ["giant"])
+    other = tmp_path / "recipe.yaml"
+    other.write_text(RECIPE.replace("size: student", "size: giant"))
+    with pytest.raises(
+        UnknownName, match=r"rivals.pupil.size: network 'pf_energy' has no size 'giant'; there are: published, edge, "
+    ):
+        train_recipe(str(other), recipe.parent / "out", cpu, ["pupil"])
+
+
+def small_images() -> Graph:
+    rng = np.random.default_rng(3)
+    fmt, image = Format(True, 4, 1), Format(False, 4, 2)
+    return Graph(
+        (
+            InputQuantiser("x", (2, 5, 6), image),
+            Conv("first", ("x",), rng.integers(-7, 8, (3, 2, 3, 3)), rng.integers(-9, 9, 3), fmt, padding=(1, 1, 1, 1)),
+            Requantise("act", ("first",), image, relu=True),
+            Conv("second", ("act",), rng.integers(-7, 8, (1, 3, 3, 3)), np.zeros(1, np.int64), fmt, padding=(1, 1, 1, 1)),
+            Output("energy", ("second",)),
+        )
+    )
+
+
+def test_a_larger_folding_takes_fewer_multipliers_and_more_cycles(tmp_path: Path) -> None:
+    graph = small_images()
+    codes = np.random.default_rng(1).integers(0, 16, (4, 2, 5, 6))
+    found = foldings(graph, Golden(codes, graph.run(codes)), (2, 6, 100), "xcvu13p", tmp_path)
+    assert [of.fold for of in found] == [2, 6, 100]
+    assert all(of.check.exact and of.check.vectors == 4 for of in found)
+    assert found[0].multipliers > found[1].multipliers > found[2].multipliers == 3 + 1  # 18 and 27 numbers: one lane each
+    intervals = [of.cycles.interval_cycles for of in found]
+    assert intervals == sorted(set(intervals))
+    wrong = Golden(codes, {"energy": graph.run(codes)["energy"] + 1})
+    (other,) = foldings(graph, wrong, (2,), "xcvu13p", tmp_path)
+    assert not other.check.exact
+
+
+def test_choices_fold_a_small_kernel_as_far_as_it_goes() -> None:
+    assert {name: choice.reuse for name, choice in choices(small_images(), 20).items()} == {"first": 18, "second": 20}
+
+
+def test_a_network_without_convolution_has_no_foldings() -> None:
+    fmt = Format(True, 4, 1)
+    graph = Graph(
+        (
+            InputQuantiser("x", (2,), fmt),
+            Dense("dense", ("x",), np.ones((1, 2), np.int64), np.zeros(1, np.int64), fmt),
+            Output("y", ("dense",)),
+        ),
+        name="flat",
+    )
+    with pytest.raises(UserError, match=r"^network 'flat' has no convolution; foldings are those of images$"):
+        choices(graph, 2)
