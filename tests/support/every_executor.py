@@ -1,4 +1,4 @@
-"""Random QONNX files through every executor: `python tests/support/every_executor.py 330` proves and writes reports/random_graphs.json.
+"""Random QONNX files through every executor; `python tests/support/every_executor.py 330` writes reports/random_graphs.json.
 
 With `--continue` it goes on after the files that the record holds already.
 
