@@ -72,9 +72,9 @@ def measure(models: Chain, n_events: int, work: Path) -> dict[str, Any]:
     found, same = chain.integer_photons(codes_EXY, fast), chain.integer_photons(codes_EXY, plain)
     for field in ("event_N", "position_N2", "energy_N", "score_N"):
         assert np.array_equal(getattr(found, field), getattr(same, field)), f"emulators and graphs differ in {field}"
-    cut = windowing.cut(codes_EXY)
+    cut = windowing.extract(codes_EXY)
     score_W = seeds(cut.codes_WXY[:, None])[:, 0]
-    kept = windowing.best(cut.event_W, cut.key, score_W, fast.seed_threshold)
+    kept = windowing.top_k(cut.event_W, cut.key, score_W, fast.seed_threshold)
     group = windowing.grouped(cut.event_W, cut.crystal_W2, kept)
     codes_MXY = cut.codes_WXY[group.window_M]
     features_MF: NDArray[Any] = windowing.features(codes_MXY, group).view(np.uint16)
@@ -82,9 +82,9 @@ def measure(models: Chain, n_events: int, work: Path) -> dict[str, Any]:
     rates = {
         "whole reconstruction, networks in the emulator": rate(n, lambda: chain.integer_photons(codes_EXY, fast)),
         "whole reconstruction, networks in numpy": rate(n, lambda: chain.integer_photons(codes_EXY, plain)),
-        "windows": rate(n, lambda: windowing.cut(codes_EXY)),
+        "windows": rate(n, lambda: windowing.extract(codes_EXY)),
         "seed finder, emulator": rate(n, lambda: seeds(cut.codes_WXY[:, None])),
-        "best four": rate(n, lambda: windowing.best(cut.event_W, cut.key, score_W, fast.seed_threshold)),
+        "best four": rate(n, lambda: windowing.top_k(cut.event_W, cut.key, score_W, fast.seed_threshold)),
         "groups": rate(n, lambda: windowing.grouped(cut.event_W, cut.crystal_W2, kept)),
         "features": rate(n, lambda: windowing.features(codes_MXY, group)),
         "center finder, emulator": rate(n, lambda: centres(features_MF)),

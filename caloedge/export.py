@@ -27,7 +27,7 @@ from caloedge.evaluation.scoring import scores
 from caloedge.files import replacing_folder
 from caloedge.recipe import Recipe
 from caloedge.training.fit import predict
-from caloedge.training.stages import Trained, records_alone, weights_of
+from caloedge.training.stages import Trained, stored_records, weights_of
 
 GOLDEN_CODES = 1000
 """Output codes that are compared at least."""
@@ -88,7 +88,7 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
 
 def _records(recipe: Recipe, library: Library, trained: Mapping[str, Trained], folder: Path) -> dict[str, Stage]:
     """Return what is known of each training, in the recipe's order, those whose weights are not stored included."""
-    known = {stage: one.record for stage, one in trained.items()} | records_alone(recipe, library, trained, folder)
+    known = {stage: one.record for stage, one in trained.items()} | stored_records(recipe, library, trained, folder)
     return {stage: known[stage] for stage in (*STAGES, *recipe.rivals) if stage in known}
 
 

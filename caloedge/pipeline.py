@@ -16,7 +16,7 @@ from caloedge.catalog import Assessment, Library, Network, Task, find
 from caloedge.compiler.onnx.reader import read
 from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName, meant
-from caloedge.evaluation.accuracy import compare, library_of
+from caloedge.evaluation.accuracy import evaluate, library_of
 from caloedge.firmware import section
 from caloedge.firmware.measure import firmware
 from caloedge.progress import about, announce
@@ -109,7 +109,7 @@ def make_report(artifact: Artifact, to: Places, independent: Library | None = No
     checks = verify(artifact, projects)
     designs = firmware(artifact, projects, checks)
     task, published = find(Task, artifact.recipe.task), find(Network, artifact.recipe.network).published_firmware
-    on_test = compare(artifact, library_of(artifact))
+    on_test = evaluate(artifact, library_of(artifact))
     claims = (*on_test.claims, sections.exactness_claim(checks))
     elsewhere = _assess_independent(artifact, independent) if independent else None
     report = Report(
@@ -175,7 +175,7 @@ def _assess_independent(artifact: Artifact, library: Library) -> Assessment:
     """Repeat the comparison on showers that no training, tuning or working point has seen."""
     if library.digest == artifact.manifest.library["sha256"]:
         raise BadData(f"{library.path}: is the library that {artifact.recipe.name} was trained on, not an independent one")
-    assessment: Assessment = compare(artifact, library)
+    assessment: Assessment = evaluate(artifact, library)
     return assessment
 
 

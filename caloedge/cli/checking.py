@@ -74,7 +74,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare float, quantised and classical accuracy on the same events."""
-    from caloedge.evaluation.accuracy import compare as assess
+    from caloedge.evaluation.accuracy import evaluate as assess
     from caloedge.evaluation.accuracy import library_of, not_compared
     from caloedge.pipeline import comparison_report, open_model
 

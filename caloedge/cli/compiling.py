@@ -51,7 +51,7 @@ def inspect(
 ) -> None:
     """Show layers, formats, ranges and costs, where precision is wasted, and what every backend and device would do."""
     from caloedge.compiler.onnx.reader import compile_file
-    from caloedge.firmware.inspection import prospects, remarks
+    from caloedge.firmware.inspection import previews, wastes
     from caloedge.pipeline import open_model
 
     look_beside(Path(), target or [])
@@ -62,12 +62,12 @@ def inspect(
     with answering(as_json) as answer:
         answer.show(_layer_table(graph), _totals(graph))
         answer.say(f"passes left out {len(before.ops) - len(graph.ops)} of {len(before.ops)} operations")
-        wasted = tuple((remark.layer, remark.what) for remark in remarks(graph))
+        wasted = tuple((remark.layer, remark.what) for remark in wastes(graph))
         if wasted:
             answer.show(Table(title="Where precision or hardware is wasted", columns=("layer", "what"), rows=wasted))
         else:
             answer.say("no wasted bits found")
-        found = prospects(graph, devices, choices)
+        found = previews(graph, devices, choices)
         answer.show(
             Table(
                 title="What each backend would build",

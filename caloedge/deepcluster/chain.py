@@ -22,7 +22,7 @@ from caloedge.detector.crystals.photon_events import Photons
 from caloedge.errors import BadData
 from caloedge.reconstruction import clustering, windowing
 
-SLOTS = windowing.KEPT
+SLOTS = windowing.TOP_K
 """Photons that an event can have."""
 STAGES = {REFERENCE: "published", FLOAT: "edge"}
 NETWORK_METHODS = (REFERENCE, FLOAT, INTEGER)
@@ -108,9 +108,9 @@ def _run_of(graph: Graph) -> Run:
 
 def integer_photons(codes_EXY: NDArray[Any], nets: Networks) -> PhotonCodes:
     """Reconstruct events of crystal codes (E, 51, 51) uint16, in integers from beginning to end."""
-    cut = windowing.cut(codes_EXY)
+    cut = windowing.extract(codes_EXY)
     score_W = nets.seeds(cut.codes_WXY[:, None])[:, 0]
-    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.best(cut.event_W, cut.key, score_W, nets.seed_threshold))
+    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.top_k(cut.event_W, cut.key, score_W, nets.seed_threshold))
     codes_MXY = cut.codes_WXY[group.window_M]
     outputs_M4 = nets.centres(windowing.features(codes_MXY, group).view(np.uint16))
     (kept,) = np.nonzero(outputs_M4[:, 3] >= nets.photon_threshold)
@@ -133,14 +133,14 @@ class FloatNetworks:
 def float_photons(cells_EXY: NDArray[Any], nets: FloatNetworks) -> Photons:
     """Reconstruct events of crystal energies (E, 51, 51) float32 GeV with float networks; every member is a photon."""
     codes_EXY = windowing.digitised(cells_EXY)
-    cut = windowing.cut(codes_EXY)
+    cut = windowing.extract(codes_EXY)
     views = np.lib.stride_tricks.sliding_window_view(cells_EXY, (WINDOW, WINDOW), axis=(1, 2))
     corner_W2 = cut.crystal_W2 - MARGIN
     cells_WXY = views[cut.event_W, corner_W2[:, 0], corner_W2[:, 1]]
     score_W = nets.seeds(cells_WXY[:, None])[:, 0]
-    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.best(cut.event_W, cut.key, score_W, nets.seed_threshold))
+    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.top_k(cut.event_W, cut.key, score_W, nets.seed_threshold))
     codes_MXY = cut.codes_WXY[group.window_M]
-    turn_M = windowing.turns(codes_MXY)
+    turn_M = windowing.orientations(codes_MXY)
     if nets.stage == "published":
         inputs = windowing.joined_windows(cells_EXY, group, turn_M)
     else:
@@ -149,7 +149,7 @@ def float_photons(cells_EXY: NDArray[Any], nets: FloatNetworks) -> Photons:
     exponent_M = windowing.exponents(codes_MXY)
     energy_M = windowing.sums(codes_MXY) * 2.0**-windowing.CODE_FRACTION + outputs_M4[:, 2] * windowing.units_gev(exponent_M)
     return Photons(
-        group.event_M, group.crystal_M2 + 0.5 + windowing.turned_back(outputs_M4[:, :2], turn_M), energy_M, outputs_M4[:, 3]
+        group.event_M, group.crystal_M2 + 0.5 + windowing.unoriented(outputs_M4[:, :2], turn_M), energy_M, outputs_M4[:, 3]
     )
 
 

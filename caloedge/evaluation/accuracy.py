@@ -42,7 +42,7 @@ def refuse_seen_showers(artifact: Artifact, library: Library) -> None:
         )
 
 
-def compare(artifact: Artifact, library: Library, n_events: int | None = None) -> Assessment:
+def evaluate(artifact: Artifact, library: Library, n_events: int | None = None) -> Assessment:
     """Compare float published, float edge, integer edge and the baseline on test events of `library`.
 
     Of the library that the artifact was trained on only the test showers are used; of any other, all. Working points are
@@ -58,7 +58,7 @@ def compare(artifact: Artifact, library: Library, n_events: int | None = None) -
 
 
 def not_compared() -> str:
-    """Say which methods `compare` leaves out on this computer, and the cure; empty if none."""
+    """Say which methods `evaluate` leaves out on this computer, and the cure; empty if none."""
     missing = lacking("train")
     return f"float networks and claims on them are left out: they need {', '.join(missing)}; {cure('train')}" if missing else ""
 

@@ -20,7 +20,7 @@ from caloedge.verification.executors import Check, run_check
 
 
 @dataclass(frozen=True)
-class Folding:
+class ReuseChoice:
     """One folding, built and simulated."""
 
     fold: int
@@ -41,14 +41,14 @@ def choices(graph: Graph, fold: int) -> dict[str, LayerChoice]:
     return {name: LayerChoice(strategy="streaming", reuse=min(fold, size)) for name, size in sizes.items()}
 
 
-def foldings(
+def reuse_choices(
     graph: Graph, golden: Golden, folds: Sequence[int], target: str, folder: Path, *, synthesise: Sequence[int] = ()
-) -> list[Folding]:
+) -> list[ReuseChoice]:
     """Build and simulate a network at each folding, and synthesise those that are asked for."""
     return [_one(graph, golden, fold, target, folder / f"fold_{fold}", fold in synthesise) for fold in folds]
 
 
-def _one(graph: Graph, golden: Golden, fold: int, target: str, project: Path, synthesise: bool) -> Folding:
+def _one(graph: Graph, golden: Golden, fold: int, target: str, project: Path, synthesise: bool) -> ReuseChoice:
     backend, device, made = find(Backend, "rtl"), find(Target, target), choices(graph, fold)
     if not is_built(project, record("rtl", graph, device, AUTO, made)):
         backend.build(graph, device, AUTO, project, made)
@@ -64,4 +64,4 @@ def _one(graph: Graph, golden: Golden, fold: int, target: str, project: Path, sy
     seconds = time.perf_counter() - start
     multipliers = sum(int(stage["multipliers"]) for stage in read_record(project)["stages"])
     cost = implement(project, target, 0.0) if synthesise else None
-    return Folding(fold, multipliers, runs[0], check, cost, seconds)
+    return ReuseChoice(fold, multipliers, runs[0], check, cost, seconds)

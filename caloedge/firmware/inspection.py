@@ -15,7 +15,7 @@ from caloedge.recipe import LayerChoice
 
 
 @dataclass(frozen=True)
-class Remark:
+class Waste:
     """Where precision or hardware is wasted."""
 
     layer: str
@@ -23,7 +23,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class Prospect:
+class Preview:
     """What a backend would do with a network on a device."""
 
     backend: str
@@ -61,7 +61,7 @@ def _output_scale(op: Output) -> str:
     return "scale " + " … ".join(f"{end:.6g}" for end in ends) + ("" if op.offset is None else ", with an offset")
 
 
-def remarks(graph: Graph) -> tuple[Remark, ...]:
+def wastes(graph: Graph) -> tuple[Waste, ...]:
     """List where bits are never used, weights are zero and channels never change."""
     found = []
     for op in graph.ops:
@@ -73,49 +73,49 @@ def remarks(graph: Graph) -> tuple[Remark, ...]:
     return tuple(found)
 
 
-def _of_tensor(op: Requantise | Threshold | Table, tensor: Tensor) -> list[Remark]:
+def _of_tensor(op: Requantise | Threshold | Table, tensor: Tensor) -> list[Waste]:
     found = []
     needed = Format.holding(*tensor.range, tensor.format.fraction).width
     if needed < tensor.format.width:
         low, high = tensor.range
-        found.append(Remark(op.name, f"codes {low} … {high} need {needed} of {tensor.format.width} bits"))
+        found.append(Waste(op.name, f"codes {low} … {high} need {needed} of {tensor.format.width} bits"))
     channels = tensor.low.reshape(tensor.shape[0], -1), tensor.high.reshape(tensor.shape[0], -1)
     constant = int((channels[0] == channels[1]).all(axis=1).sum())
     if constant:
-        found.append(Remark(op.name, f"{constant} of {tensor.shape[0]} channels never change"))
+        found.append(Waste(op.name, f"{constant} of {tensor.shape[0]} channels never change"))
     return found
 
 
-def _of_weights(op: Conv | Dense | Affine) -> list[Remark]:
+def _of_weights(op: Conv | Dense | Affine) -> list[Waste]:
     found = []
     low, high = int(op.weights.min()), int(op.weights.max())
     needed = Format.holding(low, high, 0).width
     if needed < op.weight_format.width:
-        found.append(Remark(op.name, f"weights {low} … {high} need {needed} of {op.weight_format.width} bits"))
+        found.append(Waste(op.name, f"weights {low} … {high} need {needed} of {op.weight_format.width} bits"))
     zero = float((op.weights == 0).mean())
     if zero >= 0.25:
-        found.append(Remark(op.name, f"{zero:.0%} of the weights are zero"))
+        found.append(Waste(op.name, f"{zero:.0%} of the weights are zero"))
     common = int(np.gcd.reduce(op.weights.reshape(-1)))
     if common > 1 and not isinstance(op, Affine):
-        found.append(Remark(op.name, f"all weights are multiples of {common}: {common.bit_length() - 1} bits are never used"))
+        found.append(Waste(op.name, f"all weights are multiples of {common}: {common.bit_length() - 1} bits are never used"))
     return found
 
 
-def prospects(
+def previews(
     graph: Graph, targets: Mapping[str, Target] | None = None, choices: Mapping[str, LayerChoice] | None = None
-) -> tuple[Prospect, ...]:
+) -> tuple[Preview, ...]:
     """Ask every backend, variant and device what it would do, with a recipe's choices by layer."""
     devices = targets or {name: find(Target, name) for name in names("target")}
     found = []
     for backend_name in names("backend"):
         backend = find(Backend, backend_name)
         for variant in backend.variants:
-            answers: dict[str, Prospect] = {}
+            answers: dict[str, Preview] = {}
             for target_name, target in devices.items():
                 answers[target_name] = _prospect(backend_name, variant, graph, target_name, target, choices or {})
             if len({(answer.takes, answer.what) for answer in answers.values()}) == 1:
                 first = next(iter(answers.values()))
-                found.append(Prospect(backend_name, variant, "any", first.takes, first.what))
+                found.append(Preview(backend_name, variant, "any", first.takes, first.what))
             else:
                 found += answers.values()
     return tuple(found)
@@ -123,9 +123,9 @@ def prospects(
 
 def _prospect(
     name: str, variant: str, graph: Graph, target_name: str, target: Target, choices: Mapping[str, LayerChoice]
-) -> Prospect:
+) -> Preview:
     try:
         what = find(Backend, name).preview(graph, target, variant, choices)
-        return Prospect(name, variant, target_name, takes=True, what=what)
+        return Preview(name, variant, target_name, takes=True, what=what)
     except UserError as refused:
-        return Prospect(name, variant, target_name, takes=False, what=str(refused))
+        return Preview(name, variant, target_name, takes=False, what=str(refused))

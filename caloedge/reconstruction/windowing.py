@@ -1,8 +1,8 @@
 """From crystal codes to what DeepCluster's networks see: windows, the best of each event, and the groups that they form.
 
 This crystal matrix looks the same from eight sides, and so do photons that hit it at a right angle. So each window that is
-kept is turned until its core lies in one way (`turns`), the same for every network, and positions are turned back at the end
-(`turned_back`): a small network then need not learn the same eight times. Tilted crystals or a field would break that.
+kept is turned until its core lies in one way (`orientations`), the same for every network, and positions are turned back at
+the end (`unoriented`): a small network then need not learn the same eight times. Tilted crystals or a field would break that.
 
 Everything up to the photons is integer arithmetic that the hardware parts `caloedge_extract`, `caloedge_top`,
 `caloedge_group` and `caloedge_photon` repeat bit for bit. Axes: E event, X and Y crystal, W window, M member (a window that
@@ -20,7 +20,7 @@ from caloedge.detector.crystals.events import GRID, MARGIN, SEED_THRESHOLD_GEV, 
 CODE_BITS, CODE_FRACTION = 12, 5
 """Of a digitised crystal: unsigned, 2⁻⁵ GeV = 31.25 MeV, a fifth of the noise; 127.97 GeV at most."""
 THRESHOLD_CODE = int(SEED_THRESHOLD_GEV * 2**CODE_FRACTION)
-KEPT = 4
+TOP_K = 4
 """Windows of an event that the center finder gets (arXiv 2311.17914)."""
 REACH = 3.0
 """Two seeds w = 1 − distance / `REACH` crystals apart are neighbours, farther ones are not."""
@@ -76,7 +76,7 @@ def digitised(cells_gev: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.minimum(np.rint(cells_gev * np.float32(2**CODE_FRACTION)), 2**CODE_BITS - 1).astype(np.uint16))
 
 
-def cut(codes_EXY: NDArray[Any]) -> CodeWindows:
+def extract(codes_EXY: NDArray[Any]) -> CodeWindows:
     """Cut the window around every crystal above the threshold that is not too close to the border."""
     n_events = len(codes_EXY)
     above = codes_EXY[:, MARGIN:-MARGIN, MARGIN:-MARGIN] > THRESHOLD_CODE
@@ -89,8 +89,8 @@ def cut(codes_EXY: NDArray[Any]) -> CodeWindows:
     return CodeWindows(codes_WC.reshape(-1, WINDOW, WINDOW), event_W, crystal_W2)
 
 
-def best(event_W: NDArray[Any], key_W: NDArray[Any], score_W: NDArray[Any], threshold: float) -> NDArray[Any]:
-    """Return the numbers of the `KEPT` windows of each event with the highest scores at or above the threshold, by rank.
+def top_k(event_W: NDArray[Any], key_W: NDArray[Any], score_W: NDArray[Any], threshold: float) -> NDArray[Any]:
+    """Return the numbers of the `TOP_K` windows of each event with the highest scores at or above the threshold, by rank.
 
     Of equal scores the lower key comes first, so that the order in which windows arrive does not matter.
     """
@@ -99,7 +99,7 @@ def best(event_W: NDArray[Any], key_W: NDArray[Any], score_W: NDArray[Any], thre
     sorted_W = passed_W[order]
     event = event_W[sorted_W]
     first = np.searchsorted(event, event, side="left")
-    return np.asarray(sorted_W[np.arange(len(event)) - first < KEPT])
+    return np.asarray(sorted_W[np.arange(len(event)) - first < TOP_K])
 
 
 def grouped(event_W: NDArray[Any], crystal_W2: NDArray[Any], window_M: NDArray[Any]) -> Groups:
@@ -108,7 +108,7 @@ def grouped(event_W: NDArray[Any], crystal_W2: NDArray[Any], window_M: NDArray[A
     first_M = np.searchsorted(event_M, event_M, side="left")
     size_M = np.searchsorted(event_M, event_M, side="right") - first_M
     rank_M = np.arange(len(event_M)) - first_M
-    slot_K = np.arange(KEPT - 1)
+    slot_K = np.arange(TOP_K - 1)
     of_rank_MK = slot_K + (slot_K >= rank_M[:, None])  # the other ranks in order
     others_MK = np.where(of_rank_MK < size_M[:, None], first_M[:, None] + of_rank_MK, -1)
     distance_MK = np.hypot(*np.moveaxis(crystal_M2[others_MK] - crystal_M2[:, None], -1, 0))
@@ -116,7 +116,7 @@ def grouped(event_W: NDArray[Any], crystal_W2: NDArray[Any], window_M: NDArray[A
     return Groups(window_M, event_M, crystal_M2, others_MK, weight_MK)
 
 
-def turns(codes_MXY: NDArray[Any]) -> NDArray[Any]:
+def orientations(codes_MXY: NDArray[Any]) -> NDArray[Any]:
     """Return the turn (M,) of each window: what brings most energy of its nine central crystals to higher x, then higher y."""
     core = codes_MXY[:, MARGIN - 1 : MARGIN + 2, MARGIN - 1 : MARGIN + 2].astype(np.int32)
     step_x_M = core[:, 2].sum(axis=1) - core[:, 0].sum(axis=1)
@@ -130,18 +130,18 @@ def _turned_square(square_XY: NDArray[Any], turn: int) -> NDArray[Any]:
     return flipped.T if turn & SWAP else flipped
 
 
-CELL_OF_TURN = np.stack([_turned_square(np.arange(WINDOW**2).reshape(WINDOW, WINDOW), t).ravel() for t in range(8)])
+CELL_OF_ORIENTATION = np.stack([_turned_square(np.arange(WINDOW**2).reshape(WINDOW, WINDOW), t).ravel() for t in range(8)])
 """(8, 49) which cell of a window comes to each place."""
 
 
-def turned(vector_M2: NDArray[Any], turn_M: NDArray[Any]) -> NDArray[Any]:
+def oriented(vector_M2: NDArray[Any], turn_M: NDArray[Any]) -> NDArray[Any]:
     """Return vectors (M, 2) along x and y as they lie in windows that were turned."""
     flipped_M2 = np.where(np.stack([turn_M & FLIP_X, turn_M & FLIP_Y], axis=1) > 0, -vector_M2, vector_M2)
     return np.where((turn_M & SWAP > 0)[:, None], flipped_M2[:, ::-1], flipped_M2)
 
 
-def turned_back(vector_M2: NDArray[Any], turn_M: NDArray[Any]) -> NDArray[Any]:
-    """Return vectors (M, 2) in windows that were turned as they lie in the event: `turned` undone."""
+def unoriented(vector_M2: NDArray[Any], turn_M: NDArray[Any]) -> NDArray[Any]:
+    """Return vectors (M, 2) in windows that were turned as they lie in the event: `oriented` undone."""
     back_M2 = np.where((turn_M & SWAP > 0)[:, None], vector_M2[:, ::-1], vector_M2)
     return np.where(np.stack([turn_M & FLIP_X, turn_M & FLIP_Y], axis=1) > 0, -back_M2, back_M2)
 
@@ -161,20 +161,20 @@ def sums(codes_MXY: NDArray[Any]) -> NDArray[Any]:
 def features(codes_MXY: NDArray[Any], groups: Groups) -> NDArray[Any]:
     """Return the input codes (M, F) int16 of the edge center finder.
 
-    Of the window as `turns` turns it: 49 cells, shifted so that the central one lies in [128, 256); the weights of
+    Of the window as `orientations` turns it: 49 cells, shifted so that the central one lies in [128, 256); the weights of
     neighbours at their places around the centre; one of eight words set for the exponent.
     """
-    exponent_M, turn_M = exponents(codes_MXY), turns(codes_MXY)
+    exponent_M, turn_M = exponents(codes_MXY), orientations(codes_MXY)
     out_MF = np.zeros((len(codes_MXY), FEATURES), np.int16)
     cells = WINDOW * WINDOW
     # 12 bits shifted left by at most 3 fit into uint16.
-    codes_MC = np.take_along_axis(codes_MXY.reshape(-1, cells), CELL_OF_TURN[turn_M], axis=1)
+    codes_MC = np.take_along_axis(codes_MXY.reshape(-1, cells), CELL_OF_ORIENTATION[turn_M], axis=1)
     left_M = np.maximum(NORMALISED - exponent_M, 0).astype(np.uint16)
     right_M = np.maximum(exponent_M - NORMALISED, 0).astype(np.uint16)
     shifted_MC = (codes_MC << left_M[:, None]) >> right_M[:, None]
     out_MF[:, :cells] = np.minimum(shifted_MC, 2**FEATURE_BITS - 1)
     member, slot = np.nonzero(groups.weight_MK)
-    step = turned(groups.crystal_M2[groups.others_MK[member, slot]] - groups.crystal_M2[member], turn_M[member])
+    step = oriented(groups.crystal_M2[groups.others_MK[member, slot]] - groups.crystal_M2[member], turn_M[member])
     place = (step[:, 0] + 2) * 5 + step[:, 1] + 2
     place -= place > 12  # the centre has no word
     near = np.abs(step).max(axis=1, initial=0) <= 2
@@ -192,7 +192,7 @@ def photon_codes(
     beyond the nine central crystals in units of 2^(exponent − 4) GeV, and seed logit, with the same fraction bits, at least 5.
     """
     exponent_M, sum_M = exponents(codes_MXY), sums(codes_MXY)
-    offset_M2 = turned_back(outputs_M4[:, :2].astype(np.int64), turns(codes_MXY))
+    offset_M2 = unoriented(outputs_M4[:, :2].astype(np.int64), orientations(codes_MXY))
     position_M2 = (crystal_M2.astype(np.int64) << fraction) + (1 << (fraction - 1)) + offset_M2
     beyond_M = outputs_M4[:, 2] << (exponent_M.astype(np.int64) - LOWEST_EXPONENT)
     return position_M2, (sum_M << (fraction - CODE_FRACTION)) + beyond_M
@@ -211,9 +211,9 @@ def joined_windows(cells_EXY: NDArray[Any], groups: Groups, turn_M: NDArray[Any]
     views = np.lib.stride_tricks.sliding_window_view(cells_EXY, (WINDOW, WINDOW), axis=(1, 2))
     corner_M2 = groups.crystal_M2 - MARGIN
     own_MC = views[groups.event_M, corner_M2[:, 0], corner_M2[:, 1]].reshape(len(corner_M2), WINDOW * WINDOW)
-    out = np.zeros((len(own_MC), KEPT, WINDOW * WINDOW + 1), np.float32)
+    out = np.zeros((len(own_MC), TOP_K, WINDOW * WINDOW + 1), np.float32)
     out[:, 0, :-1], out[:, 0, -1] = own_MC, 1
     out[:, 1:, :-1] = np.where(groups.others_MK[..., None] >= 0, own_MC[groups.others_MK], 0)
-    out[:, :, :-1] = np.take_along_axis(out[:, :, :-1], CELL_OF_TURN[turn_M][:, None], axis=2)
+    out[:, :, :-1] = np.take_along_axis(out[:, :, :-1], CELL_OF_ORIENTATION[turn_M][:, None], axis=2)
     out[:, 1:, -1] = groups.weight_MK
     return out

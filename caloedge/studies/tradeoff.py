@@ -23,7 +23,7 @@ from caloedge.evaluation.latency import ONNXRUNTIME, TORCH, Timing, network_timi
 from caloedge.evaluation.scoring import float_scores, integer_scores
 from caloedge.export import export
 from caloedge.files import replacing, sha256
-from caloedge.firmware.foldings import Folding, foldings
+from caloedge.firmware.foldings import ReuseChoice, reuse_choices
 from caloedge.firmware.section import RESOURCES
 from caloedge.formats.npz import read_npy
 from caloedge.pipeline import data_label, open_beside, places, read_named_recipe
@@ -148,11 +148,11 @@ def _entry(method: str, of: Trained, task: Task, threads: int, device: str) -> E
     return Entry(method, of.record.parameters, counter.get_total_flops(), tuple(timings))
 
 
-def _foldings(artifact: Artifact, recipe: Recipe, work: Path) -> list[Folding]:
+def _foldings(artifact: Artifact, recipe: Recipe, work: Path) -> list[ReuseChoice]:
     golden = artifact.golden()
     few = Golden(golden.inputs[:TIMED_IMAGES], {name: codes[:TIMED_IMAGES] for name, codes in golden.outputs.items()})
     wanted = recipe.tradeoff
-    return foldings(
+    return reuse_choices(
         read(artifact.model), few, wanted.folds, recipe.target, work / "foldings", synthesise=wanted.synthesised_folds
     )
 
@@ -161,7 +161,7 @@ def _report(
     recipe: Recipe,
     integers: Sequence[Integers],
     entries: Sequence[Entry],
-    folded: Sequence[Folding],
+    folded: Sequence[ReuseChoice],
     assessment: Assessment,
     records: Mapping[str, Stage],
     threads: int,
@@ -217,7 +217,7 @@ def figures_by_method(assessment: Assessment) -> dict[str, dict[str, Number]]:
 
 
 def _summary(
-    entries: Sequence[Entry], folded: Sequence[Folding], assessment: Assessment, recipe: Recipe, threads: int
+    entries: Sequence[Entry], folded: Sequence[ReuseChoice], assessment: Assessment, recipe: Recipe, threads: int
 ) -> Section:
     figures = figures_by_method(assessment)
     batch = max((timing.batch for entry in entries for timing in entry.timings), default=1)
@@ -258,7 +258,7 @@ def _per_event(timing: Timing | None) -> Cell:
 
 
 def _plots(
-    what: str, entries: Sequence[Entry], folded: Sequence[Folding], figures: Mapping[str, Number], recipe: Recipe
+    what: str, entries: Sequence[Entry], folded: Sequence[ReuseChoice], figures: Mapping[str, Number], recipe: Recipe
 ) -> list[Plot]:
     """Return one figure against parameters and one against latency."""
     known = [entry for entry in entries if entry.method in figures]
@@ -304,7 +304,7 @@ def _sized(entry: Entry) -> str:
     return f"{entry.method}, {size} parameters"
 
 
-def _folding_section(folded: Sequence[Folding], recipe: Recipe) -> Section:
+def _folding_section(folded: Sequence[ReuseChoice], recipe: Recipe) -> Section:
     clock_mhz = find(Target, recipe.target).clock_mhz
     rows: list[tuple[Cell, ...]] = []
     for of in folded:

@@ -13,7 +13,7 @@ from caloedge.artifact import RECIPE, Artifact
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Backend, Library, Target, Task, find
 from caloedge.compiler.onnx.reader import read
 from caloedge.errors import UserError
-from caloedge.evaluation.accuracy import compare, library_of
+from caloedge.evaluation.accuracy import evaluate, library_of
 from caloedge.export import export
 from caloedge.metrics import claims
 from caloedge.metrics.claims import Compared
@@ -143,7 +143,7 @@ def _measure(artifact: Artifact, projects: Path) -> tuple[Point, list[Check], di
     ]
     levels: dict[str, dict[str, Number]] = {method: {} for method in (REFERENCE, FLOAT, INTEGER, BASELINE)}
     replicas: dict[str, list[NDArray[Any]]] = {method: [] for method in levels}
-    task, assessment = find(Task, artifact.recipe.task), compare(artifact, library_of(artifact))
+    task, assessment = find(Task, artifact.recipe.task), evaluate(artifact, library_of(artifact))
     for label, value in assessment.headline:
         what, _, method = label.rpartition(", ")
         of_R = assessment.replicas[label]

@@ -93,7 +93,7 @@ def _block(
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], MemberTruth]:
     crystals = composed.crystals
     codes_EXY = windowing.digitised(crystals.cells_EXY)
-    cut = windowing.cut(codes_EXY)
+    cut = windowing.extract(codes_EXY)
     impact_EP2 = np.nan_to_num(crystals.impact_EP2, nan=-events.GRID)
     offset_WP2 = impact_EP2[cut.event_W] - (cut.crystal_W2[:, None] + 0.5)
     hit_WP = (np.floor(impact_EP2[cut.event_W]) == cut.crystal_W2[:, None]).all(axis=2)
@@ -101,10 +101,10 @@ def _block(
     hits_W = hit_WP.sum(axis=1)
     kept_W = (hits_W == 1) | ((rng.random(len(near_W)) < np.where(near_W, NEAR, OTHER)) & (hits_W == 0))
     score_W = np.where(kept_W, hits_W + rng.random(len(near_W)), -1)
-    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.best(cut.event_W, cut.key, score_W, 0))
+    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.top_k(cut.event_W, cut.key, score_W, 0))
     codes_MXY = cut.codes_WXY[group.window_M]
-    exponent_M, sum_M, turn_M = windowing.exponents(codes_MXY), windowing.sums(codes_MXY), windowing.turns(codes_MXY)
-    offset_MP2 = np.stack([windowing.turned(offset_WP2[group.window_M, photon], turn_M) for photon in (0, 1)], axis=1)
+    exponent_M, sum_M, turn_M = windowing.exponents(codes_MXY), windowing.sums(codes_MXY), windowing.orientations(codes_MXY)
+    offset_MP2 = np.stack([windowing.oriented(offset_WP2[group.window_M, photon], turn_M) for photon in (0, 1)], axis=1)
     targets, energy_M, offset_M2 = _targets(
         offset_MP2, hit_WP[group.window_M], crystals.energy_EP[group.event_M], exponent_M, sum_M
     )
@@ -159,7 +159,7 @@ def baseline(sample: Sample[MemberTruth]) -> NDArray[Any]:
         cells_EXY, truth.event_M[right], truth.crystal_M2[right], clustering.TUNING
     )
     beyond_M = _beyond(energy_M, truth.exponent_M, truth.sum_M)
-    offset_M2 = windowing.turned(position_M2 - truth.crystal_M2 - 0.5, truth.turn_M)
+    offset_M2 = windowing.oriented(position_M2 - truth.crystal_M2 - 0.5, truth.turn_M)
     return np.column_stack([offset_M2, beyond_M, score_M])
 
 
@@ -229,7 +229,7 @@ def assess(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any]], thre
 def _measure(truth: MemberTruth, outputs_M4: NDArray[Any], threshold: float, weights_RM: NDArray[Any]) -> _Measured:
     response_M = energies(outputs_M4, truth) / truth.energy_M
     # In the event's own orientation: in the turned one a pull towards the crystal's middle has one sign and no width.
-    apart_M2 = windowing.turned_back(outputs_M4[:, :2] - truth.offset_M2, truth.turn_M)
+    apart_M2 = windowing.unoriented(outputs_M4[:, :2] - truth.offset_M2, truth.turn_M)
     apart_M2 = np.where(np.isfinite(truth.energy_M)[:, None], apart_M2, np.nan)
     one_M = truth.kind_M == photon_events.ONE
     energy_bin_M = np.where(one_M, resolution.bin_of(truth.energy_M, ENERGY_BINS_GEV), -1)
@@ -426,7 +426,7 @@ TASK = Task(
     working_points=working_points,
     assess=assess,
     item="window",
-    published_input_shape=(windowing.KEPT, events.WINDOW * events.WINDOW + 1),
+    published_input_shape=(windowing.TOP_K, events.WINDOW * events.WINDOW + 1),
     loss_weights=2,
     physical=True,
     lower_is_better=True,

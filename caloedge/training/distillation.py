@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-ALONE = 8
+TEACHER_ONLY_PERIOD = 8
 """One batch of so many is taught by the teacher alone, if some are."""
 LEAST_SHARE, MOST_FACTOR = 1 / 16, 16.0
 """On its events: the largest input is from this share of the full scale to all of it, if factors are not larger. As outputs are
@@ -15,12 +15,12 @@ divided by the factors, small ones make small energies count."""
 REGION_PIXELS = 8
 SHARPEST = 16.0
 """Weights of regions are a random height to a random power up to this one, in half of the events; 1 in the others."""
-ALONE_EVENTS = "regions 2"
+DRAW_VERSION = "regions 2"
 """Name of how these events are drawn, which decides the result: another number wherever that or a figure above changes."""
 
 
 @dataclass(frozen=True)
-class Teaching:
+class Distillation:
     """What is learnt from another network's outputs."""
 
     teacher: nn.Module
@@ -34,9 +34,9 @@ class Teaching:
         self, network: nn.Module, of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor, step: int
     ) -> Tensor:
         """Return the loss of one batch."""
-        alone = self.full_scale is not None and step % ALONE == ALONE - 1
+        alone = self.full_scale is not None and step % TEACHER_ONLY_PERIOD == TEACHER_ONLY_PERIOD - 1
         if alone:
-            inputs = inputs * regions(inputs, step)
+            inputs = inputs * region_weights(inputs, step)
         given = self.factors(inputs, step) if alone else inputs.new_ones(1)
         outputs = network(inputs * given).float()
         factors = given.float().reshape(-1, *[1] * (outputs.ndim - 1))
@@ -56,7 +56,7 @@ class Teaching:
         return factors
 
 
-def regions(inputs: Tensor, step: int) -> Tensor:
+def region_weights(inputs: Tensor, step: int) -> Tensor:
     """Draw weights of the pixels of images (N, C, H, W), as (N, 1, H, W): from all alike to a few regions; 1 for other inputs."""
     if inputs.ndim != 4:
         return inputs.new_ones(1)

@@ -32,7 +32,7 @@ from caloedge.files import write_text
 from caloedge.metrics.ssim import blur, ssim
 from caloedge.progress import progress
 from caloedge.recipe import Schedule
-from caloedge.training.distillation import Teaching
+from caloedge.training.distillation import Distillation
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Lightning and its dependencies warn about each other at import
@@ -74,7 +74,7 @@ def photon_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 LEAST_SIZE = 1e-3
 """Of a tensor, as its rate sees it: zeros must be able to grow."""
-SETTLING = 1 / 3
+FINE_TUNING_RATE = 1 / 3
 """Of the learning rate, where settling begins."""
 SSIM_WEIGHT = 0.05
 """In the loss of energy images (arXiv 2410.07250)."""
@@ -110,7 +110,7 @@ def learning_rate_factor(schedule: Schedule, epoch: float) -> float:
     0.5
     """
     if epoch > schedule.epochs or not schedule.epochs:
-        return SETTLING * _falling((epoch - schedule.epochs) / max(1, schedule.settle_epochs))
+        return FINE_TUNING_RATE * _falling((epoch - schedule.epochs) / max(1, schedule.settle_epochs))
     done = epoch / schedule.epochs
     return done / schedule.warm_up if done < schedule.warm_up else _falling((done - schedule.warm_up) / (1 - schedule.warm_up))
 
@@ -169,7 +169,7 @@ def steps_per_epoch(task: Task, library: Library, schedule: Schedule) -> int:
 class Learner(lightning.LightningModule):
     """What Lightning trains: a network with its loss and its optimiser."""
 
-    def __init__(self, network: nn.Module, task: Task, schedule: Schedule, steps: int, teaching: Teaching | None) -> None:
+    def __init__(self, network: nn.Module, task: Task, schedule: Schedule, steps: int, teaching: Distillation | None) -> None:
         super().__init__()
         self.network, self.schedule, self.steps = network, schedule, steps
         # A copy, as it is moved to where this is trained; in a tuple it is not a part of what is saved and trained.
@@ -272,7 +272,7 @@ def fit(
     stage: str,
     seed: int,
     hardware: Hardware,
-    teaching: Teaching | None = None,
+    teaching: Distillation | None = None,
     first_epoch: int = 0,
 ) -> list[dict[str, float]]:
     """Train `network` in place and return the learning curve; checkpoints go to `folder` and a second call resumes there.

@@ -30,13 +30,21 @@ from caloedge.errors import BadData, UnknownName, UserError, meant
 from caloedge.files import locked, replacing, write_text
 from caloedge.recipe import Recipe, Schedule
 from caloedge.training import preflight
-from caloedge.training.distillation import ALONE_EVENTS, Teaching
+from caloedge.training.distillation import DRAW_VERSION, Distillation
 from caloedge.training.fit import Hardware, fit, steps_per_epoch, valid_loss
-from caloedge.training.quantisation.qat import REHEARSAL, check_names, quantised, rehearsal, rounded_twin, settling, twin
+from caloedge.training.quantisation.qat import (
+    PROCEDURE_VERSION,
+    check_names,
+    fake_quantised,
+    freeze_small_layers,
+    from_fake_quantised,
+    quantised,
+    twin,
+)
 
 CALIBRATION_SHARE = 2
 """Events on which ranges of activations are taken, as a multiple of those of validation."""
-TAUGHT = ("image", "mean squared error")
+DISTILLABLE = ("image", "mean squared error")
 """Losses whose targets are what a network gives."""
 PROBE_EVENTS = 200
 RECORD = "stage.json"
@@ -130,7 +138,7 @@ def published_of(recipe: Recipe, base: Path) -> Trained:
     return Trained(build_network(recipe, "published", artifact.weights("published")), artifact.manifest.stages["published"])
 
 
-def records_alone(recipe: Recipe, library: Library, trained: Mapping[str, Trained], artifact: Path) -> dict[str, Stage]:
+def stored_records(recipe: Recipe, library: Library, trained: Mapping[str, Trained], artifact: Path) -> dict[str, Stage]:
     """Return the records of rivals that an artifact was made with and that are still this recipe's, but not among `trained`.
 
     The weights of large rivals are not stored, so that they cannot be taken over as `train` does.
@@ -154,7 +162,7 @@ def check(recipe: Recipe, library: Library, hardware: Hardware, rivals: Iterable
     check_names(networks["edge"], recipe.quantisation)
     task = find(Task, recipe.task)
     for stage in (*STAGES, *recipe.rivals):
-        if teacher_of(recipe, stage) and task.loss not in TAUGHT:
+        if teacher_of(recipe, stage) and task.loss not in DISTILLABLE:
             raise UserError(
                 f"recipe {recipe.name!r}: {stage} has a teacher, but outputs are no targets of its loss, {task.loss!r};"
                 " leave it out"
@@ -196,7 +204,7 @@ class Plan:
     """Makes what the settling epochs train of what was trained before them, if it is another network."""
     finish: Change
     """Makes the network of the stage of what was trained."""
-    teaching: Teaching | None
+    teaching: Distillation | None
     key: str
     """Digest of all that decides the result: another recipe, task or library never continues or takes over this training."""
 
@@ -224,25 +232,25 @@ def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[s
     if stage == "quantised":
         edge = networks["edge"]
         start, probe, settle, finish = _quantised(recipe, task, library, edge)
-        key |= {"rehearsal": REHEARSAL} if recipe.quantisation.split_channels else {}
+        key |= {"rehearsal": PROCEDURE_VERSION} if recipe.quantisation.split_channels else {}
         key |= {"quantisation": recipe.quantisation.model_dump(exclude_defaults=True), "from": _digest(weights_of(edge))}
     if stage == "edge" and recipe.training.edge_from_published:
         network.load_state_dict(networks["published"].state_dict())
         key |= {"from": _digest(weights_of(networks["published"]))}
     taught_by = teacher_of(recipe, stage)
-    teaching = _teaching(recipe, stage, networks[taught_by]) if taught_by else None
+    teaching = _distillation(recipe, stage, networks[taught_by]) if taught_by else None
     if teaching:
         key |= {"teacher": _digest(weights_of(teaching.teacher))}
         if teaching.full_scale is not None:
-            key |= {"alone": ALONE_EVENTS, "full scale": teaching.full_scale}
+            key |= {"alone": DRAW_VERSION, "full scale": teaching.full_scale}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
     return Plan(stage, task, schedule, network, start, probe, settle, finish, teaching, digest)
 
 
-def _teaching(recipe: Recipe, stage: str, teacher: nn.Module) -> Teaching:
+def _distillation(recipe: Recipe, stage: str, teacher: nn.Module) -> Distillation:
     """Return how a stage or rival learns from another network."""
     rescaled = stage == "quantised" and recipe.training.quantised_rescaled
-    return Teaching(teacher, full_scale=recipe.quantisation.input_full_scale if rescaled else None)
+    return Distillation(teacher, full_scale=recipe.quantisation.input_full_scale if rescaled else None)
 
 
 def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) -> tuple[Start, Start, Change | None, Change]:
@@ -258,10 +266,10 @@ def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) ->
 
     if of.split_channels:
         return (
-            lambda: rehearsal(build, of, edge, inputs()),
-            lambda: rehearsal(build, of, edge, inputs(PROBE_EVENTS)),
-            lambda trained: settling(trained, inputs(), of.weight_bits),
-            lambda trained: rounded_twin(build, of, trained, inputs()),
+            lambda: fake_quantised(build, of, edge, inputs()),
+            lambda: fake_quantised(build, of, edge, inputs(PROBE_EVENTS)),
+            lambda trained: freeze_small_layers(trained, inputs(), of.weight_bits),
+            lambda trained: from_fake_quantised(build, of, trained, inputs()),
         )
 
     def start() -> nn.Module:

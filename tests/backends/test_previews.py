@@ -24,7 +24,7 @@ from caloedge.compiler.fixed import Format, Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Affine, Conv, Dense, InputQuantiser, Op, Output, Requantise, Reshape
 from caloedge.errors import Unsupported, UserError
-from caloedge.firmware.inspection import prospects
+from caloedge.firmware.inspection import previews
 from caloedge.recipe import LayerChoice
 
 TARGET = find(Target, "xcvu13p")
@@ -47,7 +47,7 @@ def refusal_of_build(backend: str, variant: str, graph: Graph, choices: Mapping[
 def check_agreement(graph: Graph, choices: Mapping[str, LayerChoice] | None = None) -> dict[tuple[str, str], str]:
     """Compare what is foreseen with what is done, with `==`, and return the refusals by backend and variant."""
     found = {}
-    for prospect in prospects(graph, {"xcvu13p": TARGET}, choices):
+    for prospect in previews(graph, {"xcvu13p": TARGET}, choices):
         foreseen = "" if prospect.takes else prospect.what
         done = refusal_of_build(prospect.backend, prospect.variant, graph, choices or {})
         assert foreseen == done, (prospect.backend, prospect.variant)
@@ -175,7 +175,7 @@ def test_a_network_that_only_streams_take_is_foreseen_as_taken() -> None:
             Output("y", ("q",)),
         )
     )
-    found = {(x.backend, x.variant): (x.takes, x.what) for x in prospects(graph, {"xcvu13p": TARGET})}
+    found = {(x.backend, x.variant): (x.takes, x.what) for x in previews(graph, {"xcvu13p": TARGET})}
     assert found["hls4ml", "io_parallel"] == (
         False,
         "layer conv: 18,874,368 of the 18,874,368 products of an event, which io_parallel unrolls (limit 262,144); "
@@ -188,5 +188,5 @@ def test_a_network_that_only_streams_take_is_foreseen_as_taken() -> None:
 @pytest.mark.parametrize(("outputs", "takes"), [(512, True), (513, False)])
 def test_the_most_products_side_by_side(outputs: int, takes: bool) -> None:
     graph = product(np.ones((outputs, 512), np.int64))
-    (found,) = (x for x in prospects(graph, {"xcvu13p": TARGET}) if (x.backend, x.variant) == ("hls4ml", "io_parallel"))
+    (found,) = (x for x in previews(graph, {"xcvu13p": TARGET}) if (x.backend, x.variant) == ("hls4ml", "io_parallel"))
     assert found.takes == takes

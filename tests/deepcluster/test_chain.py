@@ -223,7 +223,7 @@ def test_other_executors_are_taken_when_they_are_given(codes: np.ndarray, seeds:
     nets = chain.networks(seeds, centres, ANY, ANY, (run_of(seeds), run_of(centres)))
     found = chain.integer_photons(codes, nets)
     windows, members = calls
-    assert windows == (len(windowing.cut(codes).event_W), 1, 7, 7)
+    assert windows == (len(windowing.extract(codes).event_W), 1, 7, 7)
     assert members == (len(found.event_N), 81)
     np.testing.assert_array_equal(found.slots(N), chain.integer_photons(codes, chain.networks(seeds, centres, ANY, ANY)).slots(N))
 
@@ -311,7 +311,7 @@ def test_a_float_chain_of_the_same_networks_gives_the_same_photons(codes: np.nda
 
     cells = codes.astype(np.float32) / 32
     lsb = seeds.tensors[seeds.outputs[0].name].format.lsb
-    scores = seeds.run(windowing.cut(codes).codes_WXY[:, None])[seeds.outputs[0].name]
+    scores = seeds.run(windowing.extract(codes).codes_WXY[:, None])[seeds.outputs[0].name]
     threshold = int(np.median(scores))
     nets = FloatNetworks(values_of(seeds), values_of(centres), "edge", threshold * lsb)
     found = chain.float_photons(cells, nets)
@@ -334,7 +334,7 @@ def test_float_networks_see_undigitised_energies(cells: np.ndarray) -> None:
 
     found = chain.float_photons(cells, FloatNetworks(seeds, centres, "published", 0.0))
     codes = windowing.digitised(cells)
-    cut = windowing.cut(codes)
+    cut = windowing.extract(codes)
     assert seen["windows"].shape == (len(cut.event_W), 1, 7, 7)
     number = 0
     for event in range(N):

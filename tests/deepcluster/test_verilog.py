@@ -104,7 +104,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def test_the_events_exercise_what_they_should(event_codes: np.ndarray) -> None:
-    cut = windowing.cut(event_codes)
+    cut = windowing.extract(event_codes)
     score_W = SEEDS.run(cut.codes_WXY[:, None])["seed"][:, 0]
     passed = score_W >= -185
     per_event = np.bincount(cut.event_W[passed], minlength=len(event_codes))

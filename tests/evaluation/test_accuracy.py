@@ -11,7 +11,7 @@ import numpy as np
 from caloedge.artifact import read_artifact
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
 from caloedge.detector.crystals.production import Production, simulate
-from caloedge.evaluation.accuracy import compare
+from caloedge.evaluation.accuracy import evaluate
 
 
 def test_showers_seen_in_training_are_refused_in_any_file(
@@ -30,7 +30,7 @@ def test_showers_seen_in_training_are_refused_in_any_file(
 def test_other_showers_are_all_used(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.h5"
     simulate(Production(generator="parametrised", showers=60, seed=99), path, workers=1)
-    table = compare(read_artifact(tiny), open_library(path), 500).sections[0].blocks[0]
+    table = evaluate(read_artifact(tiny), open_library(path), 500).sections[0].blocks[0]
     assert "photons of 60 showers" in table.caption  # type: ignore[union-attr]
 
 

@@ -9,7 +9,7 @@ from turning import turned
 
 from caloedge.detector.crystals.events import GRID, MARGIN, SEED_THRESHOLD_GEV, WINDOW
 from caloedge.reconstruction import windowing
-from caloedge.reconstruction.windowing import FEATURES, KEPT, OFFSETS, THRESHOLD_CODE, CodeWindows, Groups
+from caloedge.reconstruction.windowing import FEATURES, OFFSETS, THRESHOLD_CODE, TOP_K, CodeWindows, Groups
 
 TOP = 4095
 THREE_CODES = THRESHOLD_CODE - 1, THRESHOLD_CODE, THRESHOLD_CODE + 1
@@ -31,11 +31,11 @@ def random_codes(n_events: int, seed: int, share: float = 0.01) -> np.ndarray:
 def random_groups(codes: np.ndarray, seed: int) -> tuple[CodeWindows, Groups]:
     """Return groups of any size; most of their windows stand close to each other."""
     rng = np.random.default_rng(seed)
-    cut = windowing.cut(codes)
+    cut = windowing.extract(codes)
     near = np.abs(cut.crystal_W2 - rng.integers(10, 40, (len(codes), 2))[cut.event_W]).max(axis=1) <= 2
     chance = np.where(near, rng.choice([0.1, 0.4, 1], len(codes))[cut.event_W], 0.002)
     score = np.where(rng.random(len(near)) < chance, rng.integers(0, 4, len(near)), -1)
-    return cut, windowing.grouped(cut.event_W, cut.crystal_W2, windowing.best(cut.event_W, cut.key, score, 0))
+    return cut, windowing.grouped(cut.event_W, cut.crystal_W2, windowing.top_k(cut.event_W, cut.key, score, 0))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def slow_cut(codes: np.ndarray) -> Iterator[tuple[int, int, int, list[list[int]]
 
 def test_windows_are_cut_around_crystals_above_the_threshold() -> None:
     codes = random_codes(25, 3)
-    found = windowing.cut(codes)
+    found = windowing.extract(codes)
     expected = list(slow_cut(codes))
     assert len(expected) > 500
     assert codes[:, 3:-3, 3:-3].max() == TOP
@@ -99,7 +99,7 @@ def test_windows_are_cut_around_crystals_above_the_threshold() -> None:
 def test_cut_takes_views_of_any_order() -> None:
     codes = random_codes(3, 4)
     for view in (codes.swapaxes(1, 2), codes[:, ::-1], codes[::2]):
-        given, copied = windowing.cut(view), windowing.cut(np.ascontiguousarray(view))
+        given, copied = windowing.extract(view), windowing.extract(np.ascontiguousarray(view))
         np.testing.assert_array_equal(given.codes_WXY, copied.codes_WXY)
         np.testing.assert_array_equal(given.crystal_W2, copied.crystal_W2)
 
@@ -123,11 +123,11 @@ def test_the_best_are_the_highest_scores_and_then_the_lowest_keys(kind: type) ->
         key = np.concatenate([rng.permutation(2601)[: (event == e).sum()] for e in np.unique(event)])
         score = rng.integers(-3, 4, len(event)).astype(kind)  # many ties
         for threshold in (-10, 0, 1, 3, 4):
-            found = windowing.best(event, key, score, threshold)
+            found = windowing.top_k(event, key, score, threshold)
             expected = slow_best(event.tolist(), key.tolist(), score.tolist(), threshold)
             assert found.tolist() == expected, f"case {case}, threshold {threshold}"
             if threshold == -10:
-                assert max(np.bincount(event[found])) <= KEPT
+                assert max(np.bincount(event[found])) <= TOP_K
 
 
 def test_the_best_do_not_depend_on_the_order_of_an_events_windows() -> None:
@@ -135,11 +135,11 @@ def test_the_best_do_not_depend_on_the_order_of_an_events_windows() -> None:
     event = np.sort(rng.integers(0, 30, 400))
     key = np.concatenate([rng.permutation(2601)[: (event == e).sum()] for e in np.unique(event)])
     score = rng.integers(-2, 3, 400)
-    start = windowing.best(event, key, score, -1)
+    start = windowing.top_k(event, key, score, -1)
     for _ in range(20):
         order = np.lexsort((rng.random(400), event))  # shuffled within each event
         assert not np.array_equal(order, np.arange(400))
-        again = windowing.best(event, key[order], score[order], -1)
+        again = windowing.top_k(event, key[order], score[order], -1)
         np.testing.assert_array_equal(order[again], start)
 
 
@@ -205,9 +205,9 @@ def slow_features(codes_MXY: np.ndarray, group: Groups) -> np.ndarray:
 def test_windows_are_turned_the_way_their_core_says(codes: np.ndarray, made: tuple[CodeWindows, Groups]) -> None:
     cut, group = made
     windows = cut.codes_WXY[group.window_M]
-    turn = windowing.turns(windows)
+    turn = windowing.orientations(windows)
     assert set(turn.tolist()) == set(range(8))
-    found = np.take_along_axis(windows.reshape(-1, 49), windowing.CELL_OF_TURN[turn], axis=1).reshape(windows.shape)
+    found = np.take_along_axis(windows.reshape(-1, 49), windowing.CELL_OF_ORIENTATION[turn], axis=1).reshape(windows.shape)
     for member in range(0, len(windows), 7):
         expected, _, done = turned(windows[member].tolist(), [])
         assert found[member].tolist() == expected
@@ -215,36 +215,36 @@ def test_windows_are_turned_the_way_their_core_says(codes: np.ndarray, made: tup
             turn[member]
             == ("x" in done) * windowing.FLIP_X + ("y" in done) * windowing.FLIP_Y + ("swap" in done) * windowing.SWAP
         )
-    assert not windowing.turns(found).any(), "what was turned stays"
+    assert not windowing.orientations(found).any(), "what was turned stays"
 
 
 def test_all_eight_views_of_a_window_become_one() -> None:
     window = np.random.default_rng(3).integers(0, TOP + 1, (7, 7)).astype(np.uint16)
     views = [np.rot90(flipped, k) for flipped in (window, window[::-1]) for k in range(4)]
-    turn = windowing.turns(np.stack(views))
+    turn = windowing.orientations(np.stack(views))
     assert sorted(turn.tolist()) == list(range(8))
-    assert len({view.ravel()[windowing.CELL_OF_TURN[t]].tobytes() for view, t in zip(views, turn, strict=True)}) == 1
+    assert len({view.ravel()[windowing.CELL_OF_ORIENTATION[t]].tobytes() for view, t in zip(views, turn, strict=True)}) == 1
 
 
 def test_equal_sides_are_not_turned() -> None:
     window = np.zeros((1, 7, 7), np.uint16)
     window[0, 2:5, 2:5] = [[5, 8, 5], [8, 90, 8], [5, 8, 5]]
-    assert windowing.turns(window).tolist() == [0]
+    assert windowing.orientations(window).tolist() == [0]
     window[0, 4, 4] = 9  # as much along x as along y
-    assert windowing.turns(window).tolist() == [0]
+    assert windowing.orientations(window).tolist() == [0]
     window[0, 3, 4] = 9
-    assert windowing.turns(window).tolist() == [windowing.SWAP]
+    assert windowing.orientations(window).tolist() == [windowing.SWAP]
 
 
 def test_vectors_turn_with_their_windows_and_back() -> None:
     turn = np.repeat(np.arange(8), 24)
     steps = np.tile(OFFSETS, (8, 1))
-    found = windowing.turned(steps, turn)
+    found = windowing.oriented(steps, turn)
     for before, after, t in zip(steps.tolist(), found.tolist(), turn.tolist(), strict=True):
         grid = np.zeros((7, 7), int)
         grid[3 + before[0], 3 + before[1]] = 1
-        assert grid.ravel()[windowing.CELL_OF_TURN[t]].reshape(7, 7)[3 + after[0], 3 + after[1]] == 1
-    np.testing.assert_array_equal(windowing.turned_back(found, turn), steps)
+        assert grid.ravel()[windowing.CELL_OF_ORIENTATION[t]].reshape(7, 7)[3 + after[0], 3 + after[1]] == 1
+    np.testing.assert_array_equal(windowing.unoriented(found, turn), steps)
     assert (found != steps).any(axis=1).sum() > 100
 
 
@@ -312,11 +312,11 @@ def test_exact_outputs_give_the_photon_to_the_rounding() -> None:
         exponent, total = windowing.exponents(windows), windowing.sums(windows)
         unit = windowing.units_gev(exponent)
         exact = np.column_stack(
-            [windowing.turned(offset, windowing.turns(windows)), (energy - total / 32) / unit, rng.normal(size=n)]
+            [windowing.oriented(offset, windowing.orientations(windows)), (energy - total / 32) / unit, rng.normal(size=n)]
         )
         codes = np.rint(exact * 2**fraction).astype(np.int64)
         position, found = windowing.photon_codes(codes, fraction, crystal, windows)
-        turn = windowing.turns(windows)
+        turn = windowing.orientations(windows)
         lsb = 2.0**-fraction
         assert np.abs(position * lsb - (crystal + 0.5 + offset)).max() <= lsb / 2
         assert (np.abs(found * lsb - energy) <= unit * lsb / 2 * (1 + 1e-9)).all()  # 1e-9: rounding of doubles
@@ -362,13 +362,13 @@ def test_joined_windows_are_the_own_one_and_the_others_by_rank(codes: np.ndarray
 
 def whole(codes: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return everything that is known of the members of events; a score that depends on the event alone."""
-    cut = windowing.cut(codes)
+    cut = windowing.extract(codes)
     score = cut.codes_WXY.astype(np.int64).sum(axis=(1, 2)) % 7
-    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.best(cut.event_W, cut.key, score, 2))
+    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.top_k(cut.event_W, cut.key, score, 2))
     windows = cut.codes_WXY[group.window_M]
     outputs = windowing.features(windows, group)[:, 20:24].astype(np.int64) - 300
     photons = windowing.photon_codes(outputs, 8, group.crystal_M2, windows)
-    joined = windowing.joined_windows(codes / np.float32(32), group, windowing.turns(windows))
+    joined = windowing.joined_windows(codes / np.float32(32), group, windowing.orientations(windows))
     return group.event_M, group.crystal_M2, group.weight_MK, windowing.features(windows, group), joined, *photons
 
 

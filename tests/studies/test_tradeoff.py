@@ -11,7 +11,7 @@ from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output, Requantise
 from caloedge.errors import UnknownName, UserError
-from caloedge.firmware.foldings import choices, foldings
+from caloedge.firmware.foldings import choices, reuse_choices
 from caloedge.results import Claim, Number, Plot, Table
 from caloedge.tasks import pf_energy
 
@@ -166,14 +166,14 @@ def small_images() -> Graph:
 def test_a_larger_folding_takes_fewer_multipliers_and_more_cycles(tmp_path: Path) -> None:
     graph = small_images()
     codes = np.random.default_rng(1).integers(0, 16, (4, 2, 5, 6))
-    found = foldings(graph, Golden(codes, graph.run(codes)), (2, 6, 100), "xcvu13p", tmp_path)
+    found = reuse_choices(graph, Golden(codes, graph.run(codes)), (2, 6, 100), "xcvu13p", tmp_path)
     assert [of.fold for of in found] == [2, 6, 100]
     assert all(of.check.exact and of.check.vectors == 4 for of in found)
     assert found[0].multipliers > found[1].multipliers > found[2].multipliers == 3 + 1  # 18 and 27 numbers: one lane each
     intervals = [of.cycles.interval_cycles for of in found]
     assert intervals == sorted(set(intervals))
     wrong = Golden(codes, {"energy": graph.run(codes)["energy"] + 1})
-    (other,) = foldings(graph, wrong, (2,), "xcvu13p", tmp_path)
+    (other,) = reuse_choices(graph, wrong, (2,), "xcvu13p", tmp_path)
     assert not other.check.exact
 
 

@@ -197,14 +197,14 @@ def test_inputs_of_both_kinds_show_the_same_windows(made: Sample[MemberTruth], c
 
 
 def test_windows_are_kept_at_random_but_for_the_seeds(library: ShowerLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
-    best, chosen, offered = windowing.best, [], []
+    best, chosen, offered = windowing.top_k, [], []
 
     def spy(event: np.ndarray, key: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
         offered.append((event, key, score))
         chosen.append(best(event, key, score, threshold))
         return chosen[-1]
 
-    monkeypatch.setattr(windowing, "best", spy)
+    monkeypatch.setattr(windowing, "top_k", spy)
     made = TASK.sample(library, "train", EVENTS_PER_BLOCK, 2)
     rows = split_rows(len(library), "train")
     impact = photon_events.compose(library, rows, EVENTS_PER_BLOCK, block_generator(2, "train", 0)).crystals.impact_EP2
@@ -244,7 +244,7 @@ def test_the_baseline_has_the_form_of_outputs(large: Sample[MemberTruth]) -> Non
     assert np.quantile(np.abs(response - 1), 0.68) < 0.04
     assert np.quantile(np.abs(found[single, :2] - truth.offset_M2[single]), 0.68) < 0.08
     # Not mixed up, not mirrored; in turned windows x and y are correlated.
-    at, true = (windowing.turned_back(v[single, :2], truth.turn_M[single]) for v in (found, truth.offset_M2))
+    at, true = (windowing.unoriented(v[single, :2], truth.turn_M[single]) for v in (found, truth.offset_M2))
     for output in (0, 1):
         assert np.corrcoef(at[:, output], true[:, output])[0, 1] > 0.9
         assert abs(np.corrcoef(at[:, output], true[:, 1 - output])[0, 1]) < 0.3

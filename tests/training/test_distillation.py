@@ -17,7 +17,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("brevitas")
 
 from caloedge.arithmetic import FloatArithmetic  # noqa: E402
-from caloedge.training.distillation import ALONE, Teaching, regions  # noqa: E402
+from caloedge.training.distillation import TEACHER_ONLY_PERIOD, Distillation, region_weights  # noqa: E402
 from caloedge.training.fit import Hardware, fit  # noqa: E402
 
 CPU = Hardware(accelerator="cpu")
@@ -28,10 +28,10 @@ def test_a_pupil_of_its_teacher_alone_learns_that(rescaled: bool, tmp_path: Path
     """Also in an interrupted run; targets have no share in it, and the factors are drawn again as they were."""
     task, definition = replace(find(Task, "pf_energy"), valid_events=5), find(Network, "pf_energy")
     events = task.open("qcd_jets")
-    schedule = Schedule(epochs=3, events_per_epoch=5 * ALONE, batch_size=5, learning_rate=1e-3)
+    schedule = Schedule(epochs=3, events_per_epoch=5 * TEACHER_ONLY_PERIOD, batch_size=5, learning_rate=1e-3)
     teacher, pupil = (definition.build(FloatArithmetic(), definition.sizes["trigger"]) for _ in range(2))
     teacher.eval()
-    teaching = Teaching(teacher, 1.0, 2.0 if rescaled else None)
+    teaching = Distillation(teacher, 1.0, 2.0 if rescaled else None)
 
     def other_targets(library: Any, split: str, number: int, seed: int) -> Sample[Any]:
         sample = task.sample(library, split, number, seed)
@@ -61,38 +61,40 @@ def test_a_teacher_alone_teaches_regions_of_rescaled_events() -> None:
     inputs, targets = torch.rand(400, 4, 16, 24) * torch.linspace(0.2, 1, 400).reshape(-1, 1, 1, 1), torch.rand(400, 1, 16, 24)
     inputs[0] = 0
     teacher, pupil = torch.nn.Conv2d(4, 1, 1), torch.nn.Conv2d(4, 1, 1)
-    teaching = Teaching(teacher, full_scale=2.0)
+    teaching = Distillation(teacher, full_scale=2.0)
     factors = teaching.factors(inputs, 3)
     largest = (inputs * factors)[1:].amax(dim=(1, 2, 3))
     assert factors.shape == (400, 1, 1, 1)
     assert factors.max() == factors[0] == 16
     assert 0.125 * (1 - 1e-6) <= float(largest.min()) < 0.14  # a product of float32
     assert 1.9 < float(largest.max()) <= 2.0 * (1 + 1e-6)  # as above
-    weights = regions(inputs, 3)
+    weights = region_weights(inputs, 3)
     assert weights.shape == (400, 1, 16, 24)
     assert torch.equal(weights.amax(dim=(2, 3)), torch.ones(400, 1))
     whole = (weights == 1).all(dim=3).all(dim=2)
     assert 150 < int(whole.sum()) < 250
     assert float(weights.mean(dim=(2, 3))[~whole].min()) < 0.2
-    assert torch.equal(regions(torch.rand(5, 8), 3), torch.ones(1))  # vectors have none
-    for drawn in (lambda step: teaching.factors(inputs, step), lambda step: regions(inputs, step)):
+    assert torch.equal(region_weights(torch.rand(5, 8), 3), torch.ones(1))  # vectors have none
+    for drawn in (lambda step: teaching.factors(inputs, step), lambda step: region_weights(inputs, step)):
         assert torch.equal(drawn(3), drawn(3))
         assert not torch.equal(drawn(3), drawn(7))
 
-    def loss(of: Teaching, targets: torch.Tensor, step: int) -> float:
+    def loss(of: Distillation, targets: torch.Tensor, step: int) -> float:
         return of.loss(pupil, torch.nn.functional.mse_loss, inputs, targets, step).item()
 
-    alone = [step for step in range(2 * ALONE) if loss(teaching, targets, step) == loss(teaching, 2 * targets, step)]
-    assert alone == [ALONE - 1, 2 * ALONE - 1]
-    step = ALONE - 1
-    some = inputs * regions(inputs, step)
+    alone = [
+        step for step in range(2 * TEACHER_ONLY_PERIOD) if loss(teaching, targets, step) == loss(teaching, 2 * targets, step)
+    ]
+    assert alone == [TEACHER_ONLY_PERIOD - 1, 2 * TEACHER_ONLY_PERIOD - 1]
+    step = TEACHER_ONLY_PERIOD - 1
+    some = inputs * region_weights(inputs, step)
     factors = teaching.factors(some, step)
     with torch.no_grad():
         wanted = ((pupil(some * factors) - teacher(some * factors).clamp(min=0)) / factors).square().mean()
         taught = (pupil(inputs) - teacher(inputs).clamp(min=0)).square().mean() + (pupil(inputs) - targets).square().mean()
     assert loss(teaching, targets, step) == pytest.approx(float(wanted), rel=1e-5)  # float32, in another order
     assert loss(teaching, targets, 0) == pytest.approx(float(taught) / 2, rel=1e-5)  # as above
-    assert loss(Teaching(teacher), targets, step) == pytest.approx(float(taught) / 2, rel=1e-5)  # as above
+    assert loss(Distillation(teacher), targets, step) == pytest.approx(float(taught) / 2, rel=1e-5)  # as above
 
 
 def test_rescaled_batches_need_a_teacher() -> None:

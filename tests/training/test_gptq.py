@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from caloedge.training.quantisation.gptq import PIXELS_PER_PART, _in_turn, _moments, _patches, _with_copies, round_layers  # noqa: E402
+from caloedge.training.quantisation.gptq import PIXELS_PER_PART, _gptq_rows, _moments, _patches, _with_copies, gptq_layers  # noqa: E402
 from caloedge.training.quantisation.qat import _grid_range  # noqa: E402
 
 BITS = 4
@@ -27,7 +27,7 @@ def lost(apart_OI: torch.Tensor, correlation_II: torch.Tensor) -> torch.Tensor:
 
 def test_weights_are_codes_and_lose_less_than_the_nearest() -> None:
     wanted_OI, correlation_II = case()
-    found_OI = _in_turn(wanted_OI, correlation_II, BITS, 0.0)
+    found_OI = _gptq_rows(wanted_OI, correlation_II, BITS, 0.0)
     range_O = _grid_range(found_OI, BITS).flatten()
     codes = found_OI / range_O[:, None] * 2 ** (BITS - 1)
     assert (codes == codes.round()).all()
@@ -40,14 +40,14 @@ def test_weights_are_codes_and_lose_less_than_the_nearest() -> None:
 
 def test_uncorrelated_inputs_leave_the_nearest() -> None:
     wanted_OI, _ = case()
-    found_OI = _in_turn(wanted_OI, torch.eye(60).double(), BITS, 0.0)
+    found_OI = _gptq_rows(wanted_OI, torch.eye(60).double(), BITS, 0.0)
     step = _grid_range(found_OI, BITS) / 2 ** (BITS - 1)
     assert (found_OI == (wanted_OI / step).round().clamp(-7, 7) * step).all()
 
 
 def test_no_range_is_below_the_least() -> None:
     wanted_OI, correlation_II = case()
-    found_OI = _in_turn(0.05 * wanted_OI, correlation_II, BITS, 0.2)
+    found_OI = _gptq_rows(0.05 * wanted_OI, correlation_II, BITS, 0.2)
     assert (found_OI % (0.25 / 8) == 0).all()
     assert found_OI.any()
 
@@ -59,7 +59,7 @@ def test_copies_make_up_for_each_other() -> None:
     one = lost(found_OI[:1] - wanted_OI[:1], correlation_II)
     together = lost((found_OI - wanted_OI)[[0, 1, 4, 5]].mean(0, keepdim=True), correlation_II)
     assert together < one / 8  # the last one's error, shared by four: 1/16, give or take
-    alone_OI = _in_turn(wanted_OI[[2, 3, 6]], correlation_II, BITS, 0.0)
+    alone_OI = _gptq_rows(wanted_OI[[2, 3, 6]], correlation_II, BITS, 0.0)
     assert (found_OI[[2, 3, 6]] == alone_OI).all()
 
 
@@ -102,7 +102,7 @@ def test_a_layer_makes_up_for_the_errors_of_those_before() -> None:
     with torch.no_grad():
         wanted = unrounded(inputs)
         without = (network(inputs) - wanted).square().mean()
-        round_layers(network, unrounded, ["1"], inputs, 6, 2.0**-6)
+        gptq_layers(network, unrounded, ["1"], inputs, 6, 2.0**-6)
         apart = network(inputs) - wanted
     assert apart.square().mean() < 0.05 * without
     assert apart.mean(dim=(0, 2, 3)).abs().max() < 1e-5  # float32: the bias takes the means
@@ -118,7 +118,7 @@ def test_layers_of_all_kinds_are_rounded(layer: nn.Module) -> None:
         layer.weight *= 10 ** torch.empty(len(layer.weight), *[1] * (layer.weight.ndim - 1)).uniform_(-3, 0)
     unrounded = nn.Sequential(nn.Identity(), layer).eval()
     network = copy.deepcopy(unrounded)
-    round_layers(network, unrounded, ["1"], inputs, 6, 2.0**-6)
+    gptq_layers(network, unrounded, ["1"], inputs, 6, 2.0**-6)
     with torch.no_grad():
         apart, wanted = network(inputs) - unrounded(inputs), unrounded(inputs)
     assert 0 < float(apart.std()) < 0.03 * float(wanted.std())

@@ -15,7 +15,7 @@ from caloedge.arithmetic import SCALE, Arithmetic, FloatArithmetic, QuantisedAri
 from caloedge.backends.emulator import BACKEND as EMULATOR  # noqa: E402
 from caloedge.catalog import Network, Target, Task, find  # noqa: E402
 from caloedge.compiler.graph import Graph  # noqa: E402
-from caloedge.compiler.onnx.reader import read  # noqa: E402
+from caloedge.compiler.onnx.sink import read  # noqa: E402
 from caloedge.compiler.ops import Conv, Requantise  # noqa: E402
 from caloedge.errors import UnknownName  # noqa: E402
 from caloedge.export import golden_vectors, write_qonnx  # noqa: E402
@@ -25,10 +25,10 @@ from caloedge.training.quantisation.qat import (  # noqa: E402
     FILTER_SPREAD,
     _grid_range,
     check_names,
+    fake_quantised,
+    freeze_small_layers,
+    from_fake_quantised,
     quantised,
-    rehearsal,
-    rounded_twin,
-    settling,
     twin,
     weight_range,
 )
@@ -165,11 +165,11 @@ def gated_edge() -> nn.Module:
 
 def test_a_rehearsal_becomes_a_twin_of_the_same_function(tmp_path: Path) -> None:
     edge, inputs = gated_edge(), torch.rand(60, *SHAPE)
-    rehearsed = rehearsal(gated, SPLIT, edge, inputs).eval()
+    rehearsed = fake_quantised(gated, SPLIT, edge, inputs).eval()
     trained = {name for name, value in rehearsed.named_parameters() if value.requires_grad and name.endswith("weight")}
     assert trained == {"decoder1.weight", "encoder2.weight", "energy.weight"}  # the wide ones
 
-    network = rounded_twin(gated, SPLIT, rehearsed, inputs)
+    network = from_fake_quantised(gated, SPLIT, rehearsed, inputs)
     assert network.state_dict().keys() == gated(quantised(SPLIT)).state_dict().keys()
     fresh = torch.rand(30, *SHAPE)
     with torch.no_grad():
@@ -191,15 +191,15 @@ def test_layers_have_the_bits_that_the_recipe_gives_them(tmp_path: Path) -> None
     assert of.activations == "6-bit activations (encoder1_act 9, attention.scale 7)"
     assert SPLIT.activations == "6-bit activations"
     inputs = torch.rand(60, *SHAPE)
-    rehearsed = rehearsal(gated, of, gated_edge(), inputs)
-    network = rounded_twin(gated, of, rehearsed, inputs).eval()
+    rehearsed = fake_quantised(gated, of, gated_edge(), inputs)
+    network = from_fake_quantised(gated, of, rehearsed, inputs).eval()
     graph = exact(network, SHAPE, tmp_path)
     widths = [graph.tensors[op.name].format.width for op in graph.ops if isinstance(op, Requantise)]
     assert sorted(width for width in widths if width != 8) == [6, 6, 6, 7, 9]  # 8: mean and gate
 
 
 def test_a_rehearsal_is_trained_but_for_what_is_rounded_already() -> None:
-    rehearsed = rehearsal(gated, SPLIT, gated_edge(), torch.rand(60, *SHAPE)).train()
+    rehearsed = fake_quantised(gated, SPLIT, gated_edge(), torch.rand(60, *SHAPE)).train()
     before = {name: value.clone() for name, value in rehearsed.state_dict().items()}
     fixed = {f"{name}.weight" for name in ("encoder1", "attention.reduce", "attention.expand")}
     optimiser = torch.optim.AdamW(rehearsed.parameters(), lr=0.01, weight_decay=0)
@@ -224,8 +224,8 @@ def on_a_grid(kernel: torch.Tensor) -> bool:
 
 def test_settling_epochs_train_the_largest_layer_around_the_rounded_others(tmp_path: Path) -> None:
     inputs = torch.rand(60, *SHAPE)
-    rehearsed = rehearsal(gated, SPLIT, gated_edge(), inputs)
-    settled = settling(rehearsed, inputs, SPLIT.weight_bits)
+    rehearsed = fake_quantised(gated, SPLIT, gated_edge(), inputs)
+    settled = freeze_small_layers(rehearsed, inputs, SPLIT.weight_bits)
     free = {name for name, value in settled.named_parameters() if value.requires_grad and name.endswith("weight")}
     assert free == {"decoder1.weight"}
     kernels = {name: value.detach() for name, value in settled.named_parameters() if name.endswith("weight")}
@@ -233,7 +233,7 @@ def test_settling_epochs_train_the_largest_layer_around_the_rounded_others(tmp_p
     assert torch.equal(kernels["decoder1.weight"], rehearsed.get_parameter("decoder1.weight"))
     assert not on_a_grid(rehearsed.get_parameter("encoder2.weight"))  # nothing is done to the rehearsal itself
 
-    network = rounded_twin(gated, SPLIT, settled, inputs)
+    network = from_fake_quantised(gated, SPLIT, settled, inputs)
     kept = network.state_dict()
     assert all(torch.equal(kept[name], kernel) for name, kernel in kernels.items() if name not in free)
     assert on_a_grid(kept["decoder1.weight"])
@@ -265,8 +265,8 @@ def test_every_edge_network_can_be_rehearsed(name: str, tmp_path: Path) -> None:
     shape = find(Task, name).input_shape
     inputs = 10 * torch.rand(1000, *shape) - 5 * signed
     edge = build(FloatArithmetic()).eval()
-    rehearsed = rehearsal(build, of, edge, inputs).eval()
-    made_of_it = rounded_twin(build, of, rehearsed, inputs)
+    rehearsed = fake_quantised(build, of, edge, inputs).eval()
+    made_of_it = from_fake_quantised(build, of, rehearsed, inputs)
     fresh = 10 * torch.rand(60, *shape) - 5 * signed
     with torch.no_grad():
         wanted, trained = edge(fresh), rehearsed(fresh)

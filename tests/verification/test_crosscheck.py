@@ -233,7 +233,7 @@ def test_wasted_bits_zero_weights_and_constant_channels_are_named() -> None:
             Output("y", ("r",)),
         )
     )
-    found = {(remark.layer, remark.what) for remark in inspection.remarks(graph)}
+    found = {(remark.layer, remark.what) for remark in inspection.wastes(graph)}
     assert found == {
         ("d", "weights -8 … 12 need 5 of 9 bits"),
         ("d", "50% of the weights are zero"),

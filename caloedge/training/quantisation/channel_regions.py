@@ -1,4 +1,7 @@
-"""Chains of layers whose channels may be rescaled or split: a layer with weights, what its channels go through, their readers."""
+"""Regions of layers whose channels may be rescaled or split: the source, what its channels go through, and the sinks.
+
+The words are those of Brevitas' equalisation.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +14,12 @@ _LETS_THROUGH = (nn.ReLU, nn.BatchNorm2d, nn.MaxPool2d, nn.Identity, Squeeze)
 
 
 @dataclass(frozen=True)
-class Chain:
-    """A layer with weights, what its channels go through, and the layers that read them."""
+class Region:
+    """A layer with weights, what its channels go through, and the layers with weights that take them."""
 
-    layer: str
-    between: tuple[str, ...]
-    readers: tuple[str, ...]
+    source: str
+    path: tuple[str, ...]
+    sinks: tuple[str, ...]
     gates: tuple[str, ...] = ()
     """Layers whose outputs its channels are multiplied by, one each."""
 
@@ -28,26 +31,26 @@ class _Tracer(fx.Tracer):
         return not any(True for _ in module.children()) or super().is_leaf_module(module, name)
 
 
-def chains(network: nn.Module) -> list[Chain]:
-    """Return the chains of a float network in its own order; channels that go anywhere else are left alone."""
+def channel_regions(network: nn.Module) -> list[Region]:
+    """Return the regions of a float network in its own order; channels that go anywhere else are left alone."""
     modules, graph = dict(network.named_modules()), _Tracer().trace(network)
-    found = []
+    regions = []
     for node in graph.nodes:
         name = str(node.target)
         if node.op != "call_module" or not reads_channels(modules[name]):
             continue
-        between: dict[str, None] = {}
-        readers: dict[str, None] = {}
+        path: dict[str, None] = {}
+        sinks: dict[str, None] = {}
         gates: dict[str, None] = {}
-        if _follow(node, modules, between, readers, gates) and any(isinstance(modules[of], nn.ReLU) for of in between):
-            found.append(Chain(name, tuple(between), tuple(readers), tuple(gates)))
-    return found
+        if _follow(node, modules, path, sinks, gates) and any(isinstance(modules[step], nn.ReLU) for step in path):
+            regions.append(Region(name, tuple(path), tuple(sinks), tuple(gates)))
+    return regions
 
 
-def rectifier(network: nn.Module, chain: Chain) -> str:
-    """Return the name of the first rectifier of a chain."""
+def rectifier(network: nn.Module, region: Region) -> str:
+    """Return the name of the first rectifier of a region."""
     modules = dict(network.named_modules())
-    return next(name for name in chain.between if isinstance(modules[name], nn.ReLU))
+    return next(name for name in region.path if isinstance(modules[name], nn.ReLU))
 
 
 def reads_channels(module: nn.Module) -> bool:
@@ -65,8 +68,8 @@ def is_depthwise(module: nn.Module) -> bool:
 def _follow(
     node: fx.Node,
     modules: Mapping[str, nn.Module],
-    between: dict[str, None],
-    readers: dict[str, None],
+    path: dict[str, None],
+    sinks: dict[str, None],
     gates: dict[str, None],
 ) -> bool:
     """Collect what reads a node's channels, and return whether all of it can be rescaled."""
@@ -74,12 +77,12 @@ def _follow(
         name = str(user.target)
         module = modules[name] if user.op == "call_module" else None
         if module is not None and reads_channels(module):
-            readers[name] = None
+            sinks[name] = None
         elif isinstance(module, _LETS_THROUGH) or (isinstance(module, ScaleChannels) and user.args[0] is node):
-            between[name] = None
+            path[name] = None
             if isinstance(module, ScaleChannels):
                 gates[_source(user.args[1], modules)] = None
-            if not _follow(user, modules, between, readers, gates):
+            if not _follow(user, modules, path, sinks, gates):
                 return False
         else:
             return False

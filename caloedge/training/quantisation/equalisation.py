@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from caloedge.arithmetic import CALIBRATED
 from caloedge.training.fit import predict
-from caloedge.training.quantisation.channel_regions import Chain, is_depthwise, rectifier
+from caloedge.training.quantisation.channel_regions import Region, is_depthwise, rectifier
 
 SPREAD = 4
 """Smaller channels are multiplied by 2^4 at most more than the largest: the layers that read them would have to hold ever smaller
@@ -27,12 +27,12 @@ class Scales:
     """How the channels of a network fill the full scales of its quantisers."""
 
     factors: Mapping[str, Tensor]
-    """By layer of a chain, what each of its channels (C,) is multiplied by."""
+    """By source of a region, what each of its channels (C,) is multiplied by."""
     full_scales: Mapping[str, float]
     """By calibrated layer, a power of two above its largest useful value, channels multiplied."""
 
 
-def scales(network: nn.Module, found: Sequence[Chain], inputs: Tensor, quantile: float, headroom: Mapping[str, float]) -> Scales:
+def scales(network: nn.Module, found: Sequence[Region], inputs: Tensor, quantile: float, headroom: Mapping[str, float]) -> Scales:
     """Return factors and full scales, from a float network's values on training events `inputs` (N, …).
 
     The largest useful value of a channel is this quantile of its values, times the layer's `headroom`, by name.
@@ -40,15 +40,15 @@ def scales(network: nn.Module, found: Sequence[Chain], inputs: Tensor, quantile:
     ranges = channel_ranges(network, inputs, quantile)
     factors: dict[str, Tensor] = {}
     full: dict[str, float] = {}
-    for chain in found:
-        name = rectifier(network, chain)
+    for region in found:
+        name = rectifier(network, region)
         range_C = headroom.get(name, 1.0) * ranges[name]
         largest = max(LEAST, float(range_C.max()))
         full[name] = _power_of_two(largest)
         # The last digits of a float must not take the largest channel beyond the power of two.
         filling_C = (1 - 1e-6) * full[name] / range_C.clamp(min=LEAST)
-        factors[chain.layer] = torch.where(range_C > LEAST, filling_C.clamp(max=2.0**SPREAD * full[name] / largest), 1.0)
-    multiplied = {name: factors[chain.layer] for chain in found for name in chain.between}
+        factors[region.source] = torch.where(range_C > LEAST, filling_C.clamp(max=2.0**SPREAD * full[name] / largest), 1.0)
+    multiplied = {name: factors[region.source] for region in found for name in region.path}
     for name, range_C in ranges.items():
         if name not in full:
             full[name] = _power_of_two(max(LEAST, headroom.get(name, 1.0) * float((range_C * multiplied.get(name, 1.0)).max())))
@@ -80,18 +80,18 @@ def channel_ranges(network: nn.Module, inputs: Tensor, quantile: float) -> dict[
 
 
 def equalised(
-    network: nn.Module, found: Sequence[Chain], weights: Mapping[str, Tensor], by: Mapping[str, Tensor]
+    network: nn.Module, found: Sequence[Region], weights: Mapping[str, Tensor], by: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the weights of the same function with its channels multiplied by `Scales.factors`."""
     changed, modules = dict(weights), dict(network.named_modules())
-    for chain in found:
-        by_C = by[chain.layer]
-        for name in (f"{chain.layer}.weight", f"{chain.layer}.bias"):
+    for region in found:
+        by_C = by[region.source]
+        for name in (f"{region.source}.weight", f"{region.source}.bias"):
             if name in changed:
                 changed[name] = changed[name] * _along(by_C, 0, changed[name])
-        for reader in chain.readers:
-            name = f"{reader}.weight"
-            changed[name] = changed[name] / _along(by_C, 0 if is_depthwise(modules[reader]) else 1, changed[name])
+        for sink in region.sinks:
+            name = f"{sink}.weight"
+            changed[name] = changed[name] / _along(by_C, 0 if is_depthwise(modules[sink]) else 1, changed[name])
     return changed
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from caloedge.arithmetic import GATE_BITS, FoldedArithmetic, HardSigmoid, QuantisedArithmetic, ScaleChannels, Squeeze
 
 
-class _PassGradient(torch.autograd.Function):
+class _StraightThrough(torch.autograd.Function):
     """Round to multiples of a step and saturate; where nothing saturates, gradients pass."""
 
     @staticmethod
@@ -29,7 +29,7 @@ class _PassGradient(torch.autograd.Function):
         return gradients[0] * inside, None, None, None
 
 
-class Rounded(nn.Module):
+class FakeQuant(nn.Module):
     """A layer without weights whose results (N, C, …) are rounded to codes of `bits`, which may be signed."""
 
     def __init__(self, layer: nn.Module, bits: int, full_scale: float = 1.0, *, signed: bool = False) -> None:
@@ -43,12 +43,12 @@ class Rounded(nn.Module):
         values: Tensor = self.layer(*inputs).float()
         step = self.full_scale / 2**self.bits
         bottom = -self.full_scale if self.signed else torch.zeros_like(self.full_scale)
-        rounded: Tensor = _PassGradient.apply(values, step, bottom, self.full_scale - step)  # type: ignore[no-untyped-call]
+        rounded: Tensor = _StraightThrough.apply(values, step, bottom, self.full_scale - step)  # type: ignore[no-untyped-call]
         return rounded
 
 
 @dataclass(frozen=True)
-class RehearsalArithmetic(FoldedArithmetic):
+class FakeQuantArithmetic(FoldedArithmetic):
     """Float layers without batch normalisation, and activations that round."""
 
     activation_bits: int
@@ -61,7 +61,7 @@ class RehearsalArithmetic(FoldedArithmetic):
     def input(self, name: str) -> nn.Module:  # noqa: ARG002
         """Round the input."""
         full_scale = 2.0 ** (self.input_bits - self.input_signed - self.input_fraction)
-        return Rounded(nn.Identity(), self.input_bits, full_scale, signed=self.input_signed)
+        return FakeQuant(nn.Identity(), self.input_bits, full_scale, signed=self.input_signed)
 
     def scale(self, factor: float) -> nn.Module:
         """Refuse, as the quantised network does."""
@@ -71,16 +71,16 @@ class RehearsalArithmetic(FoldedArithmetic):
         """Rectify and round."""
         if leaky_slope:
             raise ValueError(f"layer {name}: a quantised activation has slope 0 below zero, not {leaky_slope}")
-        return Rounded(nn.ReLU(), self.layer_bits.get(name, self.activation_bits))
+        return FakeQuant(nn.ReLU(), self.layer_bits.get(name, self.activation_bits))
 
     def squeeze(self, name: str) -> nn.Module:  # noqa: ARG002
         """Sum each channel's pixels and round."""
-        return Rounded(Squeeze(), GATE_BITS)
+        return FakeQuant(Squeeze(), GATE_BITS)
 
     def gate(self, name: str) -> nn.Module:  # noqa: ARG002
         """Squash to 0 … 1 − 2^-GATE_BITS."""
-        return Rounded(HardSigmoid(), GATE_BITS)
+        return FakeQuant(HardSigmoid(), GATE_BITS)
 
     def scale_channels(self, name: str) -> nn.Module:
         """Multiply channels and round."""
-        return Rounded(ScaleChannels(), self.layer_bits.get(name, self.activation_bits))
+        return FakeQuant(ScaleChannels(), self.layer_bits.get(name, self.activation_bits))

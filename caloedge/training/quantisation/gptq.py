@@ -24,7 +24,7 @@ DAMPING = 1e-3
 """Part of the mean square input that is added to all of them: what was never seen together is not exchanged."""
 BLOCK = 128
 """Weights after which the error is passed on to all others."""
-MOST_CHANGES = 2000
+MOST_DESCENT_STEPS = 2000
 """Of single codes of a filter, after all are rounded."""
 LEAST = 1e-12
 """Added to what may be 0."""
@@ -45,7 +45,7 @@ def is_wide(layer: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def round_layers(
+def gptq_layers(
     network: nn.Module,
     unrounded: nn.Module,
     names: Sequence[str],
@@ -146,12 +146,12 @@ def _with_copies(wanted_OI: Tensor, correlation_II: Tensor, bits: int, floor: fl
         rows = [row for row in range(len(wanted_OI)) if turn.get(row, 0) == number]
         heads = [first.get(row, row) for row in rows]
         target_RI = wanted_OI[rows] + error_OI[heads]
-        found_OI[rows] = _in_turn(target_RI, correlation_II, bits, floor)
+        found_OI[rows] = _gptq_rows(target_RI, correlation_II, bits, floor)
         error_OI[heads] = target_RI - found_OI[rows]
     return found_OI
 
 
-def _in_turn(wanted_OI: Tensor, correlation_II: Tensor, bits: int, floor: float) -> Tensor:
+def _gptq_rows(wanted_OI: Tensor, correlation_II: Tensor, bits: int, floor: float) -> Tensor:
     """Return rounded filters; of the ranges tried, powers of two of at least `floor`, each has the one that loses least."""
     least, *_ = 2.0 ** torch.ceil(torch.log2(torch.tensor([floor]))).double()
     top_O1 = (2.0 ** torch.ceil(torch.log2(wanted_OI.abs().amax(1, keepdim=True).clamp(min=LEAST_RANGE)))).clamp(min=least)
@@ -173,7 +173,7 @@ def _in_turn(wanted_OI: Tensor, correlation_II: Tensor, bits: int, floor: float)
             rest_OI[:, stop:] -= scaled @ passed_II[start:stop, stop:]
         found_OI = torch.zeros_like(wanted_OI)
         found_OI[:, order] = rounded_OI
-        found_OI = _descended(found_OI, wanted_OI, correlation_II, step_O1, levels)
+        found_OI = _coordinate_descent(found_OI, wanted_OI, correlation_II, step_O1, levels)
         apart = found_OI - wanted_OI
         tried.append(found_OI)
         errors.append(((apart @ correlation_II) * apart).sum(1))
@@ -181,12 +181,12 @@ def _in_turn(wanted_OI: Tensor, correlation_II: Tensor, bits: int, floor: float)
     return torch.stack(tried)[best_O, torch.arange(len(wanted_OI))]
 
 
-def _descended(found_OI: Tensor, wanted_OI: Tensor, correlation_II: Tensor, step_O1: Tensor, levels: int) -> Tensor:
+def _coordinate_descent(found_OI: Tensor, wanted_OI: Tensor, correlation_II: Tensor, step_O1: Tensor, levels: int) -> Tensor:
     """Change single codes by one for as long as that lowers the error of their filter."""
     codes_OI = torch.round(found_OI / step_O1)
     slope_OI = (found_OI - wanted_OI) @ correlation_II
     rows = torch.arange(len(codes_OI))
-    for _ in range(MOST_CHANGES):
+    for _ in range(MOST_DESCENT_STEPS):
         curve_OI = step_O1**2 * correlation_II.diagonal()
         up_OI = (curve_OI + 2 * step_O1 * slope_OI).masked_fill(codes_OI >= levels - 1, 0)
         down_OI = (curve_OI - 2 * step_O1 * slope_OI).masked_fill(codes_OI <= 1 - levels, 0)

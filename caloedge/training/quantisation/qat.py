@@ -12,12 +12,12 @@ from caloedge.errors import UnknownName
 from caloedge.recipe import Quantisation
 from caloedge.training.fit import predict
 from caloedge.training.quantisation import channel_splitting
-from caloedge.training.quantisation.channel_regions import Chain, chains, rectifier
+from caloedge.training.quantisation.channel_regions import Region, channel_regions, rectifier
 from caloedge.training.quantisation.equalisation import equalised, scales
-from caloedge.training.quantisation.fake_quant import RehearsalArithmetic, Rounded
-from caloedge.training.quantisation.gptq import LEAST_RANGE, is_wide, round_layers, weighted
+from caloedge.training.quantisation.fake_quant import FakeQuant, FakeQuantArithmetic
+from caloedge.training.quantisation.gptq import LEAST_RANGE, gptq_layers, is_wide, weighted
 
-REHEARSAL = 2
+PROCEDURE_VERSION = 2
 """Number of the procedure: another makes another network of the same recipe."""
 HALVINGS = 2
 """How often the range of weights is halved in search of the least rounding error: larger weights then saturate."""
@@ -50,41 +50,43 @@ def twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Mo
     return _with_weights(build(quantised(of, largest)), weights)
 
 
-def rehearsal(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Module, inputs: Tensor) -> nn.Module:
-    """Build what is trained instead of the twin, for `rounded_twin`: the edge network with activations that round.
+def fake_quantised(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Module, inputs: Tensor) -> nn.Module:
+    """Build what is trained instead of the twin, for `from_fake_quantised`: the edge network with activations that round.
 
     Channels fill the full scales, and those that lose most by rounding are split at the cost of others. The weights of
     narrow layers are rounded and no longer trained.
     """
     flat, weights = build(FoldedArithmetic()).eval(), folded(edge)
     flat.load_state_dict(weights)
-    found = chains(flat)
+    found = channel_regions(flat)
     ranges = scales(flat, found, inputs, of.activation_quantile, of.headroom)
     weights = equalised(flat, found, weights, ranges.factors)
     flat.load_state_dict(weights)
-    found = [chain for chain in found if channel_splitting.can_split(flat, chain)]
+    found = [region for region in found if channel_splitting.can_split(flat, region)]
     copies: dict[str, Tensor] = {}
-    for chain in found:
+    for region in found:
         lost = channel_splitting.losses(
-            flat, chain, inputs[: channel_splitting.EVENTS], _step(flat, chain, ranges.full_scales, of)
+            flat, region, inputs[: channel_splitting.EVENTS], _step(flat, region, ranges.full_scales, of)
         )
-        copies[chain.layer] = channel_splitting.copies(lost)
-        weights = channel_splitting.pruned(chain, weights, copies[chain.layer], lost.mean_C)
-    places = {name: channel_splitting.groups(copies_C) for name, copies_C in copies.items()}
-    for chain in found:
-        weights = channel_splitting.expanded(chain, weights, places[chain.layer], _step(flat, chain, ranges.full_scales, of))
-    unrounded = _rehearsing(build, of, weights, ranges.full_scales).eval()
+        copies[region.source] = channel_splitting.n_copies(lost)
+        weights = channel_splitting.pruned(region, weights, copies[region.source], lost.mean_C)
+    places = {name: channel_splitting.copy_places(copies_C) for name, copies_C in copies.items()}
+    for region in found:
+        weights = channel_splitting.split_weights(
+            region, weights, places[region.source], _step(flat, region, ranges.full_scales, of)
+        )
+    unrounded = _with_fake_quant(build, of, weights, ranges.full_scales).eval()
     narrow = [name for name, layer in weighted(unrounded).items() if not is_wide(layer)]
-    return _with_rounded(unrounded, narrow, inputs, of.weight_bits, places)
+    return _with_frozen(unrounded, narrow, inputs, of.weight_bits, places)
 
 
-def settling(rehearsed: nn.Module, inputs: Tensor, bits: int) -> nn.Module:
+def freeze_small_layers(rehearsed: nn.Module, inputs: Tensor, bits: int) -> nn.Module:
     """Build what the settling epochs train of a trained rehearsal: all wide layers but the largest are rounded now.
 
     The largest has most to make up for that with (arXiv 1702.03044), and loses least by being rounded itself.
     """
     sizes = {name: rehearsed.get_parameter(f"{name}.weight").numel() for name in _unrounded(rehearsed)}
-    return _with_rounded(rehearsed, [name for name, size in sizes.items() if size < max(sizes.values())], inputs, bits)
+    return _with_frozen(rehearsed, [name for name, size in sizes.items() if size < max(sizes.values())], inputs, bits)
 
 
 def _unrounded(rehearsed: nn.Module) -> list[str]:
@@ -92,7 +94,7 @@ def _unrounded(rehearsed: nn.Module) -> list[str]:
     return [name for name in weighted(rehearsed) if rehearsed.get_parameter(f"{name}.weight").requires_grad]
 
 
-def _with_rounded(
+def _with_frozen(
     rehearsed: nn.Module,
     names: Sequence[str],
     inputs: Tensor,
@@ -101,26 +103,26 @@ def _with_rounded(
 ) -> nn.Module:
     """Return a copy of a rehearsal in which the weights of some layers are rounded, and no longer trained."""
     made = copy.deepcopy(rehearsed.eval())
-    round_layers(made, rehearsed, names, inputs, bits, 2.0**-FILTER_SPREAD, places)
+    gptq_layers(made, rehearsed, names, inputs, bits, 2.0**-FILTER_SPREAD, places)
     for name in names:
         made.get_parameter(f"{name}.weight").requires_grad = False
     return made
 
 
-def _step(network: nn.Module, chain: Chain, full_scales: Mapping[str, float], of: Quantisation) -> float:
-    """Return the step of the codes of a chain's channels."""
-    name = rectifier(network, chain)
+def _step(network: nn.Module, region: Region, full_scales: Mapping[str, float], of: Quantisation) -> float:
+    """Return the step of the codes of a region's channels."""
+    name = rectifier(network, region)
     return full_scales[name] * 2.0 ** -of.layer_bits.get(name, of.activation_bits)
 
 
-def _rehearsing(
+def _with_fake_quant(
     build: Callable[[Arithmetic], nn.Module], of: Quantisation, weights: Mapping[str, Tensor], full_scales: Mapping[str, float]
 ) -> nn.Module:
     """Build the network that rounds activations only, with the full scales of some."""
-    arithmetic = RehearsalArithmetic(of.activation_bits, of.input_bits, of.input_fraction, of.input_signed, of.layer_bits)
+    arithmetic = FakeQuantArithmetic(of.activation_bits, of.input_bits, of.input_fraction, of.input_signed, of.layer_bits)
     made = _with_weights(build(arithmetic), weights)
     for name, layer in made.named_modules():
-        if isinstance(layer, Rounded) and name in full_scales:
+        if isinstance(layer, FakeQuant) and name in full_scales:
             layer.full_scale.fill_(full_scales[name])
     return made
 
@@ -135,11 +137,13 @@ def check_names(edge: nn.Module, of: Quantisation) -> None:
             raise UnknownName(f"recipe: quantisation.{option} names {unknown[0]!r}; the network has {there}")
 
 
-def rounded_twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, rehearsed: nn.Module, inputs: Tensor) -> nn.Module:
+def from_fake_quantised(
+    build: Callable[[Arithmetic], nn.Module], of: Quantisation, rehearsed: nn.Module, inputs: Tensor
+) -> nn.Module:
     """Build the quantised network from a trained rehearsal, whose remaining layers are rounded now."""
-    rounded = _with_rounded(rehearsed, _unrounded(rehearsed), inputs, of.weight_bits)
+    rounded = _with_frozen(rehearsed, _unrounded(rehearsed), inputs, of.weight_bits)
     weights = {name: value.detach() for name, value in rounded.named_parameters()}
-    full_scales = {name: float(layer.full_scale) for name, layer in rounded.named_modules() if isinstance(layer, Rounded)}
+    full_scales = {name: float(layer.full_scale) for name, layer in rounded.named_modules() if isinstance(layer, FakeQuant)}
     ranges = {name: _grid_range(weights[f"{name}.weight"], of.weight_bits) for name in weighted(rounded)}
     return _with_weights(build(quantised(of, {**full_scales, **ranges})), weights).eval()
 
