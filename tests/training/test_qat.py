@@ -15,7 +15,7 @@ from caloedge.arithmetic import SCALE, Arithmetic, FloatArithmetic, QuantisedAri
 from caloedge.backends.emulator import BACKEND as EMULATOR  # noqa: E402
 from caloedge.catalog import Network, Target, Task, find  # noqa: E402
 from caloedge.compiler.graph import Graph  # noqa: E402
-from caloedge.compiler.onnx.sink import read  # noqa: E402
+from caloedge.compiler.onnx.reader import read  # noqa: E402
 from caloedge.compiler.ops import Conv, Requantise  # noqa: E402
 from caloedge.errors import UnknownName  # noqa: E402
 from caloedge.export import golden_vectors, write_qonnx  # noqa: E402
