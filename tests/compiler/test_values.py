@@ -159,6 +159,7 @@ def test_operations_are_called_what_they_do() -> None:
         (expanded(builder, replace(moved(builder, value, np.array([[0, 1]]), "cut"), shape=(3, 2))), "repeat_1"),
     ):  # fmt: skip
         assert made.terms[0][0] == name
+    assert {builder.tensors[name].format.fraction for name in ("sign_1", "shift_1", "mask_1")} == {2}
     assert [op.name for op in builder.ops.values() if isinstance(op, Affine)] == [
         "scale_1",
         "sign_1",
@@ -278,6 +279,19 @@ def test_rows_and_columns_have_scales_and_offsets_of_their_own(case: str) -> Non
         [[Fraction(min(max(exact_round(2 * y, Rounding.HALF_UP), -32), 31), 2) for y in r] for r in e] for e in sums.tolist()
     ]
     assert found(rounded) == halves
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_a_row_is_repeated_where_the_scales_of_what_it_is_added_to_differ(rows: int) -> None:
+    builder, value = start(1)
+    row = moved(builder, value, np.array([[0, 1]]), "row")
+    scales = rationals(np.array([[Fraction(1, number)] for number in range(2, 2 + rows)], dtype=object))
+    many = moved(builder, value, np.array([[0, 1]] * rows), "rows")
+    both = single(builder, added(row, scaled(many, scales, constant_of(0, 2), "n"), "n"))
+    wanted = [[[Fraction(c) + c * scale for c in event] for (scale,) in scales.tolist()] for event in CODES.tolist()]
+    found = codes_of(builder, both).astype(object) * both.scale + both.offset
+    assert found.tolist() == wanted
+    assert [name for name in builder.ops if name.startswith("repeat")] == ["repeat_1"]
 
 
 @pytest.mark.parametrize("factors", [(1, 1), (1, 4), (3, 2), (Fraction(1, 3), Fraction(1, 2)), (-1, Fraction(1, 4))])
