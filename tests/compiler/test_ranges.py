@@ -526,6 +526,17 @@ def test_a_square_is_never_negative_and_reaches_zero_only_where_its_root_does() 
     assert product_of.tensors["r"].low.reshape(-1).tolist() == [min(row) for row in every]
 
 
+def test_ranges_of_wide_sums_are_exact() -> None:
+    """Beyond 2**53 float64 would round them to even numbers."""
+    top = 2**30 - 1
+    for weights, low, high in (
+        ([2**29 + 1, 2**28 + 1], 0, (2**29 + 2**28 + 2) * top),
+        ([-(2**29) - 1, -(2**28) - 1], -(2**29 + 2**28 + 2) * top, 0),
+        ([2**29 + 1, -(2**28) - 1], -(2**28 + 1) * top, (2**29 + 1) * top),
+    ):
+        assert two(30, weights, 1).tensors["sum"].range == (low + 1, high + 1)
+
+
 def test_sums_are_refused_a_little_before_62_bits() -> None:
     """Bounds are summed in float64, so the last billionth is left out."""
     for part, refused in ((2e-9, False), (5e-10, True)):
