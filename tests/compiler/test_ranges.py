@@ -453,6 +453,9 @@ IMPOSSIBLE: dict[str, tuple[Callable[[], Graph], str]] = {
     "MatMul of too many terms": (
         lambda: graph_of(MatMul("r", ("a", "b")), (2**8, 2**9), (2**9, 2**8)),
         "a tensor of 33,554,432 elements is larger than the limit of 16,777,216"),
+    "MatMul of stacks of too many terms": (
+        lambda: graph_of(MatMul("r", ("a", "b")), (1, 2**4, 2**11), (1, 2**11, 2**10)),
+        "a tensor of 33,554,432 elements is larger than the limit of 16,777,216"),
     "Requantise to no code": (
         lambda: graph_of(Requantise("r", ("a",), SMALL, relu=False, limits=(3, 2)), (1,)), "no code is left between 3 and 2"),
     "Requantise to no code of its format": (

@@ -335,6 +335,17 @@ def test_weights_of_one_bit_are_codes_of_one_and_minus_one(scale: Any, tmp_path:
     assert (layer.weight_format.signed, layer.weight_format.width) == (True, 2)
 
 
+@pytest.mark.parametrize("scale", [np.float32(0.75), np.float32([0.25, 0.75])])
+def test_weights_of_int8_stay_the_codes_that_the_file_has(scale: Any, tmp_path: Path) -> None:
+    """As numbers without scales they would all be divided by what they have in common."""
+    values = np.array([[2, -6], [4, 12], [-8, 6]], np.int8)
+    zero = np.full(scale.shape, 2, np.int8)
+    graph = read(of_weights(("DequantizeLinear", (scale, zero)), values=values).save(tmp_path / "case.onnx", "y"))
+    (layer,) = (op for op in graph.ops if isinstance(op, Dense))
+    assert layer.weights.tolist() == (values.T - 2).tolist()
+    assert (layer.weight_format.signed, layer.weight_format.width) == (True, 5)
+
+
 def test_a_bias_of_whole_steps_belongs_to_the_codes_of_a_count(tmp_path: Path) -> None:
     for number, (scale, bias, base, fmt) in enumerate(
         ((0.5, -1.0, -2, "fixed<2,1>"), (1.0, 3.0, 3, "ufixed<3,3>"), (0.5, 0.3, 0, "ufixed<2,1>"), (0.5, 0.75, 0, "ufixed<2,1>"),

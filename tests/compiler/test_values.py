@@ -113,6 +113,7 @@ def test_a_limit_before_factors_of_both_signs_goes_into_a_table(
         return x * factors[element] + Fraction(2 - element, 4)
 
     assert reals_of(builder, result) == [[wanted(code, i) for i, code in enumerate(event)] for event in CODES.tolist()]
+    assert refused(lambda: plain(builder, turned)) == "the result of n is not quantised; add a quantiser after it"
 
 
 @pytest.mark.parametrize("limits", [(0, None), (None, 1), (0.5, 1.25)])
@@ -538,14 +539,14 @@ def test_a_sum_of_float_scales_needs_no_common_unit() -> None:
     assert found == [min(max(exact_round(2 * total + 1, Rounding.HALF_EVEN), -4), 3) for total in totals]
 
 
-@pytest.mark.parametrize(("most", "small"), [(64, True), (63, False)])
-def test_small_multipliers_are_looked_for_among_so_many_combinations(
-    most: int, small: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("most", "high", "small"), [(64, 3, True), (63, 3, False), (64, 2**50, True), (64, 2**58, False)])
+def test_small_multipliers_are_looked_for_among_so_many_combinations_and_bits(
+    most: int, high: int, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(values, "MAX_COMBINATIONS", most)
     factors = [Fraction(float(np.float32(scale))) for scale in (0.6, 0.21)]
     builder, whole = sum_of(factors, [Format(True, 3, 0)] * 2, Fraction(0))
-    quantised(builder, whole, number(1), number(0), Quantiser(-4, 3, Rounding.HALF_EVEN, Format(True, 3, 0)))
+    quantised(builder, whole, number(1), number(0), Quantiser(-4, high, Rounding.HALF_EVEN, Format.holding(-4, high, 0)))
     weights = [abs(int(op.weights.flat[0])) for op in builder.ops.values() if isinstance(op, Affine)]
     assert (max(weights) < 2**10) is small
 
