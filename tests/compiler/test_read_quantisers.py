@@ -216,7 +216,7 @@ CASES = {
     "Trunc that limits to narrow positive codes": lambda: truncated_anew(2, signed=0, narrow=1),
     "Trunc with a scale for each channel": lambda: truncated_anew(
         4, "ROUND", np.repeat(np.float32([0.25, 0.3]), 32), np.repeat(np.float32([1.0, 1.2]), 32)),
-    "Trunc of another scale beside an offset": lambda: truncated_anew(8, "FLOOR", 0.01, 0.02, -9.0, after=("Add", 9.0)),
+    "Trunc of another scale beside an offset": lambda: truncated_anew(12, "FLOOR", 0.01, 0.02, -9.0, after=("Add", 9.0)),
     "Trunc of another scale beside a large zero point": lambda: truncated_anew(12, "ROUND", 0.3, 0.6, 999.0),
     "Trunc of half codes": lambda: truncated_anew(6, "FLOOR", 0.5, 1.0, 0.5),
     "a softmax by QuantizeLinear": softmax_by_halves,
