@@ -283,13 +283,14 @@ def test_rows_and_columns_have_scales_and_offsets_of_their_own(case: str) -> Non
 
 
 @pytest.mark.parametrize("rows", [2, 3])
-def test_a_row_is_repeated_where_the_scales_of_what_it_is_added_to_differ(rows: int) -> None:
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_row_is_repeated_where_the_scales_of_what_it_is_added_to_differ(rows: int, columns: int) -> None:
     builder, value = start(1)
-    row = moved(builder, value, np.array([[0, 1]]), "row")
+    row = moved(builder, value, np.array([[0, 1][:columns]]), "row")
     scales = rationals(np.array([[Fraction(1, number)] for number in range(2, 2 + rows)], dtype=object))
-    many = moved(builder, value, np.array([[0, 1]] * rows), "rows")
+    many = moved(builder, value, np.array([[0, 1][:columns]] * rows), "rows")
     both = single(builder, added(row, scaled(many, scales, constant_of(0, 2), "n"), "n"))
-    wanted = [[[Fraction(c) + c * scale for c in event] for (scale,) in scales.tolist()] for event in CODES.tolist()]
+    wanted = [[[Fraction(c) + c * scale for c in event[:columns]] for (scale,) in scales.tolist()] for event in CODES.tolist()]
     found = codes_of(builder, both).astype(object) * both.scale + both.offset
     assert found.tolist() == wanted
     assert [name for name in builder.ops if name.startswith("repeat")] == ["repeat_1"]
