@@ -365,7 +365,7 @@ def quantise_function(
     wanted = np.arange(quantiser.low + 1, quantiser.high + 1)
     below, above = np.full((*grid, levels), low - 1), np.full((*grid, levels), high + 1)
     while (open_ := above - below > 1).any():
-        middle = np.where(open_, (below + above) // 2, np.clip(below, low, high))
+        middle = np.maximum((below + above) // 2, low)
         reached = _evaluated(middle, inner, functions, outer, quantiser) >= wanted
         above, below = np.where(open_ & reached, middle, above), np.where(open_ & ~reached, middle, below)
     return builder.add(Threshold(builder.new_name(kind), (source,), above, quantiser.low, 1, quantiser.format))

@@ -94,7 +94,7 @@ def plain_value(builder: Builder, op: str, scale: Rationals, offset: Rationals |
 def refuse_beyond_float64(builder: Builder, value: Value) -> None:
     """Refuse a value that float64 cannot hold, and scales of which exact fractions are too long to be calculated with."""
     constants = [number for function in value.functions[-1:] for array in function.constants for number in array.flat]
-    reach = max(map(magnitude_of, (*value.offset.flat, *constants)), default=0)
+    reach = max(map(magnitude_of, (*value.offset.flat, *constants)))
     least = 0
     for name, scale in value.terms:
         powers = [magnitude_of(number) for number in scale.flat if number]
@@ -106,7 +106,7 @@ def refuse_beyond_float64(builder: Builder, value: Value) -> None:
         raise Unsupported(f"its result may reach 2**{reach}, beyond what float64 holds; use scales nearer to 1")
     if least < MIN_MAGNITUDE:
         raise Unsupported(f"its scale is about 2**{least}, below what float64 holds; use scales nearer to 1")
-    bits = max((number.denominator.bit_length() for number in (*constants, *value.offset.flat)), default=0)
+    bits = max(number.denominator.bit_length() for number in (*constants, *value.offset.flat))
     if bits > MAX_FRACTION_BITS:
         raise Unsupported(f"its scales need {bits:,} bits to be exact, at most {MAX_FRACTION_BITS:,}; put a quantiser before it")
 
@@ -463,7 +463,7 @@ def aligned(builder: Builder, value: Value) -> Value:
         raise Unsupported(unaligned(value))
     whole = [np.array([int(number) for number in array.flat], dtype=np.int64).reshape(array.shape) for array in (weights, bias)]
     op = _affine(builder, value.op, whole[0], whole[1], nearest_exponent(unit))
-    return Value(value.shape, ((op, constant_of(unit, len(value.shape))),), constant_of(0, len(value.shape)), node=value.node)
+    return Value(value.shape, ((op, constant_of(unit, len(value.shape))),), constant_of(0, len(value.shape)))
 
 
 def unaligned(value: Value) -> str:

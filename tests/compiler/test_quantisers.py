@@ -216,7 +216,7 @@ CASES = {
     "Trunc that limits to narrow positive codes": lambda: truncated_anew(2, signed=0, narrow=1),
     "Trunc with a scale for each channel": lambda: truncated_anew(
         4, "ROUND", np.repeat(np.float32([0.25, 0.3]), 32), np.repeat(np.float32([1.0, 1.2]), 32)),
-    "Trunc of another scale beside an offset": lambda: truncated_anew(8, "FLOOR", 0.01, 0.02, -9.0, after=("Add", 0.3)),
+    "Trunc of another scale beside an offset": lambda: truncated_anew(12, "FLOOR", 0.01, 0.02, -9.0, after=("Add", 9.0)),
     "Trunc of another scale beside a large zero point": lambda: truncated_anew(12, "ROUND", 0.3, 0.6, 999.0),
     "Trunc of half codes": lambda: truncated_anew(6, "FLOOR", 0.5, 1.0, 0.5),
     "a softmax by QuantizeLinear": softmax_by_halves,
@@ -333,6 +333,17 @@ def test_weights_of_one_bit_are_codes_of_one_and_minus_one(scale: Any, tmp_path:
     (layer,) = (op for op in graph.ops if isinstance(op, Dense))
     assert set(layer.weights.flat) == {-1, 1}
     assert (layer.weight_format.signed, layer.weight_format.width) == (True, 2)
+
+
+@pytest.mark.parametrize("scale", [np.float32(0.75), np.float32([0.25, 0.75])])
+def test_weights_of_int8_stay_the_codes_that_the_file_has(scale: Any, tmp_path: Path) -> None:
+    """As numbers without scales they would all be divided by what they have in common."""
+    values = np.array([[2, -6], [4, 12], [-8, 6]], np.int8)
+    zero = np.full(scale.shape, 2, np.int8)
+    graph = read(of_weights(("DequantizeLinear", (scale, zero)), values=values).save(tmp_path / "case.onnx", "y"))
+    (layer,) = (op for op in graph.ops if isinstance(op, Dense))
+    assert layer.weights.tolist() == (values.T - 2).tolist()
+    assert (layer.weight_format.signed, layer.weight_format.width) == (True, 5)
 
 
 def test_a_bias_of_whole_steps_belongs_to_the_codes_of_a_count(tmp_path: Path) -> None:

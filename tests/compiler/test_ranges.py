@@ -453,6 +453,9 @@ IMPOSSIBLE: dict[str, tuple[Callable[[], Graph], str]] = {
     "MatMul of too many terms": (
         lambda: graph_of(MatMul("r", ("a", "b")), (2**8, 2**9), (2**9, 2**8)),
         "a tensor of 33,554,432 elements is larger than the limit of 16,777,216"),
+    "MatMul of stacks of too many terms": (
+        lambda: graph_of(MatMul("r", ("a", "b")), (1, 2**4, 2**11), (1, 2**11, 2**10)),
+        "a tensor of 33,554,432 elements is larger than the limit of 16,777,216"),
     "Requantise to no code": (
         lambda: graph_of(Requantise("r", ("a",), SMALL, relu=False, limits=(3, 2)), (1,)), "no code is left between 3 and 2"),
     "Requantise to no code of its format": (
@@ -524,6 +527,17 @@ def test_a_square_is_never_negative_and_reaches_zero_only_where_its_root_does() 
     )
     every = [[a * b for a in ends_of for b in ends_of] for ends_of in ends]
     assert product_of.tensors["r"].low.reshape(-1).tolist() == [min(row) for row in every]
+
+
+def test_ranges_of_wide_sums_are_exact() -> None:
+    """Beyond 2**53 float64 would round them to even numbers."""
+    top = 2**30 - 1
+    for weights, low, high in (
+        ([2**29 + 1, 2**28 + 1], 0, (2**29 + 2**28 + 2) * top),
+        ([-(2**29) - 1, -(2**28) - 1], -(2**29 + 2**28 + 2) * top, 0),
+        ([2**29 + 1, -(2**28) - 1], -(2**28 + 1) * top, (2**29 + 1) * top),
+    ):
+        assert two(30, weights, 1).tensors["sum"].range == (low + 1, high + 1)
 
 
 def test_sums_are_refused_a_little_before_62_bits() -> None:

@@ -17,7 +17,15 @@ from caloedge.compiler.functions import Function
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Affine, InputQuantiser, Op, Output, Requantise, Table, Threshold
 from caloedge.compiler.rationals import common_unit, floor_sum, rationals
-from caloedge.compiler.requantise import Quantiser, exactly_rounded, quantise_affine, quantise_function, rounded_quotients
+from caloedge.compiler.requantise import (
+    Quantiser,
+    Row,
+    _multiply_shift,
+    exactly_rounded,
+    quantise_affine,
+    quantise_function,
+    rounded_quotients,
+)
 from caloedge.compiler.symbolic import constant_of
 from caloedge.errors import Unsupported
 
@@ -184,6 +192,35 @@ def test_a_multiplier_is_small_and_one_less_would_be_wrong() -> None:
     assert (graph.replacing("scale_1", weights=scale.weights - 1).run(codes)["y"] != wanted).any()
 
 
+def smallest_shift(row: Row, quantiser: Quantiser) -> int:
+    """Return the first shift at which the nearest multiplier has a summand that is right for every code."""
+    codes = np.arange(row.low, row.high + 1)
+    rounded = [exact_round(row.factor * code + row.summand, quantiser.rounding) for code in codes.tolist()]
+    wanted = np.clip(rounded, quantiser.low, quantiser.high)
+    for shift in range(40):
+        sums = round(row.factor * 2**shift) * codes
+        least = np.where(wanted > quantiser.low, (wanted << shift) - sums, -(2**62)).max()
+        most = np.where(wanted < quantiser.high, ((wanted + 1) << shift) - 1 - sums, 2**62).min()
+        if least <= most:
+            return shift
+    raise AssertionError("no shift")
+
+
+def test_shifts_are_hardly_larger_than_the_smallest() -> None:
+    """The summand is not searched for but placed at the middle of the codes, wherever those lie: one or two bits are lost."""
+    lost = []
+    quantiser = Quantiser(-16, 15, Rounding.HALF_UP, Format(True, 5, 0))
+    for number in range(45):
+        factor = Fraction(float(np.float32(0.01 + 0.0331 * number)))
+        low = (0, -128, 100)[number % 3]
+        row = Row((), factor, Fraction(number - 20, 16) - factor * low, low, low + 255)
+        found = _multiply_shift([row], quantiser)
+        assert found is not None
+        lost.append(found[2] - smallest_shift(row, quantiser))
+    assert min(lost) >= 0
+    assert sum(lost) <= 2 * len(lost)
+
+
 def test_wide_codes_are_proven_without_listing_them() -> None:
     """2**40 codes: the ends, and both sides of every step, are as rational arithmetic says."""
     fmt, out = Format(True, 40, 0), Format(True, 8, 0)
@@ -320,14 +357,14 @@ def test_what_float64_leaves_in_doubt_is_decided_exactly(rounding: Rounding) -> 
         builder = Builder(frozenset())
         builder.add(InputQuantiser("x", (1,), fmt))
         zero, quantiser = constant_of(0, 1), Quantiser(out.min_code, out.max_code, rounding, out)
-        inner = (constant_of(Fraction(1, 10), 1), zero)
+        inner = (constant_of(Fraction(1, 10), 1), constant_of(Fraction(3, 10), 1))
         leaky = functions.leaky_relu(rationals([0.5]))
         name = quantise_function(builder, "x", inner, (leaky,), (constant_of(outer, 1), zero), quantiser, "f")
         graph = Graph((*builder.ops.values(), Output("y", (name,))))
         codes = np.arange(-128, 128)
         for code, found in zip(codes.tolist(), graph.run(codes[:, None])["y"][:, 0].tolist(), strict=True):
-            value = Fraction(code, 10) * outer
-            assert found == exact_round(value / 2 if code < 0 else value, rounding), (outer, code)
+            value = Fraction(code + 3, 10) * outer
+            assert found == exact_round(value / 2 if code < -3 else value, rounding), (outer, code)
 
 
 def test_a_function_of_many_codes_becomes_thresholds() -> None:
@@ -458,6 +495,24 @@ def test_what_a_root_would_take_is_named(
         of_function(SIX, [Fraction(1), Fraction(1, 2)], maps, Fraction(1), quantiser)
     lifted = (functions.affine(rationals([[1.0]]), rationals([[32.0]])), *maps[-1:])
     of_function(SIX, [Fraction(1), Fraction(1, 2)], lifted, Fraction(1), quantiser)
+
+
+def test_a_root_is_taken_of_the_codes_of_its_own_channel() -> None:
+    """Codes below zero come in another channel, where they do not matter; so do larger ones."""
+    quantiser = Quantiser(0, 7, Rounding.HALF_EVEN, Format(False, 3, 0))
+    zero = constant_of(0, 2)
+
+    def root(starts: list[int], factors: list[int]) -> str:
+        builder = Builder(frozenset())
+        builder.add(InputQuantiser("x", (2, 1), Format(False, 3, 0)))
+        builder.add(Affine("spread", ("x",), np.ones((2, 1), np.int64), np.array(starts).reshape(2, 1), Format(True, 2, 0)))
+        inner = rationals(np.array(factors).reshape(2, 1)), zero
+        return quantise_function(builder, "spread", inner, (functions.SQRT,), (constant_of(1, 2), zero), quantiser, "root")
+
+    assert root([0, -4], [1, 0]) == root([-4, 0], [0, 1]) == root([0, -7], [1, -1]) == "root_1"
+    for starts, factors, reach in (([-4, 0], [1, 0], "-4 to 3"), ([0, -4], [0, 1], "-4 to 3"), ([-4, -3], [1, 1], "-4 to 4")):
+        with pytest.raises(Unsupported, match=rf"numbers from {reach}, which is not defined below 0"):
+            root(starts, factors)
 
 
 def test_a_root_is_taken_of_the_codes_that_come_alone() -> None:

@@ -113,6 +113,7 @@ def test_a_limit_before_factors_of_both_signs_goes_into_a_table(
         return x * factors[element] + Fraction(2 - element, 4)
 
     assert reals_of(builder, result) == [[wanted(code, i) for i, code in enumerate(event)] for event in CODES.tolist()]
+    assert refused(lambda: plain(builder, turned)) == "the result of n is not quantised; add a quantiser after it"
 
 
 @pytest.mark.parametrize("limits", [(0, None), (None, 1), (0.5, 1.25)])
@@ -159,6 +160,7 @@ def test_operations_are_called_what_they_do() -> None:
         (expanded(builder, replace(moved(builder, value, np.array([[0, 1]]), "cut"), shape=(3, 2))), "repeat_1"),
     ):  # fmt: skip
         assert made.terms[0][0] == name
+    assert {builder.tensors[name].format.fraction for name in ("sign_1", "shift_1", "mask_1")} == {2}
     assert [op.name for op in builder.ops.values() if isinstance(op, Affine)] == [
         "scale_1",
         "sign_1",
@@ -278,6 +280,20 @@ def test_rows_and_columns_have_scales_and_offsets_of_their_own(case: str) -> Non
         [[Fraction(min(max(exact_round(2 * y, Rounding.HALF_UP), -32), 31), 2) for y in r] for r in e] for e in sums.tolist()
     ]
     assert found(rounded) == halves
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_row_is_repeated_where_the_scales_of_what_it_is_added_to_differ(rows: int, columns: int) -> None:
+    builder, value = start(1)
+    row = moved(builder, value, np.array([[0, 1][:columns]]), "row")
+    scales = rationals(np.array([[Fraction(1, number)] for number in range(2, 2 + rows)], dtype=object))
+    many = moved(builder, value, np.array([[0, 1][:columns]] * rows), "rows")
+    both = single(builder, added(row, scaled(many, scales, constant_of(0, 2), "n"), "n"))
+    wanted = [[[Fraction(c) + c * scale for c in event[:columns]] for (scale,) in scales.tolist()] for event in CODES.tolist()]
+    found = codes_of(builder, both).astype(object) * both.scale + both.offset
+    assert found.tolist() == wanted
+    assert [name for name in builder.ops if name.startswith("repeat")] == ["repeat_1"]
 
 
 @pytest.mark.parametrize("factors", [(1, 1), (1, 4), (3, 2), (Fraction(1, 3), Fraction(1, 2)), (-1, Fraction(1, 4))])
@@ -524,14 +540,14 @@ def test_a_sum_of_float_scales_needs_no_common_unit() -> None:
     assert found == [min(max(exact_round(2 * total + 1, Rounding.HALF_EVEN), -4), 3) for total in totals]
 
 
-@pytest.mark.parametrize(("most", "small"), [(64, True), (63, False)])
-def test_small_multipliers_are_looked_for_among_so_many_combinations(
-    most: int, small: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("most", "high", "small"), [(64, 3, True), (63, 3, False), (64, 2**50, True), (64, 2**58, False)])
+def test_small_multipliers_are_looked_for_among_so_many_combinations_and_bits(
+    most: int, high: int, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(symbolic, "MAX_COMBINATIONS", most)
     factors = [Fraction(float(np.float32(scale))) for scale in (0.6, 0.21)]
     builder, whole = sum_of(factors, [Format(True, 3, 0)] * 2, Fraction(0))
-    quantised(builder, whole, number(1), number(0), Quantiser(-4, 3, Rounding.HALF_EVEN, Format(True, 3, 0)))
+    quantised(builder, whole, number(1), number(0), Quantiser(-4, high, Rounding.HALF_EVEN, Format.holding(-4, high, 0)))
     weights = [abs(int(op.weights.flat[0])) for op in builder.ops.values() if isinstance(op, Affine)]
     assert (max(weights) < 2**10) is small
 

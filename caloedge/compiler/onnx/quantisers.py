@@ -233,7 +233,7 @@ def read_multi_threshold(node: Node) -> None:
     rank = len(source.shape)
     if thresholds.ndim != 2 or not thresholds.size:
         raise BadData(f"thresholds of shape {thresholds.shape} are not (channels, levels)")
-    layout = node.text("data_layout", "") or ("NWC" if rank == 2 else "NC")  # as the qonnx package does
+    layout = node.text("data_layout", "") or "NWC"  # of two axes; else, as in the qonnx package, channels come first
     axis = max(layout.index("C") - 1, 0) if "C" in layout and len(layout) == rank + 1 else 0
     if len(thresholds) not in (1, source.shape[axis]):
         raise BadData(f"thresholds for {len(thresholds)} channels of a tensor with {source.shape[axis]}")
