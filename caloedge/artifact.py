@@ -140,7 +140,7 @@ def _read_weights(folder: Path, stage: str) -> dict[str, NDArray[Any]]:
 
 
 def finished_record(folder: Path, stage: str, key: str) -> Stage | None:
-    """Return the record of a stage or rival, if an artifact in `folder` was made with just this training."""
+    """Return the record of a stage or alternative, if an artifact in `folder` was made with just this training."""
     if not (folder / MANIFEST).is_file():
         return None
     record = _read_manifest(folder, "restore it, or remove it to train again").stages.get(stage)
@@ -148,7 +148,7 @@ def finished_record(folder: Path, stage: str, key: str) -> Stage | None:
 
 
 def finished_training(folder: Path, stage: str, key: str) -> tuple[dict[str, NDArray[Any]], Stage] | None:
-    """Return weights and record of a stage or rival, if an artifact in `folder` holds just this training."""
+    """Return weights and record of a stage or alternative, if an artifact in `folder` holds just this training."""
     if not (record := finished_record(folder, stage, key)):
         return None
     manifest = _read_manifest(folder, "restore it, or remove it to train again")

@@ -31,8 +31,8 @@ from caloedge.training.stages import Trained, stored_records, weights_of
 
 GOLDEN_CODES = 1000
 """Output codes that are compared at least."""
-MAX_RIVAL_PARAMETERS = 1_000_000
-"""Weights of larger rivals are not stored: a command trains them again."""
+MAX_STORED_PARAMETERS = 1_000_000
+"""Weights of larger alternatives are not stored: a command trains them again."""
 IR_VERSION = 10  # onnx 1.23 writes 14, onnxruntime 1.31 reads up to 13
 OPSET = 14
 SAME_POINT = 1e-5
@@ -50,7 +50,7 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
         for place in own:  # a task or network beside the recipe goes along
             shutil.copyfile(place, new / place.name)
         for stage, one in trained.items():
-            if stage not in STAGES and one.record.parameters > MAX_RIVAL_PARAMETERS:
+            if stage not in STAGES and one.record.parameters > MAX_STORED_PARAMETERS:
                 continue
             weights = weights_of(one.network)
             if stage == "published":  # to which training has rounded them
@@ -89,7 +89,7 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
 def _records(recipe: Recipe, library: Library, trained: Mapping[str, Trained], folder: Path) -> dict[str, Stage]:
     """Return what is known of each training, in the recipe's order, those whose weights are not stored included."""
     known = {stage: one.record for stage, one in trained.items()} | stored_records(recipe, library, trained, folder)
-    return {stage: known[stage] for stage in (*STAGES, *recipe.rivals) if stage in known}
+    return {stage: known[stage] for stage in (*STAGES, *recipe.alternatives) if stage in known}
 
 
 def _is_there(made: Manifest, folder: Path) -> bool:

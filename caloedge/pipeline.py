@@ -76,16 +76,18 @@ def rehearse(name: str, output: Path | None) -> tuple[str, Path]:
     return str(folder / RECIPE), folder
 
 
-def train_recipe(name: str, output: Path | None, hardware: Hardware, rivals: Iterable[str] = ()) -> dict[str, Trained]:
-    """Train what is not trained yet: the stages of a recipe, and those of its rivals that are named."""
+def train_recipe(name: str, output: Path | None, hardware: Hardware, alternatives: Iterable[str] = ()) -> dict[str, Trained]:
+    """Train what is not trained yet: the stages of a recipe, and those of its alternatives that are named."""
     from caloedge.training.forecast import forecast
     from caloedge.training.stages import train
 
     path, recipe = read_named_recipe(name)
     library, folder = open_beside(path, recipe), places(recipe, output).work / "training"
-    for line in forecast(recipe, library, folder, hardware, path.parent, rivals).lines("" if recipe.rehearsal_of else QUICK):
+    for line in forecast(recipe, library, folder, hardware, path.parent, alternatives).lines(
+        "" if recipe.rehearsal_of else QUICK
+    ):
         announce(line)
-    return train(recipe, library, folder, hardware, path.parent, rivals)
+    return train(recipe, library, folder, hardware, path.parent, alternatives)
 
 
 def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifact:

@@ -7,10 +7,11 @@ file could use. `recipe_check` and `training.preflight` go on with what needs th
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from caloedge.catalog import look_beside
 from caloedge.errors import BadData, UnknownName, meant
@@ -18,10 +19,24 @@ from caloedge.files import read_text, require_regular, write_text
 from caloedge.formats.plain_yaml import Unclear, parse
 
 
-class Value(BaseModel):
-    """A misspelt key is an error, not a default."""
+class StrictModel(BaseModel):
+    """Part of a recipe: a misspelt key is an error, not a default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def for_key(self) -> dict[str, Any]:
+        """Return all fields that are not at their defaults under their first names, for the key of a training."""
+        values = self.model_dump(exclude_defaults=True)
+        return {_first_name(name, field): values[name] for name, field in type(self).model_fields.items() if name in values}
+
+
+def renamed(name: str, former: str) -> AliasChoices:
+    """Let recipes give a field its former name, too."""
+    return AliasChoices(name, former)
+
+
+def _first_name(name: str, field: FieldInfo) -> str:
+    return str(field.validation_alias.choices[-1]) if isinstance(field.validation_alias, AliasChoices) else name
 
 
 LEAST_BITS, MOST_BITS = 2, 16
@@ -34,7 +49,7 @@ MOST_FRACTION = 64
 MAX_RECIPE_BYTES = 2**18
 
 
-class Schedule(Value):
+class Schedule(StrictModel):
     """How long and how fast to train; the rate rises linearly, then falls as a cosine to zero."""
 
     epochs: int = Field(ge=0, le=MOST_EPOCHS)
@@ -47,24 +62,26 @@ class Schedule(Value):
     """Whether the rate of each tensor of weights is `learning_rate` times their root mean square at the start. Where batch
     normalisation is folded into the layers before it, their weights differ by factors of a hundred."""
     weight_decay: float = Field(default=0.0, ge=0, le=1e3)
-    settle_epochs: int = Field(default=0, ge=0, le=MOST_EPOCHS)
+    frozen_norm_epochs: int = Field(
+        default=0, validation_alias=renamed("frozen_norm_epochs", "settle_epochs"), ge=0, le=MOST_EPOCHS
+    )
     """Further epochs at a third of the rate, again falling to zero, in which batch normalisation no longer uses each batch's
     statistics but the averages that the trained network will use: batches of few and unequal images differ much from those. A
     quantised network whose channels are split has no normalisation; the weights of most of its layers are rounded before them."""
 
     @property
     def all_epochs(self) -> int:
-        """All epochs, those of settling included."""
-        return self.epochs + self.settle_epochs
+        """All epochs, those with frozen normalisation included."""
+        return self.epochs + self.frozen_norm_epochs
 
     @model_validator(mode="after")
     def _has_epochs(self) -> Self:
         if not self.all_epochs:
-            raise ValueError("epochs and settle_epochs are both 0; give one")
+            raise ValueError("epochs and frozen_norm_epochs are both 0; give one")
         return self
 
 
-class Training(Value):
+class Training(StrictModel):
     """One schedule per stage; the quantised twin starts from the float edge network."""
 
     published: Schedule
@@ -76,18 +93,18 @@ class Training(Value):
     """Network whose outputs are half of what the edge network learns (arXiv 1503.02531)."""
     quantised_teacher: Literal["published", "edge"] | None = None
     """The same for the quantised network."""
-    quantised_rescaled: bool = False
+    distil_on_rescaled: bool = Field(default=False, validation_alias=renamed("distil_on_rescaled", "quantised_rescaled"))
     """Whether it learns from its teacher alone on one batch in eight, with regions of events multiplied by random factors, up to
     where they fill the inputs' full scale: it then follows the teacher to where no training event leads."""
 
     @model_validator(mode="after")
     def _needs_a_teacher(self) -> Self:
-        if self.quantised_rescaled and not self.quantised_teacher:
-            raise ValueError("quantised_rescaled needs a quantised_teacher")
+        if self.distil_on_rescaled and not self.quantised_teacher:
+            raise ValueError("distil_on_rescaled needs a quantised_teacher")
         return self
 
 
-class Rival(Value):
+class Alternative(StrictModel):
     """A further float network on the same data."""
 
     size: str
@@ -97,7 +114,7 @@ class Rival(Value):
     """Network whose outputs are half of what is learnt."""
 
 
-class Quantisation(Value):
+class Quantisation(StrictModel):
     """Bit widths of the edge network; scales are powers of two."""
 
     weight_bits: int = Field(ge=2, le=8)
@@ -116,9 +133,9 @@ class Quantisation(Value):
     filter_scales: bool = False
     """Whether each filter's weights have a scale of their own; needs `fixed_scales`."""
     split_channels: bool = False
-    """Whether a rehearsal is trained instead of the quantised network itself: channels are scaled to like ranges, those that
-    lose most by rounding are split at the cost of others, activations and the weights of narrow layers are rounded in training,
-    and those of wide layers after it: see `training.twin`. Needs `filter_scales`."""
+    """Whether a float network with fake-quantised activations is trained instead of the quantised one: channels are scaled to
+    like ranges, those that lose most by rounding are split at the cost of others, activations and the weights of narrow layers
+    are rounded in training, and those of wide layers after it: see `training.quantisation.qat`. Needs `filter_scales`."""
     layer_bits: dict[str, Annotated[int, Field(ge=LEAST_BITS, le=MOST_BITS)]] = Field(default_factory=dict)
     """Bits of the activations that need others than `activation_bits`, by the name of the layer in the network."""
     headroom: dict[str, Annotated[float, Field(ge=1, le=2**16)]] = Field(default_factory=dict)
@@ -158,7 +175,7 @@ class Quantisation(Value):
         return self
 
 
-class LayerChoice(Value):
+class LayerChoice(StrictModel):
     """How firmware builds one layer, where the backend's own rule is not wanted."""
 
     strategy: Literal["unrolled", "streaming"] | None = None
@@ -166,26 +183,26 @@ class LayerChoice(Value):
     """Streaming: clock cycles for which each multiplier is used, per event (dense) or per kernel position (convolution)."""
 
 
-class Tradeoff(Value):
-    """What `caloedge tradeoff` compares beside the recipe's own networks and its rivals."""
+class Tradeoff(StrictModel):
+    """What `caloedge tradeoff` compares beside the recipe's own networks and its alternatives."""
 
     bits: tuple[Annotated[int, Field(ge=2, le=8)], ...] = ()
     """Further widths of weights and activations; those of single layers differ from them by as much as in the recipe."""
     schedule: Schedule | None = None
     """Training of each of these, where it is not to be as long as that of the quantised network."""
-    folds: tuple[Annotated[int, Field(ge=2, le=MOST_REUSE)], ...] = ()
+    reuse: tuple[Annotated[int, Field(ge=2, le=MOST_REUSE)], ...] = Field(default=(), validation_alias=renamed("reuse", "folds"))
     """Clock cycles for which the streaming firmware uses each multiplier of a convolution per pixel."""
-    synthesised_folds: tuple[int, ...] = ()
-    """Those of `folds` that are synthesised, too."""
+    synthesised_reuse: tuple[int, ...] = Field(default=(), validation_alias=renamed("synthesised_reuse", "synthesised_folds"))
+    """Those of `reuse` that are synthesised, too."""
 
     @model_validator(mode="after")
-    def _synthesises_what_is_folded(self) -> Self:
-        if unknown := [fold for fold in self.synthesised_folds if fold not in self.folds]:
-            raise ValueError(f"synthesised_folds names {unknown[0]}, which is not one of folds")
+    def _synthesises_what_is_built(self) -> Self:
+        if unknown := [factor for factor in self.synthesised_reuse if factor not in self.reuse]:
+            raise ValueError(f"synthesised_reuse names {unknown[0]}, which is not one of reuse")
         return self
 
 
-class Evaluation(Value):
+class Evaluation(StrictModel):
     """How many composed events the figures rest on."""
 
     events: int = Field(gt=0, le=MOST_EVENTS)
@@ -194,7 +211,7 @@ class Evaluation(Value):
     """Validation events, on which working points are set."""
 
 
-class Recipe(Value):
+class Recipe(StrictModel):
     """Task, network, data, training, quantisation and the firmware projects to build."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)
@@ -206,7 +223,7 @@ class Recipe(Value):
     training: Training
     edge_size: str = "edge"
     """One of the network's sizes: the one that goes to firmware."""
-    rivals: dict[str, Rival] = Field(default_factory=dict)
+    alternatives: dict[str, Alternative] = Field(default_factory=dict, validation_alias=renamed("alternatives", "rivals"))
     """For `caloedge tradeoff`, by name; they are not part of the artifact."""
     reference_from: str | None = None
     """Folder of an artifact, relative to the recipe, whose published network is taken instead of training one."""
@@ -242,7 +259,7 @@ def rehearsal(recipe: Recipe) -> Recipe:
 
     def short(of: Schedule) -> Schedule:
         events = min(of.events_per_epoch, max(of.batch_size, of.events_per_epoch // REHEARSED_EVENTS))  # they fill a batch
-        few = {"epochs": min(1, of.epochs), "settle_epochs": min(1, of.settle_epochs), "events_per_epoch": events}
+        few = {"epochs": min(1, of.epochs), "frozen_norm_epochs": min(1, of.frozen_norm_epochs), "events_per_epoch": events}
         return of.model_copy(update=few)
 
     stages = {stage: short(getattr(recipe.training, stage)) for stage in ("published", "edge", "quantised")}
@@ -252,7 +269,7 @@ def rehearsal(recipe: Recipe) -> Recipe:
             "name": f"{recipe.name}_rehearsal",
             "rehearsal_of": recipe.name,
             "training": recipe.training.model_copy(update=stages),
-            "rivals": {},
+            "alternatives": {},
             "tradeoff": Tradeoff(),
             "evaluation": Evaluation(
                 events=max(1, judged.events // REHEARSED_JUDGED), valid_events=max(1, judged.valid_events // REHEARSED_JUDGED)

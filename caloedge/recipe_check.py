@@ -24,7 +24,9 @@ def check_names(path: Path, recipe: Recipe) -> None:
     _find(path, "task", Task, recipe.task)
     network = _find(path, "network", Network, recipe.network)
     if network:
-        sizes = {"edge_size": recipe.edge_size} | {f"rivals.{name}.size": rival.size for name, rival in recipe.rivals.items()}
+        sizes = {"edge_size": recipe.edge_size} | {
+            f"alternatives.{name}.size": alternative.size for name, alternative in recipe.alternatives.items()
+        }
         for field, size in ({"network": "published"} | sizes).items():
             _require(path, field, f"network {recipe.network!r}", "size", size, network.sizes)
     for field, name in (("target", recipe.target), *(("synthesis", name) for name in recipe.synthesis)):

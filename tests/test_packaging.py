@@ -244,7 +244,7 @@ def test_without_torch_what_is_there_is_compared(machine: Machine, tiny: Path, s
 
 @pytest.mark.slow
 def test_without_torch_shipped_models_are_compared(machine: Machine) -> None:
-    """Every task tells what it can of the integer network and its classical rival alone."""
+    """Every task tells what it can of the integer network and its classical alternative alone."""
     for name in ("center_finder", "shower_shape"):
         said = machine.said("compare", ROOT / "models" / name, "--events", 600)
         assert "integer edge" in said

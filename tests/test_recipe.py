@@ -56,8 +56,32 @@ def test_plain_yaml_is_read_as_before(tmp_path: Path) -> None:
     )
     assert read_recipe(path).training.edge.model_dump() | {"weight_decay": 0} == {
         "epochs": 1000, "events_per_epoch": 5, "batch_size": 5, "learning_rate": 0.001, "warm_up": 0.5, "relative_rate": False,
-        "weight_decay": 0, "settle_epochs": 0,
+        "weight_decay": 0, "frozen_norm_epochs": 0,
     }  # fmt: skip
+
+
+def test_former_names_of_fields_are_read_and_make_the_keys_of_trainings(tmp_path: Path) -> None:
+    """`models/pf_energy/recipe.yaml` has all of them."""
+    former = next(path for path in MODELS if path.parent.name == "pf_energy")
+    text = former.read_text()
+    renamed = {
+        "settle_epochs": "frozen_norm_epochs", "quantised_rescaled": "distil_on_rescaled", "rivals:": "alternatives:",
+        " synthesised_folds": " synthesised_reuse", " folds": " reuse",
+    }  # fmt: skip
+    for before, now in renamed.items():
+        assert before in text
+        text = text.replace(before, now)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    recipe = read_recipe(former)
+    assert read_recipe(path) == recipe
+    assert recipe.training.quantised.for_key() == {
+        "epochs": 90, "settle_epochs": 24, "events_per_epoch": 2000, "batch_size": 5, "learning_rate": 1e-3,
+        "relative_rate": True,
+    }  # fmt: skip
+    path.write_text(text.replace("frozen_norm_epochs: 24", "frozen_norm_epochs: 24, settle_epochs: 24"))
+    with pytest.raises(BadData, match=r"training.quantised.settle_epochs: Extra inputs are not permitted"):
+        read_recipe(path)
 
 
 FIELDS = "; see the fields in caloedge/recipe.py"

@@ -69,7 +69,9 @@ def train(
     precision: Precision = "32-true",
     channels_last: ChannelsLast = False,
     quick: Quick = False,
-    rival: Annotated[list[str] | None, typer.Option(help="Train these rivals of the recipe, too; default: none.")] = None,
+    alternative: Annotated[
+        list[str] | None, typer.Option("--alternative", help="Train these alternatives of the recipe, too; default: none.")
+    ] = None,
 ) -> None:
     """Train the networks of a recipe. A second call resumes, or says that all is done."""
     need_training()
@@ -77,7 +79,7 @@ def train(
 
     if quick:
         recipe, output = rehearse(recipe, output)
-    trained = train_recipe(recipe, output, chosen_hardware(accelerator, devices, precision, channels_last), rival or ())
+    trained = train_recipe(recipe, output, chosen_hardware(accelerator, devices, precision, channels_last), alternative or ())
     for stage, one in trained.items():
         record = one.record
         say(f"{stage}: {record.parameters:,} parameters, {record.epochs} epochs, validation loss {record.valid_loss:.4f}")

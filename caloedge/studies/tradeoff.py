@@ -74,19 +74,19 @@ def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 
     path, recipe = read_named_recipe(name)
     to, library, task = places(recipe, output), open_beside(path, recipe), find(Task, recipe.task)
     kept = {bits: to.artifact.with_name(f"{to.artifact.name}_{bits}_bit") for bits in recipe.tradeoff.bits}
-    own = forecast(recipe, library, to.work / "training", hardware, path.parent, recipe.rivals)
+    own = forecast(recipe, library, to.work / "training", hardware, path.parent, recipe.alternatives)
     width = f"{recipe.quantisation.weight_bits} bit"
     announce_widths(path, recipe, kept, library, to.work, hardware, {width: own})
-    folds = ", ".join(map(str, recipe.tradeoff.folds))
-    announce("then judging and timing every network" + (f", and building firmware at foldings {folds}" if folds else ""))
-    trained = train(recipe, library, to.work / "training", hardware, path.parent, recipe.rivals)
+    reuse = ", ".join(map(str, recipe.tradeoff.reuse))
+    announce("then evaluating and timing every network" + (f", and building firmware at reuse {reuse}" if reuse else ""))
+    trained = train(recipe, library, to.work / "training", hardware, path.parent, recipe.alternatives)
     artifacts = [export(recipe, path, library, trained, to.artifact)]
     for bits, place in kept.items():
         artifacts.append(artifact_at(path, recipe, bits, library, to.work, hardware, place))
     integers = [_integers(artifact, to.work / "tradeoff", own=artifact is artifacts[0]) for artifact in artifacts]
     sample = task.sample(library, "test", recipe.evaluation.events, EVALUATION_SEED)
     floats = {REFERENCE: trained["published"], FLOAT: trained["edge"]} | {
-        f"float {rival}": trained[rival] for rival in recipe.rivals
+        f"float {alternative}": trained[alternative] for alternative in recipe.alternatives
     }
     assessment = task.assess(sample, _scores(task, sample, floats, integers, to.work / "tradeoff"), {})
     entries = [_entry(method, of, task, threads, device) for method, of in floats.items()]
@@ -153,7 +153,7 @@ def _foldings(artifact: Artifact, recipe: Recipe, work: Path) -> list[ReuseChoic
     few = Golden(golden.inputs[:TIMED_IMAGES], {name: codes[:TIMED_IMAGES] for name, codes in golden.outputs.items()})
     wanted = recipe.tradeoff
     return reuse_choices(
-        read(artifact.model), few, wanted.folds, recipe.target, work / "foldings", synthesise=wanted.synthesised_folds
+        read(artifact.model), few, wanted.reuse, recipe.target, work / "foldings", synthesise=wanted.synthesised_reuse
     )
 
 

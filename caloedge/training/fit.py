@@ -110,7 +110,7 @@ def learning_rate_factor(schedule: Schedule, epoch: float) -> float:
     0.5
     """
     if epoch > schedule.epochs or not schedule.epochs:
-        return FINE_TUNING_RATE * _falling((epoch - schedule.epochs) / max(1, schedule.settle_epochs))
+        return FINE_TUNING_RATE * _falling((epoch - schedule.epochs) / max(1, schedule.frozen_norm_epochs))
     done = epoch / schedule.epochs
     return done / schedule.warm_up if done < schedule.warm_up else _falling((done - schedule.warm_up) / (1 - schedule.warm_up))
 

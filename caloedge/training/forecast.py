@@ -30,7 +30,7 @@ class Forecast:
     """What is finished, and what will be trained."""
 
     taken: Mapping[str, Path]
-    """Where each finished stage or rival lies."""
+    """Where each finished stage or alternative lies."""
     seconds: Mapping[str, float]
     """Estimated time of each training that is still to be done."""
 
@@ -72,23 +72,23 @@ def forecast(
     folder: Path,
     hardware: Hardware,
     base: Path,
-    rivals: Iterable[str] = (),
+    alternatives: Iterable[str] = (),
     artifacts: Iterable[Path] = (),
 ) -> Forecast:
     """Tell what `stages.train` will do with the same arguments; train nothing.
 
     A stage that comes from one that is still to be trained is counted as to be trained itself, and measured on untrained weights.
     """
-    rivals = tuple(rivals)
-    check(recipe, library, hardware, rivals)
+    alternatives = tuple(alternatives)
+    check(recipe, library, hardware, alternatives)
     taken: dict[str, Path] = {}
     seconds: dict[str, float] = {}
     networks: dict[str, nn.Module] = {}
-    for stage in (*STAGES, *recipe.rivals):
+    for stage in (*STAGES, *recipe.alternatives):
         if stage == "published" and recipe.reference_from:
             networks[stage], taken[stage] = published_of(recipe, base).network, base / recipe.reference_from
             continue
-        asked = stage in STAGES or stage in rivals
+        asked = stage in STAGES or stage in alternatives
         if not asked:
             continue
         plan = plan_stage(recipe, stage, library, networks)

@@ -24,7 +24,7 @@ LAYERS = {"conv": nn.Conv2d, "dense": nn.Linear}
 
 
 def check(recipe: Recipe, task: Task, library: Library, networks: Mapping[str, nn.Module], hardware: Hardware) -> None:
-    """Raise `UserError` where a network, by stage or rival, does not fit the task, or sizes do not fit data or memory.
+    """Raise `UserError` where a network, by stage or alternative, does not fit the task, or sizes do not fit data or memory.
 
     Memory is estimated from one event: what lacks here by far would end a training in the middle.
     """
@@ -51,8 +51,8 @@ def check(recipe: Recipe, task: Task, library: Library, networks: Mapping[str, n
 
 def _schedules(recipe: Recipe, stage: str) -> list[tuple[str, Schedule]]:
     """Return the schedules by field that train a network like the one of this stage."""
-    if stage in recipe.rivals:
-        return [(f"rivals.{stage}.schedule", recipe.rivals[stage].schedule)]
+    if stage in recipe.alternatives:
+        return [(f"alternatives.{stage}.schedule", recipe.alternatives[stage].schedule)]
     names = ("edge", "quantised") if stage == "edge" else (stage,)
     further = recipe.tradeoff.schedule if stage == "edge" else None
     found = [(f"training.{name}", getattr(recipe.training, name)) for name in names]

@@ -1,7 +1,7 @@
 """The three trainings of a recipe: the published float network, the float edge network, and its quantised twin.
 
-The twin starts from the float edge network's weights, its activation ranges from that network on training events. Rivals are
-further float networks on the same data.
+The twin starts from the float edge network's weights, its activation ranges from that network on training events.
+Alternatives are further float networks on the same data.
 """
 
 import copy
@@ -77,7 +77,7 @@ def n_parameters(network: nn.Module, *, statistics: bool = True) -> int:
 
 
 def build_network(recipe: Recipe, stage: str, weights: dict[str, NDArray[Any]] | None = None) -> nn.Module:
-    """Build the network of one stage or rival, with weights loaded if they are given (all of them, by name)."""
+    """Build the network of one stage or alternative, with weights loaded if they are given (all of them, by name)."""
     arithmetic = quantised(recipe.quantisation) if stage == "quantised" else FloatArithmetic()
     network: nn.Module = find(Network, recipe.network).build(arithmetic, _size(recipe, stage))
     if weights is not None:
@@ -91,9 +91,15 @@ def load_weights(network: nn.Module, weights: Mapping[str, NDArray[Any]]) -> Non
 
 
 def _size(recipe: Recipe, stage: str) -> Any:
-    """Return the size of the network of one stage or rival."""
+    """Return the size of the network of one stage or alternative."""
     sizes = find(Network, recipe.network).sizes
-    name = recipe.rivals[stage].size if stage in recipe.rivals else "published" if stage == "published" else recipe.edge_size
+    name = (
+        recipe.alternatives[stage].size
+        if stage in recipe.alternatives
+        else "published"
+        if stage == "published"
+        else recipe.edge_size
+    )
     if name not in sizes:
         raise UnknownName(f"network {recipe.network!r} has no size {name!r}{meant(name, sizes)}; there are: {', '.join(sizes)}")
     return sizes[name]
@@ -105,24 +111,24 @@ def train(
     folder: Path,
     hardware: Hardware,
     base: Path,
-    rivals: Iterable[str] = (),
+    alternatives: Iterable[str] = (),
     artifacts: Iterable[Path] = (),
 ) -> dict[str, Trained]:
-    """Run the stages and the named rivals that are not finished yet; return them, and what is finished of the other rivals.
+    """Run the stages and the named alternatives that are not finished yet; return them, and other finished alternatives.
 
     A training is finished in `folder`, in `base`, the folder of the recipe, if there is an artifact, or in other artifacts.
     """
-    rivals, artifacts = tuple(rivals), (base, *artifacts)
-    check(recipe, library, hardware, rivals)
+    alternatives, artifacts = tuple(alternatives), (base, *artifacts)
+    check(recipe, library, hardware, alternatives)
     trained: dict[str, Trained] = {}
-    for stage in (*STAGES, *recipe.rivals):
+    for stage in (*STAGES, *recipe.alternatives):
         if stage == "published" and recipe.reference_from:
             trained[stage] = published_of(recipe, base)
             continue
         plan = plan_stage(recipe, stage, library, {name: one.network for name, one in trained.items()})
         if found := finished(recipe, plan, library, folder, artifacts):
             trained[stage], _ = found
-        elif stage in STAGES or stage in rivals:
+        elif stage in STAGES or stage in alternatives:
             # Of the processes of one training on several devices, the first one holds the lock for all.
             with locked(plan.place(folder)) if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext():
                 trained[stage] = _train_stage(recipe, plan, library, folder, hardware)
@@ -139,29 +145,28 @@ def published_of(recipe: Recipe, base: Path) -> Trained:
 
 
 def stored_records(recipe: Recipe, library: Library, trained: Mapping[str, Trained], artifact: Path) -> dict[str, Stage]:
-    """Return the records of rivals that an artifact was made with and that are still this recipe's, but not among `trained`.
+    """Return the records of alternatives that an artifact was made with, still are this recipe's, and are not among `trained`.
 
-    The weights of large rivals are not stored, so that they cannot be taken over as `train` does.
+    The weights of large alternatives are not stored, so that they cannot be taken over as `train` does.
     """
     networks = {stage: one.network for stage, one in trained.items()}
-    keys = {stage: plan_stage(recipe, stage, library, networks).key for stage in recipe.rivals if stage not in trained}
+    keys = {stage: plan_stage(recipe, stage, library, networks).key for stage in recipe.alternatives if stage not in trained}
     found = {stage: finished_record(artifact, stage, key) for stage, key in keys.items()}
     return {stage: record for stage, record in found.items() if record}
 
 
-def check(recipe: Recipe, library: Library, hardware: Hardware, rivals: Iterable[str]) -> None:
+def check(recipe: Recipe, library: Library, hardware: Hardware, alternatives: Iterable[str]) -> None:
     """Raise `UserError` before anything is trained that could not be used, or that the recipe does not name."""
-    rivals = tuple(rivals)
-    if unknown := [name for name in rivals if name not in recipe.rivals]:
-        known = ", ".join(recipe.rivals) or "none"
-        raise UnknownName(
-            f"recipe {recipe.name!r} has no rival {unknown[0]!r}{meant(unknown[0], recipe.rivals)}; there are: {known}"
-        )
-    trained = ("edge", *(() if recipe.reference_from else ("published",)), *rivals)
+    alternatives = tuple(alternatives)
+    if unknown := [name for name in alternatives if name not in recipe.alternatives]:
+        known = ", ".join(recipe.alternatives) or "none"
+        hint = meant(unknown[0], recipe.alternatives)
+        raise UnknownName(f"recipe {recipe.name!r} has no alternative {unknown[0]!r}{hint}; there are: {known}")
+    trained = ("edge", *(() if recipe.reference_from else ("published",)), *alternatives)
     networks = {stage: build_network(recipe, stage) for stage in trained}
     check_names(networks["edge"], recipe.quantisation)
     task = find(Task, recipe.task)
-    for stage in (*STAGES, *recipe.rivals):
+    for stage in (*STAGES, *recipe.alternatives):
         if teacher_of(recipe, stage) and task.loss not in DISTILLABLE:
             raise UserError(
                 f"recipe {recipe.name!r}: {stage} has a teacher, but outputs are no targets of its loss, {task.loss!r};"
@@ -171,14 +176,14 @@ def check(recipe: Recipe, library: Library, hardware: Hardware, rivals: Iterable
 
 
 def teacher_of(recipe: Recipe, stage: str) -> str | None:
-    """Return the stage whose network teaches a stage or rival, if one does."""
-    if stage in recipe.rivals:
-        return recipe.rivals[stage].teacher
+    """Return the stage whose network teaches a stage or alternative, if one does."""
+    if stage in recipe.alternatives:
+        return recipe.alternatives[stage].teacher
     return {"edge": recipe.training.edge_teacher, "quantised": recipe.training.quantised_teacher}.get(stage)
 
 
 def comes_from(recipe: Recipe, stage: str) -> set[str]:
-    """Return the stages whose networks a stage or rival needs before its own training."""
+    """Return the stages whose networks a stage or alternative needs before its own training."""
     found = {teacher} if (teacher := teacher_of(recipe, stage)) else set()
     if stage == "quantised":
         found.add("edge")
@@ -200,8 +205,8 @@ class Plan:
     """Makes what is trained."""
     probe: Start
     """Makes a network of which a training step takes as long, quickly."""
-    settle: Change | None
-    """Makes what the settling epochs train of what was trained before them, if it is another network."""
+    freeze: Change | None
+    """Makes what the epochs with frozen normalisation train of what was trained before them, if it is another network."""
     finish: Change
     """Makes the network of the stage of what was trained."""
     teaching: Distillation | None
@@ -214,15 +219,15 @@ class Plan:
 
 
 def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[str, nn.Module]) -> Plan:
-    """Make the training of a stage or rival ready, given the networks of the stages that it comes from."""
+    """Make the training of a stage or alternative ready, given the networks of the stages that it comes from."""
     task = find(Task, recipe.task)
-    rival = recipe.rivals.get(stage)
-    schedule: Schedule = rival.schedule if rival else getattr(recipe.training, stage)
+    alternative = recipe.alternatives.get(stage)
+    schedule: Schedule = alternative.schedule if alternative else getattr(recipe.training, stage)
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, stage)
-    start, probe, settle, finish = (lambda: network), (lambda: network), None, (lambda trained: trained)
+    start, probe, freeze, finish = (lambda: network), (lambda: network), None, (lambda trained: trained)
     # Without the fields at their defaults, so that a new field keeps the keys of what is trained; no default may be changed.
-    key: dict[str, Any] = {"schedule": schedule.model_dump(exclude_defaults=True), "library": library.digest, "seed": recipe.seed}
+    key: dict[str, Any] = {"schedule": schedule.for_key(), "library": library.digest, "seed": recipe.seed}
     key |= {
         "network": recipe.network,
         "shape": str(network),
@@ -231,9 +236,9 @@ def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[s
     }
     if stage == "quantised":
         edge = networks["edge"]
-        start, probe, settle, finish = _quantised(recipe, task, library, edge)
+        start, probe, freeze, finish = _quantised(recipe, task, library, edge)
         key |= {"rehearsal": PROCEDURE_VERSION} if recipe.quantisation.split_channels else {}
-        key |= {"quantisation": recipe.quantisation.model_dump(exclude_defaults=True), "from": _digest(weights_of(edge))}
+        key |= {"quantisation": recipe.quantisation.for_key(), "from": _digest(weights_of(edge))}
     if stage == "edge" and recipe.training.edge_from_published:
         network.load_state_dict(networks["published"].state_dict())
         key |= {"from": _digest(weights_of(networks["published"]))}
@@ -244,17 +249,17 @@ def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[s
         if teaching.full_scale is not None:
             key |= {"alone": DRAW_VERSION, "full scale": teaching.full_scale}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    return Plan(stage, task, schedule, network, start, probe, settle, finish, teaching, digest)
+    return Plan(stage, task, schedule, network, start, probe, freeze, finish, teaching, digest)
 
 
 def _distillation(recipe: Recipe, stage: str, teacher: nn.Module) -> Distillation:
-    """Return how a stage or rival learns from another network."""
-    rescaled = stage == "quantised" and recipe.training.quantised_rescaled
+    """Return how a stage or alternative learns from another network."""
+    rescaled = stage == "quantised" and recipe.training.distil_on_rescaled
     return Distillation(teacher, full_scale=recipe.quantisation.input_full_scale if rescaled else None)
 
 
 def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) -> tuple[Start, Start, Change | None, Change]:
-    """Return how the training of the quantised network begins, a probe of it, how it settles, and what ends it."""
+    """Return how the training of the quantised network begins, a probe of it, what freezes a part of it, and what ends it."""
     of = recipe.quantisation
 
     def build(arithmetic: Any) -> nn.Module:
@@ -281,10 +286,10 @@ def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) ->
 def _train_stage(recipe: Recipe, plan: Plan, library: Library, folder: Path, hardware: Hardware) -> Trained:
     task, schedule, network, place = plan.task, plan.schedule, plan.start(), plan.place(folder)
     of: dict[str, Any] = {"stage": plan.stage, "seed": recipe.seed, "hardware": hardware, "teaching": plan.teaching}
-    before = schedule.model_copy(update={"settle_epochs": 0}) if plan.settle else schedule
+    before = schedule.model_copy(update={"frozen_norm_epochs": 0}) if plan.freeze else schedule
     curve = fit(network, task, library, before, place, **of) if before.all_epochs else []
-    if plan.settle and schedule.settle_epochs:
-        network = plan.settle(network)
+    if plan.freeze and schedule.frozen_norm_epochs:
+        network = plan.freeze(network)
         then = schedule.model_copy(update={"epochs": 0})
         curve += fit(network, task, library, then, place / "settling", first_epoch=schedule.epochs, **of)
     network = plan.finish(network)

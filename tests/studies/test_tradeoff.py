@@ -26,7 +26,7 @@ training:
   edge: {epochs: 1, events_per_epoch: 8, batch_size: 4, learning_rate: 1.0e-4}
   quantised: {epochs: 1, events_per_epoch: 8, batch_size: 4, learning_rate: 1.0e-4}
   edge_from_published: true
-rivals:
+alternatives:
   pupil: {size: student, schedule: {epochs: 1, events_per_epoch: 8, batch_size: 4, learning_rate: 1.0e-3}, teacher: edge}
 tradeoff: {bits: [4], schedule: {epochs: 2, events_per_epoch: 8, batch_size: 4, learning_rate: 1.0e-4}}
 quantisation: {weight_bits: 6, activation_bits: 6, input_bits: 10, input_fraction: 9}
@@ -98,7 +98,7 @@ def _records_of_large_rivals_stay(path: Path, output: Path, monkeypatch: pytest.
     from caloedge.training.fit import Hardware
     from caloedge.training.stages import train
 
-    monkeypatch.setattr(export, "MAX_RIVAL_PARAMETERS", 10_000)
+    monkeypatch.setattr(export, "MAX_STORED_PARAMETERS", 10_000)
     recipe, folder = read_recipe(path), output / "large"
     library = open_beside(path, recipe)
     trained = train(recipe, library, output / "work" / "training", Hardware(accelerator="cpu"), path.parent)
@@ -110,9 +110,9 @@ def _records_of_large_rivals_stay(path: Path, output: Path, monkeypatch: pytest.
     again = export.export(recipe, path, library, trained, folder)
     assert list(again.manifest.stages) == ["published", "edge", "quantised", "pupil"]
     assert again.manifest.stages["pupil"] == known
-    rival = recipe.rivals["pupil"]
-    longer = rival.model_copy(update={"schedule": rival.schedule.model_copy(update={"epochs": 2})})
-    other = recipe.model_copy(update={"rivals": {"pupil": longer}})
+    alternative = recipe.alternatives["pupil"]
+    longer = alternative.model_copy(update={"schedule": alternative.schedule.model_copy(update={"epochs": 2})})
+    other = recipe.model_copy(update={"alternatives": {"pupil": longer}})
     assert "pupil" not in export.export(other, path, library, trained, folder).manifest.stages
 
 
@@ -139,12 +139,12 @@ def test_unknown_rivals_and_sizes_are_named(recipe: Path, tmp_path: Path) -> Non
     from caloedge.training.fit import Hardware
 
     cpu = Hardware(accelerator="cpu")
-    with pytest.raises(UnknownName, match=r"^recipe 'small_flow' has no rival 'giant'; there are: pupil$"):
+    with pytest.raises(UnknownName, match=r"^recipe 'small_flow' has no alternative 'giant'; there are: pupil$"):
         train_recipe(str(recipe), recipe.parent / "out", cpu, ["giant"])
     other = tmp_path / "recipe.yaml"
     other.write_text(RECIPE.replace("size: student", "size: giant"))
     with pytest.raises(
-        UnknownName, match=r"rivals.pupil.size: network 'pf_energy' has no size 'giant'; there are: published, edge, "
+        UnknownName, match=r"alternatives.pupil.size: network 'pf_energy' has no size 'giant'; there are: published, edge, "
     ):
         train_recipe(str(other), recipe.parent / "out", cpu, ["pupil"])
 

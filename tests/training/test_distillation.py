@@ -99,5 +99,5 @@ def test_a_teacher_alone_teaches_regions_of_rescaled_events() -> None:
 
 def test_rescaled_batches_need_a_teacher() -> None:
     schedule = Schedule(epochs=1, events_per_epoch=5, batch_size=5, learning_rate=1e-3)
-    with pytest.raises(ValidationError, match="quantised_rescaled needs a quantised_teacher"):
-        Training(published=schedule, edge=schedule, quantised=schedule, quantised_rescaled=True)
+    with pytest.raises(ValidationError, match="distil_on_rescaled needs a quantised_teacher"):
+        Training(published=schedule, edge=schedule, quantised=schedule, distil_on_rescaled=True)

@@ -122,7 +122,7 @@ def test_what_is_not_proven_is_not_taken(kind: str, tiny: Path, tiny_recipe: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_keys_of_shipped_trainings_are_those_of_their_recipes(name: str) -> None:
-    """Of every stage and rival: a change of code or recipe that would train a shipped network anew shows here."""
+    """Of every stage and alternative: a change of code or recipe that would train a shipped network anew shows here."""
     path, recipe = read_named_recipe(str(MODELS / name))
     library, artifact = open_beside(path, recipe), read_artifact(path.parent)
     networks: dict[str, Any] = {}
@@ -138,7 +138,7 @@ def test_the_keys_of_shipped_trainings_are_those_of_their_recipes(name: str) -> 
             networks[stage] = found[0].network
         else:
             assert record.parameters > 1_000_000, f"{stage}: its weights are not in the artifact"
-    assert set(artifact.manifest.stages) == {*STAGES, *recipe.rivals}
+    assert set(artifact.manifest.stages) == {*STAGES, *recipe.alternatives}
 
 
 @pytest.mark.slow
