@@ -163,17 +163,17 @@ def gated_edge() -> nn.Module:
     return edge
 
 
-def test_a_rehearsal_becomes_a_twin_of_the_same_function(tmp_path: Path) -> None:
+def test_a_fake_quantised_network_becomes_a_twin_of_the_same_function(tmp_path: Path) -> None:
     edge, inputs = gated_edge(), torch.rand(60, *SHAPE)
-    rehearsed = fake_quantised(gated, SPLIT, edge, inputs).eval()
-    trained = {name for name, value in rehearsed.named_parameters() if value.requires_grad and name.endswith("weight")}
+    fake = fake_quantised(gated, SPLIT, edge, inputs).eval()
+    trained = {name for name, value in fake.named_parameters() if value.requires_grad and name.endswith("weight")}
     assert trained == {"decoder1.weight", "encoder2.weight", "energy.weight"}  # the wide ones
 
-    network = from_fake_quantised(gated, SPLIT, rehearsed, inputs)
+    network = from_fake_quantised(gated, SPLIT, fake, inputs)
     assert network.state_dict().keys() == gated(quantised(SPLIT)).state_dict().keys()
     fresh = torch.rand(30, *SHAPE)
     with torch.no_grad():
-        wanted, rounded = edge(fresh), rehearsed(fresh)
+        wanted, rounded = edge(fresh), fake(fresh)
         made_of_it = network(fresh)
         plain = twin(gated, OF, edge, inputs)(fresh)
 
@@ -191,22 +191,22 @@ def test_layers_have_the_bits_that_the_recipe_gives_them(tmp_path: Path) -> None
     assert of.activations == "6-bit activations (encoder1_act 9, attention.scale 7)"
     assert SPLIT.activations == "6-bit activations"
     inputs = torch.rand(60, *SHAPE)
-    rehearsed = fake_quantised(gated, of, gated_edge(), inputs)
-    network = from_fake_quantised(gated, of, rehearsed, inputs).eval()
+    fake = fake_quantised(gated, of, gated_edge(), inputs)
+    network = from_fake_quantised(gated, of, fake, inputs).eval()
     graph = exact(network, SHAPE, tmp_path)
     widths = [graph.tensors[op.name].format.width for op in graph.ops if isinstance(op, Requantise)]
     assert sorted(width for width in widths if width != 8) == [6, 6, 6, 7, 9]  # 8: mean and gate
 
 
-def test_a_rehearsal_is_trained_but_for_what_is_rounded_already() -> None:
-    rehearsed = fake_quantised(gated, SPLIT, gated_edge(), torch.rand(60, *SHAPE)).train()
-    before = {name: value.clone() for name, value in rehearsed.state_dict().items()}
+def test_a_fake_quantised_network_is_trained_but_for_what_is_rounded_already() -> None:
+    fake = fake_quantised(gated, SPLIT, gated_edge(), torch.rand(60, *SHAPE)).train()
+    before = {name: value.clone() for name, value in fake.state_dict().items()}
     fixed = {f"{name}.weight" for name in ("encoder1", "attention.reduce", "attention.expand")}
-    optimiser = torch.optim.AdamW(rehearsed.parameters(), lr=0.01, weight_decay=0)
+    optimiser = torch.optim.AdamW(fake.parameters(), lr=0.01, weight_decay=0)
     for _ in range(3):
-        rehearsed(torch.rand(8, *SHAPE)).square().mean().backward()
+        fake(torch.rand(8, *SHAPE)).square().mean().backward()
         optimiser.step()
-    kept = {name for name, value in rehearsed.state_dict().items() if torch.equal(value, before[name])}
+    kept = {name for name, value in fake.state_dict().items() if torch.equal(value, before[name])}
     assert fixed <= kept
     assert {"decoder1.weight", "encoder2.weight", "encoder1.bias"}.isdisjoint(kept)
     assert {name for name in before if name.endswith("full_scale")} <= kept
@@ -222,18 +222,18 @@ def on_a_grid(kernel: torch.Tensor) -> bool:
     return torch.equal(codes, codes.round()) and float(codes.abs().max()) <= 31
 
 
-def test_settling_epochs_train_the_largest_layer_around_the_rounded_others(tmp_path: Path) -> None:
+def test_fine_tuning_trains_the_largest_layer_around_the_rounded_others(tmp_path: Path) -> None:
     inputs = torch.rand(60, *SHAPE)
-    rehearsed = fake_quantised(gated, SPLIT, gated_edge(), inputs)
-    settled = freeze_small_layers(rehearsed, inputs, SPLIT.weight_bits)
-    free = {name for name, value in settled.named_parameters() if value.requires_grad and name.endswith("weight")}
+    fake = fake_quantised(gated, SPLIT, gated_edge(), inputs)
+    fine_tuned = freeze_small_layers(fake, inputs, SPLIT.weight_bits)
+    free = {name for name, value in fine_tuned.named_parameters() if value.requires_grad and name.endswith("weight")}
     assert free == {"decoder1.weight"}
-    kernels = {name: value.detach() for name, value in settled.named_parameters() if name.endswith("weight")}
+    kernels = {name: value.detach() for name, value in fine_tuned.named_parameters() if name.endswith("weight")}
     assert {name for name, kernel in kernels.items() if not on_a_grid(kernel)} == free
-    assert torch.equal(kernels["decoder1.weight"], rehearsed.get_parameter("decoder1.weight"))
-    assert not on_a_grid(rehearsed.get_parameter("encoder2.weight"))  # nothing is done to the rehearsal itself
+    assert torch.equal(kernels["decoder1.weight"], fake.get_parameter("decoder1.weight"))
+    assert not on_a_grid(fake.get_parameter("encoder2.weight"))  # the network itself is not changed
 
-    network = from_fake_quantised(gated, SPLIT, settled, inputs)
+    network = from_fake_quantised(gated, SPLIT, fine_tuned, inputs)
     kept = network.state_dict()
     assert all(torch.equal(kept[name], kernel) for name, kernel in kernels.items() if name not in free)
     assert on_a_grid(kept["decoder1.weight"])
@@ -252,7 +252,7 @@ def test_unknown_layers_of_a_recipe_are_named() -> None:
 
 
 @pytest.mark.parametrize("name", ["seed_finder", "center_finder", "shower_shape"])
-def test_every_edge_network_can_be_rehearsed(name: str, tmp_path: Path) -> None:
+def test_every_edge_network_can_be_fake_quantised(name: str, tmp_path: Path) -> None:
     """Also where layers are read through a reshape, or the input is signed: there is less to split, and the twin is exact."""
     network = find(Network, name)
     signed = name == "shower_shape"
@@ -265,11 +265,11 @@ def test_every_edge_network_can_be_rehearsed(name: str, tmp_path: Path) -> None:
     shape = find(Task, name).input_shape
     inputs = 10 * torch.rand(1000, *shape) - 5 * signed
     edge = build(FloatArithmetic()).eval()
-    rehearsed = fake_quantised(build, of, edge, inputs).eval()
-    made_of_it = from_fake_quantised(build, of, rehearsed, inputs)
+    fake = fake_quantised(build, of, edge, inputs).eval()
+    made_of_it = from_fake_quantised(build, of, fake, inputs)
     fresh = 10 * torch.rand(60, *shape) - 5 * signed
     with torch.no_grad():
-        wanted, trained = edge(fresh), rehearsed(fresh)
+        wanted, trained = edge(fresh), fake(fresh)
         rounded = made_of_it(fresh)
     spread = float(wanted.std())
     assert float((trained - wanted).square().mean()) ** 0.5 < 0.2 * spread

@@ -83,7 +83,7 @@ def test_a_task_that_makes_other_data_is_trained_anew(tiny_recipe: Path, tmp_pat
 
 
 @pytest.mark.parametrize("settled", [False, True])
-def test_an_interrupted_rehearsal_ends_at_the_same_twin(
+def test_an_interrupted_fake_quantised_training_ends_at_the_same_twin(
     settled: bool, tiny_recipe: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where layers are rounded before the last epochs, which are interrupted after one of them."""

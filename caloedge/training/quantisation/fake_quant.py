@@ -1,7 +1,7 @@
-"""A float network that rounds its activations as its quantised twin will.
+"""A float network with fake-quantised activations: it rounds them as its quantised twin will.
 
-Rounding a wide layer's weights costs little where they are rounded one after the other (`training.rounding`); what rounding the
-activations and narrow layers costs is left to training. Gradients pass the rounding as if it were not there (arXiv 1308.3432).
+Rounding a wide layer's weights costs little where they are rounded one after the other (`gptq`); what rounding the activations
+and narrow layers costs is left to training. Gradients pass the rounding by the straight-through estimator (arXiv 1308.3432).
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The quantised twin of a float network: made before training, or from a rehearsal after it."""
+"""The quantised twin of a float network: made before training, or from a fake-quantised network after it."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -80,33 +80,33 @@ def fake_quantised(build: Callable[[Arithmetic], nn.Module], of: Quantisation, e
     return _with_frozen(unrounded, narrow, inputs, of.weight_bits, places)
 
 
-def freeze_small_layers(rehearsed: nn.Module, inputs: Tensor, bits: int) -> nn.Module:
-    """Build what the settling epochs train of a trained rehearsal: all wide layers but the largest are rounded now.
+def freeze_small_layers(trained: nn.Module, inputs: Tensor, bits: int) -> nn.Module:
+    """Build what is fine-tuned of a trained fake-quantised network: all wide layers but the largest are rounded and frozen.
 
     The largest has most to make up for that with (arXiv 1702.03044), and loses least by being rounded itself.
     """
-    sizes = {name: rehearsed.get_parameter(f"{name}.weight").numel() for name in _unrounded(rehearsed)}
-    return _with_frozen(rehearsed, [name for name, size in sizes.items() if size < max(sizes.values())], inputs, bits)
+    sizes = {name: trained.get_parameter(f"{name}.weight").numel() for name in _unrounded(trained)}
+    return _with_frozen(trained, [name for name, size in sizes.items() if size < max(sizes.values())], inputs, bits)
 
 
-def _unrounded(rehearsed: nn.Module) -> list[str]:
+def _unrounded(trained: nn.Module) -> list[str]:
     """Return the layers whose weights are still trained."""
-    return [name for name in weighted(rehearsed) if rehearsed.get_parameter(f"{name}.weight").requires_grad]
+    return [name for name in weighted(trained) if trained.get_parameter(f"{name}.weight").requires_grad]
 
 
 def _with_frozen(
-    rehearsed: nn.Module,
+    trained: nn.Module,
     names: Sequence[str],
     inputs: Tensor,
     bits: int,
     places: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> nn.Module:
-    """Return a copy of a rehearsal in which the weights of some layers are rounded, and no longer trained."""
-    made = copy.deepcopy(rehearsed.eval())
-    gptq_layers(made, rehearsed, names, inputs, bits, 2.0**-FILTER_SPREAD, places)
+    """Return a copy in which the weights of some layers are rounded by GPTQ and no longer trained."""
+    frozen = copy.deepcopy(trained.eval())
+    gptq_layers(frozen, trained, names, inputs, bits, 2.0**-FILTER_SPREAD, places)
     for name in names:
-        made.get_parameter(f"{name}.weight").requires_grad = False
-    return made
+        frozen.get_parameter(f"{name}.weight").requires_grad = False
+    return frozen
 
 
 def _step(network: nn.Module, region: Region, full_scales: Mapping[str, float], of: Quantisation) -> float:
@@ -138,10 +138,10 @@ def check_names(edge: nn.Module, of: Quantisation) -> None:
 
 
 def from_fake_quantised(
-    build: Callable[[Arithmetic], nn.Module], of: Quantisation, rehearsed: nn.Module, inputs: Tensor
+    build: Callable[[Arithmetic], nn.Module], of: Quantisation, trained: nn.Module, inputs: Tensor
 ) -> nn.Module:
-    """Build the quantised network from a trained rehearsal, whose remaining layers are rounded now."""
-    rounded = _with_frozen(rehearsed, _unrounded(rehearsed), inputs, of.weight_bits)
+    """Build the quantised network from a trained fake-quantised one, whose remaining layers are rounded now."""
+    rounded = _with_frozen(trained, _unrounded(trained), inputs, of.weight_bits)
     weights = {name: value.detach() for name, value in rounded.named_parameters()}
     full_scales = {name: float(layer.full_scale) for name, layer in rounded.named_modules() if isinstance(layer, FakeQuant)}
     ranges = {name: _grid_range(weights[f"{name}.weight"], of.weight_bits) for name in weighted(rounded)}
