@@ -60,6 +60,16 @@ def test_layers_in_stream_order_say_what_the_graph_says(case: str) -> None:
     assert run_layers(graph, codes).tolist() == graph.run(codes)["y"].tolist()
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_layer_ends_with_what_its_last_step_makes(case: str) -> None:
+    graph = CASES[case]()
+    for layer in every(layers_of(graph)):
+        made = graph.tensors[layer.after[-1].op.name if layer.after else layer.name]
+        assert layer.result.format == made.format
+        assert layer.result.range == made.range
+        assert layer.result.shape == layer.sums.shape
+
+
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(graphs())
 def test_layers_of_random_networks_say_what_the_graph_says(graph: Graph) -> None:

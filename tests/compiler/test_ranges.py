@@ -238,6 +238,7 @@ def test_ranges_are_reached_and_bounds_are_those_of_brute_force(kind: type, data
     for op in graph.ops:
         tensor, codes = graph.tensors[op.name], trace[op.name]
         assert codes.shape[1:] == tensor.shape == tensor.low.shape == tensor.high.shape
+        assert tensor.low.dtype == tensor.high.dtype == np.int64
         low, high = codes.min(axis=0), codes.max(axis=0)
         assert (tensor.low <= low).all()
         assert (high <= tensor.high).all()

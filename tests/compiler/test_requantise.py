@@ -305,6 +305,23 @@ def test_thresholds_and_tables_are_taken_up_to_their_limits(
         assert [type(op) for op in graph.ops][1:-1] == [kind]
 
 
+@pytest.mark.parametrize("most", [2**12, 20])
+@pytest.mark.parametrize("rounding", Rounding)
+def test_thresholds_and_tables_round_by_definition_in_every_mode(
+    rounding: Rounding, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some modes come to them only where no multiplier fits, which is said here of all."""
+    monkeypatch.setattr(steps, "_multiply_shift", lambda *_: None)
+    monkeypatch.setattr(steps, "MAX_LEVELS", most)
+    factors = [Fraction(7, 6), Fraction(-1, 2), Fraction(0), Fraction(5, 3)]
+    summands = [Fraction(1, 3), Fraction(1, 2), Fraction(-7, 2), Fraction(2)]
+    graph, codes = compiled(Format(True, 4, 0), factors, summands, Quantiser(-16, 15, rounding, Format(True, 5, 0)))
+    assert type(graph.ops[-2]) is (Threshold if most > 20 else Table)
+    for channel, (factor, summand) in enumerate(zip(factors, summands, strict=True)):
+        wanted = [min(max(exact_round(factor * code + summand, rounding), -16), 15) for code in range(-8, 8)]
+        assert graph.run(codes)["y"][:, channel, 0].tolist() == wanted
+
+
 def test_too_many_thresholds_are_refused() -> None:
     out = Format(True, 16, 0)
     quantiser = Quantiser(out.min_code, out.max_code, Rounding.HALF_EVEN, out)

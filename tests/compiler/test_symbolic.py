@@ -434,6 +434,16 @@ def test_functions_and_limits_that_differ_become_tables(limits: tuple, curved: b
     assert reals_of(builder, result) == [[wanted(code, i) for i, code in enumerate(event)] for event in CODES.tolist()]
 
 
+def test_a_function_of_a_value_with_signs_is_a_table_of_positive_codes() -> None:
+    builder, value = start()
+    turned = applied(scaled(value, number(-2, 1), number(0.5), "n"), functions.ABS, "n")
+    result = quantised(builder, turned, number(0.25), number(0), Quantiser(0, 31, Rounding.HALF_EVEN, Format(False, 5, 2)))
+    assert list(builder.ops)[1:] == ["sign_1", "abs_1"]
+    half = Fraction(1, 2)
+    wanted = [[abs(half - Fraction(a, 2)), abs(half + Fraction(b, 4))] for a, b in CODES.tolist()]
+    assert reals_of(builder, result) == wanted
+
+
 def test_a_rectified_sum_is_called_so() -> None:
     fmt = Format(True, 5, 2)
     for low, name in ((0, "relu"), (-1, "quant")):
