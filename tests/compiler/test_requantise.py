@@ -311,8 +311,8 @@ def test_thresholds_and_tables_round_by_definition_in_every_mode(
     rounding: Rounding, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some modes come to them only where no multiplier fits, which is said here of all."""
-    monkeypatch.setattr(steps, "_multiply_shift", lambda *_: None)
-    monkeypatch.setattr(steps, "MAX_LEVELS", most)
+    monkeypatch.setattr(requantise, "_multiply_shift", lambda *_: None)
+    monkeypatch.setattr(requantise, "MAX_LEVELS", most)
     factors = [Fraction(7, 6), Fraction(-1, 2), Fraction(0), Fraction(5, 3)]
     summands = [Fraction(1, 3), Fraction(1, 2), Fraction(-7, 2), Fraction(2)]
     graph, codes = compiled(Format(True, 4, 0), factors, summands, Quantiser(-16, 15, rounding, Format(True, 5, 0)))
