@@ -41,7 +41,7 @@ ROOMS = """
 """
 PLUGINS = ("tasks", "networks", "targets", "backends")
 EXPORTING = ("cli", *PLUGINS)
-"""Rooms with folders whose `__init__` has more than a docstring: the program, and what plug-ins of several files define."""
+"""Rooms with folders whose `__init__` has more than a docstring, as the package's own: the program, plug-ins of several files."""
 
 
 @functools.cache
@@ -177,7 +177,8 @@ def test_an_init_file_is_one_docstring_or_a_plugin() -> None:
         parts = path.parent.relative_to(PACKAGE).parts
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree), path
-        assert len(tree.body) == 1 or (parts[:1] and parts[0] in EXPORTING and (len(parts) == 2 or parts == ("cli",))), path
+        exports = not parts or (parts[0] in EXPORTING and (len(parts) == 2 or parts == ("cli",)))
+        assert len(tree.body) == 1 or exports, path
 
 
 def test_no_file_is_called_after_nothing() -> None:
