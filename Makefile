@@ -1,10 +1,10 @@
-# `make demo`: everything from Geant4 showers to the report. `make test`: all checks. Both set up .venv themselves.
+# `make demo`: everything from Geant4 showers to the report. `make test`: all checks. `make reports`: all pages. Both set up .venv themselves.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc)
 
-.PHONY: demo test benchmark mutate clean
+.PHONY: demo test reports benchmark mutate clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "caloedge needs Python 3.11 or newer; call make PYTHON=python3.x")'
@@ -21,6 +21,10 @@ test: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
+# Every page with all tables and figures, and reports/index.html.
+reports: $(VENV)/.ready
+	$(BIN)/caloedge report reports --readme README.md
 
 benchmark: $(VENV)/.ready
 	$(BIN)/python benchmarks/throughput.py

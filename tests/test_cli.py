@@ -513,7 +513,7 @@ def test_compare_writes_a_report_of_it(caloedge: Call, tiny: Path, showers_file:
     ended = caloedge("compare", tiny, "--library", showers_file, "--events", 60, "--output", output)
     assert ended.code == 0, ended
     assert "classical baseline" in ended.out
-    assert files(output) == ["report.html", "report.json"]
+    assert files(output) == ["figure_1.svg", "figure_2.svg", "report.html", "report.json", "report.md"]
     drawn = (output / "report.html").read_text()
     (output / "report.html").unlink()
     ended = caloedge("report", output)

@@ -10,6 +10,7 @@ import pytest
 
 from caloedge.compiler.onnx.reader import read
 from caloedge.reports import store
+from caloedge.reports.markdown import figure_name, figures, markdown
 
 ROOT = Path(__file__).parents[1]
 DIGESTS = {
@@ -37,3 +38,10 @@ def test_shipped_files_give_the_same_integer_networks(name: str) -> None:
 @pytest.mark.parametrize("folder", REPORTS, ids=lambda folder: folder.name)
 def test_reports_are_read_and_written_without_a_change(folder: Path) -> None:
     assert store.text(store.load(folder)) == (folder / store.JSON_NAME).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", REPORTS, ids=lambda folder: folder.name)
+def test_short_reports_are_those_of_the_results_beside_them(folder: Path) -> None:
+    report = store.load(folder)
+    assert (folder / store.SHORT_NAME).read_text(encoding="utf-8") == markdown(report), "caloedge report reports"
+    assert {path.name for path in folder.glob("*.svg")} == {figure_name(n) for n in range(1, len(figures(report)) + 1)}

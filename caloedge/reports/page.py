@@ -111,6 +111,11 @@ def render(report: Report, index: str = "../index.html") -> str:
 
 
 @cache
+def looks_of(report: Report) -> dict[str, Look]:
+    """Return the look of every method and series of a report, the same in all its figures."""
+    return looks(_names(report))
+
+
 def _script() -> Markup:
     return Markup((files("caloedge.reports") / "templates" / "save.js").read_text(encoding="utf-8"))
 
@@ -149,7 +154,7 @@ def _joined(sections: tuple[Section, ...]) -> tuple[Section, ...]:
 
 
 def _sections(report: Report) -> Iterator[SectionView]:
-    series_looks = looks(_names(report))
+    series_looks = looks_of(report)
     claims = iter(numbered_claims(report))
     n_figures = n_tables = 0
     for i, section in enumerate(report.sections, start=1):

@@ -20,7 +20,7 @@ MOST_CLAIMS = 1
 
 def results(reports: Mapping[str, Report]) -> str:
     """Return reports by folder name as Markdown, an item each: what fails first, the first figure, the first design's cost."""
-    return "\n".join(f"- [{name}](reports/{name}/report.html): {_item(report)}" for name, report in reports.items())
+    return "\n".join(f"- [{name}](reports/{name}/report.md): {_item(report)}" for name, report in reports.items())
 
 
 def _item(report: Report) -> str:

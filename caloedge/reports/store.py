@@ -8,11 +8,13 @@ from pydantic import ValidationError
 from caloedge.errors import BadData, UserError
 from caloedge.files import locked, write_text
 from caloedge.reports.headline import Card, NumberedClaim, key_figures, tally
+from caloedge.reports.markdown import drawn, markdown
 from caloedge.reports.page import environment, render
 from caloedge.results import Report, Verdict
 
 JSON_NAME = "report.json"
 PAGE_NAME = "report.html"
+SHORT_NAME = "report.md"
 INDEX_NAME = "index.html"
 _KEY_CARDS = 3
 
@@ -34,13 +36,16 @@ class Entry:
 
 
 def save(report: Report, folder: Path, *, listed: bool = True) -> None:
-    """Write `report.json` and the page drawn from it, `report.html`, into a folder; each appears whole or not at all.
+    """Write `report.json` and what is drawn from it into a folder: `report.html`, and in short `report.md` with its figures.
 
-    The page of a report that is `listed` leads back to the index of the folder above.
+    Each appears whole or not at all. The page of a report that is `listed` leads back to the index of the folder above.
     """
     page = render(report, f"../{INDEX_NAME}" if listed else "")
     write_text(folder / JSON_NAME, text(report))
     write_text(folder / PAGE_NAME, page)
+    write_text(folder / SHORT_NAME, markdown(report))
+    for name, image in drawn(report).items():
+        write_text(folder / name, image)
 
 
 def text(report: Report) -> str:

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from caloedge.errors import BadData, UserError
+from caloedge.reports.markdown import drawn
 from caloedge.reports.store import load, save, write_index
 from caloedge.results import Claim, Number, Plot, Report, Section, Series, Table
 
@@ -34,10 +35,10 @@ def test_the_round_trip_is_exact(tmp_path):
     assert repr(again) == repr(report)  # not ==: NaN differs from itself, and 3 equals 3.0
 
 
-def test_save_writes_two_files_and_leaves_no_others(tmp_path):
+def test_save_writes_its_files_and_leaves_no_others(tmp_path):
     save(small_report(), tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
-    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [*drawn(small_report()), "report.html", "report.json", "report.md"]
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     save(small_report(), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first

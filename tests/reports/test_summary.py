@@ -82,7 +82,7 @@ def test_the_readme_begins_with_what_fails() -> None:
         best=summary.best(headline, lower_is_better=True),
     )  # fmt: skip
     assert results({"mine": report}) == (
-        "- [mine](reports/mine/report.html): **Fails:** a: 1.2. **Undecided:** 1. **Not tested:** 1. "
+        "- [mine](reports/mine/report.md): **Fails:** a: 1.2. **Undecided:** 1. **Not tested:** 1. "
         f"**Holds:** 1 of 4 claims. width: {INTEGER} **2\N{NO-BREAK SPACE}%**."
     )
 
