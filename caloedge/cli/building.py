@@ -208,10 +208,10 @@ def _built(project: Path, backend: str | None, variant: str | None) -> Path:
     """Return the folder of a built project; an artifact is built first, in ./runs, unless it was before."""
     from caloedge.compiler.onnx.reader import read
     from caloedge.pipeline import open_model, places
-    from caloedge.verification.executors import Design, build_if_needed
+    from caloedge.verification.executors import FirmwareDesign, build_if_needed
 
     if backend is None:
         return project
     artifact = open_model(str(project))
-    design = Design(backend, known_variant(backend, variant), artifact.recipe.target)
+    design = FirmwareDesign(backend, known_variant(backend, variant), artifact.recipe.target)
     return build_if_needed(design, read(artifact.model), artifact.recipe, places(artifact.recipe, None).work / "projects")

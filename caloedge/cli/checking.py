@@ -143,7 +143,9 @@ def _verify_file(
     inputs = read_vectors(vectors, graph) if vectors else random_codes(graph, events, seed=1)
     folder = projects or Path("runs") / path.stem / graph.digest[:8]
     outcomes = crosscheck.run_all(path, compiled, inputs, _backends(wanted), folder)
-    checks = [crosscheck.located(path, compiled, inputs, check) for check in crosscheck.against_graph(outcomes)]
+    checks = [
+        crosscheck.with_first_difference(path, compiled, inputs, check) for check in crosscheck.compare_with_graph(outcomes)
+    ]
     refused = {outcome.executor for outcome in outcomes if outcome.refused}
     answer.show(
         Table(
@@ -152,7 +154,7 @@ def _verify_file(
             rows=tuple(_row(check, check.executor in refused) for check in checks),
         )
     )
-    pairs = crosscheck.pairs(outcomes)
+    pairs = crosscheck.differing_codes_by_pair(outcomes)
     answer.say(
         f"{len(pairs)} pairs of executors compared on {checks[0].vectors:,} events, {sum(map(bool, pairs.values()))} differ"
     )

@@ -79,7 +79,7 @@ def inspect(
 
 def _verify_compiled(answer: Answer, path: Path, compiled: Any, n_events: int) -> None:
     """Compare a compiled file with the QONNX executor on random events, or measure what inserted quantisers change."""
-    from caloedge.verification.crosscheck import event, first_node
+    from caloedge.verification.crosscheck import first_differing_node, select_event
     from caloedge.verification.executors import compare_codes, random_codes, run_qonnx
     from caloedge.verification.qonnx_executor import execute
 
@@ -106,7 +106,7 @@ def _verify_compiled(answer: Answer, path: Path, compiled: Any, n_events: int) -
     if check.misfit:
         answer.say(f"DIFFERS from the QONNX executor: {check.misfit}")
         raise typer.Exit(1)
-    place = first_node(path, compiled, event(codes, check.first_event or 0))
+    place = first_differing_node(path, compiled, select_event(codes, check.first_event or 0))
     answer.say(
         f"DIFFERS from the QONNX executor: {check.differing} of {check.outputs} output codes, up to {check.largest_lsb} LSB, "
         f"first in event {check.first_event}{', ' + place if place else ''}"
@@ -139,7 +139,7 @@ def _say_effect(answer: Answer, rounded: Any, real: Any, n_events: int) -> None:
 
 
 def _layer_table(graph: Any) -> Table:
-    from caloedge.firmware.inspection import stored
+    from caloedge.firmware.inspection import describe_constants
 
     columns = ("layer", "operation", "shape", "weights", "result", "lowest", "highest", "multiply-adds", "EBOPs", "constants")
     return Table(
@@ -154,7 +154,7 @@ def _layer_table(graph: Any) -> Table:
                 str(x.format),
                 *(Number(value=n, origin="computed") for n in (x.low, x.high, x.multiply_adds)),
                 Number(value=x.ebops, origin="estimated"),
-                stored(graph[x.name]),
+                describe_constants(graph[x.name]),
             )
             for x in graph.layers()
         ),

@@ -10,7 +10,7 @@ from caloedge.catalog import BASELINE, INTEGER, Assessment, Library, Sample, Tas
 from caloedge.compiler.onnx.reader import read
 from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.errors import BadData, UserError
-from caloedge.evaluation.scoring import integer_scores, scores
+from caloedge.evaluation.scoring import integer_scores, score_methods
 from caloedge.extras import cure, lacking
 
 EVALUATION_SEED = 97
@@ -65,5 +65,5 @@ def not_compared() -> str:
 
 def _scores(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDArray[Any]]:
     if not lacking("train"):
-        return scores(artifact, task, sample)
+        return score_methods(artifact, task, sample)
     return {INTEGER: integer_scores(read(artifact.model), task, sample), BASELINE: task.baseline(sample)}

@@ -29,7 +29,7 @@ OPSET = 17
 
 
 @dataclass(frozen=True)
-class Timing:
+class NetworkTiming:
     """One network at one batch size."""
 
     stage: str
@@ -46,9 +46,9 @@ class Timing:
     device: str = "cpu"
 
 
-def float_timings(artifact: Artifact, threads: int = 1) -> tuple[Timing, ...]:
+def float_timings(artifact: Artifact, threads: int = 1) -> tuple[NetworkTiming, ...]:
     """Measure the float networks of an artifact, published and edge, on random inputs through onnxruntime."""
-    found: list[Timing] = []
+    found: list[NetworkTiming] = []
     for stage in ("published", "edge"):
         shape = find(Task, artifact.recipe.task).shape_of(stage)
         network = build_network(artifact.recipe, stage, artifact.weights(stage))
@@ -58,19 +58,19 @@ def float_timings(artifact: Artifact, threads: int = 1) -> tuple[Timing, ...]:
 
 def network_timings(
     name: str, network: nn.Module, shape: tuple[int, ...], engines: tuple[str, ...], threads: int, device: str = "cpu"
-) -> list[Timing]:
+) -> list[NetworkTiming]:
     """Measure one network on random inputs of one shape; torch runs on `device`, onnxruntime on the CPU."""
     batches = IMAGE_BATCHES if math.prod(shape) > IMAGE_SIZE else BATCHES
     found = []
     if ONNXRUNTIME in engines:
         run = _onnxruntime(network, shape, threads)
-        found += [_timed(run, name, batch, shape, threads, ONNXRUNTIME, "cpu") for batch in batches]
+        found += [_measure(run, name, batch, shape, threads, ONNXRUNTIME, "cpu") for batch in batches]
     if TORCH in engines:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
             run = _torch(network, device)
-            found += [_timed(run, name, batch, shape, threads, TORCH, device) for batch in batches]
+            found += [_measure(run, name, batch, shape, threads, TORCH, device) for batch in batches]
         finally:
             torch.set_num_threads(before)
     return found
@@ -100,9 +100,9 @@ def _torch(network: nn.Module, device: str) -> Callable[[Any], Any]:
     return run
 
 
-def _timed(
+def _measure(
     run: Callable[[Any], Any], stage: str, batch: int, shape: tuple[int, ...], threads: int, engine: str, device: str
-) -> Timing:
+) -> NetworkTiming:
     inputs = np.random.default_rng(1).random((batch, *shape), dtype=np.float32)
     for _ in range(2):
         run(inputs)
@@ -113,4 +113,4 @@ def _timed(
         run(inputs)
         seconds.append(time.perf_counter() - start)
     low, median, high = np.quantile(seconds, (0.16, 0.5, 0.84))
-    return Timing(stage, batch, float(median), float(low), float(high), len(seconds), threads, engine, device)
+    return NetworkTiming(stage, batch, float(median), float(low), float(high), len(seconds), threads, engine, device)

@@ -34,7 +34,7 @@ def per_input(outputs: NDArray[Any]) -> NDArray[Any]:
     return (outputs[:, 0] if outputs.shape[1] == 1 else outputs).astype(np.float64)
 
 
-def scores(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDArray[Any]]:
+def score_methods(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDArray[Any]]:
     """Return each method's scores on a sample: logits for float networks, output codes for the integer network.
 
     Of a task whose outputs are physical, all are values. Their shape is (N,) for a network of one output, else (N, outputs), and

@@ -34,7 +34,7 @@ class Preview:
     """An estimate, or why it refuses."""
 
 
-def stored(op: Op) -> str:
+def describe_constants(op: Op) -> str:
     """Describe the constants of an operation beside weights."""
     match op:
         case Table():
@@ -67,13 +67,13 @@ def wastes(graph: Graph) -> tuple[Waste, ...]:
     for op in graph.ops:
         tensor = graph.tensors[op.name]
         if isinstance(op, Requantise | Threshold | Table):
-            found += _of_tensor(op, tensor)
+            found += _tensor_wastes(op, tensor)
         if isinstance(op, Conv | Dense | Affine):
-            found += _of_weights(op)
+            found += _weight_wastes(op)
     return tuple(found)
 
 
-def _of_tensor(op: Requantise | Threshold | Table, tensor: Tensor) -> list[Waste]:
+def _tensor_wastes(op: Requantise | Threshold | Table, tensor: Tensor) -> list[Waste]:
     found = []
     needed = Format.holding(*tensor.range, tensor.format.fraction).width
     if needed < tensor.format.width:
@@ -86,7 +86,7 @@ def _of_tensor(op: Requantise | Threshold | Table, tensor: Tensor) -> list[Waste
     return found
 
 
-def _of_weights(op: Conv | Dense | Affine) -> list[Waste]:
+def _weight_wastes(op: Conv | Dense | Affine) -> list[Waste]:
     found = []
     low, high = int(op.weights.min()), int(op.weights.max())
     needed = Format.holding(low, high, 0).width
@@ -112,7 +112,7 @@ def previews(
         for variant in backend.variants:
             answers: dict[str, Preview] = {}
             for target_name, target in devices.items():
-                answers[target_name] = _prospect(backend_name, variant, graph, target_name, target, choices or {})
+                answers[target_name] = _preview(backend_name, variant, graph, target_name, target, choices or {})
             if len({(answer.takes, answer.what) for answer in answers.values()}) == 1:
                 first = next(iter(answers.values()))
                 found.append(Preview(backend_name, variant, "any", first.takes, first.what))
@@ -121,7 +121,7 @@ def previews(
     return tuple(found)
 
 
-def _prospect(
+def _preview(
     name: str, variant: str, graph: Graph, target_name: str, target: Target, choices: Mapping[str, LayerChoice]
 ) -> Preview:
     try:

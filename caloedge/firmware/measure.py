@@ -7,8 +7,8 @@ from typing import Any
 from caloedge.artifact import Artifact
 from caloedge.catalog import Backend, CycleRun, Target, find
 from caloedge.project import read_record
-from caloedge.synthesis.cost import Implemented, implement
-from caloedge.verification.executors import Check, Design, designs
+from caloedge.synthesis.cost import ImplementationResult, implement
+from caloedge.verification.executors import Check, FirmwareDesign, designs
 
 TIMED_EVENTS = 256
 """Golden events simulated back to back to measure cycles."""
@@ -18,7 +18,7 @@ TIMED_EVENTS = 256
 class Firmware:
     """One built project."""
 
-    design: Design
+    design: FirmwareDesign
     folder: Path
     record: dict[str, Any]
     """Its caloedge.json."""
@@ -26,7 +26,7 @@ class Firmware:
     """Against the golden vectors."""
     cycles: CycleRun | None
     """None where the simulation has no clock."""
-    cost: Implemented | None
+    cost: ImplementationResult | None
     """None where it was not asked for, or no tool is there."""
 
     @property
@@ -39,13 +39,13 @@ def firmware(artifact: Artifact, folder: Path, checks: list[Check]) -> tuple[Fir
     """Measure the built projects of a recipe; those whose tools are missing are left out."""
     by_name = {check.executor: check for check in checks}
     return tuple(
-        _one(artifact, design, folder / design.folder, by_name[str(design)])
+        _measure(artifact, design, folder / design.folder, by_name[str(design)])
         for design in designs(artifact.recipe)
         if not by_name[str(design)].missing
     )
 
 
-def _one(artifact: Artifact, design: Design, folder: Path, check: Check) -> Firmware:
+def _measure(artifact: Artifact, design: FirmwareDesign, folder: Path, check: Check) -> Firmware:
     simulate = find(Backend, design.backend).simulate
     inputs = artifact.golden().inputs[:TIMED_EVENTS]
     cycles = simulate(folder, inputs, 0.0, None) if simulate else None

@@ -11,10 +11,10 @@ from caloedge.firmware.budgets import BUDGETS, USABLE, Need, devices, need
 from caloedge.firmware.measure import Firmware
 from caloedge.firmware.wording import with_article
 from caloedge.results import Cell, Number, Report, Section, Table
-from caloedge.synthesis.cost import Implemented
+from caloedge.synthesis.cost import ImplementationResult
 
 if TYPE_CHECKING:
-    from caloedge.evaluation.latency import Timing
+    from caloedge.evaluation.latency import NetworkTiming
 
 RESOURCES = ("LUT", "FF", "DSP", "BRAM_18K", "URAM")
 NONE = "–"
@@ -26,7 +26,7 @@ PROJECTS, BLOCKS = "Projects: building and simulating", "Synthesised blocks, per
 
 def firmware(
     designs: Sequence[Firmware],
-    timings: Sequence[Timing],
+    timings: Sequence[NetworkTiming],
     computer: str,
     published: Table | None,
     event: str,
@@ -95,7 +95,7 @@ def _designs_table(designs: Sequence[Firmware], event: str) -> Table:
     )
 
 
-def cost_table(costs: Mapping[str, Implemented]) -> Table:
+def cost_table(costs: Mapping[str, ImplementationResult]) -> Table:
     """Return resources and clock of implemented projects by name, one row for each tool that said something."""
     rows: list[tuple[Cell, ...]] = []
     for name, cost in costs.items():
@@ -135,7 +135,7 @@ def _devices_of(target: str) -> list[str]:
     return list(dict.fromkeys([target, *(x for x in names("target") if find(Target, x).family == family)]))
 
 
-def _shares_table(costs: Mapping[str, Implemented]) -> Table | None:
+def _shares_table(costs: Mapping[str, ImplementationResult]) -> Table | None:
     """Return what part of its own device, and of each shipped one of the same family, a netlist takes."""
     rows: list[tuple[Cell, ...]] = []
     for name, cost in costs.items():
@@ -229,7 +229,7 @@ def _layers_table(designs: Sequence[Firmware]) -> Table | None:
     )
 
 
-def _blocks_table(costs: Mapping[str, Implemented]) -> Table | None:
+def _blocks_table(costs: Mapping[str, ImplementationResult]) -> Table | None:
     rows = tuple(
         (
             name,
@@ -247,7 +247,7 @@ def _blocks_table(costs: Mapping[str, Implemented]) -> Table | None:
     return Table(title=BLOCKS, columns=("design", "module", "instances", *RESOURCES, "time"), rows=rows)
 
 
-def _float_table(timings: Sequence[Timing], computer: str, event: str) -> Table:
+def _float_table(timings: Sequence[NetworkTiming], computer: str, event: str) -> Table:
     rows = tuple(
         (
             f"float {x.stage}",

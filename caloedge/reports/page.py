@@ -17,7 +17,7 @@ from caloedge.reports import downloads
 from caloedge.reports.headline import MOST_CARDS, NumberedClaim, cards, numbered_claims, tally
 from caloedge.reports.looks import Look, looks
 from caloedge.reports.plots.canvas import share_glyphs
-from caloedge.reports.plots.plots import image_svg, plot_svg
+from caloedge.reports.plots.figures import image_svg, plot_svg
 from caloedge.reports.tables import CellView, TableView, cell_view, table_view
 from caloedge.results import Block, Claim, Facts, Image, Number, Origin, Plot, Report, Section, Table
 

@@ -34,7 +34,7 @@ def what_was_run(artifact: Artifact) -> Section:
     )
 
 
-def _result(check: Check) -> str:
+def _verdict_text(check: Check) -> str:
     if check.missing:
         return f"not run: {check.missing}"
     return "exact" if check.exact else f"DIFFERS: {check.misfit}" if check.misfit else "DIFFERS"
@@ -45,7 +45,7 @@ def exactness(checks: list[Check]) -> Section:
     rows = tuple(
         (
             check.executor,
-            _result(check),
+            _verdict_text(check),
             Number(value=check.vectors, origin="computed"),
             Number(value=check.outputs, origin="computed"),
             Number(value=check.differing, origin="computed"),

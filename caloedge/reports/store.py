@@ -18,7 +18,7 @@ _KEY_CARDS = 3
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexEntry:
     """One report in the index."""
 
     title: str
@@ -89,8 +89,8 @@ def write_index(folder: Path) -> Path:
     return index
 
 
-def _entry(folder: Path, report: Report) -> Entry:
-    return Entry(
+def _entry(folder: Path, report: Report) -> IndexEntry:
+    return IndexEntry(
         title=report.title,
         summary=report.summary.split("\n\n")[0],
         created=report.created,

@@ -15,7 +15,7 @@ STAGES = {"published": REFERENCE, "edge": FLOAT, "quantised": INTEGER}
 ONCE = "Every network was trained once: how much its figures vary from one training to the next is not known."
 
 
-def of_claims(claims: Iterable[Claim], independent: Iterable[Claim] = ()) -> tuple[str, ...]:
+def claim_caveats(claims: Iterable[Claim], independent: Iterable[Claim] = ()) -> tuple[str, ...]:
     """Return the claims that do not hold, then the undecided ones, then the untested ones, a sentence each.
 
     Claims that were tested again on `independent` showers are named where they came out worse there.
@@ -41,15 +41,15 @@ def inputs_seen(recipe: Recipe, stages: Mapping[str, Stage]) -> dict[str, int]:
     return seen
 
 
-def of_artifact(artifact: Artifact) -> tuple[str, ...]:
+def artifact_caveats(artifact: Artifact) -> tuple[str, ...]:
     """Warn of trainings of an artifact's three networks that were not alike."""
     stages = {stage: artifact.manifest.stages[stage] for stage in STAGES}
     seen = inputs_seen(artifact.recipe, stages)
     losses = {STAGES[stage]: of.valid_loss for stage, of in stages.items()}
-    return of_trainings({name: seen[stage] for stage, name in STAGES.items()}, losses, INTEGER)
+    return training_caveats({name: seen[stage] for stage, name in STAGES.items()}, losses, INTEGER)
 
 
-def of_trainings(seen: Mapping[str, int], losses: Mapping[str, float], mine: str) -> tuple[str, ...]:
+def training_caveats(seen: Mapping[str, int], losses: Mapping[str, float], mine: str) -> tuple[str, ...]:
     """Warn of networks that were trained for less than the one claims are made of, or not to their best.
 
     `seen` are inputs by network (`inputs_seen`), `losses` the validation losses.

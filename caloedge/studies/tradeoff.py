@@ -19,11 +19,11 @@ from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sa
 from caloedge.compiler.onnx.reader import read
 from caloedge.computer import computer
 from caloedge.evaluation.accuracy import EVALUATION_SEED
-from caloedge.evaluation.latency import ONNXRUNTIME, TORCH, Timing, network_timings
+from caloedge.evaluation.latency import ONNXRUNTIME, TORCH, NetworkTiming, network_timings
 from caloedge.evaluation.scoring import float_scores, integer_scores
 from caloedge.export import export
 from caloedge.files import replacing, sha256
-from caloedge.firmware.foldings import ReuseChoice, reuse_choices
+from caloedge.firmware.reuse import ReuseChoice, reuse_choices
 from caloedge.firmware.section import RESOURCES
 from caloedge.formats.npz import read_npy
 from caloedge.pipeline import data_label, open_beside, places, read_named_recipe
@@ -35,14 +35,14 @@ from caloedge.studies.widths import announce_widths, artifact_at
 from caloedge.training.fit import Hardware
 from caloedge.training.forecast import forecast
 from caloedge.training.stages import Trained, train
-from caloedge.verification.executors import SOFTWARE, Check, Design, build_if_needed, run_check, run_qonnx
+from caloedge.verification.executors import SOFTWARE, Check, FirmwareDesign, build_if_needed, run_check, run_qonnx
 
 TIMED_IMAGES = 5
 """Golden inputs that each folding simulates."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class NetworkEntry:
     """One network of the trade-off."""
 
     method: str
@@ -50,12 +50,12 @@ class Entry:
     parameters: int
     flop: int
     """Floating-point operations per input, of the network or of its float twin."""
-    timings: tuple[Timing, ...] = ()
+    timings: tuple[NetworkTiming, ...] = ()
     """Empty for integer networks."""
 
 
 @dataclass(frozen=True)
-class Integers:
+class IntegerNetwork:
     """One bit width."""
 
     method: str
@@ -83,7 +83,7 @@ def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 
     artifacts = [export(recipe, path, library, trained, to.artifact)]
     for bits, place in kept.items():
         artifacts.append(artifact_at(path, recipe, bits, library, to.work, hardware, place))
-    integers = [_integers(artifact, to.work / "tradeoff", own=artifact is artifacts[0]) for artifact in artifacts]
+    integers = [_integer_network(artifact, to.work / "tradeoff", own=artifact is artifacts[0]) for artifact in artifacts]
     sample = task.sample(library, "test", recipe.evaluation.events, EVALUATION_SEED)
     floats = {REFERENCE: trained["published"], FLOAT: trained["edge"]} | {
         f"float {rival}": trained[rival] for rival in recipe.rivals
@@ -91,8 +91,8 @@ def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 
     assessment = task.assess(sample, _scores(task, sample, floats, integers, to.work / "tradeoff"), {})
     entries = [_entry(method, of, task, threads, device) for method, of in floats.items()]
     edge = next(entry for entry in entries if entry.method == FLOAT)
-    entries += [Entry(of.method, edge.parameters, edge.flop) for of in integers]
-    folded = _foldings(integers[0].artifact, recipe, to.work)
+    entries += [NetworkEntry(of.method, edge.parameters, edge.flop) for of in integers]
+    folded = _reuse_choices(integers[0].artifact, recipe, to.work)
     records = {method: of.record for method, of in floats.items()}
     records |= {of.method: of.artifact.manifest.stages["quantised"] for of in integers}
     report = _report(recipe, integers, entries, folded, assessment, records, threads)
@@ -102,20 +102,20 @@ def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 
     return report
 
 
-def _integers(artifact: Artifact, folder: Path, *, own: bool) -> Integers:
+def _integer_network(artifact: Artifact, folder: Path, *, own: bool) -> IntegerNetwork:
     graph, golden, bits = read(artifact.model), artifact.golden(), artifact.recipe.quantisation.weight_bits
-    design = Design(SOFTWARE, "native", artifact.recipe.target)
+    design = FirmwareDesign(SOFTWARE, "native", artifact.recipe.target)
     emulator = build_if_needed(design, graph, artifact.recipe, folder / f"{bits}_bit")
     checks = (
         run_check(f"integer graph, {bits} bit", golden, graph.run),
         run_check(f"QONNX executor, {bits} bit", golden, lambda codes: run_qonnx(artifact.model, graph, codes)),
         run_check(f"C++ emulator, {bits} bit", golden, partial(emulate, emulator)),
     )
-    return Integers(INTEGER if own else f"integer {bits} bit", artifact, emulator, checks)
+    return IntegerNetwork(INTEGER if own else f"integer {bits} bit", artifact, emulator, checks)
 
 
 def _scores(
-    task: Task, sample: Sample[Any], floats: Mapping[str, Trained], integers: Sequence[Integers], folder: Path
+    task: Task, sample: Sample[Any], floats: Mapping[str, Trained], integers: Sequence[IntegerNetwork], folder: Path
 ) -> dict[str, NDArray[Any]]:
     """Return the scores of all methods; those of networks are kept in a folder, as the large ones take long."""
     events = f"{sample.inputs.shape} {sample.inputs.mean(dtype=float):.6g} {sample.inputs.std(dtype=float):.6g}"
@@ -123,14 +123,14 @@ def _scores(
     for method, of in floats.items():
         stage = "published" if method == REFERENCE else "edge"
         made = partial(float_scores, of.network, sample, stage)
-        found[method] = _kept(folder, f"{method} {of.record.key} {events}", made)
+        found[method] = _cached(folder, f"{method} {of.record.key} {events}", made)
     for one in integers:
         made = partial(integer_scores, read(one.artifact.model), task, sample, partial(emulate, one.emulator))
-        found[one.method] = _kept(folder, f"{one.method} {sha256(one.artifact.model)} {events}", made)
+        found[one.method] = _cached(folder, f"{one.method} {sha256(one.artifact.model)} {events}", made)
     return found | {BASELINE: task.baseline(sample)}
 
 
-def _kept(folder: Path, key: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+def _cached(folder: Path, key: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
     """Return an array that is made once for each key."""
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
     if not path.exists():
@@ -139,16 +139,16 @@ def _kept(folder: Path, key: str, make: Callable[[], NDArray[Any]]) -> NDArray[A
     return read_npy(path, cure="remove it and run again")
 
 
-def _entry(method: str, of: Trained, task: Task, threads: int, device: str) -> Entry:
+def _entry(method: str, of: Trained, task: Task, threads: int, device: str) -> NetworkEntry:
     shape = task.shape_of("published" if method == REFERENCE else "edge")
     network = of.network.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, *shape))
     timings = network_timings(method, network, shape, (ONNXRUNTIME, TORCH), threads, device)
-    return Entry(method, of.record.parameters, counter.get_total_flops(), tuple(timings))
+    return NetworkEntry(method, of.record.parameters, counter.get_total_flops(), tuple(timings))
 
 
-def _foldings(artifact: Artifact, recipe: Recipe, work: Path) -> list[ReuseChoice]:
+def _reuse_choices(artifact: Artifact, recipe: Recipe, work: Path) -> list[ReuseChoice]:
     golden = artifact.golden()
     few = Golden(golden.inputs[:TIMED_IMAGES], {name: codes[:TIMED_IMAGES] for name, codes in golden.outputs.items()})
     wanted = recipe.tradeoff
@@ -159,8 +159,8 @@ def _foldings(artifact: Artifact, recipe: Recipe, work: Path) -> list[ReuseChoic
 
 def _report(
     recipe: Recipe,
-    integers: Sequence[Integers],
-    entries: Sequence[Entry],
+    integers: Sequence[IntegerNetwork],
+    entries: Sequence[NetworkEntry],
     folded: Sequence[ReuseChoice],
     assessment: Assessment,
     records: Mapping[str, Stage],
@@ -177,11 +177,11 @@ def _report(
         data_label=data_label(recipe.task, artifact.manifest.library),
         headline=assessment.headline[: 2 * len(entries)],
         best=summary.best(assessment.headline[: 2 * len(entries)], lower_is_better=find(Task, recipe.task).lower_is_better),
-        caveats=(*summary.of_claims(claims), *assessment.caveats, *_of_trainings(recipe, records)),
+        caveats=(*summary.claim_caveats(claims), *assessment.caveats, *_training_caveats(recipe, records)),
         sections=(
             Section(title="Claims", blocks=claims),
             _summary(entries, folded, assessment, recipe, threads),
-            *((_folding_section(folded, recipe),) if folded else ()),
+            *((_reuse_section(folded, recipe),) if folded else ()),
             *assessment.sections,
             sections.exactness(checks),
             sections.trainings(records),
@@ -190,7 +190,7 @@ def _report(
     )
 
 
-def _of_trainings(recipe: Recipe, records: Mapping[str, Stage]) -> tuple[str, ...]:
+def _training_caveats(recipe: Recipe, records: Mapping[str, Stage]) -> tuple[str, ...]:
     """Warn of networks that were not trained as long as the recipe's own integer one."""
     chain = {stage: records[method] for stage, method in summary.STAGES.items()}
     before = summary.inputs_seen(recipe, chain)
@@ -200,7 +200,7 @@ def _of_trainings(recipe: Recipe, records: Mapping[str, Stage]) -> tuple[str, ..
     mine = records[INTEGER]  # a smaller network's loss is higher for its size, one of fewer bits for those
     floats = {method: of for method, of in records.items() if method == INTEGER or not method.startswith("integer")}
     losses = {method: of.valid_loss for method, of in floats.items() if of.parameters >= mine.parameters}
-    return summary.of_trainings(seen, losses, INTEGER)
+    return summary.training_caveats(seen, losses, INTEGER)
 
 
 def figures_by_method(assessment: Assessment) -> dict[str, dict[str, Number]]:
@@ -217,7 +217,7 @@ def figures_by_method(assessment: Assessment) -> dict[str, dict[str, Number]]:
 
 
 def _summary(
-    entries: Sequence[Entry], folded: Sequence[ReuseChoice], assessment: Assessment, recipe: Recipe, threads: int
+    entries: Sequence[NetworkEntry], folded: Sequence[ReuseChoice], assessment: Assessment, recipe: Recipe, threads: int
 ) -> Section:
     figures = figures_by_method(assessment)
     batch = max((timing.batch for entry in entries for timing in entry.timings), default=1)
@@ -247,7 +247,7 @@ def _summary(
     return Section(title="Accuracy, size and latency", blocks=(table, *plots))
 
 
-def _per_event(timing: Timing | None) -> Cell:
+def _per_event(timing: NetworkTiming | None) -> Cell:
     if timing is None:
         return "–"
     spread = (timing.high_s - timing.low_s) / 2 / timing.batch
@@ -258,7 +258,7 @@ def _per_event(timing: Timing | None) -> Cell:
 
 
 def _plots(
-    what: str, entries: Sequence[Entry], folded: Sequence[ReuseChoice], figures: Mapping[str, Number], recipe: Recipe
+    what: str, entries: Sequence[NetworkEntry], folded: Sequence[ReuseChoice], figures: Mapping[str, Number], recipe: Recipe
 ) -> list[Plot]:
     """Return one figure against parameters and one against latency."""
     known = [entry for entry in entries if entry.method in figures]
@@ -270,15 +270,19 @@ def _plots(
         errors = (float(of.uncertainty or 0),) * len(x)
         return Series(name=name, x=tuple(x), y=(float(of.value),) * len(x), y_error_low=errors, y_error_high=errors)
 
-    sizes = [series(_sized(entry), (entry.parameters,), figures[entry.method]) for entry in known]
+    sizes = [series(_name_with_size(entry), (entry.parameters,), figures[entry.method]) for entry in known]
     times = [
-        series(_sized(entry), [1e6 * timing.median_s for timing in entry.timings if timing.batch == 1], figures[entry.method])
+        series(
+            _name_with_size(entry),
+            [1e6 * timing.median_s for timing in entry.timings if timing.batch == 1],
+            figures[entry.method],
+        )
         for entry in known
         if entry.timings
     ]
     integer = next((entry for entry in known if entry.method == INTEGER), None)
     if integer and folded:
-        name = f"{_sized(integer)}, FPGA at {clock_mhz:g} MHz (requested)"
+        name = f"{_name_with_size(integer)}, FPGA at {clock_mhz:g} MHz (requested)"
         times.append(series(name, [of.cycles.latency_cycles / clock_mhz for of in folded], figures[INTEGER]))
     levels = {method: of for method, of in figures.items() if method not in {entry.method for entry in entries}}
 
@@ -298,13 +302,13 @@ def _plots(
     ]  # fmt: skip
 
 
-def _sized(entry: Entry) -> str:
+def _name_with_size(entry: NetworkEntry) -> str:
     """Return a network's name with its number of parameters, so that one figure shows accuracy, size and latency."""
     size = f"{entry.parameters / 1e6:.3g} M" if entry.parameters >= 10**6 else f"{entry.parameters / 1e3:.3g} k"
     return f"{entry.method}, {size} parameters"
 
 
-def _folding_section(folded: Sequence[ReuseChoice], recipe: Recipe) -> Section:
+def _reuse_section(folded: Sequence[ReuseChoice], recipe: Recipe) -> Section:
     clock_mhz = find(Target, recipe.target).clock_mhz
     rows: list[tuple[Cell, ...]] = []
     for of in folded:

@@ -210,7 +210,7 @@ def _report(
         data_label=data_label(recipe.task, artifact.manifest.library),
         headline=headline,
         best=summary.best(headline, lower_is_better=True),
-        caveats=(*summary.of_claims(made), *turned(points), *summary.of_artifact(artifact)),
+        caveats=(*summary.claim_caveats(made), *inverted_widths(points), *summary.artifact_caveats(artifact)),
         sections=(
             Section(title="Claims", blocks=made),
             Section(
@@ -254,7 +254,7 @@ def _error(*figures: Number) -> float:
     return float(np.sqrt(sum((of.uncertainty or 0) ** 2 for of in figures)))
 
 
-def turned(points: Sequence[Point]) -> tuple[str, ...]:
+def inverted_widths(points: Sequence[Point]) -> tuple[str, ...]:
     """Warn of figures in which more bits are worse than fewer: single trainings scatter."""
     found = []
     for more, fewer in ((a, b) for a in points for b in points if a.bits > b.bits):

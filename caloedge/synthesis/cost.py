@@ -11,19 +11,19 @@ from caloedge.errors import MissingTool, Unsupported, UserError
 from caloedge.files import locked
 from caloedge.project import read_record
 from caloedge.synthesis import vendor
-from caloedge.synthesis.netlist import Cost, synthesise
-from caloedge.synthesis.route import PROGRAMS, Routed, route
+from caloedge.synthesis.netlist import NetlistCost, synthesise
+from caloedge.synthesis.route import PROGRAMS, RoutingResult, route
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Implemented:
+class ImplementationResult:
     """All that is known of one project on one target; None for what no tool said."""
 
     target: str
-    netlist: Cost | None = None
-    routed: Routed | None = None
+    netlist: NetlistCost | None = None
+    routed: RoutingResult | None = None
     vivado: vendor.Implementation | None = None
     vitis: vendor.CSynthesis | None = None
     remarks: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ def _cure(reason: str) -> str:
 
 def implement(
     folder: Path, target_name: str, route_limit_s: float, chipdb: Path | None = None, clock_mhz: float | None = None
-) -> Implemented | None:
+) -> ImplementationResult | None:
     """Run every tool that is there on a built project and keep what they find in its folder; None when there is none to run.
 
     Open tools take backend `rtl` alone; an hls4ml project needs the vendor's. What one tool cannot do is a remark, and does not
@@ -97,7 +97,7 @@ def implement(
 
 def _implement(
     folder: Path, target_name: str, route_limit_s: float, chipdb: Path | None, clock_mhz: float | None
-) -> Implemented | None:
+) -> ImplementationResult | None:
     target, remarks, broken = find(Target, target_name), [], []
     target = replace(target, clock_mhz=clock_mhz or target.clock_mhz)
 
@@ -113,17 +113,17 @@ def _implement(
     backend = read_record(folder)["backend"]
     if backend != "rtl":
         vitis = attempt(lambda: vendor.vitis_hls(folder)) if backend == "hls4ml" else None
-        found = Implemented(target_name, vitis=vitis, remarks=tuple(remarks), broken=tuple(broken), clock_mhz=clock_mhz)
+        found = ImplementationResult(target_name, vitis=vitis, remarks=tuple(remarks), broken=tuple(broken), clock_mhz=clock_mhz)
         return found if vitis or remarks else None
     netlist = attempt(lambda: synthesise(folder, target)) if target.family else None
     routed = None
     if netlist and target.family in PROGRAMS:
-        routed = attempt(lambda: _routed(folder, target, route_limit_s, chipdb))
+        routed = attempt(lambda: _route(folder, target, route_limit_s, chipdb))
     vivado = attempt(lambda: vendor.vivado(folder, target)) if target.family != "ecp5" else None
-    return Implemented(target_name, netlist, routed, vivado, None, tuple(remarks), tuple(broken), clock_mhz)
+    return ImplementationResult(target_name, netlist, routed, vivado, None, tuple(remarks), tuple(broken), clock_mhz)
 
 
-def _routed(folder: Path, target: Target, limit_s: float, chipdb: Path | None) -> Routed | None:
+def _route(folder: Path, target: Target, limit_s: float, chipdb: Path | None) -> RoutingResult | None:
     """Route; a 7-series only where openXC7's router is on PATH, which is optional, and was given its device file."""
     if target.family == "xc7":
         try:

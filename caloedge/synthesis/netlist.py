@@ -51,7 +51,7 @@ class BlockCost:
 
 
 @dataclass(frozen=True)
-class Cost:
+class NetlistCost:
     """What a design takes, `synthesised`."""
 
     resources: Mapping[str, int]
@@ -83,7 +83,7 @@ def utilisation(resources: Mapping[str, int], target: Target) -> dict[str, float
 
 
 @dataclass(frozen=True)
-class Job:
+class SynthesisJob:
     """One run of the synthesiser."""
 
     module: str
@@ -96,7 +96,7 @@ class Job:
     """Digest of all texts that go in."""
 
 
-def jobs(project: Project, family: str) -> list[Job]:
+def jobs(project: Project, family: str) -> list[SynthesisJob]:
     """Return the runs that a design takes: one for each block and one for the glue, which is the last."""
     if family not in cells.TABLES:
         raise Unsupported(f"target family {family!r} is not supported by open synthesis; use one of: {', '.join(cells.TABLES)}")
@@ -104,11 +104,11 @@ def jobs(project: Project, family: str) -> list[Job]:
     for block, number in project.blocks.items():
         sources = project.needed(block)
         script = commands(family, block, [source.path for source in sources])
-        found.append(Job(block, number, {}, script, content_digest(project, sources)))
+        found.append(SynthesisJob(block, number, {}, script, content_digest(project, sources)))
     return [*found, _glue(project, family)]
 
 
-def _glue(project: Project, family: str) -> Job:
+def _glue(project: Project, family: str) -> SynthesisJob:
     """Return the run of the top module, in which each block is only a header."""
     sources = project.needed(project.top, without=project.blocks)
     own = [block for block in project.blocks if project.home(block) in sources]
@@ -117,7 +117,7 @@ def _glue(project: Project, family: str) -> Job:
     text = "".join(f"(* blackbox *)\n{header}\nendmodule\n" for header in stubs.values())
     paths = [source.path for source in sources] + ([name] if stubs else [])
     content = content_digest(project, sources, project.top + text)  # its netlist counts blocks by their whole names
-    return Job(GLUE, 1, {name: text} if stubs else {}, commands(family, project.top, paths, own), content)
+    return SynthesisJob(GLUE, 1, {name: text} if stubs else {}, commands(family, project.top, paths, own), content)
 
 
 def commands(family: str, top: str, paths: list[str], blackboxes: list[str] | None = None) -> str:
@@ -175,7 +175,7 @@ def cell_counts(text: str, where: str) -> dict[str, int]:
 # Running
 
 
-def synthesise(folder: Path, target: Target, *, timeout_s: float = BLOCK_TIMEOUT_S, workers: int = 1) -> Cost:
+def synthesise(folder: Path, target: Target, *, timeout_s: float = BLOCK_TIMEOUT_S, workers: int = 1) -> NetlistCost:
     """Synthesise an RTL project for a target with `workers` programs at a time, each given `timeout_s`.
 
     Every finished block is kept under `synthesis/<family>/` in the project with its log: a run that was stopped goes on where
@@ -185,7 +185,7 @@ def synthesise(folder: Path, target: Target, *, timeout_s: float = BLOCK_TIMEOUT
     project = read(folder)
     todo = jobs(project, target.family)
     program = tools.newest("yosys")
-    found = {job.module: row for job in todo if (row := _kept(project, target.family, job, program)) is not None}
+    found = {job.module: row for job in todo if (row := _cached(project, target.family, job, program)) is not None}
     missing = [job for job in todo if job.module not in found]
     if missing:
         with progress(f"synthesise for {target.family}", len(todo), len(found)) as advance:
@@ -201,7 +201,7 @@ def synthesise(folder: Path, target: Target, *, timeout_s: float = BLOCK_TIMEOUT
     rows = tuple(found[job.module] for job in todo)
     _check_instances(project, rows[-1])
     total = {name: sum(row.instances * row.resources[name] for row in rows) for name in cells.RESOURCES}
-    return Cost(total, rows, str(program), sum(row.seconds for row in rows))
+    return NetlistCost(total, rows, str(program), sum(row.seconds for row in rows))
 
 
 def _collect(runs: list[Future[BlockCost]], found: dict[str, BlockCost], advance: Any) -> None:
@@ -224,7 +224,7 @@ def _check_instances(project: Project, glue: BlockCost) -> None:
             )
 
 
-def _place(project: Project, family: str, job: Job, program: tools.Program) -> tuple[str, str]:
+def _cache_key(project: Project, family: str, job: SynthesisJob, program: tools.Program) -> tuple[str, str]:
     """Return the whole digest of a run and the start of its file names, relative to the project."""
     module, script = (nameless(project, text) for text in (job.module, job.script))
     key = digest(job.content, module, script, f"{program.path.name} {program.version}")
@@ -232,26 +232,28 @@ def _place(project: Project, family: str, job: Job, program: tools.Program) -> t
     return key, f"{FOLDER}/{family}/{name}-{key[:12]}"
 
 
-def _kept(project: Project, family: str, job: Job, program: tools.Program) -> BlockCost | None:
+def _cached(project: Project, family: str, job: SynthesisJob, program: tools.Program) -> BlockCost | None:
     """Return an earlier result; None when there is none or it is damaged."""
-    key, stem = _place(project, family, job, program)
+    key, stem = _cache_key(project, family, job, program)
     try:
         kept = json.loads((project.folder / f"{stem}.json").read_text(encoding="utf-8"))
         if kept["digest"] != key:
             return None
-        return _row(project, family, job, {str(k): int(n) for k, n in kept["cells"].items()}, float(kept["seconds"]))
+        return _block_cost(project, family, job, {str(k): int(n) for k, n in kept["cells"].items()}, float(kept["seconds"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _row(project: Project, family: str, job: Job, counted: dict[str, int], seconds: float) -> BlockCost:
+def _block_cost(project: Project, family: str, job: SynthesisJob, counted: dict[str, int], seconds: float) -> BlockCost:
     own = {name: number for name, number in counted.items() if not (job.module == GLUE and name in project.blocks)}
     return BlockCost(job.module, job.instances, cells.count(own, family, f"{project.folder}: {job.module}"), counted, seconds)
 
 
-def _run(project: Project, family: str, job: Job, program: tools.Program, timeout_s: float, stop: threading.Event) -> BlockCost:
+def _run(
+    project: Project, family: str, job: SynthesisJob, program: tools.Program, timeout_s: float, stop: threading.Event
+) -> BlockCost:
     """Run the synthesiser once and keep what it found."""
-    key, stem = _place(project, family, job, program)
+    key, stem = _cache_key(project, family, job, program)
     for name, text in job.files.items():
         write_text(project.folder / name, text)
     statistics = project.folder / f"{stem}.stat.json"
@@ -271,7 +273,7 @@ def _run(project: Project, family: str, job: Job, program: tools.Program, timeou
         counted = cell_counts(statistics.read_text(encoding="utf-8"), str(statistics))
     except FileNotFoundError:
         raise BadData(f"{statistics} was not written by {program}; see {stem}.log beside it") from None
-    row = _row(project, family, job, counted, seconds)
+    row = _block_cost(project, family, job, counted, seconds)
     kept = {"module": job.module, "digest": key, "cells": counted, "resources": dict(row.resources), "seconds": seconds}
     write_text(project.folder / f"{stem}.json", json.dumps({**kept, "tool": str(program)}, indent=1) + "\n")
     statistics.unlink()

@@ -19,7 +19,7 @@ from caloedge.files import write_text
 from caloedge.progress import progress
 from caloedge.results import Number
 from caloedge.synthesis import cells, netlist
-from caloedge.synthesis.rtl import CLOCK, Port, Project, read
+from caloedge.synthesis.rtl import CLOCK, ModulePort, Project, read
 
 WRAPPER = "caloedge_route"
 PROGRAMS = {"ecp5": "nextpnr-ecp5", "xc7": "nextpnr-xilinx"}
@@ -29,7 +29,7 @@ ALGORITHM = {"ecp5": ("--router", "router2"), "xc7": ()}
 
 
 @dataclass(frozen=True)
-class Routed:
+class RoutingResult:
     """How place and route ended."""
 
     fmax_mhz: float | None
@@ -68,7 +68,7 @@ class Routed:
 # Text: pure functions
 
 
-def wrapper(top: str, ports: tuple[Port, ...]) -> str:
+def wrapper(top: str, ports: tuple[ModulePort, ...]) -> str:
     """Return Verilog that gives a design three pins: its inputs come from a shift register, its outputs go into another."""
     inputs = [port for port in ports if port.direction == "input" and port.name != CLOCK]
     outputs = [port for port in ports if port.direction == "output"]
@@ -98,7 +98,7 @@ endmodule
 """
 
 
-def _connections(ports: list[Port], vector: str) -> list[str]:
+def _connections(ports: list[ModulePort], vector: str) -> list[str]:
     found, low = [], 0
     for port in ports:
         found.append(f".{port.name}({vector}[{low + port.width - 1}:{low}])")
@@ -162,7 +162,7 @@ def overflow(resources: Mapping[str, int], target: Target) -> str:
 
 def route(
     folder: Path, target: Target, *, time_limit_s: float, seed: int = 1, workers: int = 1, chipdb: Path | None = None
-) -> Routed:
+) -> RoutingResult:
     """Place and route an RTL project and return its clock, or why there is none.
 
     `time_limit_s` is given to each program that runs: the synthesis of a block, of the whole design, and place and route.
@@ -186,7 +186,7 @@ def route(
     ]
     key = netlist.digest(content, str(router), *options)
     kept = folder / f"{netlist.FOLDER}/{target.family}/route-{key[:12]}.json"
-    if (earlier := _kept(kept, key, time_limit_s)) is not None:
+    if (earlier := _cached(kept, key, time_limit_s)) is not None:
         return earlier
     start = time.monotonic()
     fmax: float | None = None
@@ -194,7 +194,7 @@ def route(
     available: dict[str, int] = {}
     step, over_time = "synthesis of a block", False
     try:
-        if not (reason := _too_large(folder, target, time_limit_s, workers)):
+        if not (reason := _overflow_of_blocks(folder, target, time_limit_s, workers)):
             step = "synthesis of the whole design"
             with progress(f"place and route on {target.part}", 2) as advance:
                 name, reason = _netlist(project, target, text, content, yosys, time_limit_s)
@@ -205,17 +205,17 @@ def route(
                 advance(1)
     except tools.Overtime:
         reason, over_time = f"{step} did not finish within the time limit of {time_limit_s:g} s", True
-    except _Failed as error:
+    except _RouterFailed as error:
         reason = str(error)
     seconds = round(time.monotonic() - start, 1)
-    result = Routed(fmax, reason, used, available, target.clock_mhz, seed, time_limit_s, seconds, str(router))
+    result = RoutingResult(fmax, reason, used, available, target.clock_mhz, seed, time_limit_s, seconds, str(router))
     # not kept: a crash, which may have been an accident, and a block, whose synthesis keeps its own results
     if fmax is not None or reason.startswith("does not fit") or (over_time and step != "synthesis of a block"):
         write_text(kept, json.dumps({"digest": key, "over_time": over_time, **vars(result)}, indent=1) + "\n")
     return result
 
 
-class _Failed(Exception):
+class _RouterFailed(Exception):
     """The router ended with an error."""
 
 
@@ -238,7 +238,7 @@ def _router(target: Target, chipdb: Path | None) -> tools.Program:
     return router
 
 
-def _too_large(folder: Path, target: Target, time_limit_s: float, workers: int) -> str:
+def _overflow_of_blocks(folder: Path, target: Target, time_limit_s: float, workers: int) -> str:
     """Return why a design cannot fit, from its blocks' synthesis; empty when it may."""
     cost = netlist.synthesise(folder, target, timeout_s=time_limit_s, workers=workers)
     over = overflow(cost.resources, target)
@@ -303,7 +303,7 @@ def _place_and_route(
     except tools.Overtime:
         raise
     except UserError:
-        raise _Failed(f"{router.path.name} failed: {_last_error(log)}") from None
+        raise _RouterFailed(f"{router.path.name} failed: {_last_error(log)}") from None
     if target.family == "xc7":
         return parse_log(log.read_text(encoding="utf-8", errors="replace"), str(log))
     return parse_report(report.read_text(encoding="utf-8") if report.is_file() else "", str(report))
@@ -316,12 +316,12 @@ def _last_error(log: Path) -> str:
     return (errors or lines or ["(it printed nothing)"])[-1].removeprefix("ERROR:").strip()
 
 
-def _kept(path: Path, key: str, time_limit_s: float) -> Routed | None:
+def _cached(path: Path, key: str, time_limit_s: float) -> RoutingResult | None:
     """Return an earlier result, but not that a shorter limit was too short; None when there is none or it is damaged."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept.pop("digest") != key or (kept.pop("over_time") and time_limit_s > kept["time_limit_s"]):
             return None
-        return Routed(**kept)
+        return RoutingResult(**kept)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -22,7 +22,7 @@ _STRING = re.compile(r'"([^"\n]+)"')
 
 
 @dataclass(frozen=True)
-class Port:
+class ModulePort:
     """One port of the top module."""
 
     name: str
@@ -56,7 +56,7 @@ class Project:
     sources: tuple[Source, ...]
     blocks: Mapping[str, int]
     """Module: how often it occurs in the whole design."""
-    ports: tuple[Port, ...]
+    ports: tuple[ModulePort, ...]
     """Of the top module."""
 
     def home(self, module: str) -> Source:
@@ -97,11 +97,11 @@ def read(folder: Path) -> Project:
     return project
 
 
-def _port(entry: Any) -> Port:
+def _port(entry: Any) -> ModulePort:
     name, direction, width = entry
     if direction not in ("input", "output") or int(width) < 1:
         raise ValueError(f"port {name}: {direction} of {width} bits")
-    return Port(str(name), direction, int(width))
+    return ModulePort(str(name), direction, int(width))
 
 
 def _source(folder: Path, name: str) -> Source:

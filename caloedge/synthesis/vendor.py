@@ -36,7 +36,7 @@ class Utilisation:
 
 
 @dataclass(frozen=True)
-class Timing:
+class TimingSummary:
     """What the vendor's timing analysis says about the one clock of a design."""
 
     worst_slack_ns: float
@@ -72,7 +72,7 @@ class Implementation:
     """One design placed and routed by Vivado."""
 
     utilisation: Utilisation
-    timing: Timing
+    timing: TimingSummary
     tool: str
 
     def numbers(self) -> tuple[tuple[str, Number], ...]:
@@ -155,7 +155,7 @@ _CLOCKS = re.compile(r"^\|\s*Clock Summary\b", re.MULTILINE)
 _CLOCK = re.compile(r"^(\S.*?)\s+\{[\d.\s-]+\}\s+([\d.]+)\s+[\d.]+", re.MULTILINE)
 
 
-def parse_timing(text: str, where: str) -> Timing:
+def parse_timing(text: str, where: str) -> TimingSummary:
     """Read Vivado's `report_timing_summary` of a design with one clock."""
     slack = _SLACK.search(text)
     if slack is None:
@@ -173,7 +173,7 @@ def parse_timing(text: str, where: str) -> Timing:
     period = float(clocks[0][1])
     if not period - worst > 0:
         raise BadData(f"{where}: a slack of {worst:g} ns with a period of {period:g} ns makes no sense; the report is damaged")
-    return Timing(worst, period)
+    return TimingSummary(worst, period)
 
 
 def parse_csynth(text: str, where: str) -> CSynthesis:
@@ -218,7 +218,7 @@ def parse_csynth(text: str, where: str) -> CSynthesis:
     )
 
 
-def _text(path: Path, made_by: str) -> str:
+def _read_report(path: Path, made_by: str) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -275,8 +275,8 @@ def vivado(folder: Path, target: Target, *, timeout_s: float = VIVADO_TIMEOUT_S)
         words = ["vivado", "-mode", "batch", "-nojournal", "-nolog", "-notrace", "-source", f"{base}.tcl"]
         tools.run(words, cwd=folder, log=log, timeout_s=timeout_s)
     result = Implementation(
-        parse_utilisation(_text(folder / f"{base}.utilisation.rpt", "vivado"), str(folder / f"{base}.utilisation.rpt")),
-        parse_timing(_text(folder / f"{base}.timing.rpt", "vivado"), str(folder / f"{base}.timing.rpt")),
+        parse_utilisation(_read_report(folder / f"{base}.utilisation.rpt", "vivado"), str(folder / f"{base}.utilisation.rpt")),
+        parse_timing(_read_report(folder / f"{base}.timing.rpt", "vivado"), str(folder / f"{base}.timing.rpt")),
         tool,
     )
     write_text(done, json.dumps({"digest": key, "tool": tool}) + "\n")
@@ -322,8 +322,8 @@ def vitis_hls(folder: Path, *, timeout_s: float = VITIS_TIMEOUT_S) -> CSynthesis
         words = ["vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl"]
         tools.run(words, cwd=folder, log=log, timeout_s=timeout_s)
         report = folder / f"{name}_prj/solution1/syn/report/{name}_csynth.xml"
-        text = _text(report, "vitis-run")
+        text = _read_report(report, "vitis-run")
         parse_csynth(text, str(report))  # only a whole report is kept
         with replacing(kept) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return parse_csynth(_text(kept, "vitis-run"), str(kept))
+    return parse_csynth(_read_report(kept, "vitis-run"), str(kept))

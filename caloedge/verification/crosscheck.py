@@ -84,7 +84,7 @@ def _simulated(name: str, variant: str, graph: Graph, target: Target, inputs: In
     return backend.emulate(project, inputs)
 
 
-def against_graph(outcomes: list[Outcome]) -> list[Check]:
+def compare_with_graph(outcomes: list[Outcome]) -> list[Check]:
     """Compare every executor with the integer graph."""
     (wanted,) = (outcome.codes for outcome in outcomes if outcome.executor == GRAPH)
     checks = []
@@ -96,7 +96,7 @@ def against_graph(outcomes: list[Outcome]) -> list[Check]:
     return checks
 
 
-def pairs(outcomes: list[Outcome]) -> dict[tuple[str, str], int]:
+def differing_codes_by_pair(outcomes: list[Outcome]) -> dict[tuple[str, str], int]:
     """Return the number of differing output codes of every pair of executors that ran."""
     ran = [outcome for outcome in outcomes if not outcome.missing]
     return {
@@ -105,14 +105,14 @@ def pairs(outcomes: list[Outcome]) -> dict[tuple[str, str], int]:
     }
 
 
-def event(inputs: Inputs, number: int) -> Inputs:
+def select_event(inputs: Inputs, number: int) -> Inputs:
     """Return one event of the vectors."""
     if isinstance(inputs, Mapping):
         return {name: codes[number : number + 1] for name, codes in inputs.items()}
     return inputs[number : number + 1]
 
 
-def first_node(path: Path, compiled: Compiled, inputs: Inputs) -> str:
+def first_differing_node(path: Path, compiled: Compiled, inputs: Inputs) -> str:
     """Return the file's first node output that is not what the integer network makes of these inputs; empty if none is found."""
     graph = compiled.unoptimised
     traced = graph.trace(inputs)
@@ -127,7 +127,7 @@ def first_node(path: Path, compiled: Compiled, inputs: Inputs) -> str:
     return ""
 
 
-def first_layer(backend: str, variant: str, graph: Graph, inputs: Inputs) -> str:
+def first_differing_layer(backend: str, variant: str, graph: Graph, inputs: Inputs) -> str:
     """Return the first layer whose codes a backend gets wrong, from a build in which every layer is an output; empty if none."""
     inner = [op for op in graph.ops if not isinstance(op, Output | InputQuantiser)]
     traced = Graph(
@@ -144,12 +144,12 @@ def first_layer(backend: str, variant: str, graph: Graph, inputs: Inputs) -> str
     return next((f"layer {op.name}" for op in inner if not np.array_equal(wanted[f"at_{op.name}"], found[f"at_{op.name}"])), "")
 
 
-def located(path: Path, compiled: Compiled, inputs: Inputs, check: Check) -> Check:
+def with_first_difference(path: Path, compiled: Compiled, inputs: Inputs, check: Check) -> Check:
     """Return a check that failed with the place where its first differing event differs first."""
     if check.exact or check.missing or check.first_event is None:
         return check
-    one = event(inputs, check.first_event)
+    one = select_event(inputs, check.first_event)
     if check.executor == QONNX:
-        return replace(check, first_node=first_node(path, compiled, one))
+        return replace(check, first_node=first_differing_node(path, compiled, one))
     backend, _, variant = check.executor.partition(" ")
-    return replace(check, first_node=first_layer(backend, variant, compiled.graph, one))
+    return replace(check, first_node=first_differing_layer(backend, variant, compiled.graph, one))

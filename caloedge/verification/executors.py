@@ -105,7 +105,7 @@ def verify(artifact: Artifact, folder: Path) -> list[Check]:
     The recipe's firmware projects are built in `folder` where they are not there yet.
     """
     golden, graph = artifact.golden(), read(artifact.model)
-    every = (Design(SOFTWARE, "native", artifact.recipe.target), *designs(artifact.recipe))
+    every = (FirmwareDesign(SOFTWARE, "native", artifact.recipe.target), *designs(artifact.recipe))
     built = [(folder / d.folder / RECORD).exists() for d in every]
     with progress(f"verify {artifact.recipe.name}", 3 + len(every) * 2 + built.count(False) * BUILD_UNITS) as advance:
         checks = []
@@ -131,7 +131,7 @@ def verify(artifact: Artifact, folder: Path) -> list[Check]:
 
 
 @dataclass(frozen=True)
-class Design:
+class FirmwareDesign:
     """One firmware project of a recipe."""
 
     backend: str
@@ -147,10 +147,10 @@ class Design:
         return f"{self.backend} {self.variant}" + (f", {self.target}" if self.backend != SOFTWARE else "")
 
 
-def designs(recipe: Recipe) -> tuple[Design, ...]:
+def designs(recipe: Recipe) -> tuple[FirmwareDesign, ...]:
     """List the firmware projects of a recipe: its builds for its own target, then what is synthesised for others."""
-    own = [Design(backend, variant, recipe.target) for backend, variants in recipe.builds.items() for variant in variants]
-    others = [Design("rtl", variant, target) for target, variants in recipe.synthesis.items() for variant in variants]
+    own = [FirmwareDesign(backend, variant, recipe.target) for backend, variants in recipe.builds.items() for variant in variants]
+    others = [FirmwareDesign("rtl", variant, target) for target, variants in recipe.synthesis.items() for variant in variants]
     return tuple(dict.fromkeys((*own, *others)))
 
 
@@ -177,7 +177,7 @@ def random_codes(graph: Graph, n_events: int, seed: int) -> Any:
     return found if len(found) > 1 else found[graph.input.name]
 
 
-def check_project(design: Design, project: Path, golden: Golden, stall: float = 0.0) -> Check:
+def check_project(design: FirmwareDesign, project: Path, golden: Golden, stall: float = 0.0) -> Check:
     """Simulate a built project on vectors; a cycle-accurate simulation stalls both ends with this chance per cycle."""
     backend = find(Backend, design.backend)
     name = f"{design}, random codes" if stall else str(design)
@@ -187,15 +187,15 @@ def check_project(design: Design, project: Path, golden: Golden, stall: float = 
     return run_check(name, golden, lambda codes: simulate(project, codes, stall, None).codes)
 
 
-def build_if_needed(design: Design, graph: Graph, recipe: Recipe, folder: Path) -> Path:
+def build_if_needed(design: FirmwareDesign, graph: Graph, recipe: Recipe, folder: Path) -> Path:
     """Return the project folder of one design, built now unless the same was built there before."""
     project = folder / design.folder
-    if not is_there(design, graph, recipe, folder):
+    if not is_project_built(design, graph, recipe, folder):
         find(Backend, design.backend).build(graph, find(Target, design.target), design.variant, project, recipe.layers)
     return project
 
 
-def is_there(design: Design, graph: Graph, recipe: Recipe, folder: Path) -> bool:
+def is_project_built(design: FirmwareDesign, graph: Graph, recipe: Recipe, folder: Path) -> bool:
     """Tell whether the project of a design was built before."""
     wanted = record(design.backend, graph, find(Target, design.target), design.variant, recipe.layers)
     return is_built(folder / design.folder, wanted)

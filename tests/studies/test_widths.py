@@ -12,7 +12,7 @@ from caloedge.errors import UserError
 from caloedge.metrics.claims import Compared
 from caloedge.reports.summary import ONCE
 from caloedge.results import Claim, Number, Plot, Table
-from caloedge.studies.widths import Point, axis_of, claim, front, recommended, turned
+from caloedge.studies.widths import Point, axis_of, claim, front, inverted_widths, recommended
 
 
 def number(value: float) -> Number:
@@ -72,8 +72,8 @@ def test_one_width_that_is_open_leaves_the_claim_open() -> None:
 
 
 def test_more_bits_that_are_worse_are_named() -> None:
-    assert turned(POINTS) == ()  # 6 bits are worse than 5 by less than the errors
-    (said,) = turned([point(5, 400, 7.18), point(3, 200, 6.61)])
+    assert inverted_widths(POINTS) == ()  # 6 bits are worse than 5 by less than the errors
+    (said,) = inverted_widths([point(5, 400, 7.18), point(3, 200, 6.61)])
     assert said == "5 bit are worse than 3 in width (7.18 against 6.61 %): trainings scatter by at least as much."
 
 

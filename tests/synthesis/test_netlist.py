@@ -14,7 +14,7 @@ from caloedge.catalog import Target, find
 from caloedge.errors import BadData, MissingTool, Unsupported, UserError
 from caloedge.synthesis import netlist
 from caloedge.synthesis.cells import RESOURCES
-from caloedge.synthesis.netlist import GLUE, Cost, cell_counts, commands, jobs, synthesise
+from caloedge.synthesis.netlist import GLUE, NetlistCost, cell_counts, commands, jobs, synthesise
 from caloedge.synthesis.rtl import read
 
 XCVU13P, XC7Z020, LFE5U = (find(Target, name) for name in ("xcvu13p", "xc7z020", "lfe5u_85"))
@@ -72,7 +72,7 @@ def test_statistics_after_other_words() -> None:
 
 
 def test_what_a_device_does_not_have_is_infinite() -> None:
-    cost = Cost({"LUT": 53_200, "FF": 0, "URAM": 1}, (), "", 0)
+    cost = NetlistCost({"LUT": 53_200, "FF": 0, "URAM": 1}, (), "", 0)
     assert cost.utilisation(XC7Z020) == {"LUT": 1.0, "FF": 0.0, "DSP": 0.0, "BRAM_18K": 0.0, "URAM": math.inf}
 
 

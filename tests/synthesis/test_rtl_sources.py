@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from caloedge.errors import BadData, Unsupported, UserError
-from caloedge.synthesis.rtl import Port, read
+from caloedge.synthesis.rtl import ModulePort, read
 
 
 def paths(sources: object) -> list[str]:
@@ -15,7 +15,7 @@ def test_a_project_is_read(project: Path) -> None:
     found = read(project)
     assert found.top == "caloedge_net"
     assert found.blocks == {"core_scale": 3, "layer_sum": 1}
-    assert found.ports[4] == Port("in_data", "input", 12)
+    assert found.ports[4] == ModulePort("in_data", "input", 12)
     assert [list(source.headers) for source in found.sources] == [
         ["caloedge_net"], ["lanes"], ["core_scale"], ["layer_sum"], ["add_two"]
     ]  # fmt: skip

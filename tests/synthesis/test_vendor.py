@@ -8,7 +8,7 @@ from caloedge.catalog import Target, find
 from caloedge.errors import BadData, Unsupported, UserError
 from caloedge.synthesis.rtl import read
 from caloedge.synthesis.vendor import (
-    Timing,
+    TimingSummary,
     constraints,
     hls_options,
     parse_csynth,
@@ -209,7 +209,7 @@ def test_a_damaged_utilisation_is_refused(text: str, message: str) -> None:
 
 def test_timing_that_is_met_and_that_is_not() -> None:
     met = parse_timing(TIMING.format(slack="0.750"), "x")
-    assert met == Timing(worst_slack_ns=0.75, period_ns=5.0)
+    assert met == TimingSummary(worst_slack_ns=0.75, period_ns=5.0)
     assert met.met
     assert met.achieved_ns == 4.25
     missed = parse_timing(TIMING.format(slack="-1.250"), "x")

@@ -22,7 +22,7 @@ from caloedge.recipe import LayerChoice
 from caloedge.verification import executors
 from caloedge.verification.executors import (
     Check,
-    Design,
+    FirmwareDesign,
     build_if_needed,
     compare_codes,
     random_codes,
@@ -225,7 +225,7 @@ def test_a_project_is_built_again_only_for_another_network_device_or_choice(
     fakes = {"hls4ml": replace(find(Backend, "hls4ml"), build=build), "xcvu13p": target, "fast": replace(target, clock_mhz=360.0)}
     fakes["rtl"] = fakes["hls4ml"]
     monkeypatch.setattr(executors, "find", lambda kind, name: fakes[name])
-    design, recipe = Design("hls4ml", "io_stream", "xcvu13p"), artifact.recipe
+    design, recipe = FirmwareDesign("hls4ml", "io_stream", "xcvu13p"), artifact.recipe
     for _ in range(2):
         folder = build_if_needed(design, graph, recipe, tmp_path)
         assert folder == tmp_path / "xcvu13p" / "hls4ml_io_stream"
@@ -242,7 +242,7 @@ def test_a_project_is_built_again_only_for_another_network_device_or_choice(
     chosen = recipe.model_copy(update={"layers": {"conv_1": LayerChoice(strategy="streaming")}})
     build_if_needed(design, changed, chosen, tmp_path)
     assert len(built) == 4, "only variant auto heeds choices"
-    free = Design("rtl", "auto", "xcvu13p")
+    free = FirmwareDesign("rtl", "auto", "xcvu13p")
     for choices, expected in ((recipe, 5), (recipe, 5), (chosen, 6)):
         build_if_needed(free, changed, choices, tmp_path)
         assert len(built) == expected

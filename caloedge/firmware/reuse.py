@@ -15,7 +15,7 @@ from caloedge.compiler.ops import Conv
 from caloedge.errors import UserError
 from caloedge.project import AUTO, is_built, read_record, record
 from caloedge.recipe import LayerChoice
-from caloedge.synthesis.cost import Implemented, implement
+from caloedge.synthesis.cost import ImplementationResult, implement
 from caloedge.verification.executors import Check, run_check
 
 
@@ -28,7 +28,7 @@ class ReuseChoice:
     """That work side by side."""
     cycles: CycleRun
     check: Check
-    cost: Implemented | None
+    cost: ImplementationResult | None
     seconds: float
     """Of simulation."""
 
@@ -45,10 +45,10 @@ def reuse_choices(
     graph: Graph, golden: Golden, folds: Sequence[int], target: str, folder: Path, *, synthesise: Sequence[int] = ()
 ) -> list[ReuseChoice]:
     """Build and simulate a network at each folding, and synthesise those that are asked for."""
-    return [_one(graph, golden, fold, target, folder / f"fold_{fold}", fold in synthesise) for fold in folds]
+    return [_build_and_simulate(graph, golden, fold, target, folder / f"fold_{fold}", fold in synthesise) for fold in folds]
 
 
-def _one(graph: Graph, golden: Golden, fold: int, target: str, project: Path, synthesise: bool) -> ReuseChoice:
+def _build_and_simulate(graph: Graph, golden: Golden, fold: int, target: str, project: Path, synthesise: bool) -> ReuseChoice:
     backend, device, made = find(Backend, "rtl"), find(Target, target), choices(graph, fold)
     if not is_built(project, record("rtl", graph, device, AUTO, made)):
         backend.build(graph, device, AUTO, project, made)
