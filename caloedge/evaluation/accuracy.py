@@ -26,18 +26,18 @@ def library_of(artifact: Artifact) -> Library:
 def refuse_seen_showers(artifact: Artifact, library: Library) -> None:
     """Refuse a library that contains showers the artifact was trained on, whatever the file looks like."""
     try:
-        known = library_of(artifact)
+        training_library = library_of(artifact)
     except UserError:
         return  # the training library is not on this computer
-    if known.digest != artifact.manifest.library["sha256"]:
+    if training_library.digest != artifact.manifest.library["sha256"]:
         return
-    if not isinstance(library, ShowerLibrary) or not isinstance(known, ShowerLibrary):
+    if not isinstance(library, ShowerLibrary) or not isinstance(training_library, ShowerLibrary):
         return  # particles of a library are evaluated on, never trained on
-    seen = np.isin(np.float32(library.energies_mev), np.float32(known.energies_mev)).sum()
+    n_seen = np.isin(np.float32(library.energies_mev), np.float32(training_library.energies_mev)).sum()
     # Energies are continuous: a handful may agree in float32 by chance.
-    if seen > 10 + 0.01 * len(library):
+    if n_seen > 10 + 0.01 * len(library):
         raise BadData(
-            f"{library.path}: {seen} of {len(library)} showers are those that {artifact.recipe.name} was trained or tuned on"
+            f"{library.path}: {n_seen} of {len(library)} showers are those that {artifact.recipe.name} was trained or tuned on"
             f" ({artifact.recipe.library}); evaluate on showers of another seed"
         )
 

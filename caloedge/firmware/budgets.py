@@ -1,4 +1,4 @@
-"""What triggers allow, each with its reference, and what a design takes of it: a share of the latency, copies, devices."""
+"""Latency and rate budgets of triggers, with references, and what a design needs of them: latency share, copies, devices."""
 
 import math
 from collections.abc import Mapping
@@ -37,9 +37,9 @@ class Need:
     """What a design takes of one experiment's budget."""
 
     latency_share: float
-    """Of the whole latency; above 1 one item alone takes too long, which no number of copies mends."""
+    """Fraction of the budgeted latency; above 1 a single item takes too long, which no number of copies mends."""
     copies: int
-    """Designs that take items in turn, to keep the input rate."""
+    """Number of designs that take items in turn to keep the input rate."""
 
 
 def need(budget: Budget, latency_cycles: int, interval_cycles: int, clock_mhz: float, items_per_event: float = 1.0) -> Need:

@@ -1,4 +1,4 @@
-"""What a recipe's firmware projects do and cost: cycles from simulation, resources and clock from the tools that are there."""
+"""Measurement of a recipe's firmware projects: cycles from simulation, resources and clock from the tools that are installed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,11 @@ class Firmware:
     record: dict[str, Any]
     """Its caloedge.json."""
     check: Check
-    """Against the golden vectors."""
+    """Comparison with the golden vectors."""
     cycles: CycleRun | None
-    """None where the simulation has no clock."""
+    """Measured latency and interval; None where the simulation has no clock."""
     cost: ImplementationResult | None
-    """None where it was not asked for, or no tool is there."""
+    """Resources and clock; None where no synthesis was requested or no tool is installed."""
 
     @property
     def target(self) -> Target:
@@ -49,6 +49,6 @@ def _measure(artifact: Artifact, design: FirmwareDesign, folder: Path, check: Ch
     simulate = find(Backend, design.backend).simulate
     inputs = artifact.golden().inputs[:TIMED_EVENTS]
     cycles = simulate(folder, inputs, 0.0, None) if simulate else None
-    wanted = design.backend == "hls4ml" or design.variant in artifact.recipe.synthesis.get(design.target, ())
-    cost = implement(folder, design.target, artifact.recipe.route_limit_s) if wanted else None
+    is_synthesised = design.backend == "hls4ml" or design.variant in artifact.recipe.synthesis.get(design.target, ())
+    cost = implement(folder, design.target, artifact.recipe.route_limit_s) if is_synthesised else None
     return Firmware(design, folder, read_record(folder), check, cycles, cost)

@@ -1,6 +1,6 @@
-"""One integer network as streaming Verilog at several foldings: cycles against multipliers and LUTs.
+"""One integer network as streaming Verilog at several reuse factors: cycles against multipliers and LUTs.
 
-At folding F every multiplier of a convolution serves F clock cycles of each pixel, so an event takes F times its pixels.
+At reuse factor R every multiplier of a convolution serves R clock cycles of each pixel, so an event takes R times its pixels.
 """
 
 import time
@@ -21,37 +21,43 @@ from caloedge.verification.executors import Check, run_check
 
 @dataclass(frozen=True)
 class ReuseChoice:
-    """One folding, built and simulated."""
+    """One reuse factor, built and simulated."""
 
-    fold: int
+    reuse: int
     multipliers: int
-    """That work side by side."""
+    """Number of multipliers that work in parallel."""
     cycles: CycleRun
     check: Check
     cost: ImplementationResult | None
     seconds: float
-    """Of simulation."""
+    """Wall time of the simulation [s]."""
 
 
-def choices(graph: Graph, fold: int) -> dict[str, LayerChoice]:
-    """Return how each convolution is built at one folding; one whose kernel has fewer numbers is folded as far as it goes."""
+def choices(graph: Graph, reuse: int) -> dict[str, LayerChoice]:
+    """Return the choice for each convolution at one reuse factor, which is capped at the number of weights of its kernel.
+
+    Raises `UserError` for a network without a convolution.
+    """
     sizes = {op.name: op.weights[0].size for op in graph.ops if isinstance(op, Conv)}
     if not sizes:
         raise UserError(f"network {graph.name!r} has no convolution; foldings are those of images")
-    return {name: LayerChoice(strategy="streaming", reuse=min(fold, size)) for name, size in sizes.items()}
+    return {name: LayerChoice(strategy="streaming", reuse=min(reuse, size)) for name, size in sizes.items()}
 
 
 def reuse_choices(
-    graph: Graph, golden: Golden, folds: Sequence[int], target: str, folder: Path, *, synthesise: Sequence[int] = ()
+    graph: Graph, golden: Golden, reuse_factors: Sequence[int], target: str, folder: Path, *, synthesise: Sequence[int] = ()
 ) -> list[ReuseChoice]:
-    """Build and simulate a network at each folding, and synthesise those that are asked for."""
-    return [_build_and_simulate(graph, golden, fold, target, folder / f"fold_{fold}", fold in synthesise) for fold in folds]
+    """Build and simulate a network at each reuse factor, and synthesise at those in `synthesise`."""
+    return [
+        _build_and_simulate(graph, golden, reuse, target, folder / f"fold_{reuse}", reuse in synthesise)
+        for reuse in reuse_factors
+    ]
 
 
-def _build_and_simulate(graph: Graph, golden: Golden, fold: int, target: str, project: Path, synthesise: bool) -> ReuseChoice:
-    backend, device, made = find(Backend, "rtl"), find(Target, target), choices(graph, fold)
-    if not is_built(project, record("rtl", graph, device, AUTO, made)):
-        backend.build(graph, device, AUTO, project, made)
+def _build_and_simulate(graph: Graph, golden: Golden, reuse: int, target: str, project: Path, synthesise: bool) -> ReuseChoice:
+    backend, device, layer_choices = find(Backend, "rtl"), find(Target, target), choices(graph, reuse)
+    if not is_built(project, record("rtl", graph, device, AUTO, layer_choices)):
+        backend.build(graph, device, AUTO, project, layer_choices)
     simulate, runs = backend.simulate, []
     assert simulate is not None
 
@@ -60,8 +66,8 @@ def _build_and_simulate(graph: Graph, golden: Golden, fold: int, target: str, pr
         return runs[0].codes
 
     start = time.perf_counter()
-    check = run_check(f"rtl, folding {fold}", golden, run)  # type: ignore[arg-type]
+    check = run_check(f"rtl, folding {reuse}", golden, run)  # type: ignore[arg-type]
     seconds = time.perf_counter() - start
     multipliers = sum(int(stage["multipliers"]) for stage in read_record(project)["stages"])
     cost = implement(project, target, 0.0) if synthesise else None
-    return ReuseChoice(fold, multipliers, runs[0], check, cost, seconds)
+    return ReuseChoice(reuse, multipliers, runs[0], check, cost, seconds)

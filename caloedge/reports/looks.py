@@ -1,4 +1,4 @@
-"""How methods look: the same name has one colour and one marker in every figure of every report."""
+"""Colour, marker and line style by method: the same name looks the same in every figure of every report."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -78,7 +78,7 @@ def method(name: str) -> str:
     if re.fullmatch(r"\d+ bit", head):
         return f"integer {head}"
     head = _STAGES.get(head, head)
-    return next((known for known in (head, f"float {head}") if known in METHODS), name)
+    return next((candidate for candidate in (head, f"float {head}") if candidate in METHODS), name)
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
@@ -88,23 +88,23 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     are no methods differ from each other and from all methods, in colour as long as there are colours.
     """
     result: dict[str, Look] = {}
-    of: dict[str, Look] = dict(METHODS)
+    look_by_owner: dict[str, Look] = dict(METHODS)
     for name in dict.fromkeys(names):
         owner = method(name)
-        if owner not in of:
-            of[owner] = next(look for look in _candidates(owner, of) if look not in of.values())
-        result[name] = of[owner]
+        if owner not in look_by_owner:
+            look_by_owner[owner] = next(look for look in _candidates(owner, look_by_owner) if look not in look_by_owner.values())
+        result[name] = look_by_owner[owner]
     return result
 
 
-def _candidates(name: str, taken: Mapping[str, Look]) -> Iterator[Look]:
+def _candidates(name: str, assigned: Mapping[str, Look]) -> Iterator[Look]:
     """Yield every look, from a place in the list that the name decides; first those that share no marker and colour, then all."""
-    every = [Look(*parts) for parts in product(COLOURS.values(), _MARKERS, (True, False), _DASHES)]
-    start = crc32(name.encode()) % len(every)
-    every = every[start:] + every[:start]
-    pairs = {(look.colour, look.marker) for look in taken.values()}
-    colours = {look.colour for other, look in taken.items() if other not in METHODS}
-    free = [look for look in every if (look.colour, look.marker) not in pairs]
+    candidates = [Look(*parts) for parts in product(COLOURS.values(), _MARKERS, (True, False), _DASHES)]
+    start = crc32(name.encode()) % len(candidates)
+    candidates = candidates[start:] + candidates[:start]
+    pairs = {(look.colour, look.marker) for look in assigned.values()}
+    colours = {look.colour for other, look in assigned.items() if other not in METHODS}
+    free = [look for look in candidates if (look.colour, look.marker) not in pairs]
     yield from (look for look in free if look.colour not in colours)
     yield from free
-    yield from every
+    yield from candidates

@@ -14,7 +14,10 @@ def what_was_run(artifact: Artifact) -> Section:
     manifest, recipe = artifact.manifest, artifact.recipe
     library = {key: value for key, value in manifest.library.items() if key not in ("name", "showers", "path")}
     contents = find(Task, recipe.task).contents
-    made = (("library", f"{manifest.library['name']}, {int(manifest.library['showers']):,} {contents}"), *library.items())
+    library_facts = (
+        ("library", f"{manifest.library['name']}, {int(manifest.library['showers']):,} {contents}"),
+        *library.items(),
+    )
     return Section(
         title="What was run",
         blocks=(
@@ -29,7 +32,7 @@ def what_was_run(artifact: Artifact) -> Section:
                     *((f"version of {name}", value) for name, value in manifest.versions.items()),
                 ),
             ),
-            Facts(title=contents.capitalize(), items=tuple((key.replace("_", " "), str(value)) for key, value in made)),
+            Facts(title=contents.capitalize(), items=tuple((key.replace("_", " "), str(value)) for key, value in library_facts)),
         ),
     )
 
@@ -88,13 +91,13 @@ def exactness_claim(checks: list[Check]) -> Claim:
     wrong = [check.executor for check in ran if not check.exact]
     vectors = min((check.vectors for check in ran), default=0)
     skipped = [check.executor for check in checks if check.missing]
-    found = f"{len(ran)} comparisons of at least {vectors:,} vectors: " + (
+    result = f"{len(ran)} comparisons of at least {vectors:,} vectors: " + (
         f"differs in {', '.join(wrong)}" if wrong else "0 LSB everywhere"
     )
     return Claim(
         statement="Quantised twin, QONNX executor, integer graph and firmware simulations give the same output codes.",
         verdict=verdict(False if wrong else (True if not skipped else None)),
-        found=found + (f"; not run: {', '.join(skipped)}" if skipped else ""),
+        found=result + (f"; not run: {', '.join(skipped)}" if skipped else ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a table looks like on the page: unit and origin said once where cells share them, details in footnotes."""
+"""Tables as drawn on the page: unit and origin stand once where cells share them, details in footnotes."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What a built project costs on a device: open synthesis, routing where it can be had, and the vendor's tools where they are."""
+"""The cost of a built project on a device, by open synthesis and routing and by the vendor's tools where they are installed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImplementationResult:
-    """All that is known of one project on one target; None for what no tool said."""
+    """The results of all tools for one project on one target; None for a tool that gave none."""
 
     target: str
     netlist: NetlistCost | None = None
@@ -29,34 +29,34 @@ class ImplementationResult:
     remarks: tuple[str, ...] = ()
     """What could not be done, and why."""
     broken: tuple[str, ...] = ()
-    """Those remarks that are not about a tool that is missing or a device that it does not know: a tool ran and failed."""
+    """The remarks about a tool that ran and failed, as opposed to one that is missing or does not know the device."""
     clock_mhz: float | None = None
-    """Requested, where it is not the target's own."""
+    """Requested clock [MHz], where it is not the target's own."""
 
     @property
-    def found(self) -> bool:
-        """Whether any tool said something."""
+    def has_result(self) -> bool:
+        """Whether any tool gave a result."""
         return any((self.netlist, self.vivado, self.vitis))
 
     @property
-    def asked_mhz(self) -> float:
+    def requested_mhz(self) -> float:
         """The clock that was requested."""
         return self.clock_mhz or find(Target, self.target).clock_mhz
 
     @property
     def failures(self) -> tuple[str, ...]:
         """What was tried and did not succeed, each with its cure; empty when all is well."""
-        found = list(self.broken)
+        problems = list(self.broken)
         if self.routed and self.routed.fmax_mhz is None:
             reason = self.routed.reason  # which may name the step itself
-            found.append(f"{reason if 'did not finish' in reason else f'not routed: {reason}'}; {_cure(reason)}")
+            problems.append(f"{reason if 'did not finish' in reason else f'not routed: {reason}'}; {_cure(reason)}")
         for tool, fmax_mhz in self._clocks():
-            if fmax_mhz < self.asked_mhz:
-                found.append(
-                    f"{tool} reached {fmax_mhz:.1f} MHz, below the {self.asked_mhz:g} MHz asked for; ask for less with "
+            if fmax_mhz < self.requested_mhz:
+                problems.append(
+                    f"{tool} reached {fmax_mhz:.1f} MHz, below the {self.requested_mhz:g} MHz asked for; ask for less with "
                     "--clock-mhz, into another folder"
                 )
-        return tuple(found)
+        return tuple(problems)
 
     @property
     def unrouted(self) -> str:
@@ -66,16 +66,16 @@ class ImplementationResult:
         target = find(Target, self.target)
         router = PROGRAMS.get(target.family)
         lacks = f"{router} is not on PATH" if router else f"no open router for {target.part} (family {target.family})"
-        return f"not routed: {lacks}; the clock of {self.asked_mhz:g} MHz is only requested"
+        return f"not routed: {lacks}; the clock of {self.requested_mhz:g} MHz is only requested"
 
     def _clocks(self) -> list[tuple[str, float]]:
         """Return the clock of each tool that routed the design."""
-        found = [("place and route", self.routed.fmax_mhz)] if self.routed and self.routed.fmax_mhz is not None else []
-        return found + ([("Vivado", self.vivado.timing.fmax_mhz)] if self.vivado else [])
+        clocks = [("place and route", self.routed.fmax_mhz)] if self.routed and self.routed.fmax_mhz is not None else []
+        return clocks + ([("Vivado", self.vivado.timing.fmax_mhz)] if self.vivado else [])
 
 
 def _cure(reason: str) -> str:
-    """Say what helps a design that was not routed."""
+    """Return the cure for a design that was not routed."""
     if "did not finish" in reason:
         return "give it longer with --route-limit-s: what is done is kept, and the command goes on"
     if "does not fit" in reason:
@@ -113,8 +113,8 @@ def _implement(
     backend = read_record(folder)["backend"]
     if backend != "rtl":
         vitis = attempt(lambda: vendor.vitis_hls(folder)) if backend == "hls4ml" else None
-        found = ImplementationResult(target_name, vitis=vitis, remarks=tuple(remarks), broken=tuple(broken), clock_mhz=clock_mhz)
-        return found if vitis or remarks else None
+        result = ImplementationResult(target_name, vitis=vitis, remarks=tuple(remarks), broken=tuple(broken), clock_mhz=clock_mhz)
+        return result if vitis or remarks else None
     netlist = attempt(lambda: synthesise(folder, target)) if target.family else None
     routed = None
     if netlist and target.family in PROGRAMS:

@@ -30,7 +30,7 @@ ALGORITHM = {"ecp5": ("--router", "router2"), "xc7": ()}
 
 @dataclass(frozen=True)
 class RoutingResult:
-    """How place and route ended."""
+    """The result of place and route."""
 
     fmax_mhz: float | None
     """The clock that all paths allow, `routed`; None when it was not routed."""
@@ -41,17 +41,17 @@ class RoutingResult:
     available: Mapping[str, int]
     """What the device has of the same kinds."""
     clock_mhz: float
-    """Requested of the router."""
+    """Clock requested of the router [MHz]."""
     seed: int
     time_limit_s: float
-    """Given to each program."""
+    """Time limit of each program [s]."""
     seconds: float
     """Wall time of place and route, now or earlier."""
     tool: str
 
     @property
     def routed(self) -> bool:
-        """Whether there is a clock."""
+        """Whether place and route finished with a clock."""
         return self.fmax_mhz is not None
 
     def __str__(self) -> str:
@@ -74,21 +74,21 @@ def wrapper(top: str, ports: tuple[ModulePort, ...]) -> str:
     outputs = [port for port in ports if port.direction == "output"]
     if not inputs or not outputs:
         raise BadData(f"{top}: nothing to route between registers; a design needs an input besides {CLOCK} and an output")
-    fed, seen = (sum(port.width for port in group) for group in (inputs, outputs))
+    n_in, n_out = (sum(port.width for port in group) for group in (inputs, outputs))
     wires = [*_connections(inputs, "fed"), *_connections(outputs, "out")]
     # a register of one bit is no special case: the shifted value is cut to its width
     return f"""\
-// Every path of {top} from register to register: {fed} input bits from a shift register, {seen} output bits into another.
+// Every path of {top} from register to register: {n_in} input bits from a shift register, {n_out} output bits into another.
 module {WRAPPER} (input {CLOCK}, input data, output reg result);
-  reg [{fed - 1}:0] fed;
-  wire [{seen - 1}:0] out;
-  reg [{seen - 1}:0] seen;
-  reg [{seen - 1}:0] folded;
+  reg [{n_in - 1}:0] fed;
+  wire [{n_out - 1}:0] out;
+  reg [{n_out - 1}:0] seen;
+  reg [{n_out - 1}:0] folded;
   always @(posedge {CLOCK}) begin
     fed <= (fed << 1) | data;
     seen <= out;
     folded <= (folded << 1) ^ seen;
-    result <= folded[{seen - 1}];
+    result <= folded[{n_out - 1}];
   end
   {top} design (
     .{CLOCK}({CLOCK}),
@@ -99,11 +99,11 @@ endmodule
 
 
 def _connections(ports: list[ModulePort], vector: str) -> list[str]:
-    found, low = [], 0
+    connections, low = [], 0
     for port in ports:
-        found.append(f".{port.name}({vector}[{low + port.width - 1}:{low}])")
+        connections.append(f".{port.name}({vector}[{low + port.width - 1}:{low}])")
         low += port.width
-    return found
+    return connections
 
 
 def netlist_script(family: str, paths: list[str], output: str) -> str:
@@ -124,7 +124,7 @@ def pin_constraints(pins: Mapping[str, str]) -> str:
 # Reports
 
 
-def parse_report(text: str, where: str) -> tuple[float, dict[str, int], dict[str, int]]:
+def parse_report(text: str, source: str) -> tuple[float, dict[str, int], dict[str, int]]:
     """Return (fmax in MHz, used, available) from the router's report in JSON."""
     try:
         report = json.loads(text)
@@ -133,9 +133,9 @@ def parse_report(text: str, where: str) -> tuple[float, dict[str, int], dict[str
         used = {str(name): int(row["used"]) for name, row in rows if row["used"]}
         available = {str(name): int(row["available"]) for name, row in rows if row["used"]}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadData(f"{where}: not a report of place and route (fmax and utilization in JSON)") from None
+        raise BadData(f"{source}: not a report of place and route (fmax and utilization in JSON)") from None
     if len(clocks) != 1:
-        raise BadData(f"{where}: has {len(clocks)} clocks, but a routed design has one; look into the log beside it")
+        raise BadData(f"{source}: has {len(clocks)} clocks, but a routed design has one; look into the log beside it")
     return next(iter(clocks.values())), used, available
 
 
@@ -143,10 +143,10 @@ _LOG_FMAX = re.compile(r"Max frequency for clock\s+'[^']*':\s*([\d.]+) MHz")
 _LOG_USED = re.compile(r"^Info:\s+(\w+):\s*(\d+)\s*/\s*(\d+)\s+\d+%", re.MULTILINE)
 
 
-def parse_log(text: str, where: str) -> tuple[float, dict[str, int], dict[str, int]]:
+def parse_log(text: str, source: str) -> tuple[float, dict[str, int], dict[str, int]]:
     """Return (fmax in MHz, used, available) from the router's log, for a router without reports; the last word counts."""
     if not (clocks := _LOG_FMAX.findall(text)):
-        raise BadData(f"{where}: no line 'Max frequency for clock', so it was not routed; see its end")
+        raise BadData(f"{source}: no line 'Max frequency for clock', so it was not routed; see its end")
     rows = [(name, int(used), int(has)) for name, used, has in _LOG_USED.findall(text) if int(used)]
     return float(clocks[-1]), {name: used for name, used, _ in rows}, {name: has for name, _, has in rows}
 
@@ -185,8 +185,8 @@ def route(
         str(seed),
     ]
     key = netlist.digest(content, str(router), *options)
-    kept = folder / f"{netlist.FOLDER}/{target.family}/route-{key[:12]}.json"
-    if (earlier := _cached(kept, key, time_limit_s)) is not None:
+    record_path = folder / f"{netlist.FOLDER}/{target.family}/route-{key[:12]}.json"
+    if (earlier := _cached(record_path, key, time_limit_s)) is not None:
         return earlier
     start = time.monotonic()
     fmax: float | None = None
@@ -211,7 +211,7 @@ def route(
     result = RoutingResult(fmax, reason, used, available, target.clock_mhz, seed, time_limit_s, seconds, str(router))
     # not kept: a crash, which may have been an accident, and a block, whose synthesis keeps its own results
     if fmax is not None or reason.startswith("does not fit") or (over_time and step != "synthesis of a block"):
-        write_text(kept, json.dumps({"digest": key, "over_time": over_time, **vars(result)}, indent=1) + "\n")
+        write_text(record_path, json.dumps({"digest": key, "over_time": over_time, **vars(result)}, indent=1) + "\n")
     return result
 
 
@@ -261,8 +261,8 @@ def _netlist(
         if not statistics.is_file():
             raise BadData(f"{statistics} was not written by {yosys}; see {stem}.log beside it")
         (project.folder / f"{base}.part").replace(result)
-    counted = netlist.cell_counts(statistics.read_text(encoding="utf-8"), str(statistics))
-    over = overflow(cells.count(counted, target.family, str(statistics)), target)
+    cell_numbers = netlist.cell_counts(statistics.read_text(encoding="utf-8"), str(statistics))
+    over = overflow(cells.count(cell_numbers, target.family, str(statistics)), target)
     return f"{stem}.netlist.json", f"does not fit: {over} (synthesised flat)" if over else ""
 
 
@@ -319,9 +319,9 @@ def _last_error(log: Path) -> str:
 def _cached(path: Path, key: str, time_limit_s: float) -> RoutingResult | None:
     """Return an earlier result, but not that a shorter limit was too short; None when there is none or it is damaged."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept.pop("digest") != key or (kept.pop("over_time") and time_limit_s > kept["time_limit_s"]):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored.pop("digest") != key or (stored.pop("over_time") and time_limit_s > stored["time_limit_s"]):
             return None
-        return RoutingResult(**kept)
+        return RoutingResult(**stored)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

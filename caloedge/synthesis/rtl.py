@@ -29,7 +29,7 @@ class ModulePort:
     direction: str
     """`input` or `output`."""
     width: int
-    """Bits."""
+    """Width [bits]."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Source:
     """One source file."""
 
     path: str
-    """Relative to the project, with forward slashes."""
+    """Path relative to the project, with forward slashes."""
     text: str
     headers: Mapping[str, str]
-    """By module defined here: the text from `module` to the semicolon after its ports."""
+    """Header of each module defined here: the text from `module` to the semicolon after its ports."""
     words: frozenset[str]
     """Every identifier outside comments and strings."""
     files: tuple[str, ...]
@@ -55,9 +55,9 @@ class Project:
     top: str
     sources: tuple[Source, ...]
     blocks: Mapping[str, int]
-    """Module: how often it occurs in the whole design."""
+    """Number of instances in the whole design, by module."""
     ports: tuple[ModulePort, ...]
-    """Of the top module."""
+    """Ports of the top module."""
 
     def home(self, module: str) -> Source:
         """Return the file that defines a module."""
@@ -109,10 +109,10 @@ def _source(folder: Path, name: str) -> Source:
         text = (folder / name).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BadData(f"{folder / name} is missing but named in {RECORD}; build the project again") from None
-    plain = _COMMENT.sub(lambda found: found[0] if found[0].startswith('"') else " ", text)
-    headers = {found[2]: found[1] for found in _MODULE.finditer(plain)}
-    named = {place for string in _STRING.findall(plain) for place in (string, str(Path(name).parent / string))}
-    files = tuple(sorted(place for place in named if (folder / place).is_file()))
+    plain = _COMMENT.sub(lambda match: match[0] if match[0].startswith('"') else " ", text)
+    headers = {match[2]: match[1] for match in _MODULE.finditer(plain)}
+    paths = {place for string in _STRING.findall(plain) for place in (string, str(Path(name).parent / string))}
+    files = tuple(sorted(place for place in paths if (folder / place).is_file()))
     return Source(name, text, headers, frozenset(_NAME.findall(_STRING.sub(" ", plain))), files)
 
 

@@ -48,14 +48,14 @@ def test_what_comes_out_worse_on_independent_showers_is_said_too() -> None:
 
 
 def test_shorter_and_worse_trainings_are_named() -> None:
-    seen, losses = {REFERENCE: 100, FLOAT: 900, INTEGER: 1000}, {REFERENCE: 0.4, FLOAT: 0.2, INTEGER: 0.3}
-    fewer, worse, once = summary.training_caveats(seen, losses, INTEGER)
+    n_inputs, losses = {REFERENCE: 100, FLOAT: 900, INTEGER: 1000}, {REFERENCE: 0.4, FLOAT: 0.2, INTEGER: 0.3}
+    fewer, worse, once = summary.training_caveats(n_inputs, losses, INTEGER)
     assert fewer == (
         "Trained on fewer inputs than integer edge (1,000, its float twin's among them): float published 100, float edge 900."
     )
     assert worse.startswith("Validation loss above that of integer edge (0.3): float published 0.4. Leads over networks")
     assert once == summary.ONCE
-    assert summary.training_caveats(dict.fromkeys(seen, 5), dict.fromkeys(seen, 0.1), INTEGER) == (summary.ONCE,)
+    assert summary.training_caveats(dict.fromkeys(n_inputs, 5), dict.fromkeys(n_inputs, 0.1), INTEGER) == (summary.ONCE,)
 
 
 @pytest.mark.parametrize("name", ["center_finder", "seed_finder"])
@@ -95,8 +95,8 @@ def test_the_readme_names_the_gravest_claim_and_counts_the_others() -> None:
 def test_an_older_report_says_how_it_was_judged(tmp_path: Path) -> None:
     """Version 0.1 stored whether a claim `holds`, by its central value, and no caveats."""
     claims = [
-        {"kind": "claim", "statement": f"It {word}.", "holds": of, "found": "1 ± 2"}
-        for word, of in (("is", True), ("is not", False))
+        {"kind": "claim", "statement": f"It {word}.", "holds": holds, "found": "1 ± 2"}
+        for word, holds in (("is", True), ("is not", False))
     ]
     old = {"title": "t", "summary": "", "created": "", "headline": [], "sections": [{"title": "Claims", "blocks": claims}]}
     (tmp_path / "report.json").write_text(json.dumps(old))
