@@ -14,7 +14,7 @@ from caloedge.evaluation.scoring import integer_scores, score_methods
 from caloedge.extras import cure, lacking
 
 EVALUATION_SEED = 97
-"""Composition of the test events; no training or tuning uses it."""
+"""Seed of the composition of test events; no training or tuning uses it."""
 
 
 def library_of(artifact: Artifact) -> Library:
@@ -58,7 +58,7 @@ def evaluate(artifact: Artifact, library: Library, n_events: int | None = None) 
 
 
 def not_compared() -> str:
-    """Say which methods `evaluate` leaves out on this computer, and the cure; empty if none."""
+    """Return which methods `evaluate` leaves out on this computer, with the cure; empty if none."""
     missing = lacking("train")
     return f"float networks and claims on them are left out: they need {', '.join(missing)}; {cure('train')}" if missing else ""
 

@@ -34,7 +34,7 @@ USABLE = 0.8
 
 @dataclass(frozen=True)
 class Need:
-    """What a design takes of one experiment's budget."""
+    """The part of one experiment's budget that a design takes."""
 
     latency_share: float
     """Fraction of the budgeted latency; above 1 a single item takes too long, which no number of copies mends."""
@@ -43,7 +43,7 @@ class Need:
 
 
 def need(budget: Budget, latency_cycles: int, interval_cycles: int, clock_mhz: float, items_per_event: float = 1.0) -> Need:
-    """Return what a design takes of a budget; it is no better than the origin of `clock_mhz`.
+    """Return the part of a budget that a design takes; it is as reliable as the origin of `clock_mhz`.
 
     `items_per_event` is how many inputs of the network one event of the experiment has, e.g. windows per crossing.
 

@@ -24,7 +24,7 @@ class Waste:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a backend would do with a network on a device."""
+    """Answer of one backend and variant to a network on a device."""
 
     backend: str
     variant: str
@@ -62,7 +62,7 @@ def _output_scale(op: Output) -> str:
 
 
 def wastes(graph: Graph) -> tuple[Waste, ...]:
-    """List where bits are never used, weights are zero and channels never change."""
+    """Return the places where bits are never used, weights are zero or channels never change."""
     result = []
     for op in graph.ops:
         tensor = graph.tensors[op.name]
@@ -104,7 +104,7 @@ def _weight_wastes(op: Conv | Dense | Affine) -> list[Waste]:
 def previews(
     graph: Graph, targets: Mapping[str, Target] | None = None, choices: Mapping[str, LayerChoice] | None = None
 ) -> tuple[Preview, ...]:
-    """Ask every backend, variant and device what it would do, with a recipe's choices by layer."""
+    """Return what every backend and variant would build on each device, with a recipe's choices by layer."""
     devices = targets or {name: find(Target, name) for name in names("target")}
     result = []
     for backend_name in names("backend"):

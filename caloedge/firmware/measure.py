@@ -16,12 +16,12 @@ TIMED_EVENTS = 256
 
 @dataclass(frozen=True)
 class Firmware:
-    """One built project."""
+    """One built project with its measurements."""
 
     design: FirmwareDesign
     folder: Path
     record: dict[str, Any]
-    """Its caloedge.json."""
+    """Contents of the project's caloedge.json."""
     check: Check
     """Comparison with the golden vectors."""
     cycles: CycleRun | None

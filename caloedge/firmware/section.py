@@ -21,7 +21,7 @@ NONE = "–"
 DESIGNS, COSTS, BUDGET = "Designs: latency and rate", "Resources and routed clock", "Trigger budgets"
 """Titles of the tables that the README shows."""
 PROJECTS, BLOCKS = "Projects: building and simulating", "Synthesised blocks, per instance"
-"""Titles of the two tables that tell how long building took."""
+"""Titles of the two tables with build times."""
 
 
 def firmware(
@@ -96,7 +96,7 @@ def _designs_table(designs: Sequence[Firmware], event: str) -> Table:
 
 
 def cost_table(costs: Mapping[str, ImplementationResult]) -> Table:
-    """Return resources and clock of implemented projects by name, one row for each tool that said something."""
+    """Return resources and clock of implemented projects by name, one row for each tool that gave a result."""
     rows: list[tuple[Cell, ...]] = []
     for name, cost in costs.items():
         requested = Number(value=cost.requested_mhz, unit="MHz", origin="requested")
@@ -136,7 +136,7 @@ def _devices_of(target: str) -> list[str]:
 
 
 def _shares_table(costs: Mapping[str, ImplementationResult]) -> Table | None:
-    """Return what part of its own device, and of each shipped one of the same family, a netlist takes."""
+    """Return the share of its own device, and of each shipped one of the same family, that a netlist takes [%]."""
     rows: list[tuple[Cell, ...]] = []
     for name, cost in costs.items():
         if not cost.netlist:
@@ -190,7 +190,7 @@ def _budget_table(designs: Sequence[Firmware], event: str, items_per_event: floa
 
 
 def _devices(requirement: Need, project: Firmware) -> str:
-    """Say how many of its target's devices a design needs."""
+    """Return as text how many of its target's devices a design needs."""
     if requirement.latency_share > 1:
         return "too slow: one input alone takes longer than the chain"
     if not (project.cost and project.cost.netlist):

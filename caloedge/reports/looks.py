@@ -31,7 +31,7 @@ _DASHES: tuple[Dashes, ...] = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 
 
 @dataclass(frozen=True)
 class Look:
-    """How one series is drawn wherever it appears."""
+    """Colour, marker and line style of one series."""
 
     colour: str
     marker: str
@@ -69,7 +69,7 @@ _STAGES = {"published": REFERENCE, "edge": FLOAT, "quantised": INTEGER}
 
 
 def method(name: str) -> str:
-    """Return whose look a series has: a method's, however the name goes on, else its own.
+    """Return the method whose look a series has, whatever follows in its name; its own name if there is none.
 
     >>> [method(name) for name in ("float edge, 92.5 k parameters", "quantised, validation", "8 bit", "photons, far apart")]
     ['float edge', 'integer edge', 'integer 8 bit', 'photons, far apart']
@@ -82,9 +82,9 @@ def method(name: str) -> str:
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """Give each name a look: a method its own, any other name one that its letters choose.
+    """Return the look of each name: a method's fixed one, for any other name one chosen by a checksum of the name.
 
-    So a name that no table knows has the same look in the next report too, unless a neighbour there has taken it: names that
+    A name that is no method thus has the same look in the next report too, unless another name there has taken it. Names that
     are no methods differ from each other and from all methods, in colour as long as there are colours.
     """
     result: dict[str, Look] = {}

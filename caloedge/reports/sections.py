@@ -10,7 +10,7 @@ from caloedge.verification.executors import Check
 
 
 def what_was_run(artifact: Artifact) -> Section:
-    """Say which recipe, data and software made the artifact."""
+    """Return the section on the recipe, data and software that made the artifact."""
     manifest, recipe = artifact.manifest, artifact.recipe
     library = {key: value for key, value in manifest.library.items() if key not in ("name", "showers", "path")}
     contents = find(Task, recipe.task).contents
@@ -44,7 +44,7 @@ def _verdict_text(check: Check) -> str:
 
 
 def exactness(checks: list[Check]) -> Section:
-    """Show the chain of executors against the golden vectors."""
+    """Return the section that compares the chain of executors with the golden vectors."""
     rows = tuple(
         (
             check.executor,
@@ -86,7 +86,7 @@ def exactness(checks: list[Check]) -> Section:
 
 
 def exactness_claim(checks: list[Check]) -> Claim:
-    """State the chain's result as a claim."""
+    """Return the result of the chain of executors as a claim."""
     ran = [check for check in checks if not check.missing]
     wrong = [check.executor for check in ran if not check.exact]
     vectors = min((check.vectors for check in ran), default=0)
@@ -102,7 +102,7 @@ def exactness_claim(checks: list[Check]) -> Claim:
 
 
 def integer_network(graph: Graph, manifest: Manifest) -> Section:
-    """List the layers with formats and proven ranges, and what they cost."""
+    """Return the section on layers with formats, proven ranges and estimated cost."""
     layers = graph.layers()
 
     def estimated(value: int, unit: str = "") -> Number:
@@ -149,7 +149,7 @@ def integer_network(graph: Graph, manifest: Manifest) -> Section:
 
 
 def trainings(stages: Mapping[str, Stage]) -> Section:
-    """Show how networks were trained."""
+    """Return the section on trainings: schedules, losses and learning curves."""
     columns = ("network", "parameters", "epochs", "inputs seen", "time in steps", "computer", "training loss", "validation loss")
     rows = tuple(
         (

@@ -28,7 +28,7 @@ class IndexEntry:
     """Relative address of the page, empty if only the JSON is there."""
     folder: str
     caveat: str
-    """The gravest one, empty if there is none."""
+    """The gravest caveat; empty if there is none."""
     claims: dict[Verdict, tuple[NumberedClaim, ...]]
     cards: tuple[Card, ...]
 

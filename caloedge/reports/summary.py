@@ -42,7 +42,7 @@ def inputs_seen(recipe: Recipe, stages: Mapping[str, Stage]) -> dict[str, int]:
 
 
 def artifact_caveats(artifact: Artifact) -> tuple[str, ...]:
-    """Warn of trainings of an artifact's three networks that were not alike."""
+    """Return caveats on unequal trainings of an artifact's three networks."""
     stages = {stage: artifact.manifest.stages[stage] for stage in STAGES}
     n_inputs = inputs_seen(artifact.recipe, stages)
     losses = {STAGES[stage]: record.valid_loss for stage, record in stages.items()}
@@ -50,9 +50,9 @@ def artifact_caveats(artifact: Artifact) -> tuple[str, ...]:
 
 
 def training_caveats(n_inputs: Mapping[str, int], losses: Mapping[str, float], method: str) -> tuple[str, ...]:
-    """Warn of networks that were trained for less than the one claims are made of, or not to their best.
+    """Return caveats on networks trained on fewer inputs than `method`, or with a higher validation loss.
 
-    `n_inputs` are inputs by network (`inputs_seen`), `losses` the validation losses.
+    `n_inputs` are numbers of training inputs by network (`inputs_seen`), `losses` the validation losses.
     """
     caveats = []
     less = [f"{name} {number:,}" for name, number in n_inputs.items() if number < n_inputs[method]]

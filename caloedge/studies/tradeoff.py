@@ -120,7 +120,7 @@ def _integer_network(artifact: Artifact, folder: Path, *, is_main: bool) -> Inte
 def _scores(
     task: Task, sample: Sample[Any], floats: Mapping[str, Trained], integers: Sequence[IntegerNetwork], folder: Path
 ) -> dict[str, NDArray[Any]]:
-    """Return the scores of all methods; those of networks are kept in a folder, as the large ones take long."""
+    """Return the scores of all methods by name; those of networks are cached in a folder."""
     events = f"{sample.inputs.shape} {sample.inputs.mean(dtype=float):.6g} {sample.inputs.std(dtype=float):.6g}"
     scores_by_method: dict[str, NDArray[Any]] = {}
     for method, trained in floats.items():
@@ -134,7 +134,7 @@ def _scores(
 
 
 def _cached(folder: Path, key: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-    """Return an array that is made once for each key."""
+    """Return the array of a key, computed by `make` unless it is cached."""
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
     if not path.exists():
         with replacing(path) as temporary, temporary.open("wb") as stream:
@@ -194,7 +194,7 @@ def _report(
 
 
 def _training_caveats(recipe: Recipe, records: Mapping[str, Stage]) -> tuple[str, ...]:
-    """Warn of networks that were not trained as long as the recipe's own integer one."""
+    """Return caveats on networks trained for less than the recipe's own integer one."""
     chain = {stage: records[method] for stage, method in summary.STAGES.items()}
     before = summary.inputs_seen(recipe, chain)
     n_inputs = {method: record.windows_seen for method, record in records.items()}

@@ -51,7 +51,7 @@ class Point:
     ratios: Mapping[str, Compared] = field(default_factory=dict)
     """Ratios of the figures, one per bin, to those of another method in the same assessment, by method."""
     remarks: tuple[str, ...] = ()
-    """Why something was not synthesised."""
+    """Reasons why something was not synthesised."""
 
     def cost(self, axis: str) -> float:
         """Return LUTs, 0 if they are not known, or effective bit operations."""
@@ -124,7 +124,7 @@ def announce_widths(
     hardware: Hardware,
     other_forecasts: Mapping[str, Forecast] | None = None,
 ) -> None:
-    """Say what will be trained at each bit width, of which the artifacts are kept in a place each, beside further forecasts."""
+    """Announce the trainings at each bit width, whose artifacts lie at `artifact_paths`, together with `other_forecasts`."""
     forecasts = dict(other_forecasts or {})
     for bits, place in artifact_paths.items():
         places = [place or work / "study" / f"{bits}_bit" / "artifact"]
@@ -178,7 +178,7 @@ def _ratios(levels: Mapping[str, Mapping[str, Number]], replicas: Mapping[str, l
 
 
 def front(points: Sequence[Point], figure: str, axis: str) -> list[Point]:
-    """Return the points that no cheaper one equals in a figure, of which less is better, in the order of cost."""
+    """Return the Pareto front of a figure, for which lower is better, in ascending cost."""
     result: list[Point] = []
     for point in sorted(points, key=lambda p: p.cost(axis)):
         if not result or point.figures[figure].value < result[-1].figures[figure].value:
@@ -259,7 +259,7 @@ def _error(*figures: Number) -> float:
 
 
 def inverted_widths(points: Sequence[Point]) -> tuple[str, ...]:
-    """Warn of figures in which more bits are worse than fewer: single trainings scatter."""
+    """Return a caveat on figures in which more bits are worse than fewer: single trainings scatter."""
     warnings = []
     for more, fewer in ((a, b) for a in points for b in points if a.bits > b.bits):
         worse = [

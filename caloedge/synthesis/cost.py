@@ -27,7 +27,7 @@ class ImplementationResult:
     vivado: vendor.Implementation | None = None
     vitis: vendor.CSynthesis | None = None
     remarks: tuple[str, ...] = ()
-    """What could not be done, and why."""
+    """Reasons for each step that could not be done."""
     broken: tuple[str, ...] = ()
     """The remarks about a tool that ran and failed, as opposed to one that is missing or does not know the device."""
     clock_mhz: float | None = None
@@ -45,7 +45,7 @@ class ImplementationResult:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What was tried and did not succeed, each with its cure; empty when all is well."""
+        """Steps that were tried and failed, each with its cure; empty when none failed."""
         problems = list(self.broken)
         if self.routed and self.routed.fmax_mhz is None:
             reason = self.routed.reason  # which may name the step itself
@@ -60,7 +60,7 @@ class ImplementationResult:
 
     @property
     def unrouted(self) -> str:
-        """Why nothing was to be routed, although the design was synthesised; empty where a router was tried."""
+        """Why a synthesised design was not routed; empty where a router was tried."""
         if not self.netlist or self.routed or self.vivado or self.remarks:
             return ""
         target = find(Target, self.target)

@@ -25,7 +25,7 @@ HLS_FAMILIES = ("xcup", "xcu", "xc7")
 
 @dataclass(frozen=True)
 class Utilisation:
-    """What a design takes and what the device has, by resource: LUT, FF, DSP, BRAM_18K, URAM."""
+    """Used and available amounts of each resource: LUT, FF, DSP, BRAM_18K, URAM."""
 
     used: Mapping[str, int]
     available: Mapping[str, int]
@@ -37,7 +37,7 @@ class Utilisation:
 
 @dataclass(frozen=True)
 class TimingSummary:
-    """What the vendor's timing analysis says about the one clock of a design."""
+    """Result of the vendor's timing analysis for the only clock of a design."""
 
     worst_slack_ns: float
     """Worst slack of all set-up checks [ns]; negative when the clock is missed."""
@@ -82,7 +82,7 @@ class Implementation:
 
 @dataclass(frozen=True)
 class CSynthesis:
-    """What C synthesis says about one design; its clock and resources are the compiler's own estimates."""
+    """Result of C synthesis for one design; clock and resources are the compiler's own estimates."""
 
     latency_cycles: tuple[int, int] | None
     """(best, worst); None when they depend on the data."""

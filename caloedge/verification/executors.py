@@ -29,7 +29,7 @@ RANDOM_VECTORS, RANDOM_IMAGES, IMAGE_SIZE = 10_000, 10, 1_000
 STALL = 0.2
 """Probability per cycle that an end of a streaming design stalls in the simulation of random codes."""
 BUILD_UNITS = 10
-"""How much longer building a project takes than running it, roughly: for the time left."""
+"""Rough ratio of the times to build and to run a project, for the estimate of the remaining time."""
 SOFTWARE = "emulator"
 """The backend whose projects run on this computer and know no device."""
 WIDE_CODES, WIDE_PRECISION = 2**40, 2.0**-44
@@ -38,7 +38,7 @@ Codes = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Check:
-    """One executor against the golden vectors."""
+    """Comparison of one executor with the golden vectors."""
 
     executor: str
     vectors: int
@@ -51,7 +51,7 @@ class Check:
     """Index of the first event with a difference."""
     seconds: float
     flips: int = 0
-    """Events in which the position of an output's largest code changes."""
+    """Number of events in which the position of an output's largest code changes."""
     first_node: str = ""
     """First node whose result differs in that event, where it is known."""
     missing: str = ""
@@ -148,7 +148,7 @@ class FirmwareDesign:
 
 
 def designs(recipe: Recipe) -> tuple[FirmwareDesign, ...]:
-    """List the firmware projects of a recipe: its builds for its own target, then what is synthesised for others."""
+    """Return the firmware projects of a recipe: its builds for its own target, then what is synthesised for others."""
     for_own_target = [
         FirmwareDesign(backend, variant, recipe.target) for backend, variants in recipe.builds.items() for variant in variants
     ]

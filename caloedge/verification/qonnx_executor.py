@@ -39,7 +39,7 @@ FLOAT32_INSIDE = ("Shrink", "Attention")
 """Operators that onnxruntime offers in double but computes in float32, as measured with onnxruntime 1.31."""
 FLOAT32_ONLY = ("DynamicQuantizeLinear", "GridSample")
 STASH_TYPE_SINCE = {"LayerNormalization": 17, "GroupNormalization": 21, "RMSNormalization": 23}
-"""Operators that name the precision of their mean and variance, float32 unless told, and since which version they do."""
+"""First opset in which operators have the attribute stash_type, the precision of their mean and variance (default float32)."""
 IR_VERSION = 10  # onnx 1.23 writes 14, onnxruntime 1.31 reads up to 13
 BLOCK_EVENTS = 1024
 MAX_NODES, MAX_DEPTH = 5_000, 100
@@ -47,7 +47,7 @@ MAX_NODES, MAX_DEPTH = 5_000, 100
 MAX_BATCH = 2**16
 """Largest batch that a file may ask for."""
 BLOCK_ELEMENTS = 2**17
-"""At most so many input elements run at once: a convolution of large images needs about a thousand times the memory."""
+"""Largest number of input elements that run at once: a convolution of large images needs about a thousand times the memory."""
 SUMMATION_TOLERANCE = 1e-9
 """Tolerance relative to the largest value: a batched matrix product may add in another order than a single event's."""
 ROUNDED_OFF = 1e-12
@@ -62,7 +62,7 @@ CUSTOM_DOMAINS = {GENERAL: GENERAL, "onnx.brevitas": GENERAL, "finn.custom_op.ge
 CHOICES = ("TopK", "ArgMax", "ArgMin")
 INTEGER_QUANTISERS = ("Quant", "IntQuant")
 TRUNC_INPUTS = {1: 5, 2: 6}
-"""Inputs of each version of Trunc; qonnx itself does not count them."""
+"""Number of inputs of each version of Trunc; qonnx itself does not check it."""
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 INTEGER_RANGES = {
     f"{sign}INT{bits}": (0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
@@ -79,7 +79,7 @@ Run = Callable[[Mapping[str, Array]], Values]
 
 @dataclass(frozen=True)
 class _Model:
-    """A file made ready: float64 constants, nodes in the order of their data."""
+    """A file prepared for execution: float64 constants, nodes in topological order."""
 
     file: str
     graph: onnx.GraphProto
@@ -621,13 +621,13 @@ def _custom_kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
 
 
 def _snapped_quant(quant: Callable[..., Array], x: Array, scale: Array, zero: Array, bits: Array, *arguments: Any) -> Array:
-    """Do what qonnx's own function does, which rounds x / scale + zero, with what float64 lost on the way put right."""
+    """Quantise as qonnx's own function does, with rounding errors of float64 in x / scale + zero removed beforehand."""
     codes = quant(_snap_to_half_steps(x / scale + zero), np.ones(()), np.zeros(()), bits, *arguments)
     return np.asarray((codes - zero) * scale)
 
 
 def _snap_to_half_steps(steps: Array) -> Array:
-    """Return values in steps, those that float64 may just have missed moved to the whole or half step next to them."""
+    """Return values in steps, moved to the nearest whole or half step where they lie within `ROUNDED_OFF` of it."""
     nearest = np.rint(2 * steps) / 2
     return np.where(np.abs(steps - nearest) <= ROUNDED_OFF * np.maximum(1.0, np.abs(steps)), nearest, steps)
 
@@ -643,7 +643,7 @@ def _choice_axis(node: NodeProto) -> int:
 
 
 def _with_tied_scores(kernel: Kernel, axis: int) -> Kernel:
-    """Return a kernel that chooses along an axis, for which scores are equal that float64 cannot tell apart."""
+    """Return a kernel that selects along an axis and treats scores within `ROUNDED_OFF` of each other as equal."""
 
     def run(arrays: Arrays) -> Sequence[Any]:
         x = _array(arrays, 0)
