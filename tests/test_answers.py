@@ -264,7 +264,7 @@ def test_the_version_and_short_help(caloedge: Call) -> None:
 
 
 def test_every_option_says_its_default() -> None:
-    """Where typer shows none, because it is nothing, the help says what happens then."""
+    """The help text names the default where typer shows none because it is None or empty."""
     silent = []
     for command in typer.main.get_command(app).commands.values():  # type: ignore[attr-defined]
         for option in command.params:
@@ -275,7 +275,7 @@ def test_every_option_says_its_default() -> None:
 
 
 def test_names_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As bash asks for it, in a process of its own."""
+    """Completion runs in a process of its own, with the variables that bash sets."""
     (tmp_path / "models" / "my_model").mkdir(parents=True)
     (tmp_path / "models" / "my_model" / "recipe.yaml").touch()
     for words, expected in (

@@ -769,7 +769,7 @@ def test_a_sum_that_is_exactly_zero_is_not_rounded_down(write: Run) -> None:
 
 @pytest.mark.parametrize("kind", ["ArgMax", "ArgMin"])
 def test_scores_that_are_equal_but_for_float64_are_equal(kind: str, run_node: Run) -> None:
-    """Of equal ones the first is chosen, whatever order they were summed in."""
+    """The first of equal scores is chosen, whatever order they were summed in."""
     x = np.array([[0.3, 0.1 + 0.2, 0.3], [0.1 + 0.2, 0.3, 0.3], [0.3 + 1e-9, 0.3, 0.3 - 1e-9]])
     assert run_node(kind, x, axis=1, keepdims=1).tolist() == [[0], [0], [0 if kind == "ArgMax" else 2]]
 
