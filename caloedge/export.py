@@ -23,7 +23,7 @@ from caloedge.catalog import Library, Task, find, own_files
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.onnx.reader import read
 from caloedge.errors import BadData
-from caloedge.evaluation.scoring import scores
+from caloedge.evaluation.scoring import score_methods
 from caloedge.files import replacing_folder
 from caloedge.recipe import Recipe
 from caloedge.training.fit import predict
@@ -77,7 +77,7 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
         store.write_manifest(new, manifest)
         draft = read_artifact(new)
         valid = task.sample(library, "valid", recipe.evaluation.valid_events, recipe.seed)
-        points = task.working_points(valid, scores(draft, task, valid))
+        points = task.working_points(valid, score_methods(draft, task, valid))
         (new / store.CARD).write_text(_card(recipe, manifest, points), encoding="utf-8")
         store.write_manifest(new, manifest.model_copy(update={"working_points": points}))
         if _is_there(read_artifact(new).manifest, folder):

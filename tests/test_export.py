@@ -17,7 +17,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("brevitas")
 
 from caloedge.arithmetic import QuantisedArithmetic  # noqa: E402
-from caloedge.evaluation.scoring import scores  # noqa: E402
+from caloedge.evaluation.scoring import score_methods  # noqa: E402
 from caloedge.export import _card, golden_vectors, write_qonnx  # noqa: E402
 from caloedge.training.fit import LOSSES  # noqa: E402
 
@@ -29,7 +29,7 @@ def test_every_method_scores_every_output(name: str, library: ShowerLibrary) -> 
     artifact = read_artifact(MODELS / name)
     task = find(Task, artifact.recipe.task)
     sample = task.sample(library, "test", 100, 1)
-    found = scores(artifact, task, sample)
+    found = score_methods(artifact, task, sample)
     assert list(found) == [REFERENCE, FLOAT, INTEGER, BASELINE]
     outputs = sample.targets.shape[1]
     for method, values in found.items():

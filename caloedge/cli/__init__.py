@@ -1,7 +1,7 @@
 """The command line: each verb is a few lines around one call. Bad input ends with one line and exit code 2.
 
 What all verbs share stands in `answer`, `terminal` and `completion`; the verbs, in the order of the flow, in `training`,
-`compiling`, `building`, `judging`, `stories`, `listing` and `beginning`.
+`compiling`, `building`, `checking`, `workflows`, `listing` and `beginning`.
 """
 
 import sys
@@ -29,7 +29,7 @@ EXIT_CODES = (
     "a missing tool, said in one line; 130 interrupted, the same command goes on."
 )
 UsageProblem: Any = typer.BadParameter.__base__
-"""What typer raises for all that cannot be a call: it has no public name of its own."""
+"""Exception of typer for every malformed call; it has no public name."""
 
 app = typer.Typer(
     help="Calorimeter deep learning from particle showers to bit-exact trigger firmware.",
@@ -57,13 +57,13 @@ VERBS: dict[str, Callable[..., None]] = {
     "list": list_,
     "new": new,
 }
-"""In the order of the flow, which is that of `caloedge --help`."""
+"""Commands in the order of the flow, which is that of `caloedge --help`."""
 for name, verb in VERBS.items():
     app.command(name)(verb)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         print(f"caloedge {version('caloedge')}")  # noqa: T201
         raise typer.Exit
 

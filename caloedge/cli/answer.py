@@ -1,4 +1,4 @@
-"""What a verb answers: tables, claims and lines, as text for people or as one JSON document for programs."""
+"""Output of a command: tables, claims and lines, as text for people or as one JSON document for programs."""
 
 import json
 import math
@@ -25,7 +25,7 @@ VERDICTS = {"fails": "DOES NOT HOLD", "undecided": "UNDECIDED"}
 
 
 class Answer:
-    """Prints each part at once as text, or keeps all for one JSON document."""
+    """Output that prints each part at once as text, or collects all parts for one JSON document."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
@@ -104,7 +104,7 @@ def _grid(block: Table | Facts) -> Grid:
 def _finite(value: Any) -> Any:
     """Return a document in which numbers that are not finite, which JSON lacks, are null."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(one) for one in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Where a task, network or target of one's own begins: new."""
+"""Command that writes the template of a task, network or target: new."""
 
 import importlib.util
 import keyword
@@ -46,7 +46,7 @@ def new(
 def _check_name(kind: str, name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UserError(f"{kind} {name!r}: give a name of small letters, digits and _, such as my_{kind}")
-    if any(name in names(each) for each in KINDS) or importlib.util.find_spec(name):
+    if any(name in names(other_kind) for other_kind in KINDS) or importlib.util.find_spec(name):
         raise UserError(
             f"{kind} {name!r}: is the name of another plug-in or Python module; give it one of its own, e.g. my_{name}"
         )

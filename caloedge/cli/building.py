@@ -1,4 +1,4 @@
-"""From the integer network to firmware and its simulation: build, emulate."""
+"""Commands from the integer network to firmware and its simulation: build, emulate."""
 
 import zipfile
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from caloedge.results import Facts, Number
 
 DEFAULT_TARGET = "xcvu13p"
 CLOCKS_MHZ = 1.0, 2000.0
-"""What may be asked for."""
+"""Lowest and highest clock that can be requested [MHz]."""
 
 
 def build(
@@ -74,9 +74,9 @@ def build(
         graph, layers = read(artifact.model), dict(artifact.recipe.layers) | layers
         target = artifact.recipe.target if target is None else target
     look_beside(Path(), [target])
-    maker, device, variant = find(Backend, backend), find(Target, target), known_variant(backend, variant)
+    plugin, device, variant = find(Backend, backend), find(Target, target), known_variant(backend, variant)
     if layer and variant != AUTO:
-        cure = f"give --variant {AUTO}" if AUTO in maker.variants else "leave it out"
+        cure = f"give --variant {AUTO}" if AUTO in plugin.variants else "leave it out"
         raise UserError(f"--layer {layer[0]}: backend {backend!r} builds all layers of variant {variant} alike; {cure}")
     device = replace(device, clock_mhz=device.clock_mhz if clock_mhz is None else _checked_clock(clock_mhz))
     with answering(as_json) as answer:
@@ -84,7 +84,7 @@ def build(
             if folder.exists():
                 raise UserError(f"{folder}: exists already; remove it or give another name")
             with progress(f"build {folder.name}", 1) as advance:
-                maker.build(graph, device, variant, folder, layers)
+                plugin.build(graph, device, variant, folder, layers)
                 advance(1)
         answer.show(
             Facts(
@@ -111,7 +111,7 @@ def _implement(
     if cost is None:
         answer.say("not synthesised: no tool for this backend's projects was found")
         return
-    if cost.found:
+    if cost.has_result:
         answer.show(cost_table({folder.name: cost}))
     if cost.unrouted:
         answer.say(cost.unrouted)
@@ -160,26 +160,26 @@ def emulate(
     codes = read_codes(inputs)
     folder = _built(project, backend, variant)
     name = str(read_record(folder).get("backend"))
-    maker = find(Backend, name)
-    if maker.simulate is None and vcd:
+    plugin = find(Backend, name)
+    if plugin.simulate is None and vcd:
         raise UserError(f"backend {name!r} has no cycles and no waveforms; use backend 'rtl' with --vcd")
     with answering(as_json) as answer:
-        if maker.simulate is None:
-            found: dict[str, Any] = maker.emulate(folder, codes)
+        if plugin.simulate is None:
+            output_codes: dict[str, Any] = plugin.emulate(folder, codes)
         else:
-            run = maker.simulate(folder, codes, 0.0, Waves(vcd, vcd_limit_mb) if vcd else None)
-            found = run.codes
+            run = plugin.simulate(folder, codes, 0.0, Waves(vcd, vcd_limit_mb) if vcd else None)
+            output_codes = run.codes
             if len(codes) > 1:
                 answer.say(f"latency {run.latency_cycles} cycles, one event every {run.interval_cycles} cycles (simulated)")
             if vcd:
                 answer.say(_waves_line(vcd, vcd_limit_mb, run, len(codes)))
-        _write_codes(outputs, found)
-        answer.say(f"{outputs}: " + ", ".join(f"{name} {values.shape}" for name, values in found.items()))
+        _write_codes(outputs, output_codes)
+        answer.say(f"{outputs}: " + ", ".join(f"{name} {values.shape}" for name, values in output_codes.items()))
 
 
 def _waves_line(vcd: Path, limit_mb: float, run: CycleRun, events: int) -> str:
-    whole = run.waved_events == events
-    covers = "all" if whole else f"limit of {limit_mb:g} MB reached (--vcd-limit-mb):"
+    complete = run.waved_events == events
+    covers = "all" if complete else f"limit of {limit_mb:g} MB reached (--vcd-limit-mb):"
     return f"{vcd}: {covers} {run.waved_cycles:,} cycles, {run.waved_events:,} of {events:,} events"
 
 
@@ -196,8 +196,8 @@ def _layer_choice(text: str) -> tuple[str, Any]:
 
     from caloedge.recipe import LayerChoice
 
-    name, _, rest = text.partition("=")
-    strategy, _, reuse = rest.partition(":")
+    name, _, options = text.partition("=")
+    strategy, _, reuse = options.partition(":")
     try:
         return name, LayerChoice.model_validate({"strategy": strategy or None, "reuse": reuse or None})
     except ValidationError:
@@ -208,10 +208,10 @@ def _built(project: Path, backend: str | None, variant: str | None) -> Path:
     """Return the folder of a built project; an artifact is built first, in ./runs, unless it was before."""
     from caloedge.compiler.onnx.reader import read
     from caloedge.pipeline import open_model, places
-    from caloedge.verification.executors import Design, build_if_needed
+    from caloedge.verification.executors import FirmwareDesign, build_if_needed
 
     if backend is None:
         return project
     artifact = open_model(str(project))
-    design = Design(backend, known_variant(backend, variant), artifact.recipe.target)
+    design = FirmwareDesign(backend, known_variant(backend, variant), artifact.recipe.target)
     return build_if_needed(design, read(artifact.model), artifact.recipe, places(artifact.recipe, None).work / "projects")

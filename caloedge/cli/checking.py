@@ -1,4 +1,4 @@
-"""What is exact and what is accurate: verify, compare, report."""
+"""Commands that check exactness and accuracy: verify, compare, report."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -110,15 +110,15 @@ def report(
     folders = store.folders(folder)
     if readme and folder in folders:
         raise UserError(f"--readme {readme}: lists every report; give the folder of all, such as {folder.resolve().parent.name}")
-    loaded = {each: store.load(each) for each in folders}
+    reports = {report_folder: store.load(report_folder) for report_folder in folders}
     with answering(as_json) as answer:
-        for each, one in loaded.items():
-            store.save(one, each)
-            answer.show(Facts(title=one.title, items=one.headline))
-            answer.show(*(block for section in one.sections for block in section.blocks if isinstance(block, Claim)))
-            answer.say(f"{each / 'report.html'}")
+        for report_folder, loaded_report in reports.items():
+            store.save(loaded_report, report_folder)
+            answer.show(Facts(title=loaded_report.title, items=loaded_report.headline))
+            answer.show(*(block for section in loaded_report.sections for block in section.blocks if isinstance(block, Claim)))
+            answer.say(f"{report_folder / 'report.html'}")
         if readme:
-            results.update(readme, {each.name: one for each, one in loaded.items()})
+            results.update(readme, {report_folder.name: loaded_report for report_folder, loaded_report in reports.items()})
         answer.say(f"{store.write_index(folders[0].resolve().parent)}")
 
 
@@ -128,7 +128,7 @@ def _verify_file(
     projects: Path | None,
     vectors: Path | None,
     events: int,
-    wanted: list[str],
+    requested_backends: list[str],
     quantise_missing: str | None,
 ) -> None:
     from caloedge.compiler.onnx.reader import compile_file
@@ -142,8 +142,10 @@ def _verify_file(
         check_memory("--events", events, sum(graph.tensors[name].size for name in ends))
     inputs = read_vectors(vectors, graph) if vectors else random_codes(graph, events, seed=1)
     folder = projects or Path("runs") / path.stem / graph.digest[:8]
-    outcomes = crosscheck.run_all(path, compiled, inputs, _backends(wanted), folder)
-    checks = [crosscheck.located(path, compiled, inputs, check) for check in crosscheck.against_graph(outcomes)]
+    outcomes = crosscheck.run_all(path, compiled, inputs, _backends(requested_backends), folder)
+    checks = [
+        crosscheck.with_first_difference(path, compiled, inputs, check) for check in crosscheck.compare_with_graph(outcomes)
+    ]
     refused = {outcome.executor for outcome in outcomes if outcome.refused}
     answer.show(
         Table(
@@ -152,7 +154,7 @@ def _verify_file(
             rows=tuple(_row(check, check.executor in refused) for check in checks),
         )
     )
-    pairs = crosscheck.pairs(outcomes)
+    pairs = crosscheck.differing_codes_by_pair(outcomes)
     answer.say(
         f"{len(pairs)} pairs of executors compared on {checks[0].vectors:,} events, {sum(map(bool, pairs.values()))} differ"
     )
@@ -160,9 +162,11 @@ def _verify_file(
         if differing:
             answer.say(f"{a} and {b} differ in {differing:,} output codes")
     _finish_checks(answer, [check for check in checks if check.executor not in refused])
-    asked = {f"{name} {variant}" for name, variant in _backends(wanted)} if wanted else set()
+    requested_executors = (
+        {f"{name} {variant}" for name, variant in _backends(requested_backends)} if requested_backends else set()
+    )
     for check in checks:
-        if check.executor in refused & asked:
+        if check.executor in refused & requested_executors:
             raise Unsupported(f"{check.executor} refuses the network: {check.missing}")
 
 
@@ -180,13 +184,13 @@ def _row(x: Any, refused: bool) -> tuple[Cell, ...]:
     return (x.executor, result, *([""] * len(COUNTED) if x.missing else numbers), first, x.first_node, time)
 
 
-def _backends(wanted: list[str]) -> list[tuple[str, str]]:
+def _backends(requested: list[str]) -> list[tuple[str, str]]:
     """Return (backend, variant) pairs: those asked for, or every backend in its first variant."""
-    found = []
-    for text in wanted or names("backend"):
+    pairs = []
+    for text in requested or names("backend"):
         name, _, variant = text.partition(":")
-        found.append((name, known_variant(name, variant or None)))
-    return found
+        pairs.append((name, known_variant(name, variant or None)))
+    return pairs
 
 
 def _finish_checks(answer: Answer, checks: list[Any]) -> None:
@@ -201,5 +205,5 @@ def _finish_checks(answer: Answer, checks: list[Any]) -> None:
         reasons: dict[str, list[str]] = {}
         for check in missing:
             reasons.setdefault(check.missing, []).append(check.executor)
-        said = "; ".join(f"{', '.join(executors)} ({reason})" for reason, executors in reasons.items())
-        raise MissingTool(f"not run: {said}; what ran is exact, the rest is not proven")
+        summary = "; ".join(f"{', '.join(executors)} ({reason})" for reason, executors in reasons.items())
+        raise MissingTool(f"not run: {summary}; what ran is exact, the rest is not proven")

@@ -1,4 +1,4 @@
-"""From QONNX to the exact integer network: compile, inspect."""
+"""Commands from QONNX to the exact integer network: compile, inspect."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,24 +62,26 @@ def inspect(
     with answering(as_json) as answer:
         answer.show(_layer_table(graph), _totals(graph))
         answer.say(f"passes left out {len(before.ops) - len(graph.ops)} of {len(before.ops)} operations")
-        wasted = tuple((remark.layer, remark.what) for remark in wastes(graph))
+        wasted = tuple((waste.layer, waste.description) for waste in wastes(graph))
         if wasted:
             answer.show(Table(title="Where precision or hardware is wasted", columns=("layer", "what"), rows=wasted))
         else:
             answer.say("no wasted bits found")
-        found = previews(graph, devices, choices)
+        backend_previews = previews(graph, devices, choices)
         answer.show(
             Table(
                 title="What each backend would build",
                 columns=("backend", "variant", "target", "takes it", "what it would build (estimated), or why not"),
-                rows=tuple((x.backend, x.variant, x.target, "yes" if x.takes else "no", x.what) for x in found),
+                rows=tuple(
+                    (x.backend, x.variant, x.target, "yes" if x.supported else "no", x.description) for x in backend_previews
+                ),
             )
         )
 
 
 def _verify_compiled(answer: Answer, path: Path, compiled: Any, n_events: int) -> None:
     """Compare a compiled file with the QONNX executor on random events, or measure what inserted quantisers change."""
-    from caloedge.verification.crosscheck import event, first_node
+    from caloedge.verification.crosscheck import first_differing_node, select_event
     from caloedge.verification.executors import compare_codes, random_codes, run_qonnx
     from caloedge.verification.qonnx_executor import execute
 
@@ -93,8 +95,8 @@ def _verify_compiled(answer: Answer, path: Path, compiled: Any, n_events: int) -
             rounded = graph.output_values(graph.run(graph.quantise_inputs(reals)))
             _say_effect(answer, rounded, execute(path, reals), n_events)
             return
-        found = graph.run(codes)
-        check = compare_codes("QONNX executor", found, run_qonnx(path, graph, codes), 0.0)
+        expected = graph.run(codes)
+        check = compare_codes("QONNX executor", expected, run_qonnx(path, graph, codes), 0.0)
     except (MissingTool, Unsupported) as problem:
         answer.say(f"not verified: {problem}")
         return
@@ -106,7 +108,7 @@ def _verify_compiled(answer: Answer, path: Path, compiled: Any, n_events: int) -
     if check.misfit:
         answer.say(f"DIFFERS from the QONNX executor: {check.misfit}")
         raise typer.Exit(1)
-    place = first_node(path, compiled, event(codes, check.first_event or 0))
+    place = first_differing_node(path, compiled, select_event(codes, check.first_event or 0))
     answer.say(
         f"DIFFERS from the QONNX executor: {check.differing} of {check.outputs} output codes, up to {check.largest_lsb} LSB, "
         f"first in event {check.first_event}{', ' + place if place else ''}"
@@ -119,12 +121,12 @@ def _between_codes(graph: Any, codes: Any) -> dict[str, Any]:
 
     Whole numbers stay whole.
     """
-    rng, found = np.random.default_rng(2), {}
+    rng, reals = np.random.default_rng(2), {}
     for op in graph.inputs:
         values = graph.input_values(codes)[op.name]
         half = 0.0 if op.whole else 0.5
-        found[op.name] = values + rng.uniform(-half, half, values.shape) * op.format.lsb * op.scale
-    return found
+        reals[op.name] = values + rng.uniform(-half, half, values.shape) * op.format.lsb * op.scale
+    return reals
 
 
 def _say_effect(answer: Answer, rounded: Any, real: Any, n_events: int) -> None:
@@ -139,7 +141,7 @@ def _say_effect(answer: Answer, rounded: Any, real: Any, n_events: int) -> None:
 
 
 def _layer_table(graph: Any) -> Table:
-    from caloedge.firmware.inspection import stored
+    from caloedge.firmware.inspection import describe_constants
 
     columns = ("layer", "operation", "shape", "weights", "result", "lowest", "highest", "multiply-adds", "EBOPs", "constants")
     return Table(
@@ -154,7 +156,7 @@ def _layer_table(graph: Any) -> Table:
                 str(x.format),
                 *(Number(value=n, origin="computed") for n in (x.low, x.high, x.multiply_adds)),
                 Number(value=x.ebops, origin="estimated"),
-                stored(graph[x.name]),
+                describe_constants(graph[x.name]),
             )
             for x in graph.layers()
         ),

@@ -33,14 +33,14 @@ def networks_to_compile(incomplete: str) -> list[str]:
 
 def variants(context: typer.Context, incomplete: str) -> list[str]:
     """Offer the variants of the backend that the line names, or those of all."""
-    given = context.params.get("backend")
-    backends = [given] if given in names("backend") else names("backend")
+    backend = context.params.get("backend")
+    backends = [backend] if backend in names("backend") else names("backend")
     return _beginning(incomplete, [variant for name in backends for variant in find(Backend, name).variants])
 
 
-def one_of(known: list[str]) -> Offer:
+def one_of(words: list[str]) -> Offer:
     """Return what offers these words."""
-    return lambda incomplete: _beginning(incomplete, known)
+    return lambda incomplete: _beginning(incomplete, words)
 
 
 def _beginning(incomplete: str, words: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What there is to name in a recipe or on the command line: list."""
+"""Command that lists everything a recipe or the command line can name: list."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ def list_(as_json: Json = False) -> None:
         rows.append(("geometry", name, f"{type(value).__name__}, cells {'×'.join(map(str, value.cell_shape))}"))
     for name in shipped_names():
         library = open_library(name)
-        made = ", ".join(library.provenance.get(key, "") for key in ("particle", "version", "physics_list"))
-        rows.append(("library", name, f"{len(library):,} showers, {made}"))
+        provenance = ", ".join(library.provenance.get(key, "") for key in ("particle", "version", "physics_list"))
+        rows.append(("library", name, f"{len(library):,} showers, {provenance}"))
     with answering(as_json) as answer:
         answer.show(Table(title="What can be named", columns=("kind", "name", "what it is"), rows=tuple(rows)))
         answer.say(f"operators that `caloedge compile` takes: {', '.join(sorted(READERS))}")

@@ -1,4 +1,4 @@
-"""What every verb shares: options, the files they read, and checks before the work."""
+"""Parts that all commands share: options, input files, and checks before the work."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,9 +48,9 @@ QuantiseMissing = Annotated[
 ]
 
 MOST_EVENTS = 10_000_000
-"""That any verb takes."""
+"""Largest number of events that any command accepts."""
 MOST_BITS, MOST_SHIFT = 32, 64
-"""Of a format given on the command line: its width, and how far its bits may lie from the point."""
+"""Limits on a format from the command line: its width, and the distance of its bits from the point."""
 
 
 def model_file(model: str) -> Path:
@@ -70,15 +70,19 @@ def missing_format(text: str | None) -> "Format | None":
     if text is None:
         return None
     try:
-        found = Format.parse(text)
+        quantiser_format = Format.parse(text)
     except UserError as problem:
         raise UserError(f"--quantise-missing {problem}") from None
-    if not 2 <= found.width <= MOST_BITS or abs(found.fraction) > MOST_SHIFT or abs(found.width - found.fraction) > MOST_SHIFT:
+    if (
+        not 2 <= quantiser_format.width <= MOST_BITS
+        or abs(quantiser_format.fraction) > MOST_SHIFT
+        or abs(quantiser_format.width - quantiser_format.fraction) > MOST_SHIFT
+    ):
         raise UserError(
             f"--quantise-missing {text!r}: give a width of 2 to {MOST_BITS} bits and −{MOST_SHIFT} to {MOST_SHIFT} integer bits, "
             "e.g. fixed<12,4>"
         )
-    return found
+    return quantiser_format
 
 
 def check_memory(option: str, events: int, numbers: int) -> None:
@@ -112,17 +116,17 @@ def read_vectors(path: Path, graph: "Graph") -> Any:
     """
     inputs = graph.inputs
     if path.suffix == ".npy" and len(inputs) > 1:
-        wanted = ", ".join(f"{op.name}=..." for op in inputs)
-        raise BadData(f"{path}: the network has {len(inputs)} inputs; write them with numpy.savez(FILE, {wanted})")
+        example = ", ".join(f"{op.name}=..." for op in inputs)
+        raise BadData(f"{path}: the network has {len(inputs)} inputs; write them with numpy.savez(FILE, {example})")
     if path.suffix == ".npy":
         arrays = {graph.input.name: read_npy(path)}
     else:
         plain = len(inputs) == 1 and inputs[0].name not in array_names(path)
         keys = {op.name: "inputs" if plain else op.name for op in inputs}
         cure = f"write them with numpy.savez(FILE, {', '.join(f'{key}=...' for key in keys.values())})"
-        read = read_npz(path, tuple(keys.values()), cure=cure)
-        arrays = {name: read[key] for name, key in keys.items()}
-    found: dict[str, NDArray[Any]] = {}
+        stored = read_npz(path, tuple(keys.values()), cure=cure)
+        arrays = {name: stored[key] for name, key in keys.items()}
+    vectors: dict[str, NDArray[Any]] = {}
     for op in inputs:
         values = arrays[op.name]
         if values.ndim < 1 or values.shape[1:] != op.shape or values.dtype.kind not in "iuf":
@@ -130,13 +134,15 @@ def read_vectors(path: Path, graph: "Graph") -> Any:
             raise BadData(
                 f"{path}: input {op.name!r} is {values.dtype} {values.shape}; integer codes or real values ({shape}) expected"
             )
-        found[op.name] = values
-    reals = {name: values for name, values in found.items() if values.dtype.kind == "f"}
+        vectors[op.name] = values
+    reals = {name: values for name, values in vectors.items() if values.dtype.kind == "f"}
     codes = (
-        graph.quantise_inputs({name: reals.get(name, np.zeros(values.shape)) for name, values in found.items()}) if reals else {}
+        graph.quantise_inputs({name: reals.get(name, np.zeros(values.shape)) for name, values in vectors.items()})
+        if reals
+        else {}
     )
-    found = {name: codes[name] if name in reals else values.astype(np.int64) for name, values in found.items()}
-    return found if len(inputs) > 1 else found[graph.input.name]
+    vectors = {name: codes[name] if name in reals else values.astype(np.int64) for name, values in vectors.items()}
+    return vectors if len(inputs) > 1 else vectors[graph.input.name]
 
 
 def known_variant(backend: str, variant: str | None) -> str:
@@ -153,9 +159,9 @@ def chosen_hardware(accelerator: str, devices: int, precision: str, channels_las
     """Check where to train before anything is written."""
     from caloedge.training.fit import ACCELERATORS, PRECISIONS, Hardware
 
-    for value, known, option in ((accelerator, ACCELERATORS, "--accelerator"), (precision, PRECISIONS, "--precision")):
-        if value not in known:
-            raise UserError(f"{option} {value!r} is not known; there are: {', '.join(known)}")
+    for value, allowed, option in ((accelerator, ACCELERATORS, "--accelerator"), (precision, PRECISIONS, "--precision")):
+        if value not in allowed:
+            raise UserError(f"{option} {value!r} is not known; there are: {', '.join(allowed)}")
     return Hardware(accelerator=accelerator, devices=devices, precision=precision, channels_last=channels_last)
 
 

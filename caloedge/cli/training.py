@@ -1,4 +1,4 @@
-"""From showers to an artifact: simulate, train, export."""
+"""Commands from showers to an artifact: simulate, train, export."""
 
 import os
 from pathlib import Path
@@ -80,8 +80,8 @@ def train(
     if quick:
         recipe, output = rehearse(recipe, output)
     trained = train_recipe(recipe, output, chosen_hardware(accelerator, devices, precision, channels_last), alternative or ())
-    for stage, one in trained.items():
-        record = one.record
+    for stage, network in trained.items():
+        record = network.record
         say(f"{stage}: {record.parameters:,} parameters, {record.epochs} epochs, validation loss {record.valid_loss:.4f}")
 
 

@@ -1,4 +1,4 @@
-"""Whole stories, from training to a report: run, tradeoff, study, reconstruct."""
+"""Whole workflows, from training to a report: run, tradeoff, study, reconstruct."""
 
 from pathlib import Path
 from typing import Annotated
@@ -43,10 +43,10 @@ def run(
     if quick:
         recipe, output = rehearse(recipe, output)
     with answering(as_json) as answer:
-        done = whole_story(recipe, output, hardware, independent)
-        for caveat in done.caveats:
+        report = whole_story(recipe, output, hardware, independent)
+        for caveat in report.caveats:
             answer.say(caveat)
-        answer.show(*(block for section in done.sections for block in section.blocks if isinstance(block, Claim)))
+        answer.show(*(block for section in report.sections for block in section.blocks if isinstance(block, Claim)))
         answer.say(f"report: {places(read_named_recipe(recipe)[1], output).report / 'report.html'}")
 
 
@@ -67,8 +67,8 @@ def tradeoff(
 
     hardware = chosen_hardware(accelerator, devices, precision, channels_last)
     with answering(as_json) as answer:
-        done = compare_all(recipe, output, hardware, threads, device)
-        answer.show(*(block for section in done.sections[:3] for block in section.blocks if isinstance(block, Claim | Table)))
+        report = compare_all(recipe, output, hardware, threads, device)
+        answer.show(*(block for section in report.sections[:3] for block in section.blocks if isinstance(block, Claim | Table)))
 
 
 def study(
@@ -91,8 +91,8 @@ def study(
 
     hardware = chosen_hardware(accelerator, devices, precision, channels_last)
     with answering(as_json) as answer:
-        done = at_every_width(recipe, bits or DEFAULT_BITS, output, hardware)
-        answer.show(*(block for section in done.sections[:2] for block in section.blocks if isinstance(block, Claim | Table)))
+        report = at_every_width(recipe, bits or DEFAULT_BITS, output, hardware)
+        answer.show(*(block for section in report.sections[:2] for block in section.blocks if isinstance(block, Claim | Table)))
 
 
 def reconstruct(
@@ -116,6 +116,6 @@ def reconstruct(
 
     models = Chain(open_model(seeds), open_model(centres))
     with answering(as_json) as answer:
-        done = whole_report(models, open_library(library) if library else None, events, valid_events, work, output)
-        answer.show(*(block for section in done.sections for block in section.blocks if isinstance(block, Claim)))
+        report = whole_report(models, open_library(library) if library else None, events, valid_events, work, output)
+        answer.show(*(block for section in report.sections for block in section.blocks if isinstance(block, Claim)))
         answer.say(f"report: {output / 'report.html'}")

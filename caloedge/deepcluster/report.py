@@ -33,7 +33,7 @@ from caloedge.reconstruction import windowing
 from caloedge.reports import sections, store, summary
 from caloedge.results import Claim, Number, Report, Section, Table, verdict
 from caloedge.synthesis.cost import implement
-from caloedge.verification.executors import Check, Design, compare_codes
+from caloedge.verification.executors import Check, FirmwareDesign, compare_codes
 
 EVENTS_PER_BLOCK = 500
 SHOWN_EVENTS = 500
@@ -80,12 +80,12 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
         headline=assessment.headline,
         best=_best(assessment.headline),
         caveats=(
-            *summary.of_claims(claims),
+            *summary.claim_caveats(claims),
             *assessment.caveats,
             *(
                 f"{artifact.recipe.name}: {warning}"
                 for artifact in (models.seeds, models.centres)
-                for warning in summary.of_artifact(artifact)[:-1]
+                for warning in summary.artifact_caveats(artifact)[:-1]
             ),
             summary.ONCE,
         ),
@@ -229,7 +229,7 @@ def _hardware(models: Chain, nets: Networks, library: ShowerLibrary, work: Path)
                 cost = (
                     implement(project, models.centres.recipe.target, models.centres.recipe.route_limit_s) if not number else None
                 )
-                design = Design("rtl", name, models.centres.recipe.target)
+                design = FirmwareDesign("rtl", name, models.centres.recipe.target)
                 designs.append(Firmware(design, project, read_record(project), checks[-1], physical, cost))
     return checks, designs
 

@@ -10,11 +10,11 @@ from caloedge.catalog import BASELINE, INTEGER, Assessment, Library, Sample, Tas
 from caloedge.compiler.onnx.reader import read
 from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.errors import BadData, UserError
-from caloedge.evaluation.scoring import integer_scores, scores
+from caloedge.evaluation.scoring import integer_scores, score_methods
 from caloedge.extras import cure, lacking
 
 EVALUATION_SEED = 97
-"""Composition of the test events; no training or tuning uses it."""
+"""Seed of the composition of test events; no training or tuning uses it."""
 
 
 def library_of(artifact: Artifact) -> Library:
@@ -26,18 +26,18 @@ def library_of(artifact: Artifact) -> Library:
 def refuse_seen_showers(artifact: Artifact, library: Library) -> None:
     """Refuse a library that contains showers the artifact was trained on, whatever the file looks like."""
     try:
-        known = library_of(artifact)
+        training_library = library_of(artifact)
     except UserError:
         return  # the training library is not on this computer
-    if known.digest != artifact.manifest.library["sha256"]:
+    if training_library.digest != artifact.manifest.library["sha256"]:
         return
-    if not isinstance(library, ShowerLibrary) or not isinstance(known, ShowerLibrary):
+    if not isinstance(library, ShowerLibrary) or not isinstance(training_library, ShowerLibrary):
         return  # particles of a library are evaluated on, never trained on
-    seen = np.isin(np.float32(library.energies_mev), np.float32(known.energies_mev)).sum()
+    n_seen = np.isin(np.float32(library.energies_mev), np.float32(training_library.energies_mev)).sum()
     # Energies are continuous: a handful may agree in float32 by chance.
-    if seen > 10 + 0.01 * len(library):
+    if n_seen > 10 + 0.01 * len(library):
         raise BadData(
-            f"{library.path}: {seen} of {len(library)} showers are those that {artifact.recipe.name} was trained or tuned on"
+            f"{library.path}: {n_seen} of {len(library)} showers are those that {artifact.recipe.name} was trained or tuned on"
             f" ({artifact.recipe.library}); evaluate on showers of another seed"
         )
 
@@ -58,12 +58,12 @@ def evaluate(artifact: Artifact, library: Library, n_events: int | None = None) 
 
 
 def not_compared() -> str:
-    """Say which methods `evaluate` leaves out on this computer, and the cure; empty if none."""
+    """Return which methods `evaluate` leaves out on this computer, with the cure; empty if none."""
     missing = lacking("train")
     return f"float networks and claims on them are left out: they need {', '.join(missing)}; {cure('train')}" if missing else ""
 
 
 def _scores(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDArray[Any]]:
     if not lacking("train"):
-        return scores(artifact, task, sample)
+        return score_methods(artifact, task, sample)
     return {INTEGER: integer_scores(read(artifact.model), task, sample), BASELINE: task.baseline(sample)}

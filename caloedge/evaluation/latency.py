@@ -20,60 +20,60 @@ from caloedge.training.stages import build_network
 ONNXRUNTIME, TORCH = "onnxruntime", "torch"
 BATCHES = (1, 1024)
 IMAGE_BATCHES = (1, 16)
-"""Of inputs of more than `IMAGE_SIZE` numbers."""
+"""Batch sizes for inputs of more than `IMAGE_SIZE` numbers."""
 IMAGE_SIZE = 1000
 SECONDS = 2.0
-"""How long each figure is measured."""
+"""Wall time for which each network and batch size is measured [s]."""
 FEWEST_CALLS = 3
 OPSET = 17
 
 
 @dataclass(frozen=True)
-class Timing:
-    """One network at one batch size."""
+class NetworkTiming:
+    """Time per call of one network at one batch size."""
 
     stage: str
     batch: int
     median_s: float
-    """Per call."""
+    """Median time of a call [s]."""
     low_s: float
-    """16 % of the calls were faster."""
+    """16 % quantile of the time of a call [s]."""
     high_s: float
-    """84 % of the calls were faster."""
+    """84 % quantile of the time of a call [s]."""
     calls: int
     threads: int
     engine: str = ONNXRUNTIME
     device: str = "cpu"
 
 
-def float_timings(artifact: Artifact, threads: int = 1) -> tuple[Timing, ...]:
+def float_timings(artifact: Artifact, threads: int = 1) -> tuple[NetworkTiming, ...]:
     """Measure the float networks of an artifact, published and edge, on random inputs through onnxruntime."""
-    found: list[Timing] = []
+    timings: list[NetworkTiming] = []
     for stage in ("published", "edge"):
         shape = find(Task, artifact.recipe.task).shape_of(stage)
         network = build_network(artifact.recipe, stage, artifact.weights(stage))
-        found += network_timings(stage, network, shape, (ONNXRUNTIME,), threads)
-    return tuple(found)
+        timings += network_timings(stage, network, shape, (ONNXRUNTIME,), threads)
+    return tuple(timings)
 
 
 def network_timings(
     name: str, network: nn.Module, shape: tuple[int, ...], engines: tuple[str, ...], threads: int, device: str = "cpu"
-) -> list[Timing]:
+) -> list[NetworkTiming]:
     """Measure one network on random inputs of one shape; torch runs on `device`, onnxruntime on the CPU."""
     batches = IMAGE_BATCHES if math.prod(shape) > IMAGE_SIZE else BATCHES
-    found = []
+    timings = []
     if ONNXRUNTIME in engines:
         run = _onnxruntime(network, shape, threads)
-        found += [_timed(run, name, batch, shape, threads, ONNXRUNTIME, "cpu") for batch in batches]
+        timings += [_measure(run, name, batch, shape, threads, ONNXRUNTIME, "cpu") for batch in batches]
     if TORCH in engines:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
             run = _torch(network, device)
-            found += [_timed(run, name, batch, shape, threads, TORCH, device) for batch in batches]
+            timings += [_measure(run, name, batch, shape, threads, TORCH, device) for batch in batches]
         finally:
             torch.set_num_threads(before)
-    return found
+    return timings
 
 
 def _onnxruntime(network: nn.Module, shape: tuple[int, ...], threads: int) -> Callable[[Any], Any]:
@@ -100,9 +100,9 @@ def _torch(network: nn.Module, device: str) -> Callable[[Any], Any]:
     return run
 
 
-def _timed(
+def _measure(
     run: Callable[[Any], Any], stage: str, batch: int, shape: tuple[int, ...], threads: int, engine: str, device: str
-) -> Timing:
+) -> NetworkTiming:
     inputs = np.random.default_rng(1).random((batch, *shape), dtype=np.float32)
     for _ in range(2):
         run(inputs)
@@ -113,4 +113,4 @@ def _timed(
         run(inputs)
         seconds.append(time.perf_counter() - start)
     low, median, high = np.quantile(seconds, (0.16, 0.5, 0.84))
-    return Timing(stage, batch, float(median), float(low), float(high), len(seconds), threads, engine, device)
+    return NetworkTiming(stage, batch, float(median), float(low), float(high), len(seconds), threads, engine, device)

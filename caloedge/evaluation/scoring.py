@@ -21,38 +21,38 @@ if TYPE_CHECKING:
 def integer_scores(
     graph: Graph, task: Task, sample: Sample[Any], run: Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]] | None = None
 ) -> NDArray[Any]:
-    """Return the scores of an integer network, from its graph's codes or those of another executor."""
+    """Return the scores of an integer network, computed from the output codes of its graph or of the executor `run`."""
     codes = (run or graph.run)(graph.quantise_input(sample.inputs))
     (scores,) = (graph.output_values(codes) if task.physical else codes).values()
     return per_input(scores)
 
 
 def per_input(outputs: NDArray[Any]) -> NDArray[Any]:
-    """Return images as they are, and the scores of vectors (N,) where there is one output."""
+    """Return images (N, C, H, W) as they are, vectors (N, outputs) as scores, which are (N,) for one output."""
     if outputs.ndim > 2:
         return outputs.astype(np.float32)
     return (outputs[:, 0] if outputs.shape[1] == 1 else outputs).astype(np.float64)
 
 
-def scores(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDArray[Any]]:
+def score_methods(artifact: Artifact, task: Task, sample: Sample[Any]) -> dict[str, NDArray[Any]]:
     """Return each method's scores on a sample: logits for float networks, output codes for the integer network.
 
-    Of a task whose outputs are physical, all are values. Their shape is (N,) for a network of one output, else (N, outputs), and
-    that of images for images.
+    For a task whose outputs are physical, all scores are physical values. Scores are (N,) for a network of one output,
+    (N, outputs) for one of several, and (N, C, H, W) for images.
     """
     from caloedge.training.stages import build_network
 
-    found: dict[str, NDArray[Any]] = {}
+    scores_by_method: dict[str, NDArray[Any]] = {}
     with progress(f"score {len(sample.inputs):,} inputs", 4) as advance:
         for method, stage in ((REFERENCE, "published"), (FLOAT, "edge")):
             network = build_network(artifact.recipe, stage, artifact.weights(stage))
-            found[method] = float_scores(network, sample, stage)
+            scores_by_method[method] = float_scores(network, sample, stage)
             advance(1)
-        found[INTEGER] = integer_scores(read(artifact.model), task, sample)
+        scores_by_method[INTEGER] = integer_scores(read(artifact.model), task, sample)
         advance(1)
-        found[BASELINE] = task.baseline(sample)
+        scores_by_method[BASELINE] = task.baseline(sample)
         advance(1)
-    return found
+    return scores_by_method
 
 
 def float_scores(network: nn.Module, sample: Sample[Any], stage: str) -> NDArray[Any]:

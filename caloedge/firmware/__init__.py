@@ -1,1 +1,1 @@
-"""What built designs do and cost: cycles, clock, resources, budgets."""
+"""Cycles, clock, resources and trigger budgets of built designs."""

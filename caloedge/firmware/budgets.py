@@ -1,4 +1,4 @@
-"""What triggers allow, each with its reference, and what a design takes of it: a share of the latency, copies, devices."""
+"""Latency and rate budgets of triggers, with references, and what a design needs of them: latency share, copies, devices."""
 
 import math
 from collections.abc import Mapping
@@ -34,16 +34,16 @@ USABLE = 0.8
 
 @dataclass(frozen=True)
 class Need:
-    """What a design takes of one experiment's budget."""
+    """The part of one experiment's budget that a design takes."""
 
     latency_share: float
-    """Of the whole latency; above 1 one item alone takes too long, which no number of copies mends."""
+    """Fraction of the budgeted latency; above 1 a single item takes too long, which no number of copies mends."""
     copies: int
-    """Designs that take items in turn, to keep the input rate."""
+    """Number of designs that take items in turn to keep the input rate."""
 
 
 def need(budget: Budget, latency_cycles: int, interval_cycles: int, clock_mhz: float, items_per_event: float = 1.0) -> Need:
-    """Return what a design takes of a budget; it is no better than the origin of `clock_mhz`.
+    """Return the part of a budget that a design takes; it is as reliable as the origin of `clock_mhz`.
 
     `items_per_event` is how many inputs of the network one event of the experiment has, e.g. windows per crossing.
 

@@ -1,4 +1,4 @@
-"""What a network is made of and what each backend would do with it, before anything is built."""
+"""Inspection of a network before anything is built: its constants, wasted bits, and a preview of every backend."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,25 +16,25 @@ from caloedge.recipe import LayerChoice
 
 @dataclass(frozen=True)
 class Waste:
-    """Where precision or hardware is wasted."""
+    """One place in a network where precision or hardware is wasted."""
 
     layer: str
-    what: str
+    description: str
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What a backend would do with a network on a device."""
+    """Answer of one backend and variant to a network on a device."""
 
     backend: str
     variant: str
     target: str
-    takes: bool
-    what: str
-    """An estimate, or why it refuses."""
+    supported: bool
+    description: str
+    """What the backend would build, as an estimate, or why it refuses the network."""
 
 
-def stored(op: Op) -> str:
+def describe_constants(op: Op) -> str:
     """Describe the constants of an operation beside weights."""
     match op:
         case Table():
@@ -62,70 +62,70 @@ def _output_scale(op: Output) -> str:
 
 
 def wastes(graph: Graph) -> tuple[Waste, ...]:
-    """List where bits are never used, weights are zero and channels never change."""
-    found = []
+    """Return the places where bits are never used, weights are zero or channels never change."""
+    result = []
     for op in graph.ops:
         tensor = graph.tensors[op.name]
         if isinstance(op, Requantise | Threshold | Table):
-            found += _of_tensor(op, tensor)
+            result += _tensor_wastes(op, tensor)
         if isinstance(op, Conv | Dense | Affine):
-            found += _of_weights(op)
-    return tuple(found)
+            result += _weight_wastes(op)
+    return tuple(result)
 
 
-def _of_tensor(op: Requantise | Threshold | Table, tensor: Tensor) -> list[Waste]:
-    found = []
-    needed = Format.holding(*tensor.range, tensor.format.fraction).width
-    if needed < tensor.format.width:
+def _tensor_wastes(op: Requantise | Threshold | Table, tensor: Tensor) -> list[Waste]:
+    result = []
+    needed_bits = Format.holding(*tensor.range, tensor.format.fraction).width
+    if needed_bits < tensor.format.width:
         low, high = tensor.range
-        found.append(Waste(op.name, f"codes {low} … {high} need {needed} of {tensor.format.width} bits"))
+        result.append(Waste(op.name, f"codes {low} … {high} need {needed_bits} of {tensor.format.width} bits"))
     channels = tensor.low.reshape(tensor.shape[0], -1), tensor.high.reshape(tensor.shape[0], -1)
     constant = int((channels[0] == channels[1]).all(axis=1).sum())
     if constant:
-        found.append(Waste(op.name, f"{constant} of {tensor.shape[0]} channels never change"))
-    return found
+        result.append(Waste(op.name, f"{constant} of {tensor.shape[0]} channels never change"))
+    return result
 
 
-def _of_weights(op: Conv | Dense | Affine) -> list[Waste]:
-    found = []
+def _weight_wastes(op: Conv | Dense | Affine) -> list[Waste]:
+    result = []
     low, high = int(op.weights.min()), int(op.weights.max())
-    needed = Format.holding(low, high, 0).width
-    if needed < op.weight_format.width:
-        found.append(Waste(op.name, f"weights {low} … {high} need {needed} of {op.weight_format.width} bits"))
+    needed_bits = Format.holding(low, high, 0).width
+    if needed_bits < op.weight_format.width:
+        result.append(Waste(op.name, f"weights {low} … {high} need {needed_bits} of {op.weight_format.width} bits"))
     zero = float((op.weights == 0).mean())
     if zero >= 0.25:
-        found.append(Waste(op.name, f"{zero:.0%} of the weights are zero"))
+        result.append(Waste(op.name, f"{zero:.0%} of the weights are zero"))
     common = int(np.gcd.reduce(op.weights.reshape(-1)))
     if common > 1 and not isinstance(op, Affine):
-        found.append(Waste(op.name, f"all weights are multiples of {common}: {common.bit_length() - 1} bits are never used"))
-    return found
+        result.append(Waste(op.name, f"all weights are multiples of {common}: {common.bit_length() - 1} bits are never used"))
+    return result
 
 
 def previews(
     graph: Graph, targets: Mapping[str, Target] | None = None, choices: Mapping[str, LayerChoice] | None = None
 ) -> tuple[Preview, ...]:
-    """Ask every backend, variant and device what it would do, with a recipe's choices by layer."""
+    """Return what every backend and variant would build on each device, with a recipe's choices by layer."""
     devices = targets or {name: find(Target, name) for name in names("target")}
-    found = []
+    result = []
     for backend_name in names("backend"):
         backend = find(Backend, backend_name)
         for variant in backend.variants:
             answers: dict[str, Preview] = {}
             for target_name, target in devices.items():
-                answers[target_name] = _prospect(backend_name, variant, graph, target_name, target, choices or {})
-            if len({(answer.takes, answer.what) for answer in answers.values()}) == 1:
-                first = next(iter(answers.values()))
-                found.append(Preview(backend_name, variant, "any", first.takes, first.what))
+                answers[target_name] = _preview(backend_name, variant, graph, target_name, target, choices or {})
+            if len({(answer.supported, answer.description) for answer in answers.values()}) == 1:
+                preview = next(iter(answers.values()))
+                result.append(Preview(backend_name, variant, "any", preview.supported, preview.description))
             else:
-                found += answers.values()
-    return tuple(found)
+                result += answers.values()
+    return tuple(result)
 
 
-def _prospect(
+def _preview(
     name: str, variant: str, graph: Graph, target_name: str, target: Target, choices: Mapping[str, LayerChoice]
 ) -> Preview:
     try:
-        what = find(Backend, name).preview(graph, target, variant, choices)
-        return Preview(name, variant, target_name, takes=True, what=what)
-    except UserError as refused:
-        return Preview(name, variant, target_name, takes=False, what=str(refused))
+        description = find(Backend, name).preview(graph, target, variant, choices)
+        return Preview(name, variant, target_name, supported=True, description=description)
+    except UserError as error:
+        return Preview(name, variant, target_name, supported=False, description=str(error))

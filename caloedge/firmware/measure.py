@@ -1,4 +1,4 @@
-"""What a recipe's firmware projects do and cost: cycles from simulation, resources and clock from the tools that are there."""
+"""Measurement of a recipe's firmware projects: cycles from simulation, resources and clock from the tools that are installed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from caloedge.artifact import Artifact
 from caloedge.catalog import Backend, CycleRun, Target, find
 from caloedge.project import read_record
-from caloedge.synthesis.cost import Implemented, implement
-from caloedge.verification.executors import Check, Design, designs
+from caloedge.synthesis.cost import ImplementationResult, implement
+from caloedge.verification.executors import Check, FirmwareDesign, designs
 
 TIMED_EVENTS = 256
 """Golden events simulated back to back to measure cycles."""
@@ -16,18 +16,18 @@ TIMED_EVENTS = 256
 
 @dataclass(frozen=True)
 class Firmware:
-    """One built project."""
+    """One built project with its measurements."""
 
-    design: Design
+    design: FirmwareDesign
     folder: Path
     record: dict[str, Any]
-    """Its caloedge.json."""
+    """Contents of the project's caloedge.json."""
     check: Check
-    """Against the golden vectors."""
+    """Comparison with the golden vectors."""
     cycles: CycleRun | None
-    """None where the simulation has no clock."""
-    cost: Implemented | None
-    """None where it was not asked for, or no tool is there."""
+    """Measured latency and interval; None where the simulation has no clock."""
+    cost: ImplementationResult | None
+    """Resources and clock; None where no synthesis was requested or no tool is installed."""
 
     @property
     def target(self) -> Target:
@@ -39,16 +39,16 @@ def firmware(artifact: Artifact, folder: Path, checks: list[Check]) -> tuple[Fir
     """Measure the built projects of a recipe; those whose tools are missing are left out."""
     by_name = {check.executor: check for check in checks}
     return tuple(
-        _one(artifact, design, folder / design.folder, by_name[str(design)])
+        _measure(artifact, design, folder / design.folder, by_name[str(design)])
         for design in designs(artifact.recipe)
         if not by_name[str(design)].missing
     )
 
 
-def _one(artifact: Artifact, design: Design, folder: Path, check: Check) -> Firmware:
+def _measure(artifact: Artifact, design: FirmwareDesign, folder: Path, check: Check) -> Firmware:
     simulate = find(Backend, design.backend).simulate
     inputs = artifact.golden().inputs[:TIMED_EVENTS]
     cycles = simulate(folder, inputs, 0.0, None) if simulate else None
-    wanted = design.backend == "hls4ml" or design.variant in artifact.recipe.synthesis.get(design.target, ())
-    cost = implement(folder, design.target, artifact.recipe.route_limit_s) if wanted else None
+    is_synthesised = design.backend == "hls4ml" or design.variant in artifact.recipe.synthesis.get(design.target, ())
+    cost = implement(folder, design.target, artifact.recipe.route_limit_s) if is_synthesised else None
     return Firmware(design, folder, read_record(folder), check, cycles, cost)

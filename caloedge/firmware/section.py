@@ -11,22 +11,22 @@ from caloedge.firmware.budgets import BUDGETS, USABLE, Need, devices, need
 from caloedge.firmware.measure import Firmware
 from caloedge.firmware.wording import with_article
 from caloedge.results import Cell, Number, Report, Section, Table
-from caloedge.synthesis.cost import Implemented
+from caloedge.synthesis.cost import ImplementationResult
 
 if TYPE_CHECKING:
-    from caloedge.evaluation.latency import Timing
+    from caloedge.evaluation.latency import NetworkTiming
 
 RESOURCES = ("LUT", "FF", "DSP", "BRAM_18K", "URAM")
 NONE = "–"
 DESIGNS, COSTS, BUDGET = "Designs: latency and rate", "Resources and routed clock", "Trigger budgets"
 """Titles of the tables that the README shows."""
 PROJECTS, BLOCKS = "Projects: building and simulating", "Synthesised blocks, per instance"
-"""Titles of the two tables that tell how long building took."""
+"""Titles of the two tables with build times."""
 
 
 def firmware(
     designs: Sequence[Firmware],
-    timings: Sequence[Timing],
+    timings: Sequence[NetworkTiming],
     computer: str,
     published: Table | None,
     event: str,
@@ -34,19 +34,19 @@ def firmware(
 ) -> Section:
     """Return the section on firmware; `event` names what one input of the network is, e.g. `window`, and how many there are."""
     clocked = [design for design in designs if design.cycles]
-    costs = {str(x.design): x.cost for x in designs if x.cost and x.cost.found}
+    costs = {str(project.design): project.cost for project in designs if project.cost and project.cost.has_result}
     tables: list[Table | None] = [
         _designs_table(clocked, event) if clocked else None,
         cost_table(costs) if costs else None,
         _shares_table(costs),
         _budget_table(clocked, event, items_per_event) if clocked else None,
-        _layers_table([x for x in clocked if "stages" in x.record]),
+        _layers_table([project for project in clocked if "stages" in project.record]),
         _blocks_table(costs),
         _float_table(timings, computer, event) if timings else None,
         published,
         _projects_table(designs, event) if designs else None,
     ]
-    missing = [f"{x.design}: {remark}" for x in designs if x.cost for remark in x.cost.remarks]
+    missing = [f"{project.design}: {remark}" for project in designs if project.cost for remark in project.cost.remarks]
     return Section(
         title="Firmware: cycles, clock and resources",
         text="Cycles come from cycle-accurate simulation of the Verilog, of which every result was compared above. Nanoseconds "
@@ -72,18 +72,18 @@ def _at_clock(value: float, unit: str, clock_mhz: float, routed: bool) -> Number
 
 def _designs_table(designs: Sequence[Firmware], event: str) -> Table:
     rows = []
-    for x in designs:
-        assert x.cycles is not None
-        fmax = x.cost.routed.fmax_mhz if x.cost and x.cost.routed else None
-        clock = fmax or x.target.clock_mhz
+    for project in designs:
+        assert project.cycles is not None
+        fmax = project.cost.routed.fmax_mhz if project.cost and project.cost.routed else None
+        clock = fmax or project.target.clock_mhz
         rows.append(
             (
-                str(x.design),
-                Number(value=x.cycles.latency_cycles, unit="cycles", origin="simulated"),
-                Number(value=x.cycles.interval_cycles, unit="cycles", origin="simulated"),
+                str(project.design),
+                Number(value=project.cycles.latency_cycles, unit="cycles", origin="simulated"),
+                Number(value=project.cycles.interval_cycles, unit="cycles", origin="simulated"),
                 Number(value=round(clock, 1), unit="MHz", origin="routed" if fmax else "requested"),
-                _at_clock(x.cycles.latency_cycles * 1e3 / clock, "ns", clock, bool(fmax)),
-                _at_clock(clock / x.cycles.interval_cycles, f"10⁶ {event}s/s", clock, bool(fmax)),
+                _at_clock(project.cycles.latency_cycles * 1e3 / clock, "ns", clock, bool(fmax)),
+                _at_clock(clock / project.cycles.interval_cycles, f"10⁶ {event}s/s", clock, bool(fmax)),
             )
         )
     return Table(
@@ -95,20 +95,20 @@ def _designs_table(designs: Sequence[Firmware], event: str) -> Table:
     )
 
 
-def cost_table(costs: Mapping[str, Implemented]) -> Table:
-    """Return resources and clock of implemented projects by name, one row for each tool that said something."""
+def cost_table(costs: Mapping[str, ImplementationResult]) -> Table:
+    """Return resources and clock of implemented projects by name, one row for each tool that gave a result."""
     rows: list[tuple[Cell, ...]] = []
     for name, cost in costs.items():
-        asked = Number(value=cost.asked_mhz, unit="MHz", origin="requested")
+        requested = Number(value=cost.requested_mhz, unit="MHz", origin="requested")
         if cost.netlist:
             clock: Cell = NONE
             if cost.routed:
                 clock = cost.routed.numbers()[0][1] if cost.routed.routed else f"not routed: {cost.routed.reason}"
-            rows.append((name, cost.netlist.tool, *_amounts(cost.netlist.resources, "synthesised"), asked, clock))
+            rows.append((name, cost.netlist.tool, *_amounts(cost.netlist.resources, "synthesised"), requested, clock))
         if cost.vivado:
-            rows.append((name, cost.vivado.tool, *_from(cost.vivado.numbers(), asked)))
+            rows.append((name, cost.vivado.tool, *_vendor_cells(cost.vivado.numbers(), requested)))
         if cost.vitis:
-            rows.append((name, "Vitis HLS", *_from(cost.vitis.numbers(), asked)))
+            rows.append((name, "Vitis HLS", *_vendor_cells(cost.vitis.numbers(), requested)))
     return Table(
         title=COSTS,
         columns=("design", "tool", *RESOURCES, "clock asked for", "Fmax"),
@@ -124,19 +124,19 @@ def _amounts(resources: Mapping[str, int], origin: str) -> Iterable[Cell]:
         yield Number(value=resources[name], origin=origin) if name in resources else NONE  # type: ignore[arg-type]
 
 
-def _from(numbers: Iterable[tuple[str, Number]], asked: Number) -> Iterable[Cell]:
+def _vendor_cells(numbers: Iterable[tuple[str, Number]], requested: Number) -> Iterable[Cell]:
     by_name = dict(numbers)
-    return (*(by_name.get(name, NONE) for name in RESOURCES), asked, by_name.get("Fmax", NONE))
+    return (*(by_name.get(name, NONE) for name in RESOURCES), requested, by_name.get("Fmax", NONE))
 
 
 def _devices_of(target: str) -> list[str]:
     """Return the target itself, wherever its file lies, and the shipped devices of its family."""
     family = find(Target, target).family
-    return list(dict.fromkeys([target, *(x for x in names("target") if find(Target, x).family == family)]))
+    return list(dict.fromkeys([target, *(device for device in names("target") if find(Target, device).family == family)]))
 
 
-def _shares_table(costs: Mapping[str, Implemented]) -> Table | None:
-    """Return what part of its own device, and of each shipped one of the same family, a netlist takes."""
+def _shares_table(costs: Mapping[str, ImplementationResult]) -> Table | None:
+    """Return the share of its own device, and of each shipped one of the same family, that a netlist takes [%]."""
     rows: list[tuple[Cell, ...]] = []
     for name, cost in costs.items():
         if not cost.netlist:
@@ -161,18 +161,18 @@ def _budget_table(designs: Sequence[Firmware], event: str, items_per_event: floa
     """Return latency as a share of the whole chain, copies for the input rate, and how many devices hold them."""
     rows: list[tuple[Cell, ...]] = []
     for budget in BUDGETS:
-        for x in designs:
-            assert x.cycles is not None
-            fmax = x.cost.routed.fmax_mhz if x.cost and x.cost.routed else None
-            clock = fmax or x.target.clock_mhz
-            needed = need(budget, x.cycles.latency_cycles, x.cycles.interval_cycles, clock, items_per_event)
+        for project in designs:
+            assert project.cycles is not None
+            fmax = project.cost.routed.fmax_mhz if project.cost and project.cost.routed else None
+            clock = fmax or project.target.clock_mhz
+            requirement = need(budget, project.cycles.latency_cycles, project.cycles.interval_cycles, clock, items_per_event)
             rows.append((
                 budget.name,
-                str(x.design),
+                str(project.design),
                 Number(value=round(clock, 1), unit="MHz", origin="routed" if fmax else "requested"),
-                _at_clock(100 * needed.latency_share, "%", clock, bool(fmax)),
-                _at_clock(needed.copies, "", clock, bool(fmax)) if needed.latency_share <= 1 else NONE,
-                _devices(needed, x),
+                _at_clock(100 * requirement.latency_share, "%", clock, bool(fmax)),
+                _at_clock(requirement.copies, "", clock, bool(fmax)) if requirement.latency_share <= 1 else NONE,
+                _devices(requirement, project),
                 budget.reference,
             ))  # fmt: skip
     per_event = f"{items_per_event:.3g} {event}s per event, as in the test sample above" if items_per_event != 1 else (
@@ -189,25 +189,25 @@ def _budget_table(designs: Sequence[Firmware], event: str, items_per_event: floa
     )
 
 
-def _devices(needed: Need, x: Firmware) -> str:
-    """Say how many of its target's devices a design needs."""
-    if needed.latency_share > 1:
+def _devices(requirement: Need, project: Firmware) -> str:
+    """Return as text how many of its target's devices a design needs."""
+    if requirement.latency_share > 1:
         return "too slow: one input alone takes longer than the chain"
-    if not (x.cost and x.cost.netlist):
+    if not (project.cost and project.cost.netlist):
         return "not synthesised"
-    shares = x.cost.netlist.utilisation(x.target)
-    number = devices(needed.copies, shares)
+    shares = project.cost.netlist.utilisation(project.target)
+    number = devices(requirement.copies, shares)
     if number is None:
         missing = [name for name, share in shares.items() if share == math.inf]
         takes = f"needs {missing[0]}, which there is none of on" if missing else f"takes {max(shares.values()):.0%} of"
-        return f"does not fit: one copy {takes} a {x.design.target}"
-    return f"needs {number:,} {x.design.target}"
+        return f"does not fit: one copy {takes} a {project.design.target}"
+    return f"needs {number:,} {project.design.target}"
 
 
 def _layers_table(designs: Sequence[Firmware]) -> Table | None:
     rows = tuple(
         (
-            str(x.design),
+            str(project.design),
             stage["layer"],
             stage["strategy"],
             Number(value=stage["interval_cycles"], unit="cycles", origin="computed"),
@@ -215,8 +215,8 @@ def _layers_table(designs: Sequence[Firmware]) -> Table | None:
             Number(value=stage["estimated_lut_unrolled"], origin="estimated"),
             stage["why"].split(";")[0],
         )
-        for x in designs
-        for stage in x.record["stages"]
+        for project in designs
+        for stage in project.record["stages"]
     )
     if not rows:
         return None
@@ -229,7 +229,7 @@ def _layers_table(designs: Sequence[Firmware]) -> Table | None:
     )
 
 
-def _blocks_table(costs: Mapping[str, Implemented]) -> Table | None:
+def _blocks_table(costs: Mapping[str, ImplementationResult]) -> Table | None:
     rows = tuple(
         (
             name,
@@ -247,17 +247,17 @@ def _blocks_table(costs: Mapping[str, Implemented]) -> Table | None:
     return Table(title=BLOCKS, columns=("design", "module", "instances", *RESOURCES, "time"), rows=rows)
 
 
-def _float_table(timings: Sequence[Timing], computer: str, event: str) -> Table:
+def _float_table(timings: Sequence[NetworkTiming], computer: str, event: str) -> Table:
     rows = tuple(
         (
-            f"float {x.stage}",
-            Number(value=x.batch, unit=f"{event}s", origin="requested"),
-            Number(value=x.median_s * 1e6, unit="µs", origin="measured", sample=f"{x.calls} calls",
-                   uncertainty=(x.high_s - x.low_s) / 2 * 1e6),
-            Number(value=x.median_s * 1e6 / x.batch, unit="µs", origin="measured"),
-            Number(value=x.batch / x.median_s / 1e6, unit=f"10⁶ {event}s/s", origin="measured"),
+            f"float {timing.stage}",
+            Number(value=timing.batch, unit=f"{event}s", origin="requested"),
+            Number(value=timing.median_s * 1e6, unit="µs", origin="measured", sample=f"{timing.calls} calls",
+                   uncertainty=(timing.high_s - timing.low_s) / 2 * 1e6),
+            Number(value=timing.median_s * 1e6 / timing.batch, unit="µs", origin="measured"),
+            Number(value=timing.batch / timing.median_s / 1e6, unit=f"10⁶ {event}s/s", origin="measured"),
         )
-        for x in timings
+        for timing in timings
     )  # fmt: skip
     return Table(
         title="The float networks on this computer",
@@ -270,11 +270,11 @@ def _float_table(timings: Sequence[Timing], computer: str, event: str) -> Table:
 def _projects_table(designs: Sequence[Firmware], event: str) -> Table:
     rows = tuple(
         (
-            str(x.design),
-            Number(value=x.record["compile_seconds"], unit="s", origin="measured"),
-            Number(value=x.check.vectors / max(x.check.seconds, 1e-9), unit=f"{event}s/s", origin="measured"),
+            str(project.design),
+            Number(value=project.record["compile_seconds"], unit="s", origin="measured"),
+            Number(value=project.check.vectors / max(project.check.seconds, 1e-9), unit=f"{event}s/s", origin="measured"),
         )
-        for x in designs
+        for project in designs
     )
     return Table(
         title=PROJECTS,

@@ -1,4 +1,4 @@
-"""Words that depend on the words beside them."""
+"""English articles that depend on the word behind them."""
 
 import re
 

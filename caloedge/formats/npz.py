@@ -23,9 +23,9 @@ DAMAGE = (
 )  # fmt: skip
 """What zipfile and NumPy raise for damaged files."""
 KINDS = "biufcSU"
-"""Numbers and texts."""
+"""NumPy kinds of the accepted arrays: booleans, numbers and texts."""
 BYTES_PER_NUMBER = 8
-"""As which codes and energies are computed with."""
+"""Bytes of the int64 or float64 in which codes and energies are computed."""
 MEMORY_SHARE = 4
 """A file may fill one part in so many of the memory there is: what is computed of it needs the rest."""
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -49,17 +49,17 @@ def read_npz(
     """
     with _opened(path, cure) as archive:
         members = _members(path, archive, cure)
-        wanted = tuple(members) if names is None else names
-        if lacking := [name for name in wanted if name not in members]:
-            found = ", ".join(members) or "nothing"
-            raise BadData(f"{path}: no array {lacking[0]!r} (found: {found}); {cure}")
-        headers = {name: _header(path, archive, members[name], name, cure) for name in wanted}
+        selected = tuple(members) if names is None else names
+        if lacking := [name for name in selected if name not in members]:
+            existing = ", ".join(members) or "nothing"
+            raise BadData(f"{path}: no array {lacking[0]!r} (found: {existing}); {cure}")
+        headers = {name: _header(path, archive, members[name], name, cure) for name in selected}
         for name, shape in (shapes or {}).items():
             if name in headers and headers[name].shape[1:] != shape:
                 expected = ", ".join(map(str, ("N", *shape)))
                 raise BadData(f"{path}: {name!r} has shape {headers[name].shape}; ({expected}) expected")
         _require_memory(path, headers.values())
-        return {name: _array(archive, members[name]) for name in wanted}
+        return {name: _array(archive, members[name]) for name in selected}
 
 
 def array_names(path: Path, *, cure: str = CURE) -> tuple[str, ...]:
@@ -95,13 +95,13 @@ def _opened(path: Path, cure: str) -> Iterator[zipfile.ZipFile]:
 
 def _members(path: Path, archive: zipfile.ZipFile, cure: str) -> dict[str, zipfile.ZipInfo]:
     """Return the arrays in the file's directory by name."""
-    found: dict[str, zipfile.ZipInfo] = {}
+    members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename.removesuffix(".npy")
-        if name in found:
+        if name in members:
             raise BadData(f"{path}: holds {name!r} twice; {cure}")
-        found[name] = info
-    return found
+        members[name] = info
+    return members
 
 
 def _header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, cure: str) -> Member:

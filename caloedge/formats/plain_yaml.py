@@ -54,14 +54,14 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise Unclear(key, "a key is one word")
-            if key.value in found:
+            if key.value in mapping:
                 raise Unclear(key, f"{key.value!r} stands there twice; keep one")
-            found[key.value] = self.construct_object(value, deep=deep)
-        return found
+            mapping[key.value] = self.construct_object(value, deep=deep)
+        return mapping
 
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         if len(node.value) > MAX_DIGITS:

@@ -29,8 +29,10 @@ def table_csv(table: Table) -> str:
     """
     columns = [[row[i] for row in table.rows] for i in range(len(table.columns))]
     parts = [[part for part in _PARTS if any(_part(cell, part) for cell in column)] for column in columns]
-    head = [name for title, own in zip(table.columns, parts, strict=True) for name in (title, *(f"{title}: {x}" for x in own))]
-    rows = [[text for cell, own in zip(row, parts, strict=True) for text in _cells(cell, own)] for row in table.rows]
+    head = [
+        name for title, present in zip(table.columns, parts, strict=True) for name in (title, *(f"{title}: {x}" for x in present))
+    ]
+    rows = [[text for cell, present in zip(row, parts, strict=True) for text in _cells(cell, present)] for row in table.rows]
     return _csv([head, *rows])
 
 
@@ -40,7 +42,9 @@ def figure_csv(figure: Plot | Image) -> str:
         centres = [y + 0.5 for y in range(len(figure.values[0]) if figure.values else 0)]
         rows: list[tuple[object, ...]] = [(f"value [{figure.unit}], x down, y to the right [cells]", *centres)]
         rows += [(x + 0.5, *column) for x, column in enumerate(figure.values)]
-        return _csv(rows + [("mark", "x [cells]", "y [cells]")] * bool(figure.marks) + [(of, x, y) for x, y, of in figure.marks])
+        return _csv(
+            rows + [("mark", "x [cells]", "y [cells]")] * bool(figure.marks) + [(label, x, y) for x, y, label in figure.marks]
+        )
     rows = [("series", "drawn as", figure.x_label, figure.y_label, "half bin width", "error downwards", "error upwards")]
     lengths = ("x_error", "y_error_low", "y_error_high")
     for series in figure.series:

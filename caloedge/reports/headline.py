@@ -1,4 +1,4 @@
-"""What stands first on a page: the claims counted, what to know before use, and at most eight cards of figures."""
+"""The head of a page: claims by verdict, caveats, and at most eight cards of headline figures."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ class Line:
     """One figure of a card."""
 
     method: str
-    """Whose figure it is; empty where the card's title says all."""
+    """Method that the figure belongs to; empty where the card's title says all."""
     value: str
     tail: str
     """Uncertainty and unit."""
@@ -39,9 +39,9 @@ class Card:
     title: str
     lines: tuple[Line, ...]
     origin: str
-    """Of every line, empty where they differ."""
+    """Origin that all lines share; empty where they differ."""
     detail: str
-    """Sample and note of every line, empty where they differ."""
+    """Sample and note that all lines share; empty where they differ."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def cards(report: Report) -> tuple[Card, ...]:
 
 def key_figures(report: Report, n_cards: int) -> tuple[Card, ...]:
     """Return the first cards, and of each only the lines that a first look needs: the firmware, its references, the best."""
-    wanted = (INTEGER, REFERENCE, BASELINE)
+    shown_methods = (INTEGER, REFERENCE, BASELINE)
 
     def shortened(card: Card) -> Card:
-        lines = tuple(line for line in card.lines if line.best or line.method in wanted)
+        lines = tuple(line for line in card.lines if line.best or line.method in shown_methods)
         return replace(card, lines=lines or card.lines[:_MOST_LINES])
 
     return tuple(map(shortened, cards(report)[:n_cards]))
@@ -86,9 +86,12 @@ def numbered_claims(report: Report) -> tuple[NumberedClaim, ...]:
 def tally(report: Report) -> dict[Verdict, tuple[NumberedClaim, ...]]:
     """Return the claims by verdict; one that was tested on several samples counts once, by its gravest verdict."""
     gravest: dict[str, NumberedClaim] = {}
-    for one in sorted(numbered_claims(report), key=lambda one: _GRAVEST_FIRST.index(one.claim.verdict)):
-        gravest.setdefault(one.claim.statement, one)
-    return {verdict: tuple(one for one in gravest.values() if one.claim.verdict == verdict) for verdict in get_args(Verdict)}
+    for numbered in sorted(numbered_claims(report), key=lambda numbered: _GRAVEST_FIRST.index(numbered.claim.verdict)):
+        gravest.setdefault(numbered.claim.statement, numbered)
+    return {
+        verdict: tuple(numbered for numbered in gravest.values() if numbered.claim.verdict == verdict)
+        for verdict in get_args(Verdict)
+    }
 
 
 def parts(number: Number) -> tuple[str, str, str]:
@@ -105,7 +108,7 @@ def _card(title: str, figures: list[tuple[str, Number, bool]]) -> Card:
     origins = {number.origin for _, number, _ in figures}
     details = {_detail(number) for _, number, _ in figures}
     lines = tuple(
-        Line(of, *parts(number), "" if len(details) == 1 else _detail(number), number, best) for of, number, best in figures
+        Line(label, *parts(number), "" if len(details) == 1 else _detail(number), number, best) for label, number, best in figures
     )
     return Card(title, lines, origins.pop() if len(origins) == 1 else "", details.pop() if len(details) == 1 else "")
 

@@ -1,4 +1,4 @@
-"""How methods look: the same name has one colour and one marker in every figure of every report."""
+"""Colour, marker and line style by method: the same name looks the same in every figure of every report."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +31,7 @@ _DASHES: tuple[Dashes, ...] = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 
 
 @dataclass(frozen=True)
 class Look:
-    """How one series is drawn wherever it appears."""
+    """Colour, marker and line style of one series."""
 
     colour: str
     marker: str
@@ -69,7 +69,7 @@ _STAGES = {"published": REFERENCE, "edge": FLOAT, "quantised": INTEGER}
 
 
 def method(name: str) -> str:
-    """Return whose look a series has: a method's, however the name goes on, else its own.
+    """Return the method whose look a series has, whatever follows in its name; its own name if there is none.
 
     >>> [method(name) for name in ("float edge, 92.5 k parameters", "quantised, validation", "8 bit", "photons, far apart")]
     ['float edge', 'integer edge', 'integer 8 bit', 'photons, far apart']
@@ -78,33 +78,33 @@ def method(name: str) -> str:
     if re.fullmatch(r"\d+ bit", head):
         return f"integer {head}"
     head = _STAGES.get(head, head)
-    return next((known for known in (head, f"float {head}") if known in METHODS), name)
+    return next((candidate for candidate in (head, f"float {head}") if candidate in METHODS), name)
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """Give each name a look: a method its own, any other name one that its letters choose.
+    """Return the look of each name: a method's fixed one, for any other name one chosen by a checksum of the name.
 
-    So a name that no table knows has the same look in the next report too, unless a neighbour there has taken it: names that
+    A name that is no method thus has the same look in the next report too, unless another name there has taken it. Names that
     are no methods differ from each other and from all methods, in colour as long as there are colours.
     """
     result: dict[str, Look] = {}
-    of: dict[str, Look] = dict(METHODS)
+    look_by_owner: dict[str, Look] = dict(METHODS)
     for name in dict.fromkeys(names):
         owner = method(name)
-        if owner not in of:
-            of[owner] = next(look for look in _candidates(owner, of) if look not in of.values())
-        result[name] = of[owner]
+        if owner not in look_by_owner:
+            look_by_owner[owner] = next(look for look in _candidates(owner, look_by_owner) if look not in look_by_owner.values())
+        result[name] = look_by_owner[owner]
     return result
 
 
-def _candidates(name: str, taken: Mapping[str, Look]) -> Iterator[Look]:
+def _candidates(name: str, assigned: Mapping[str, Look]) -> Iterator[Look]:
     """Yield every look, from a place in the list that the name decides; first those that share no marker and colour, then all."""
-    every = [Look(*parts) for parts in product(COLOURS.values(), _MARKERS, (True, False), _DASHES)]
-    start = crc32(name.encode()) % len(every)
-    every = every[start:] + every[:start]
-    pairs = {(look.colour, look.marker) for look in taken.values()}
-    colours = {look.colour for other, look in taken.items() if other not in METHODS}
-    free = [look for look in every if (look.colour, look.marker) not in pairs]
+    candidates = [Look(*parts) for parts in product(COLOURS.values(), _MARKERS, (True, False), _DASHES)]
+    start = crc32(name.encode()) % len(candidates)
+    candidates = candidates[start:] + candidates[:start]
+    pairs = {(look.colour, look.marker) for look in assigned.values()}
+    colours = {look.colour for other, look in assigned.items() if other not in METHODS}
+    free = [look for look in candidates if (look.colour, look.marker) not in pairs]
     yield from (look for look in free if look.colour not in colours)
     yield from free
-    yield from every
+    yield from candidates

@@ -12,7 +12,7 @@ from caloedge.reports.headline import cards, numbered_claims
 from caloedge.reports.looks import INK, PAPER
 from caloedge.reports.number_format import quantity
 from caloedge.reports.page import looks_of
-from caloedge.reports.plots.plots import plot_svg
+from caloedge.reports.plots.figures import plot_svg
 from caloedge.results import Cell, Claim, Number, Plot, Report, Table
 
 MARKS = {"holds": "✓ holds", "fails": "✗ **fails**", "undecided": "? undecided", "not tested": "– not tested"}

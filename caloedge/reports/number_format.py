@@ -1,4 +1,4 @@
-"""How a number is written: as many digits as its uncertainty allows, thousands separated, unit and all."""
+"""Numbers as text: as many digits as the uncertainty allows, thousands separated, unit and all."""
 
 import math
 from decimal import ROUND_HALF_EVEN, Decimal

@@ -17,7 +17,7 @@ from caloedge.reports import downloads
 from caloedge.reports.headline import MOST_CARDS, NumberedClaim, cards, numbered_claims, tally
 from caloedge.reports.looks import Look, looks
 from caloedge.reports.plots.canvas import share_glyphs
-from caloedge.reports.plots.plots import image_svg, plot_svg
+from caloedge.reports.plots.figures import image_svg, plot_svg
 from caloedge.reports.tables import CellView, TableView, cell_view, table_view
 from caloedge.results import Block, Claim, Facts, Image, Number, Origin, Plot, Report, Section, Table
 
@@ -92,7 +92,7 @@ def render(report: Report, index: str = "../index.html") -> str:
 
     `index` is the address of the page that lists the reports, empty if there is none.
     """
-    report = report.model_copy(update={"sections": _joined(report.sections)})
+    report = report.model_copy(update={"sections": _merge_neighbours(report.sections)})
     glyphs, sections = _with_shared_glyphs(list(_sections(report)))
     claims, all_cards = tally(report), cards(report)
     return environment().get_template("report.html.j2").render(
@@ -128,7 +128,7 @@ def environment() -> Environment:
     )
     environment.filters["paragraphs"] = lambda text: [part.strip() for part in text.split("\n\n") if part.strip()]
     environment.filters["readable_time"] = _readable_time
-    environment.filters["plural"] = lambda n, one, many: f"{n} {one if n == 1 else many}"
+    environment.filters["plural"] = lambda n, singular, plural: f"{n} {singular if n == 1 else plural}"
     return environment
 
 
@@ -141,16 +141,16 @@ def _readable_time(iso: str) -> str:
     return (moment if moment.tzinfo is None else moment.astimezone(UTC)).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _joined(sections: tuple[Section, ...]) -> tuple[Section, ...]:
+def _merge_neighbours(sections: tuple[Section, ...]) -> tuple[Section, ...]:
     """Make one section of neighbours with the same title and text, such as what was run for two models."""
-    found = []
+    merged = []
     for _, run in groupby(sections, key=lambda section: (section.title, section.text)):
         same = list(run)
         blocks = [block for section in same for block in section.blocks]
         facts = dict.fromkeys(block for block in blocks if isinstance(block, Facts))
         others = [block for block in blocks if not isinstance(block, Facts)]
-        found.append(same[0] if len(same) == 1 else same[0].model_copy(update={"blocks": (*others, *facts)}))
-    return tuple(found)
+        merged.append(same[0] if len(same) == 1 else same[0].model_copy(update={"blocks": (*others, *facts)}))
+    return tuple(merged)
 
 
 def _sections(report: Report) -> Iterator[SectionView]:

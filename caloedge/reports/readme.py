@@ -15,7 +15,7 @@ VERDICTS = {"fails": "Fails", "undecided": "Undecided", "not tested": "Not teste
 BEGIN = "<!-- results: written by `caloedge report reports --readme README.md` -->"
 END = "<!-- end of results -->"
 MOST_CLAIMS = 1
-"""That are named of one report, if they have a short name; the others are counted."""
+"""Number of claims that one report names, if they have a short name; the others are counted."""
 
 
 def results(reports: Mapping[str, Report]) -> str:
@@ -24,7 +24,7 @@ def results(reports: Mapping[str, Report]) -> str:
 
 
 def _item(report: Report) -> str:
-    claims = [one.claim for of_verdict in tally(report).values() for one in of_verdict]
+    claims = [numbered.claim for group in tally(report).values() for numbered in group]
     return " ".join(part for part in (claims_line(claims), _figure(report), _design(report)) if part)
 
 
@@ -35,17 +35,17 @@ def claims_line(claims: Sequence[Claim]) -> str:
     >>> claims_line([holds, fails])
     '**Fails:** width: 2. **Holds:** 1 of 2 claims.'
     """
-    parts, left = [], MOST_CLAIMS
+    parts, n_left = [], MOST_CLAIMS
     for verdict, heading in VERDICTS.items():
         briefs = [claim.brief for claim in claims if claim.verdict == verdict]
-        named = [brief for brief in briefs if brief][:left]
-        left -= len(named)
+        named = [brief for brief in briefs if brief][:n_left]
+        n_left -= len(named)
         more = len(briefs) - len(named)
         if briefs:
-            counted = f" and {more} more" if more else ""
-            parts.append(f"**{heading}:** {'; '.join(named)}{counted}." if named else f"**{heading}:** {more}.")
-    held = sum(claim.verdict == "holds" for claim in claims)
-    return " ".join([*parts, f"**Holds:** {held} of {len(claims)} claims."])
+            others = f" and {more} more" if more else ""
+            parts.append(f"**{heading}:** {'; '.join(named)}{others}." if named else f"**{heading}:** {more}.")
+    n_holding = sum(claim.verdict == "holds" for claim in claims)
+    return " ".join([*parts, f"**Holds:** {n_holding} of {len(claims)} claims."])
 
 
 def _figure(report: Report) -> str:
@@ -84,8 +84,8 @@ def between_marks(text: str, place: Path) -> tuple[str, str, str]:
     """Return what stands before, between and after the marks of the results."""
     if text.count(BEGIN) != 1 or END not in text.split(BEGIN)[1]:
         raise BadData(f"{place}: needs the line {BEGIN} once, and {END} after it")
-    before, rest = text.split(BEGIN)
-    middle, after = rest.split(END, 1)
+    before, remainder = text.split(BEGIN)
+    middle, after = remainder.split(END, 1)
     return before, middle, after
 
 

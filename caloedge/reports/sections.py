@@ -10,11 +10,14 @@ from caloedge.verification.executors import Check
 
 
 def what_was_run(artifact: Artifact) -> Section:
-    """Say which recipe, data and software made the artifact."""
+    """Return the section on the recipe, data and software that made the artifact."""
     manifest, recipe = artifact.manifest, artifact.recipe
     library = {key: value for key, value in manifest.library.items() if key not in ("name", "showers", "path")}
     contents = find(Task, recipe.task).contents
-    made = (("library", f"{manifest.library['name']}, {int(manifest.library['showers']):,} {contents}"), *library.items())
+    library_facts = (
+        ("library", f"{manifest.library['name']}, {int(manifest.library['showers']):,} {contents}"),
+        *library.items(),
+    )
     return Section(
         title="What was run",
         blocks=(
@@ -29,23 +32,23 @@ def what_was_run(artifact: Artifact) -> Section:
                     *((f"version of {name}", value) for name, value in manifest.versions.items()),
                 ),
             ),
-            Facts(title=contents.capitalize(), items=tuple((key.replace("_", " "), str(value)) for key, value in made)),
+            Facts(title=contents.capitalize(), items=tuple((key.replace("_", " "), str(value)) for key, value in library_facts)),
         ),
     )
 
 
-def _result(check: Check) -> str:
+def _verdict_text(check: Check) -> str:
     if check.missing:
         return f"not run: {check.missing}"
     return "exact" if check.exact else f"DIFFERS: {check.misfit}" if check.misfit else "DIFFERS"
 
 
 def exactness(checks: list[Check]) -> Section:
-    """Show the chain of executors against the golden vectors."""
+    """Return the section that compares the chain of executors with the golden vectors."""
     rows = tuple(
         (
             check.executor,
-            _result(check),
+            _verdict_text(check),
             Number(value=check.vectors, origin="computed"),
             Number(value=check.outputs, origin="computed"),
             Number(value=check.differing, origin="computed"),
@@ -83,23 +86,23 @@ def exactness(checks: list[Check]) -> Section:
 
 
 def exactness_claim(checks: list[Check]) -> Claim:
-    """State the chain's result as a claim."""
+    """Return the result of the chain of executors as a claim."""
     ran = [check for check in checks if not check.missing]
     wrong = [check.executor for check in ran if not check.exact]
     vectors = min((check.vectors for check in ran), default=0)
     skipped = [check.executor for check in checks if check.missing]
-    found = f"{len(ran)} comparisons of at least {vectors:,} vectors: " + (
+    result = f"{len(ran)} comparisons of at least {vectors:,} vectors: " + (
         f"differs in {', '.join(wrong)}" if wrong else "0 LSB everywhere"
     )
     return Claim(
         statement="Quantised twin, QONNX executor, integer graph and firmware simulations give the same output codes.",
         verdict=verdict(False if wrong else (True if not skipped else None)),
-        found=found + (f"; not run: {', '.join(skipped)}" if skipped else ""),
+        found=result + (f"; not run: {', '.join(skipped)}" if skipped else ""),
     )
 
 
 def integer_network(graph: Graph, manifest: Manifest) -> Section:
-    """List the layers with formats and proven ranges, and what they cost."""
+    """Return the section on layers with formats, proven ranges and estimated cost."""
     layers = graph.layers()
 
     def estimated(value: int, unit: str = "") -> Number:
@@ -146,7 +149,7 @@ def integer_network(graph: Graph, manifest: Manifest) -> Section:
 
 
 def trainings(stages: Mapping[str, Stage]) -> Section:
-    """Show how networks were trained."""
+    """Return the section on trainings: schedules, losses and learning curves."""
     columns = ("network", "parameters", "epochs", "inputs seen", "time in steps", "computer", "training loss", "validation loss")
     rows = tuple(
         (

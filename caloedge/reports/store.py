@@ -20,7 +20,7 @@ _KEY_CARDS = 3
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexEntry:
     """One report in the index."""
 
     title: str
@@ -30,7 +30,7 @@ class Entry:
     """Relative address of the page, empty if only the JSON is there."""
     folder: str
     caveat: str
-    """The gravest one, empty if there is none."""
+    """The gravest caveat; empty if there is none."""
     claims: dict[Verdict, tuple[NumberedClaim, ...]]
     cards: tuple[Card, ...]
 
@@ -94,8 +94,8 @@ def write_index(folder: Path) -> Path:
     return index
 
 
-def _entry(folder: Path, report: Report) -> Entry:
-    return Entry(
+def _entry(folder: Path, report: Report) -> IndexEntry:
+    return IndexEntry(
         title=report.title,
         summary=report.summary.split("\n\n")[0],
         created=report.created,

@@ -1,4 +1,4 @@
-"""What a reader must know first: what does not hold, what is open, how trainings differ, which figures are the best."""
+"""Caveats for the head of a report (claims that fail or are undecided, unequal trainings) and the best figures."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -8,14 +8,14 @@ from caloedge.recipe import Recipe
 from caloedge.results import Claim, Number, Verdict
 
 WORDS: dict[Verdict, str] = {"fails": "Does not hold", "undecided": "Undecided", "not tested": "Not tested"}
-"""What stands before a claim that someone must know of, gravest first."""
+"""Words before a claim that does not hold or is open, the gravest verdict first."""
 _GRAVITY = {verdict: place for place, verdict in enumerate(WORDS)}
 STAGES = {"published": REFERENCE, "edge": FLOAT, "quantised": INTEGER}
-"""Names of the networks of each training stage."""
+"""Method name of the network of each training stage."""
 ONCE = "Every network was trained once: how much its figures vary from one training to the next is not known."
 
 
-def of_claims(claims: Iterable[Claim], independent: Iterable[Claim] = ()) -> tuple[str, ...]:
+def claim_caveats(claims: Iterable[Claim], independent: Iterable[Claim] = ()) -> tuple[str, ...]:
     """Return the claims that do not hold, then the undecided ones, then the untested ones, a sentence each.
 
     Claims that were tested again on `independent` showers are named where they came out worse there.
@@ -24,47 +24,49 @@ def of_claims(claims: Iterable[Claim], independent: Iterable[Claim] = ()) -> tup
     before = {claim.statement: _GRAVITY.get(claim.verdict, len(WORDS)) for claim in stated}
     worse = [claim for claim in again if _GRAVITY.get(claim.verdict, len(WORDS)) < before.get(claim.statement, len(WORDS))]
     return tuple(
-        f"{words}{where}: {claim.brief or claim.statement.rstrip('.')}."
+        f"{words}{sample}: {claim.brief or claim.statement.rstrip('.')}."
         for verdict, words in WORDS.items()
-        for where, of in (("", stated), (" on independent showers", worse))
-        for claim in of
+        for sample, group in (("", stated), (" on independent showers", worse))
+        for claim in group
         if claim.verdict == verdict
     )
 
 
 def inputs_seen(recipe: Recipe, stages: Mapping[str, Stage]) -> dict[str, int]:
     """Return how many inputs each stage's network was trained on, those of the network that it started from included."""
-    seen = {name: stage.windows_seen for name, stage in stages.items()}
+    n_inputs = {name: stage.windows_seen for name, stage in stages.items()}
     if recipe.training.edge_from_published:
-        seen["edge"] += seen["published"]
-    seen["quantised"] += seen["edge"]
-    return seen
+        n_inputs["edge"] += n_inputs["published"]
+    n_inputs["quantised"] += n_inputs["edge"]
+    return n_inputs
 
 
-def of_artifact(artifact: Artifact) -> tuple[str, ...]:
-    """Warn of trainings of an artifact's three networks that were not alike."""
+def artifact_caveats(artifact: Artifact) -> tuple[str, ...]:
+    """Return caveats on unequal trainings of an artifact's three networks."""
     stages = {stage: artifact.manifest.stages[stage] for stage in STAGES}
-    seen = inputs_seen(artifact.recipe, stages)
-    losses = {STAGES[stage]: of.valid_loss for stage, of in stages.items()}
-    return of_trainings({name: seen[stage] for stage, name in STAGES.items()}, losses, INTEGER)
+    n_inputs = inputs_seen(artifact.recipe, stages)
+    losses = {STAGES[stage]: record.valid_loss for stage, record in stages.items()}
+    return training_caveats({name: n_inputs[stage] for stage, name in STAGES.items()}, losses, INTEGER)
 
 
-def of_trainings(seen: Mapping[str, int], losses: Mapping[str, float], mine: str) -> tuple[str, ...]:
-    """Warn of networks that were trained for less than the one claims are made of, or not to their best.
+def training_caveats(n_inputs: Mapping[str, int], losses: Mapping[str, float], method: str) -> tuple[str, ...]:
+    """Return caveats on networks trained on fewer inputs than `method`, or with a higher validation loss.
 
-    `seen` are inputs by network (`inputs_seen`), `losses` the validation losses.
+    `n_inputs` are numbers of training inputs by network (`inputs_seen`), `losses` the validation losses.
     """
-    made = []
-    less = [f"{name} {number:,}" for name, number in seen.items() if number < seen[mine]]
+    caveats = []
+    less = [f"{name} {number:,}" for name, number in n_inputs.items() if number < n_inputs[method]]
     if less:
-        made.append(f"Trained on fewer inputs than {mine} ({seen[mine]:,}, its float twin's among them): {', '.join(less)}.")
-    worse = [f"{name} {loss:.3g}" for name, loss in losses.items() if loss > losses[mine]]
-    if worse:
-        made.append(
-            f"Validation loss above that of {mine} ({losses[mine]:.3g}): {', '.join(worse)}. Leads over networks that were not "
-            "trained to their best are no merit."
+        caveats.append(
+            f"Trained on fewer inputs than {method} ({n_inputs[method]:,}, its float twin's among them): {', '.join(less)}."
         )
-    return (*made, ONCE)
+    worse = [f"{name} {loss:.3g}" for name, loss in losses.items() if loss > losses[method]]
+    if worse:
+        caveats.append(
+            f"Validation loss above that of {method} ({losses[method]:.3g}): {', '.join(worse)}. Leads over networks that were "
+            "not trained to their best are no merit."
+        )
+    return (*caveats, ONCE)
 
 
 def best(headline: Sequence[tuple[str, Number]], *, lower_is_better: bool) -> tuple[str, ...]:
@@ -78,4 +80,4 @@ def best(headline: Sequence[tuple[str, Number]], *, lower_is_better: bool) -> tu
     for label, number in headline:
         figures.setdefault(label.rpartition(", ")[0], []).append((label, number))
     pick = min if lower_is_better else max
-    return tuple(pick(of, key=lambda one: one[1].value)[0] for of in figures.values())
+    return tuple(pick(entries, key=lambda entry: entry[1].value)[0] for entries in figures.values())

@@ -1,4 +1,4 @@
-"""What a table looks like on the page: unit and origin said once where cells share them, details in footnotes."""
+"""Tables as drawn on the page: unit and origin stand once where cells share them, details in footnotes."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from caloedge.results import Cell, Number, Table
 
 @dataclass(frozen=True)
 class CellView:
-    """One cell or heading as text, with what is said beside it."""
+    """One cell or heading as text, with its exact value, origin and footnote."""
 
     text: str
     exact: str = ""
@@ -39,7 +39,7 @@ class TableView:
 
 @dataclass(frozen=True)
 class _Shared:
-    """What all numbers of a column have in common, None where they differ."""
+    """Attributes that all numbers of a column share; None where they differ."""
 
     unit: str | None
     origin: str | None
@@ -47,7 +47,7 @@ class _Shared:
 
 
 def table_view(table: Table) -> TableView:
-    """Say unit, origin, sample and note of each number as few times as the table allows."""
+    """Return a table in which unit, origin, sample and note stand once where numbers share them."""
     numbers = [cell for row in table.rows for cell in row if isinstance(cell, Number)]
     origin = _same(number.origin for number in numbers) or ""
     sample = _same(number.sample for number in numbers) or ""

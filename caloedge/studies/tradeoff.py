@@ -1,4 +1,4 @@
-"""Accuracy against size and latency: every float network of a recipe, integer ones at several widths, firmware foldings."""
+"""Accuracy against size and latency: float networks of a recipe, integer ones at several widths, several reuse factors."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +19,11 @@ from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sa
 from caloedge.compiler.onnx.reader import read
 from caloedge.computer import computer
 from caloedge.evaluation.accuracy import EVALUATION_SEED
-from caloedge.evaluation.latency import ONNXRUNTIME, TORCH, Timing, network_timings
+from caloedge.evaluation.latency import ONNXRUNTIME, TORCH, NetworkTiming, network_timings
 from caloedge.evaluation.scoring import float_scores, integer_scores
 from caloedge.export import export
 from caloedge.files import replacing, sha256
-from caloedge.firmware.foldings import ReuseChoice, reuse_choices
+from caloedge.firmware.reuse import ReuseChoice, reuse_choices
 from caloedge.firmware.section import RESOURCES
 from caloedge.formats.npz import read_npy
 from caloedge.pipeline import data_label, open_beside, places, read_named_recipe
@@ -35,103 +35,106 @@ from caloedge.studies.widths import announce_widths, artifact_at
 from caloedge.training.fit import Hardware
 from caloedge.training.forecast import forecast
 from caloedge.training.stages import Trained, train
-from caloedge.verification.executors import SOFTWARE, Check, Design, build_if_needed, run_check, run_qonnx
+from caloedge.verification.executors import SOFTWARE, Check, FirmwareDesign, build_if_needed, run_check, run_qonnx
 
 TIMED_IMAGES = 5
-"""Golden inputs that each folding simulates."""
+"""Number of golden inputs that are simulated at each reuse factor."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class NetworkEntry:
     """One network of the trade-off."""
 
     method: str
-    """As the assessment calls it."""
+    """Method name in the assessment."""
     parameters: int
     flop: int
     """Floating-point operations per input, of the network or of its float twin."""
-    timings: tuple[Timing, ...] = ()
-    """Empty for integer networks."""
+    timings: tuple[NetworkTiming, ...] = ()
+    """Measured times per call; empty for integer networks."""
 
 
 @dataclass(frozen=True)
-class Integers:
-    """One bit width."""
+class IntegerNetwork:
+    """The integer network at one bit width."""
 
     method: str
     artifact: Artifact
     emulator: Path
-    """Its C++ library, which is several times faster than the graph."""
+    """Folder of its C++ library, which is several times faster than the graph."""
     checks: tuple[Check, ...]
 
 
 def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 1, device: str = "cpu") -> Report:
-    """Train, compare and time all that a recipe's `tradeoff` names, fold its firmware, and write the report.
+    """Train, compare and time all networks of a recipe's `tradeoff`, build firmware at its reuse factors, write the report.
 
     What is finished is kept in the work folder, and the same call goes on. Float networks are timed with `threads` CPU threads
     through onnxruntime, and through torch on `device`.
     """
     path, recipe = read_named_recipe(name)
-    to, library, task = places(recipe, output), open_beside(path, recipe), find(Task, recipe.task)
-    kept = {bits: to.artifact.with_name(f"{to.artifact.name}_{bits}_bit") for bits in recipe.tradeoff.bits}
-    own = forecast(recipe, library, to.work / "training", hardware, path.parent, recipe.alternatives)
+    paths, library, task = places(recipe, output), open_beside(path, recipe), find(Task, recipe.task)
+    artifact_paths = {bits: paths.artifact.with_name(f"{paths.artifact.name}_{bits}_bit") for bits in recipe.tradeoff.bits}
+    main_forecast = forecast(recipe, library, paths.work / "training", hardware, path.parent, recipe.alternatives)
     width = f"{recipe.quantisation.weight_bits} bit"
-    announce_widths(path, recipe, kept, library, to.work, hardware, {width: own})
-    reuse = ", ".join(map(str, recipe.tradeoff.reuse))
-    announce("then evaluating and timing every network" + (f", and building firmware at reuse {reuse}" if reuse else ""))
-    trained = train(recipe, library, to.work / "training", hardware, path.parent, recipe.alternatives)
-    artifacts = [export(recipe, path, library, trained, to.artifact)]
-    for bits, place in kept.items():
-        artifacts.append(artifact_at(path, recipe, bits, library, to.work, hardware, place))
-    integers = [_integers(artifact, to.work / "tradeoff", own=artifact is artifacts[0]) for artifact in artifacts]
+    announce_widths(path, recipe, artifact_paths, library, paths.work, hardware, {width: main_forecast})
+    reuse_factors = ", ".join(map(str, recipe.tradeoff.reuse))
+    announce(
+        "then evaluating and timing every network"
+        + (f", and building firmware at reuse {reuse_factors}" if reuse_factors else "")
+    )
+    trained = train(recipe, library, paths.work / "training", hardware, path.parent, recipe.alternatives)
+    artifacts = [export(recipe, path, library, trained, paths.artifact)]
+    for bits, folder in artifact_paths.items():
+        artifacts.append(artifact_at(path, recipe, bits, library, paths.work, hardware, folder))
+    integers = [_integer_network(artifact, paths.work / "tradeoff", is_main=artifact is artifacts[0]) for artifact in artifacts]
     sample = task.sample(library, "test", recipe.evaluation.events, EVALUATION_SEED)
     floats = {REFERENCE: trained["published"], FLOAT: trained["edge"]} | {
         f"float {alternative}": trained[alternative] for alternative in recipe.alternatives
     }
-    assessment = task.assess(sample, _scores(task, sample, floats, integers, to.work / "tradeoff"), {})
-    entries = [_entry(method, of, task, threads, device) for method, of in floats.items()]
+    assessment = task.assess(sample, _scores(task, sample, floats, integers, paths.work / "tradeoff"), {})
+    entries = [_entry(method, network, task, threads, device) for method, network in floats.items()]
     edge = next(entry for entry in entries if entry.method == FLOAT)
-    entries += [Entry(of.method, edge.parameters, edge.flop) for of in integers]
-    folded = _foldings(integers[0].artifact, recipe, to.work)
-    records = {method: of.record for method, of in floats.items()}
-    records |= {of.method: of.artifact.manifest.stages["quantised"] for of in integers}
-    report = _report(recipe, integers, entries, folded, assessment, records, threads)
-    place = to.report.with_name(f"{to.report.name}_tradeoff")
-    store.save(report, place)
-    store.write_index(place.parent)
+    entries += [NetworkEntry(network.method, edge.parameters, edge.flop) for network in integers]
+    choices = _reuse_choices(integers[0].artifact, recipe, paths.work)
+    records = {method: network.record for method, network in floats.items()}
+    records |= {network.method: network.artifact.manifest.stages["quantised"] for network in integers}
+    report = _report(recipe, integers, entries, choices, assessment, records, threads)
+    folder = paths.report.with_name(f"{paths.report.name}_tradeoff")
+    store.save(report, folder)
+    store.write_index(folder.parent)
     return report
 
 
-def _integers(artifact: Artifact, folder: Path, *, own: bool) -> Integers:
+def _integer_network(artifact: Artifact, folder: Path, *, is_main: bool) -> IntegerNetwork:
     graph, golden, bits = read(artifact.model), artifact.golden(), artifact.recipe.quantisation.weight_bits
-    design = Design(SOFTWARE, "native", artifact.recipe.target)
+    design = FirmwareDesign(SOFTWARE, "native", artifact.recipe.target)
     emulator = build_if_needed(design, graph, artifact.recipe, folder / f"{bits}_bit")
     checks = (
         run_check(f"integer graph, {bits} bit", golden, graph.run),
         run_check(f"QONNX executor, {bits} bit", golden, lambda codes: run_qonnx(artifact.model, graph, codes)),
         run_check(f"C++ emulator, {bits} bit", golden, partial(emulate, emulator)),
     )
-    return Integers(INTEGER if own else f"integer {bits} bit", artifact, emulator, checks)
+    return IntegerNetwork(INTEGER if is_main else f"integer {bits} bit", artifact, emulator, checks)
 
 
 def _scores(
-    task: Task, sample: Sample[Any], floats: Mapping[str, Trained], integers: Sequence[Integers], folder: Path
+    task: Task, sample: Sample[Any], floats: Mapping[str, Trained], integers: Sequence[IntegerNetwork], folder: Path
 ) -> dict[str, NDArray[Any]]:
-    """Return the scores of all methods; those of networks are kept in a folder, as the large ones take long."""
+    """Return the scores of all methods by name; those of networks are cached in a folder."""
     events = f"{sample.inputs.shape} {sample.inputs.mean(dtype=float):.6g} {sample.inputs.std(dtype=float):.6g}"
-    found: dict[str, NDArray[Any]] = {}
-    for method, of in floats.items():
+    scores_by_method: dict[str, NDArray[Any]] = {}
+    for method, trained in floats.items():
         stage = "published" if method == REFERENCE else "edge"
-        made = partial(float_scores, of.network, sample, stage)
-        found[method] = _kept(folder, f"{method} {of.record.key} {events}", made)
-    for one in integers:
-        made = partial(integer_scores, read(one.artifact.model), task, sample, partial(emulate, one.emulator))
-        found[one.method] = _kept(folder, f"{one.method} {sha256(one.artifact.model)} {events}", made)
-    return found | {BASELINE: task.baseline(sample)}
+        compute = partial(float_scores, trained.network, sample, stage)
+        scores_by_method[method] = _cached(folder, f"{method} {trained.record.key} {events}", compute)
+    for network in integers:
+        compute = partial(integer_scores, read(network.artifact.model), task, sample, partial(emulate, network.emulator))
+        scores_by_method[network.method] = _cached(folder, f"{network.method} {sha256(network.artifact.model)} {events}", compute)
+    return scores_by_method | {BASELINE: task.baseline(sample)}
 
 
-def _kept(folder: Path, key: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-    """Return an array that is made once for each key."""
+def _cached(folder: Path, key: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    """Return the array of a key, computed by `make` unless it is cached."""
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
     if not path.exists():
         with replacing(path) as temporary, temporary.open("wb") as stream:
@@ -139,35 +142,35 @@ def _kept(folder: Path, key: str, make: Callable[[], NDArray[Any]]) -> NDArray[A
     return read_npy(path, cure="remove it and run again")
 
 
-def _entry(method: str, of: Trained, task: Task, threads: int, device: str) -> Entry:
+def _entry(method: str, trained: Trained, task: Task, threads: int, device: str) -> NetworkEntry:
     shape = task.shape_of("published" if method == REFERENCE else "edge")
-    network = of.network.eval()
+    network = trained.network.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, *shape))
     timings = network_timings(method, network, shape, (ONNXRUNTIME, TORCH), threads, device)
-    return Entry(method, of.record.parameters, counter.get_total_flops(), tuple(timings))
+    return NetworkEntry(method, trained.record.parameters, counter.get_total_flops(), tuple(timings))
 
 
-def _foldings(artifact: Artifact, recipe: Recipe, work: Path) -> list[ReuseChoice]:
+def _reuse_choices(artifact: Artifact, recipe: Recipe, work: Path) -> list[ReuseChoice]:
     golden = artifact.golden()
-    few = Golden(golden.inputs[:TIMED_IMAGES], {name: codes[:TIMED_IMAGES] for name, codes in golden.outputs.items()})
-    wanted = recipe.tradeoff
+    first_images = Golden(golden.inputs[:TIMED_IMAGES], {name: codes[:TIMED_IMAGES] for name, codes in golden.outputs.items()})
+    options = recipe.tradeoff
     return reuse_choices(
-        read(artifact.model), few, wanted.reuse, recipe.target, work / "foldings", synthesise=wanted.synthesised_reuse
+        read(artifact.model), first_images, options.reuse, recipe.target, work / "foldings", synthesise=options.synthesised_reuse
     )
 
 
 def _report(
     recipe: Recipe,
-    integers: Sequence[Integers],
-    entries: Sequence[Entry],
-    folded: Sequence[ReuseChoice],
+    integers: Sequence[IntegerNetwork],
+    entries: Sequence[NetworkEntry],
+    choices: Sequence[ReuseChoice],
     assessment: Assessment,
     records: Mapping[str, Stage],
     threads: int,
 ) -> Report:
     artifact = integers[0].artifact
-    checks = [*(check for of in integers for check in of.checks), *(of.check for of in folded)]
+    checks = [*(check for network in integers for check in network.checks), *(choice.check for choice in choices)]
     claims = (*assessment.claims, sections.exactness_claim(checks))
     return Report(
         title=f"{recipe.name}: accuracy against size and latency",
@@ -177,11 +180,11 @@ def _report(
         data_label=data_label(recipe.task, artifact.manifest.library),
         headline=assessment.headline[: 2 * len(entries)],
         best=summary.best(assessment.headline[: 2 * len(entries)], lower_is_better=find(Task, recipe.task).lower_is_better),
-        caveats=(*summary.of_claims(claims), *assessment.caveats, *_of_trainings(recipe, records)),
+        caveats=(*summary.claim_caveats(claims), *assessment.caveats, *_training_caveats(recipe, records)),
         sections=(
             Section(title="Claims", blocks=claims),
-            _summary(entries, folded, assessment, recipe, threads),
-            *((_folding_section(folded, recipe),) if folded else ()),
+            _summary(entries, choices, assessment, recipe, threads),
+            *((_reuse_section(choices, recipe),) if choices else ()),
             *assessment.sections,
             sections.exactness(checks),
             sections.trainings(records),
@@ -190,17 +193,19 @@ def _report(
     )
 
 
-def _of_trainings(recipe: Recipe, records: Mapping[str, Stage]) -> tuple[str, ...]:
-    """Warn of networks that were not trained as long as the recipe's own integer one."""
+def _training_caveats(recipe: Recipe, records: Mapping[str, Stage]) -> tuple[str, ...]:
+    """Return caveats on networks trained for less than the recipe's own integer one."""
     chain = {stage: records[method] for stage, method in summary.STAGES.items()}
     before = summary.inputs_seen(recipe, chain)
-    seen = {method: of.windows_seen for method, of in records.items()}
-    seen |= {method: before[stage] for stage, method in summary.STAGES.items()}
-    seen |= {method: seen[method] + before["edge"] for method in records if method.startswith("integer") and method != INTEGER}
+    n_inputs = {method: record.windows_seen for method, record in records.items()}
+    n_inputs |= {method: before[stage] for stage, method in summary.STAGES.items()}
+    n_inputs |= {
+        method: n_inputs[method] + before["edge"] for method in records if method.startswith("integer") and method != INTEGER
+    }
     mine = records[INTEGER]  # a smaller network's loss is higher for its size, one of fewer bits for those
-    floats = {method: of for method, of in records.items() if method == INTEGER or not method.startswith("integer")}
-    losses = {method: of.valid_loss for method, of in floats.items() if of.parameters >= mine.parameters}
-    return summary.of_trainings(seen, losses, INTEGER)
+    floats = {method: record for method, record in records.items() if method == INTEGER or not method.startswith("integer")}
+    losses = {method: record.valid_loss for method, record in floats.items() if record.parameters >= mine.parameters}
+    return summary.training_caveats(n_inputs, losses, INTEGER)
 
 
 def figures_by_method(assessment: Assessment) -> dict[str, dict[str, Number]]:
@@ -209,15 +214,15 @@ def figures_by_method(assessment: Assessment) -> dict[str, dict[str, Number]]:
     >>> figures_by_method(Assessment((), (("error, a", Number(value=2, origin="computed")),), ()))["error"]["a"].value
     2
     """
-    found: dict[str, dict[str, Number]] = {}
+    figures: dict[str, dict[str, Number]] = {}
     for label, number in assessment.headline:
-        what, _, method = label.rpartition(", ")
-        found.setdefault(what, {})[method] = number
-    return found
+        figure, _, method = label.rpartition(", ")
+        figures.setdefault(figure, {})[method] = number
+    return figures
 
 
 def _summary(
-    entries: Sequence[Entry], folded: Sequence[ReuseChoice], assessment: Assessment, recipe: Recipe, threads: int
+    entries: Sequence[NetworkEntry], choices: Sequence[ReuseChoice], assessment: Assessment, recipe: Recipe, threads: int
 ) -> Section:
     figures = figures_by_method(assessment)
     batch = max((timing.batch for entry in entries for timing in entry.timings), default=1)
@@ -232,10 +237,10 @@ def _summary(
         operations = Number(value=round(entry.flop / 1e9, 3), unit="10⁹ FLOP", origin="computed")
         rows.append(
             (entry.method, Number(value=entry.parameters, origin="computed"), operations,
-             *(of.get(entry.method, "–") for of in figures.values()), *cells)
+             *(numbers.get(entry.method, "–") for numbers in figures.values()), *cells)
         )  # fmt: skip
     without = [method for method in next(iter(figures.values()), {}) if method not in {entry.method for entry in entries}]
-    rows += [(method, "–", "–", *(of.get(method, "–") for of in figures.values()), *["–"] * 4) for method in without]
+    rows += [(method, "–", "–", *(numbers.get(method, "–") for numbers in figures.values()), *["–"] * 4) for method in without]
     table = Table(
         title="Size, accuracy and time of each network",
         columns=columns,
@@ -243,11 +248,11 @@ def _summary(
         caption=f"Times per event on {computer()}, {threads} thread{'s' * (threads > 1)}: median and half of the central 68 % of "
         "the calls. Integer networks run on the FPGA; their cycles stand below. Operations count every product and every sum.",
     )
-    plots = [plot for what in figures for plot in _plots(what, entries, folded, figures[what], recipe)]
+    plots = [plot for figure in figures for plot in _plots(figure, entries, choices, figures[figure], recipe)]
     return Section(title="Accuracy, size and latency", blocks=(table, *plots))
 
 
-def _per_event(timing: Timing | None) -> Cell:
+def _per_event(timing: NetworkTiming | None) -> Cell:
     if timing is None:
         return "–"
     spread = (timing.high_s - timing.low_s) / 2 / timing.batch
@@ -258,71 +263,79 @@ def _per_event(timing: Timing | None) -> Cell:
 
 
 def _plots(
-    what: str, entries: Sequence[Entry], folded: Sequence[ReuseChoice], figures: Mapping[str, Number], recipe: Recipe
+    figure: str, entries: Sequence[NetworkEntry], choices: Sequence[ReuseChoice], figures: Mapping[str, Number], recipe: Recipe
 ) -> list[Plot]:
     """Return one figure against parameters and one against latency."""
-    known = [entry for entry in entries if entry.method in figures]
+    compared = [entry for entry in entries if entry.method in figures]
     unit = next(iter(figures.values())).unit
-    label = f"{what} [{unit}]" if unit else what
+    label = f"{figure} [{unit}]" if unit else figure
     clock_mhz = find(Target, recipe.target).clock_mhz
 
-    def series(name: str, x: Sequence[float], of: Number) -> Series:
-        errors = (float(of.uncertainty or 0),) * len(x)
-        return Series(name=name, x=tuple(x), y=(float(of.value),) * len(x), y_error_low=errors, y_error_high=errors)
+    def series(name: str, x: Sequence[float], number: Number) -> Series:
+        errors = (float(number.uncertainty or 0),) * len(x)
+        return Series(name=name, x=tuple(x), y=(float(number.value),) * len(x), y_error_low=errors, y_error_high=errors)
 
-    sizes = [series(_sized(entry), (entry.parameters,), figures[entry.method]) for entry in known]
+    sizes = [series(_name_with_size(entry), (entry.parameters,), figures[entry.method]) for entry in compared]
     times = [
-        series(_sized(entry), [1e6 * timing.median_s for timing in entry.timings if timing.batch == 1], figures[entry.method])
-        for entry in known
+        series(
+            _name_with_size(entry),
+            [1e6 * timing.median_s for timing in entry.timings if timing.batch == 1],
+            figures[entry.method],
+        )
+        for entry in compared
         if entry.timings
     ]
-    integer = next((entry for entry in known if entry.method == INTEGER), None)
-    if integer and folded:
-        name = f"{_sized(integer)}, FPGA at {clock_mhz:g} MHz (requested)"
-        times.append(series(name, [of.cycles.latency_cycles / clock_mhz for of in folded], figures[INTEGER]))
-    levels = {method: of for method, of in figures.items() if method not in {entry.method for entry in entries}}
+    integer = next((entry for entry in compared if entry.method == INTEGER), None)
+    if integer and choices:
+        name = f"{_name_with_size(integer)}, FPGA at {clock_mhz:g} MHz (requested)"
+        times.append(series(name, [choice.cycles.latency_cycles / clock_mhz for choice in choices], figures[INTEGER]))
+    levels = {method: number for method, number in figures.items() if method not in {entry.method for entry in entries}}
 
-    def with_levels(shown: list[Series]) -> tuple[Series, ...]:
-        x = [value for one in shown for value in one.x]
+    def with_levels(curves: list[Series]) -> tuple[Series, ...]:
+        x = [value for curve in curves for value in curve.x]
         ends = (min(x), max(x)) if x else ()
-        lines = [Series(name=method, x=ends, y=(float(of.value),) * len(ends), style="line") for method, of in levels.items()]
-        return (*shown, *lines)
+        lines = [
+            Series(name=method, x=ends, y=(float(number.value),) * len(ends), style="line") for method, number in levels.items()
+        ]
+        return (*curves, *lines)
 
     return [
-        Plot(title=f"{what} against parameters", x_label="parameters", y_label=label, x_scale="log", series=with_levels(sizes),
+        Plot(title=f"{figure} against parameters", x_label="parameters", y_label=label, x_scale="log", series=with_levels(sizes),
              caption="Lines: classical methods on the same events."),
-        Plot(title=f"{what} against latency of one event", x_label="latency of one event [µs]", y_label=label, x_scale="log",
+        Plot(title=f"{figure} against latency of one event", x_label="latency of one event [µs]", y_label=label, x_scale="log",
              series=with_levels(times),
              caption=f"Float: {ONNXRUNTIME} and torch, batch 1, on this computer (measured). FPGA: simulated cycles at the "
              "requested clock, one point for each folding."),
     ]  # fmt: skip
 
 
-def _sized(entry: Entry) -> str:
+def _name_with_size(entry: NetworkEntry) -> str:
     """Return a network's name with its number of parameters, so that one figure shows accuracy, size and latency."""
     size = f"{entry.parameters / 1e6:.3g} M" if entry.parameters >= 10**6 else f"{entry.parameters / 1e3:.3g} k"
     return f"{entry.method}, {size} parameters"
 
 
-def _folding_section(folded: Sequence[ReuseChoice], recipe: Recipe) -> Section:
+def _reuse_section(choices: Sequence[ReuseChoice], recipe: Recipe) -> Section:
     clock_mhz = find(Target, recipe.target).clock_mhz
     rows: list[tuple[Cell, ...]] = []
-    for of in folded:
-        resources = of.cost.netlist.resources if of.cost and of.cost.netlist else {}
-        used = [Number(value=resources[x], origin="synthesised") if x in resources else "–" for x in RESOURCES]
+    for choice in choices:
+        resources = choice.cost.netlist.resources if choice.cost and choice.cost.netlist else {}
+        used = [
+            Number(value=resources[resource], origin="synthesised") if resource in resources else "–" for resource in RESOURCES
+        ]
         rows.append((
-            str(of.fold),
-            "exact" if of.check.exact else "DIFFERS",
-            Number(value=of.cycles.latency_cycles, unit="cycles", origin="simulated"),
-            Number(value=of.cycles.interval_cycles, unit="cycles", origin="simulated"),
-            Number(value=of.cycles.latency_cycles / clock_mhz, unit="µs", origin="requested",
+            str(choice.reuse),
+            "exact" if choice.check.exact else "DIFFERS",
+            Number(value=choice.cycles.latency_cycles, unit="cycles", origin="simulated"),
+            Number(value=choice.cycles.interval_cycles, unit="cycles", origin="simulated"),
+            Number(value=choice.cycles.latency_cycles / clock_mhz, unit="µs", origin="requested",
                    note=f"simulated cycles at {clock_mhz:g} MHz, requested"),
-            Number(value=1e6 * clock_mhz / of.cycles.interval_cycles, unit="events/s", origin="requested"),
-            Number(value=of.multipliers, origin="computed"),
+            Number(value=1e6 * clock_mhz / choice.cycles.interval_cycles, unit="events/s", origin="requested"),
+            Number(value=choice.multipliers, origin="computed"),
             *used,
         ))  # fmt: skip
     columns = ("folding", "result", "latency", "one event every", "latency at the clock", "rate", "multipliers", *RESOURCES)
-    remarks = [f"folding {of.fold}: {remark}" for of in folded if of.cost for remark in of.cost.remarks]
+    remarks = [f"folding {choice.reuse}: {remark}" for choice in choices if choice.cost for remark in choice.cost.remarks]
     cycles = Plot(
         title="Latency against multipliers",
         x_label="multipliers that work side by side",
@@ -330,13 +343,14 @@ def _folding_section(folded: Sequence[ReuseChoice], recipe: Recipe) -> Section:
         x_scale="log",
         y_scale="log",
         series=tuple(
-            Series(name=f"folding {of.fold}", x=(float(of.multipliers),), y=(float(of.cycles.latency_cycles),)) for of in folded
+            Series(name=f"folding {choice.reuse}", x=(float(choice.multipliers),), y=(float(choice.cycles.latency_cycles),))
+            for choice in choices
         ),
     )
     return Section(
         title="Firmware: one network at several foldings",
         text="At folding F every multiplier of a convolution serves F clock cycles of each pixel. The Verilog of each was "
-        f"simulated cycle by cycle on {folded[0].check.vectors} whole events, and every output code compared with ==."
+        f"simulated cycle by cycle on {choices[0].check.vectors} whole events, and every output code compared with ==."
         + (f" Not done: {'; '.join(remarks)}." if remarks else ""),
         blocks=(Table(title="Foldings", columns=columns, rows=tuple(rows)), cycles),
     )

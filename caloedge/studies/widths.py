@@ -1,4 +1,4 @@
-"""One network at several bit widths: what each costs, how well it measures, and which of them are worth having."""
+"""One network at several bit widths: cost, accuracy, Pareto front and recommended width."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,27 +31,27 @@ from caloedge.verification.executors import Check, run_check, run_qonnx
 
 DEFAULT_BITS = (8, 6, 5, 4, 3)
 VARIANT = "unrolled"
-"""How each network is synthesised: all of it in LUTs, so that one number is the whole cost."""
+"""Variant that is synthesised: all of it in LUTs, so that one number is the whole cost."""
 TOLERANCE = 0.05
-"""Of the recommended network: largest relative loss in any figure against the float network of the same shape."""
+"""Largest relative loss of the recommended network in any figure against the float network of the same shape."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One bit width."""
+    """The figures and cost of the network at one bit width."""
 
     bits: int
     figures: Mapping[str, Number]
     """The headline figures of the integer network, by label; all such that less is better."""
     ebops: int
     resources: Mapping[str, int]
-    """Synthesised; empty where no tool was there."""
+    """Synthesised resources by name; empty where no synthesiser is installed."""
     cycles: int | None
-    """From input to output of the synthesised design."""
+    """Latency of the synthesised design from input to output [clock cycles]."""
     ratios: Mapping[str, Compared] = field(default_factory=dict)
-    """By method: the figures, one a bin, over those of that method in the same assessment."""
+    """Ratios of the figures, one per bin, to those of another method in the same assessment, by method."""
     remarks: tuple[str, ...] = ()
-    """Why something was not synthesised."""
+    """Reasons why something was not synthesised."""
 
     def cost(self, axis: str) -> float:
         """Return LUTs, 0 if they are not known, or effective bit operations."""
@@ -62,7 +62,7 @@ AXES = ("LUT", "EBOPs")
 
 
 def axis_of(points: Sequence[Point]) -> str:
-    """Return what all points can be compared by: LUTs if all were synthesised."""
+    """Return the cost by which all points can be compared: LUTs if all were synthesised, else EBOPs."""
     return "LUT" if all("LUT" in point.resources for point in points) else "EBOPs"
 
 
@@ -77,21 +77,21 @@ def study(name: str, bits: Sequence[int], output: Path | None, hardware: Hardwar
     if wrong or not bits:
         raise UserError(f"--bits {', '.join(wrong) or 'without a number'}: give numbers from 2 to 8, e.g. --bits 8 --bits 6")
     library = open_beside(path, recipe)
-    to = places(recipe, output)
+    paths = places(recipe, output)
     widths = sorted(set(bits), reverse=True)
-    announce_widths(path, recipe, dict.fromkeys(widths), library, to.work, hardware)
+    announce_widths(path, recipe, dict.fromkeys(widths), library, paths.work, hardware)
     announce(f"then building, simulating and synthesising rtl {VARIANT} at {', '.join(map(str, widths))} bit")
-    found: list[tuple[Point, list[Check]]] = []
+    results: list[tuple[Point, list[Check]]] = []
     levels: dict[str, dict[str, Number]] = {}
     artifact = None
     for width in widths:
-        artifact = artifact_at(path, recipe, width, library, to.work, hardware)
-        point, checks, others = _measure(artifact, to.work / "study" / f"{width}_bit" / "projects")
-        found.append((point, checks))
+        artifact = artifact_at(path, recipe, width, library, paths.work, hardware)
+        point, checks, others = _measure(artifact, paths.work / "study" / f"{width}_bit" / "projects")
+        results.append((point, checks))
         levels = levels or others
     assert artifact is not None
-    report = _report(recipe, artifact, [point for point, _ in found], [c for _, checks in found for c in checks], levels)
-    folder = to.report.with_name(f"{to.report.name}_bits")
+    report = _report(recipe, artifact, [point for point, _ in results], [c for _, checks in results for c in checks], levels)
+    folder = paths.report.with_name(f"{paths.report.name}_bits")
     store.save(report, folder)
     store.write_index(folder.parent)
     return report
@@ -111,25 +111,25 @@ def artifact_at(
 def at_width(recipe: Recipe, bits: int) -> Recipe:
     """Return the recipe of the same network with another number of bits."""
     training = recipe.training.model_copy(update={"quantised": recipe.tradeoff.schedule or recipe.training.quantised})
-    of_width = {"quantisation": recipe.quantisation.of_width(bits), "training": training}
-    return recipe.model_copy(update={"name": f"{recipe.name}_{bits}_bit", **of_width})
+    changes = {"quantisation": recipe.quantisation.of_width(bits), "training": training}
+    return recipe.model_copy(update={"name": f"{recipe.name}_{bits}_bit", **changes})
 
 
 def announce_widths(
     path: Path,
     recipe: Recipe,
-    kept: Mapping[int, Path | None],
+    artifact_paths: Mapping[int, Path | None],
     library: Library,
     work: Path,
     hardware: Hardware,
-    own: Mapping[str, Forecast] | None = None,
+    other_forecasts: Mapping[str, Forecast] | None = None,
 ) -> None:
-    """Say what will be trained at each bit width, of which the artifacts are kept in a place each, beside further forecasts."""
-    forecasts = dict(own or {})
-    for bits, place in kept.items():
+    """Announce the trainings at each bit width, whose artifacts lie at `artifact_paths`, together with `other_forecasts`."""
+    forecasts = dict(other_forecasts or {})
+    for bits, place in artifact_paths.items():
         places = [place or work / "study" / f"{bits}_bit" / "artifact"]
-        of = at_width(recipe, bits)
-        forecasts[f"{bits} bit"] = forecast(of, library, work / "training", hardware, path.parent, artifacts=places)
+        recipe_at_width = at_width(recipe, bits)
+        forecasts[f"{bits} bit"] = forecast(recipe_at_width, library, work / "training", hardware, path.parent, artifacts=places)
     for line in together(forecasts).lines():
         announce(line)
 
@@ -145,12 +145,16 @@ def _measure(artifact: Artifact, projects: Path) -> tuple[Point, list[Check], di
     replicas: dict[str, list[NDArray[Any]]] = {method: [] for method in levels}
     task, assessment = find(Task, artifact.recipe.task), evaluate(artifact, library_of(artifact))
     for label, value in assessment.headline:
-        what, _, method = label.rpartition(", ")
-        of_R = assessment.replicas[label]
+        figure, _, method = label.rpartition(", ")
+        replicas_R = assessment.replicas[label]
         if not task.lower_is_better:
-            what, value, of_R = f"100 % − {what.lower()}", value.model_copy(update={"value": 100 - value.value}), 100 - of_R
-        levels[method][what] = value
-        replicas[method].append(of_R)
+            figure, value, replicas_R = (
+                f"100 % − {figure.lower()}",
+                value.model_copy(update={"value": 100 - value.value}),
+                100 - replicas_R,
+            )
+        levels[method][figure] = value
+        replicas[method].append(replicas_R)
     ratios = {method: _ratios(levels, replicas, method) for method in (REFERENCE, FLOAT)}
     target = find(Target, artifact.recipe.target)
     folder = projects / f"rtl_{VARIANT}"
@@ -169,21 +173,21 @@ def _measure(artifact: Artifact, projects: Path) -> tuple[Point, list[Check], di
 
 def _ratios(levels: Mapping[str, Mapping[str, Number]], replicas: Mapping[str, list[NDArray[Any]]], method: str) -> Compared:
     """Return the integer network's figures over another method's."""
-    mine, theirs = (np.array([of.value for of in levels[name].values()], float) for name in (INTEGER, method))
+    mine, theirs = (np.array([number.value for number in levels[name].values()], float) for name in (INTEGER, method))
     return claims.ratio(mine, np.stack(replicas[INTEGER], axis=1), theirs, np.stack(replicas[method], axis=1))
 
 
 def front(points: Sequence[Point], figure: str, axis: str) -> list[Point]:
-    """Return the points that no cheaper one equals in a figure, of which less is better, in the order of cost."""
-    kept: list[Point] = []
+    """Return the Pareto front of a figure, for which lower is better, in ascending cost."""
+    result: list[Point] = []
     for point in sorted(points, key=lambda p: p.cost(axis)):
-        if not kept or point.figures[figure].value < kept[-1].figures[figure].value:
-            kept.append(point)
-    return kept
+        if not result or point.figures[figure].value < result[-1].figures[figure].value:
+            result.append(point)
+    return result
 
 
 def verdict(point: Point, method: str) -> Verdict:
-    """Judge that no figure of a point is more than `TOLERANCE` above a method's."""
+    """Test that no figure of a point is more than `TOLERANCE` above a method's."""
     return claims.at_most(1 + TOLERANCE, point.ratios[method])
 
 
@@ -196,12 +200,12 @@ def recommended(points: Sequence[Point], method: str) -> Point | None:
 def _report(
     recipe: Recipe, artifact: Artifact, points: list[Point], checks: list[Check], levels: Mapping[str, Mapping[str, Number]]
 ) -> Report:
-    made = (
+    claim_blocks = (
         claim(points, REFERENCE, "the published float network's as trained here"),
         claim(points, FLOAT, "those of the float network of the same shape"),
         sections.exactness_claim(checks),
     )
-    headline = tuple((f"{what}, {p.bits} bit", figure) for p in points for what, figure in list(p.figures.items())[:1])
+    headline = tuple((f"{name}, {p.bits} bit", figure) for p in points for name, figure in list(p.figures.items())[:1])
     return Report(
         title=f"{recipe.name}: accuracy against bit width",
         summary="The same network quantised to different numbers of bits (weights and activations alike), each trained for it, "
@@ -210,14 +214,14 @@ def _report(
         data_label=data_label(recipe.task, artifact.manifest.library),
         headline=headline,
         best=summary.best(headline, lower_is_better=True),
-        caveats=(*summary.of_claims(made), *turned(points), *summary.of_artifact(artifact)),
+        caveats=(*summary.claim_caveats(claim_blocks), *inverted_widths(points), *summary.artifact_caveats(artifact)),
         sections=(
-            Section(title="Claims", blocks=made),
+            Section(title="Claims", blocks=claim_blocks),
             Section(
                 title="Accuracy against cost",
                 text="Smaller is better in every figure. LUTs are those of the unrolled Verilog, one input per clock cycle, by "
                 "yosys; EBOPs sum weight bits times input bits over all products. All widths are judged on the same events.",
-                blocks=(_table(points, levels), *(_plot(points, what, levels, axis) for what in levels[FLOAT] for axis in AXES)),
+                blocks=(_table(points, levels), *(_plot(points, name, levels, axis) for name in levels[FLOAT] for axis in AXES)),
             ),
             sections.exactness(checks),
             sections.what_was_run(artifact),
@@ -225,47 +229,47 @@ def _report(
     )
 
 
-def claim(points: Sequence[Point], method: str, whose: str) -> Claim:
+def claim(points: Sequence[Point], method: str, reference: str) -> Claim:
     """Claim that one width is good enough; it fails only if every width does."""
-    best, found = recommended(points, method), [verdict(point, method) for point in points]
-    known: tuple[Verdict, ...] = ("holds", "undecided", "not tested", "fails")
+    best, verdicts = recommended(points, method), [verdict(point, method) for point in points]
+    order: tuple[Verdict, ...] = ("holds", "undecided", "not tested", "fails")
     worst = "; ".join(f"{point.bits} bit: {_worst(point, method)}" for point in points)
-    named = f"{best.bits} bit, {_cost(best, axis_of(points))}" if best else "none"
+    recommendation = f"{best.bits} bit, {_cost(best, axis_of(points))}" if best else "none"
     return Claim(
-        statement=f"There is a bit width at which no figure is more than {TOLERANCE:.0%} (relative) above {whose}; the cheapest "
-        "is recommended.",
-        brief=f"a width with every figure at most {TOLERANCE:.0%} above {whose}: {best.bits if best else 'no'} bit",
-        verdict=next(of for of in known if of in found),
-        found=f"recommended: {named}; largest ratio of any figure, {worst} ({claims.LIMITS})",
+        statement=f"There is a bit width at which no figure is more than {TOLERANCE:.0%} (relative) above {reference}; the "
+        "cheapest is recommended.",
+        brief=f"a width with every figure at most {TOLERANCE:.0%} above {reference}: {best.bits if best else 'no'} bit",
+        verdict=next(candidate for candidate in order if candidate in verdicts),
+        found=f"recommended: {recommendation}; largest ratio of any figure, {worst} ({claims.LIMITS})",
     )
 
 
 def _worst(point: Point, method: str) -> str:
     """Return the largest ratio with its limits, its figure and the verdict."""
-    of = point.ratios[method]
-    if not of.known.all():
+    ratio = point.ratios[method]
+    if not ratio.known.all():
         return claims.UNKNOWN
-    largest = int(of.limits()[1].argmax())
-    return f"{of.text(largest)} in {list(point.figures)[largest]}, {verdict(point, method)}"
+    largest = int(ratio.limits()[1].argmax())
+    return f"{ratio.text(largest)} in {list(point.figures)[largest]}, {verdict(point, method)}"
 
 
 def _error(*figures: Number) -> float:
     """Return the errors of figures in quadrature."""
-    return float(np.sqrt(sum((of.uncertainty or 0) ** 2 for of in figures)))
+    return float(np.sqrt(sum((figure.uncertainty or 0) ** 2 for figure in figures)))
 
 
-def turned(points: Sequence[Point]) -> tuple[str, ...]:
-    """Warn of figures in which more bits are worse than fewer: single trainings scatter."""
-    found = []
+def inverted_widths(points: Sequence[Point]) -> tuple[str, ...]:
+    """Return a caveat on figures in which more bits are worse than fewer: single trainings scatter."""
+    warnings = []
     for more, fewer in ((a, b) for a in points for b in points if a.bits > b.bits):
         worse = [
-            f"{what} ({more.figures[what].value:.3g} against {fewer.figures[what].value:.3g} {more.figures[what].unit})"
-            for what in more.figures
-            if more.figures[what].value - fewer.figures[what].value > _error(more.figures[what], fewer.figures[what])
+            f"{figure} ({more.figures[figure].value:.3g} against {fewer.figures[figure].value:.3g} {more.figures[figure].unit})"
+            for figure in more.figures
+            if more.figures[figure].value - fewer.figures[figure].value > _error(more.figures[figure], fewer.figures[figure])
         ]
         if worse:
-            found.append(f"{more.bits} bit are worse than {fewer.bits} in {', '.join(worse)}")
-    return (f"{'; '.join(found)}: trainings scatter by at least as much.",) if found else ()
+            warnings.append(f"{more.bits} bit are worse than {fewer.bits} in {', '.join(worse)}")
+    return (f"{'; '.join(warnings)}: trainings scatter by at least as much.",) if warnings else ()
 
 
 def _cost(point: Point, axis: str) -> str:
@@ -274,7 +278,7 @@ def _cost(point: Point, axis: str) -> str:
 
 def _table(points: list[Point], levels: Mapping[str, Mapping[str, Number]]) -> Table:
     figures = list(levels[FLOAT])
-    rows: list[tuple[Number | str, ...]] = [(method, "–", "–", "–", "–", *of.values()) for method, of in levels.items()]
+    rows: list[tuple[Number | str, ...]] = [(method, "–", "–", "–", "–", *numbers.values()) for method, numbers in levels.items()]
     for point in points:
         synthesised = (
             Number(value=point.resources[name], origin="synthesised") if name in point.resources else "–"
@@ -282,38 +286,38 @@ def _table(points: list[Point], levels: Mapping[str, Mapping[str, Number]]) -> T
         )
         cycles = Number(value=point.cycles, unit="cycles", origin="simulated") if point.cycles is not None else "–"
         ebops = Number(value=point.ebops, origin="estimated")
-        rows.append((f"{point.bits} bit", ebops, *synthesised, cycles, *(point.figures[what] for what in figures)))
+        rows.append((f"{point.bits} bit", ebops, *synthesised, cycles, *(point.figures[figure] for figure in figures)))
     columns = ("network", "EBOPs", "LUT", "FF", "latency", *figures)
     missing = "; ".join(f"{point.bits} bit: {remark}" for point in points for remark in point.remarks)
     return Table(title="Bit widths", columns=columns, rows=tuple(rows), caption=missing)
 
 
-def _plot(points: list[Point], what: str, levels: Mapping[str, Mapping[str, Number]], axis: str) -> Plot:
-    shown = [p for p in points if p.cost(axis) > 0]
-    best = front(shown, what, axis)
-    ends = (min(p.cost(axis) for p in shown), max(p.cost(axis) for p in shown)) if shown else ()
+def _plot(points: list[Point], figure: str, levels: Mapping[str, Mapping[str, Number]], axis: str) -> Plot:
+    costed = [p for p in points if p.cost(axis) > 0]
+    best = front(costed, figure, axis)
+    ends = (min(p.cost(axis) for p in costed), max(p.cost(axis) for p in costed)) if costed else ()
 
     def error(p: Point) -> tuple[float, ...]:
-        given = p.figures[what].uncertainty
-        return (float(given),) if given is not None else ()
+        uncertainty = p.figures[figure].uncertainty
+        return (float(uncertainty),) if uncertainty is not None else ()
 
-    unit = levels[FLOAT][what].unit
+    unit = levels[FLOAT][figure].unit
     return Plot(
-        title=f"{what} against {axis}",
+        title=f"{figure} against {axis}",
         x_label="LUT of the unrolled network (synthesised)" if axis == "LUT" else "effective bit operations (estimated)",
-        y_label=f"{what} [{unit}]" if unit else what,
+        y_label=f"{figure} [{unit}]" if unit else figure,
         x_scale="log",
         series=(
             *(
-                Series(name=f"{p.bits} bit", x=(p.cost(axis),), y=(float(p.figures[what].value),), y_error_low=error(p),
+                Series(name=f"{p.bits} bit", x=(p.cost(axis),), y=(float(p.figures[figure].value),), y_error_low=error(p),
                        y_error_high=error(p))
-                for p in shown
+                for p in costed
             ),
-            Series(name="Pareto front", x=tuple(p.cost(axis) for p in best), y=tuple(float(p.figures[what].value) for p in best),
-                   style="line"),
+            Series(name="Pareto front", x=tuple(p.cost(axis) for p in best),
+                   y=tuple(float(p.figures[figure].value) for p in best), style="line"),
             *(
-                Series(name=method, x=ends, y=(float(of[what].value),) * len(ends), style="line")
-                for method, of in levels.items()
+                Series(name=method, x=ends, y=(float(numbers[figure].value),) * len(ends), style="line")
+                for method, numbers in levels.items()
             ),
         ),
         caption="Points on the front are better than every cheaper one. Horizontal lines: the other methods on the same events.",

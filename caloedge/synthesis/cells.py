@@ -1,4 +1,4 @@
-"""From the cells of a netlist to what a device has: one table, so that every rule of counting stands in one place.
+"""Resources of a device that the cells of a netlist take: one table, so that every rule of counting stands in one place.
 
 LUT: each LUT1 to LUT6 is one, however many of its inputs are used. Memory and shift registers made of LUTs count the LUTs
 that they take. An inverter (INV) counts nothing: it disappears in the logic before or behind it; the raw cell counts keep it.
@@ -50,25 +50,27 @@ _ECP5 = {
     **{name: {} for name in ("INV", "DCCA", "TRELLIS_IO", "GSR", "VLO", "VHI")},
 }
 TABLES: Mapping[str, Mapping[str, Mapping[str, int]]] = {"xcup": _AMD, "xcu": _AMD, "xc7": _AMD, "ecp5": _ECP5}
-"""By family and cell: what one cell takes."""
+"""Resources that one cell takes, by family and cell type."""
 
 BOOKKEEPING = frozenset({"$scopeinfo"})
-"""Cells that stand for nothing on the device."""
+"""Cell types that take nothing on the device."""
 
 
-def count(cells: Mapping[str, int], family: str, where: str) -> dict[str, int]:
-    """Return how much of each of `RESOURCES` the cells take, zeros included; `where` names the netlist in errors.
+def count(cells: Mapping[str, int], family: str, source: str) -> dict[str, int]:
+    """Return how much of each of `RESOURCES` the cells take, zeros included; `source` names the netlist in errors.
 
     >>> count({"LUT3": 2, "LUT6": 1, "RAMB36E2": 3, "INV": 5}, "xcup", "core")["BRAM_18K"]
     6
     """
     table = TABLES[family]
-    found: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     for cell, number in cells.items():
         if cell in BOOKKEEPING:
             continue
         if cell not in table:
-            raise BadData(f"{where}: {number} cells of type {cell}, which no rule counts for {family}; extend synthesis/cells.py")
-        for resource, each in table[cell].items():
-            found[resource] += each * number
-    return {resource: found[resource] for resource in RESOURCES}
+            raise BadData(
+                f"{source}: {number} cells of type {cell}, which no rule counts for {family}; extend synthesis/cells.py"
+            )
+        for resource, amount in table[cell].items():
+            totals[resource] += amount * number
+    return {resource: totals[resource] for resource in RESOURCES}

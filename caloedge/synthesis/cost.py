@@ -1,4 +1,4 @@
-"""What a built project costs on a device: open synthesis, routing where it can be had, and the vendor's tools where they are."""
+"""The cost of a built project on a device, by open synthesis and routing and by the vendor's tools where they are installed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,71 +11,71 @@ from caloedge.errors import MissingTool, Unsupported, UserError
 from caloedge.files import locked
 from caloedge.project import read_record
 from caloedge.synthesis import vendor
-from caloedge.synthesis.netlist import Cost, synthesise
-from caloedge.synthesis.route import PROGRAMS, Routed, route
+from caloedge.synthesis.netlist import NetlistCost, synthesise
+from caloedge.synthesis.route import PROGRAMS, RoutingResult, route
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Implemented:
-    """All that is known of one project on one target; None for what no tool said."""
+class ImplementationResult:
+    """The results of all tools for one project on one target; None for a tool that gave none."""
 
     target: str
-    netlist: Cost | None = None
-    routed: Routed | None = None
+    netlist: NetlistCost | None = None
+    routed: RoutingResult | None = None
     vivado: vendor.Implementation | None = None
     vitis: vendor.CSynthesis | None = None
     remarks: tuple[str, ...] = ()
-    """What could not be done, and why."""
+    """Reasons for each step that could not be done."""
     broken: tuple[str, ...] = ()
-    """Those remarks that are not about a tool that is missing or a device that it does not know: a tool ran and failed."""
+    """The remarks about a tool that ran and failed, as opposed to one that is missing or does not know the device."""
     clock_mhz: float | None = None
-    """Requested, where it is not the target's own."""
+    """Requested clock [MHz], where it is not the target's own."""
 
     @property
-    def found(self) -> bool:
-        """Whether any tool said something."""
+    def has_result(self) -> bool:
+        """Whether any tool gave a result."""
         return any((self.netlist, self.vivado, self.vitis))
 
     @property
-    def asked_mhz(self) -> float:
+    def requested_mhz(self) -> float:
         """The clock that was requested."""
         return self.clock_mhz or find(Target, self.target).clock_mhz
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What was tried and did not succeed, each with its cure; empty when all is well."""
-        found = list(self.broken)
+        """Steps that were tried and failed, each with its cure; empty when none failed."""
+        problems = list(self.broken)
         if self.routed and self.routed.fmax_mhz is None:
             reason = self.routed.reason  # which may name the step itself
-            found.append(f"{reason if 'did not finish' in reason else f'not routed: {reason}'}; {_cure(reason)}")
+            problems.append(f"{reason if 'did not finish' in reason else f'not routed: {reason}'}; {_cure(reason)}")
         for tool, fmax_mhz in self._clocks():
-            if fmax_mhz < self.asked_mhz:
-                found.append(
-                    f"{tool} reached {fmax_mhz:.1f} MHz, below the {self.asked_mhz:g} MHz asked for; ask for less with "
+            if fmax_mhz < self.requested_mhz:
+                problems.append(
+                    f"{tool} reached {fmax_mhz:.1f} MHz, below the {self.requested_mhz:g} MHz asked for; ask for less with "
                     "--clock-mhz, into another folder"
                 )
-        return tuple(found)
+        return tuple(problems)
 
     @property
     def unrouted(self) -> str:
-        """Why nothing was to be routed, although the design was synthesised; empty where a router was tried."""
+        """Why a synthesised design was not routed; empty where a router was tried."""
         if not self.netlist or self.routed or self.vivado or self.remarks:
             return ""
         target = find(Target, self.target)
         router = PROGRAMS.get(target.family)
         lacks = f"{router} is not on PATH" if router else f"no open router for {target.part} (family {target.family})"
-        return f"not routed: {lacks}; the clock of {self.asked_mhz:g} MHz is only requested"
+        return f"not routed: {lacks}; the clock of {self.requested_mhz:g} MHz is only requested"
 
     def _clocks(self) -> list[tuple[str, float]]:
         """Return the clock of each tool that routed the design."""
-        found = [("place and route", self.routed.fmax_mhz)] if self.routed and self.routed.fmax_mhz is not None else []
-        return found + ([("Vivado", self.vivado.timing.fmax_mhz)] if self.vivado else [])
+        clocks = [("place and route", self.routed.fmax_mhz)] if self.routed and self.routed.fmax_mhz is not None else []
+        return clocks + ([("Vivado", self.vivado.timing.fmax_mhz)] if self.vivado else [])
 
 
 def _cure(reason: str) -> str:
-    """Say what helps a design that was not routed."""
+    """Return the cure for a design that was not routed."""
     if "did not finish" in reason:
         return "give it longer with --route-limit-s: what is done is kept, and the command goes on"
     if "does not fit" in reason:
@@ -85,7 +85,7 @@ def _cure(reason: str) -> str:
 
 def implement(
     folder: Path, target_name: str, route_limit_s: float, chipdb: Path | None = None, clock_mhz: float | None = None
-) -> Implemented | None:
+) -> ImplementationResult | None:
     """Run every tool that is there on a built project and keep what they find in its folder; None when there is none to run.
 
     Open tools take backend `rtl` alone; an hls4ml project needs the vendor's. What one tool cannot do is a remark, and does not
@@ -97,7 +97,7 @@ def implement(
 
 def _implement(
     folder: Path, target_name: str, route_limit_s: float, chipdb: Path | None, clock_mhz: float | None
-) -> Implemented | None:
+) -> ImplementationResult | None:
     target, remarks, broken = find(Target, target_name), [], []
     target = replace(target, clock_mhz=clock_mhz or target.clock_mhz)
 
@@ -113,17 +113,17 @@ def _implement(
     backend = read_record(folder)["backend"]
     if backend != "rtl":
         vitis = attempt(lambda: vendor.vitis_hls(folder)) if backend == "hls4ml" else None
-        found = Implemented(target_name, vitis=vitis, remarks=tuple(remarks), broken=tuple(broken), clock_mhz=clock_mhz)
-        return found if vitis or remarks else None
+        result = ImplementationResult(target_name, vitis=vitis, remarks=tuple(remarks), broken=tuple(broken), clock_mhz=clock_mhz)
+        return result if vitis or remarks else None
     netlist = attempt(lambda: synthesise(folder, target)) if target.family else None
     routed = None
     if netlist and target.family in PROGRAMS:
-        routed = attempt(lambda: _routed(folder, target, route_limit_s, chipdb))
+        routed = attempt(lambda: _route(folder, target, route_limit_s, chipdb))
     vivado = attempt(lambda: vendor.vivado(folder, target)) if target.family != "ecp5" else None
-    return Implemented(target_name, netlist, routed, vivado, None, tuple(remarks), tuple(broken), clock_mhz)
+    return ImplementationResult(target_name, netlist, routed, vivado, None, tuple(remarks), tuple(broken), clock_mhz)
 
 
-def _routed(folder: Path, target: Target, limit_s: float, chipdb: Path | None) -> Routed | None:
+def _route(folder: Path, target: Target, limit_s: float, chipdb: Path | None) -> RoutingResult | None:
     """Route; a 7-series only where openXC7's router is on PATH, which is optional, and was given its device file."""
     if target.family == "xc7":
         try:

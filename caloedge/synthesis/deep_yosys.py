@@ -1,7 +1,7 @@
 """Start yosys from its Python package with a deeper stack: `python -m caloedge.synthesis.deep_yosys ARGUMENTS`.
 
 Its mapper walks logic from outputs to inputs by recursion, some kilobytes for each level, and the package's own launcher leaves
-it so small a stack that folded layers of wide images end in "call stack exhausted".
+it so small a stack that layers of wide images with a reuse factor above 1 end in "call stack exhausted".
 """
 
 import ctypes

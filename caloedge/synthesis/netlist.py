@@ -38,12 +38,12 @@ In adder graphs it took two thirds of the mapping and changed the LUTs by 0.2 % 
 
 @dataclass(frozen=True)
 class BlockCost:
-    """What one module takes, each time that it occurs."""
+    """Resources that one instance of a module takes."""
 
     module: str
     instances: int
     resources: Mapping[str, int]
-    """By `cells.RESOURCES`, of one instance."""
+    """Resources of one instance, by name in `cells.RESOURCES`."""
     cells: Mapping[str, int]
     """Cells of the netlist of one instance, uncounted ones included."""
     seconds: float
@@ -51,16 +51,16 @@ class BlockCost:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a design takes, `synthesised`."""
+class NetlistCost:
+    """Resources that a design takes, `synthesised`."""
 
     resources: Mapping[str, int]
-    """By `cells.RESOURCES`: the sum over all blocks and the glue."""
+    """Resources summed over all blocks and the glue, by name in `cells.RESOURCES`."""
     blocks: tuple[BlockCost, ...]
     """The glue is the last, as `(glue)`."""
     tool: str
     seconds: float
-    """Of all syntheses together, now or earlier."""
+    """Wall time of all syntheses together [s], now or earlier."""
 
     def utilisation(self, target: Target) -> dict[str, float]:
         """Return the fraction of each resource of a device; infinity for one that is needed but not there."""
@@ -83,7 +83,7 @@ def utilisation(resources: Mapping[str, int], target: Target) -> dict[str, float
 
 
 @dataclass(frozen=True)
-class Job:
+class SynthesisJob:
     """One run of the synthesiser."""
 
     module: str
@@ -96,28 +96,28 @@ class Job:
     """Digest of all texts that go in."""
 
 
-def jobs(project: Project, family: str) -> list[Job]:
+def jobs(project: Project, family: str) -> list[SynthesisJob]:
     """Return the runs that a design takes: one for each block and one for the glue, which is the last."""
     if family not in cells.TABLES:
         raise Unsupported(f"target family {family!r} is not supported by open synthesis; use one of: {', '.join(cells.TABLES)}")
-    found = []
+    runs = []
     for block, number in project.blocks.items():
         sources = project.needed(block)
         script = commands(family, block, [source.path for source in sources])
-        found.append(Job(block, number, {}, script, content_digest(project, sources)))
-    return [*found, _glue(project, family)]
+        runs.append(SynthesisJob(block, number, {}, script, content_digest(project, sources)))
+    return [*runs, _glue(project, family)]
 
 
-def _glue(project: Project, family: str) -> Job:
+def _glue(project: Project, family: str) -> SynthesisJob:
     """Return the run of the top module, in which each block is only a header."""
     sources = project.needed(project.top, without=project.blocks)
-    own = [block for block in project.blocks if project.home(block) in sources]
-    stubs = {block: project.home(block).headers[block] for block in project.blocks if block not in own}
+    with_source = [block for block in project.blocks if project.home(block) in sources]
+    stubs = {block: project.home(block).headers[block] for block in project.blocks if block not in with_source}
     name = f"{FOLDER}/{family}/blackboxes.v"
     text = "".join(f"(* blackbox *)\n{header}\nendmodule\n" for header in stubs.values())
     paths = [source.path for source in sources] + ([name] if stubs else [])
     content = content_digest(project, sources, project.top + text)  # its netlist counts blocks by their whole names
-    return Job(GLUE, 1, {name: text} if stubs else {}, commands(family, project.top, paths, own), content)
+    return SynthesisJob(GLUE, 1, {name: text} if stubs else {}, commands(family, project.top, paths, with_source), content)
 
 
 def commands(family: str, top: str, paths: list[str], blackboxes: list[str] | None = None) -> str:
@@ -145,12 +145,12 @@ def read_command(path: str) -> str:
 
 def content_digest(project: Project, sources: tuple[Source, ...], more: str = "") -> str:
     """Return the digest of sources and of the files that they read, whatever the network is called."""
-    whole = hashlib.sha256(more.encode())
+    hasher = hashlib.sha256(more.encode())
     for source in sources:
-        whole.update(nameless(project, f"\0{source.path}\0{source.text}").encode())
+        hasher.update(nameless(project, f"\0{source.path}\0{source.text}").encode())
         for name in source.files:
-            whole.update(f"\0{name}\0".encode() + (project.folder / name).read_bytes())
-    return whole.hexdigest()
+            hasher.update(f"\0{name}\0".encode() + (project.folder / name).read_bytes())
+    return hasher.hexdigest()
 
 
 def nameless(project: Project, text: str) -> str:
@@ -163,19 +163,19 @@ def digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def cell_counts(text: str, where: str) -> dict[str, int]:
+def cell_counts(text: str, source: str) -> dict[str, int]:
     """Return the number of cells of each type from the synthesiser's statistics in JSON."""
     try:
         design = json.loads(text[text.index("{") :])["design"]
         return {str(name): int(number) for name, number in design["num_cells_by_type"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadData(f"{where}: not the statistics of a netlist in JSON; install yosys 0.40 or later") from None
+        raise BadData(f"{source}: not the statistics of a netlist in JSON; install yosys 0.40 or later") from None
 
 
 # Running
 
 
-def synthesise(folder: Path, target: Target, *, timeout_s: float = BLOCK_TIMEOUT_S, workers: int = 1) -> Cost:
+def synthesise(folder: Path, target: Target, *, timeout_s: float = BLOCK_TIMEOUT_S, workers: int = 1) -> NetlistCost:
     """Synthesise an RTL project for a target with `workers` programs at a time, each given `timeout_s`.
 
     Every finished block is kept under `synthesis/<family>/` in the project with its log: a run that was stopped goes on where
@@ -185,32 +185,32 @@ def synthesise(folder: Path, target: Target, *, timeout_s: float = BLOCK_TIMEOUT
     project = read(folder)
     todo = jobs(project, target.family)
     program = tools.newest("yosys")
-    found = {job.module: row for job in todo if (row := _kept(project, target.family, job, program)) is not None}
-    missing = [job for job in todo if job.module not in found]
+    costs = {job.module: row for job in todo if (row := _cached(project, target.family, job, program)) is not None}
+    missing = [job for job in todo if job.module not in costs]
     if missing:
-        with progress(f"synthesise for {target.family}", len(todo), len(found)) as advance:
+        with progress(f"synthesise for {target.family}", len(todo), len(costs)) as advance:
             stop = threading.Event()
             with ThreadPoolExecutor(max(1, workers)) as pool:
                 runs = [pool.submit(_run, project, target.family, job, program, timeout_s, stop) for job in missing]
                 try:
-                    _collect(runs, found, advance)
+                    _collect(runs, costs, advance)
                 except BaseException:  # also Ctrl-C: the programs must not go on without us
                     stop.set()
                     pool.shutdown(wait=True, cancel_futures=True)
                     raise
-    rows = tuple(found[job.module] for job in todo)
+    rows = tuple(costs[job.module] for job in todo)
     _check_instances(project, rows[-1])
     total = {name: sum(row.instances * row.resources[name] for row in rows) for name in cells.RESOURCES}
-    return Cost(total, rows, str(program), sum(row.seconds for row in rows))
+    return NetlistCost(total, rows, str(program), sum(row.seconds for row in rows))
 
 
-def _collect(runs: list[Future[BlockCost]], found: dict[str, BlockCost], advance: Any) -> None:
+def _collect(runs: list[Future[BlockCost]], costs: dict[str, BlockCost], advance: Any) -> None:
     waiting = set(runs)
     while waiting:
-        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        for run in done:
+        finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for run in finished:
             row = run.result()
-            found[row.module] = row
+            costs[row.module] = row
             advance(1)
 
 
@@ -224,7 +224,7 @@ def _check_instances(project: Project, glue: BlockCost) -> None:
             )
 
 
-def _place(project: Project, family: str, job: Job, program: tools.Program) -> tuple[str, str]:
+def _cache_key(project: Project, family: str, job: SynthesisJob, program: tools.Program) -> tuple[str, str]:
     """Return the whole digest of a run and the start of its file names, relative to the project."""
     module, script = (nameless(project, text) for text in (job.module, job.script))
     key = digest(job.content, module, script, f"{program.path.name} {program.version}")
@@ -232,26 +232,30 @@ def _place(project: Project, family: str, job: Job, program: tools.Program) -> t
     return key, f"{FOLDER}/{family}/{name}-{key[:12]}"
 
 
-def _kept(project: Project, family: str, job: Job, program: tools.Program) -> BlockCost | None:
+def _cached(project: Project, family: str, job: SynthesisJob, program: tools.Program) -> BlockCost | None:
     """Return an earlier result; None when there is none or it is damaged."""
-    key, stem = _place(project, family, job, program)
+    key, stem = _cache_key(project, family, job, program)
     try:
-        kept = json.loads((project.folder / f"{stem}.json").read_text(encoding="utf-8"))
-        if kept["digest"] != key:
+        stored = json.loads((project.folder / f"{stem}.json").read_text(encoding="utf-8"))
+        if stored["digest"] != key:
             return None
-        return _row(project, family, job, {str(k): int(n) for k, n in kept["cells"].items()}, float(kept["seconds"]))
+        return _block_cost(project, family, job, {str(k): int(n) for k, n in stored["cells"].items()}, float(stored["seconds"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _row(project: Project, family: str, job: Job, counted: dict[str, int], seconds: float) -> BlockCost:
-    own = {name: number for name, number in counted.items() if not (job.module == GLUE and name in project.blocks)}
-    return BlockCost(job.module, job.instances, cells.count(own, family, f"{project.folder}: {job.module}"), counted, seconds)
+def _block_cost(project: Project, family: str, job: SynthesisJob, cell_numbers: dict[str, int], seconds: float) -> BlockCost:
+    own_cells = {name: number for name, number in cell_numbers.items() if not (job.module == GLUE and name in project.blocks)}
+    return BlockCost(
+        job.module, job.instances, cells.count(own_cells, family, f"{project.folder}: {job.module}"), cell_numbers, seconds
+    )
 
 
-def _run(project: Project, family: str, job: Job, program: tools.Program, timeout_s: float, stop: threading.Event) -> BlockCost:
+def _run(
+    project: Project, family: str, job: SynthesisJob, program: tools.Program, timeout_s: float, stop: threading.Event
+) -> BlockCost:
     """Run the synthesiser once and keep what it found."""
-    key, stem = _place(project, family, job, program)
+    key, stem = _cache_key(project, family, job, program)
     for name, text in job.files.items():
         write_text(project.folder / name, text)
     statistics = project.folder / f"{stem}.stat.json"
@@ -268,20 +272,26 @@ def _run(project: Project, family: str, job: Job, program: tools.Program, timeou
     )
     seconds = round(time.monotonic() - start, 1)
     try:
-        counted = cell_counts(statistics.read_text(encoding="utf-8"), str(statistics))
+        cell_numbers = cell_counts(statistics.read_text(encoding="utf-8"), str(statistics))
     except FileNotFoundError:
         raise BadData(f"{statistics} was not written by {program}; see {stem}.log beside it") from None
-    row = _row(project, family, job, counted, seconds)
-    kept = {"module": job.module, "digest": key, "cells": counted, "resources": dict(row.resources), "seconds": seconds}
-    write_text(project.folder / f"{stem}.json", json.dumps({**kept, "tool": str(program)}, indent=1) + "\n")
+    row = _block_cost(project, family, job, cell_numbers, seconds)
+    stored = {"module": job.module, "digest": key, "cells": cell_numbers, "resources": dict(row.resources), "seconds": seconds}
+    write_text(project.folder / f"{stem}.json", json.dumps({**stored, "tool": str(program)}, indent=1) + "\n")
     statistics.unlink()
     return row
 
 
 def run_script(
-    program: tools.Program, folder: Path, stem: str, script: str, what: str, timeout_s: float, stop: threading.Event | None = None
+    program: tools.Program,
+    folder: Path,
+    stem: str,
+    script: str,
+    subject: str,
+    timeout_s: float,
+    stop: threading.Event | None = None,
 ) -> None:
-    """Run the synthesiser's script in a project, script and log lying at `stem`; errors name `what`.
+    """Run the synthesiser's script in a project, script and log lying at `stem`; errors name `subject`.
 
     All paths are relative to the project: as WebAssembly, the program is shown the current folder.
     """
@@ -300,7 +310,7 @@ def run_script(
         )
     except tools.Overtime:
         raise tools.Overtime(
-            f"{folder}: {what}: yosys did not finish within {timeout_s:g} s; give it longer (what is finished is kept)"
+            f"{folder}: {subject}: yosys did not finish within {timeout_s:g} s; give it longer (what is finished is kept)"
         ) from None
     except UserError as error:
-        raise type(error)(f"{folder}: {what}: {error}") from None
+        raise type(error)(f"{folder}: {subject}: {error}") from None

@@ -19,7 +19,7 @@ from caloedge.files import write_text
 from caloedge.progress import progress
 from caloedge.results import Number
 from caloedge.synthesis import cells, netlist
-from caloedge.synthesis.rtl import CLOCK, Port, Project, read
+from caloedge.synthesis.rtl import CLOCK, ModulePort, Project, read
 
 WRAPPER = "caloedge_route"
 PROGRAMS = {"ecp5": "nextpnr-ecp5", "xc7": "nextpnr-xilinx"}
@@ -29,8 +29,8 @@ ALGORITHM = {"ecp5": ("--router", "router2"), "xc7": ()}
 
 
 @dataclass(frozen=True)
-class Routed:
-    """How place and route ended."""
+class RoutingResult:
+    """The result of place and route."""
 
     fmax_mhz: float | None
     """The clock that all paths allow, `routed`; None when it was not routed."""
@@ -41,17 +41,17 @@ class Routed:
     available: Mapping[str, int]
     """What the device has of the same kinds."""
     clock_mhz: float
-    """Requested of the router."""
+    """Clock requested of the router [MHz]."""
     seed: int
     time_limit_s: float
-    """Given to each program."""
+    """Time limit of each program [s]."""
     seconds: float
     """Wall time of place and route, now or earlier."""
     tool: str
 
     @property
     def routed(self) -> bool:
-        """Whether there is a clock."""
+        """Whether place and route finished with a clock."""
         return self.fmax_mhz is not None
 
     def __str__(self) -> str:
@@ -68,27 +68,27 @@ class Routed:
 # Text: pure functions
 
 
-def wrapper(top: str, ports: tuple[Port, ...]) -> str:
+def wrapper(top: str, ports: tuple[ModulePort, ...]) -> str:
     """Return Verilog that gives a design three pins: its inputs come from a shift register, its outputs go into another."""
     inputs = [port for port in ports if port.direction == "input" and port.name != CLOCK]
     outputs = [port for port in ports if port.direction == "output"]
     if not inputs or not outputs:
         raise BadData(f"{top}: nothing to route between registers; a design needs an input besides {CLOCK} and an output")
-    fed, seen = (sum(port.width for port in group) for group in (inputs, outputs))
+    n_in, n_out = (sum(port.width for port in group) for group in (inputs, outputs))
     wires = [*_connections(inputs, "fed"), *_connections(outputs, "out")]
     # a register of one bit is no special case: the shifted value is cut to its width
     return f"""\
-// Every path of {top} from register to register: {fed} input bits from a shift register, {seen} output bits into another.
+// Every path of {top} from register to register: {n_in} input bits from a shift register, {n_out} output bits into another.
 module {WRAPPER} (input {CLOCK}, input data, output reg result);
-  reg [{fed - 1}:0] fed;
-  wire [{seen - 1}:0] out;
-  reg [{seen - 1}:0] seen;
-  reg [{seen - 1}:0] folded;
+  reg [{n_in - 1}:0] fed;
+  wire [{n_out - 1}:0] out;
+  reg [{n_out - 1}:0] seen;
+  reg [{n_out - 1}:0] folded;
   always @(posedge {CLOCK}) begin
     fed <= (fed << 1) | data;
     seen <= out;
     folded <= (folded << 1) ^ seen;
-    result <= folded[{seen - 1}];
+    result <= folded[{n_out - 1}];
   end
   {top} design (
     .{CLOCK}({CLOCK}),
@@ -98,12 +98,12 @@ endmodule
 """
 
 
-def _connections(ports: list[Port], vector: str) -> list[str]:
-    found, low = [], 0
+def _connections(ports: list[ModulePort], vector: str) -> list[str]:
+    connections, low = [], 0
     for port in ports:
-        found.append(f".{port.name}({vector}[{low + port.width - 1}:{low}])")
+        connections.append(f".{port.name}({vector}[{low + port.width - 1}:{low}])")
         low += port.width
-    return found
+    return connections
 
 
 def netlist_script(family: str, paths: list[str], output: str) -> str:
@@ -124,7 +124,7 @@ def pin_constraints(pins: Mapping[str, str]) -> str:
 # Reports
 
 
-def parse_report(text: str, where: str) -> tuple[float, dict[str, int], dict[str, int]]:
+def parse_report(text: str, source: str) -> tuple[float, dict[str, int], dict[str, int]]:
     """Return (fmax in MHz, used, available) from the router's report in JSON."""
     try:
         report = json.loads(text)
@@ -133,9 +133,9 @@ def parse_report(text: str, where: str) -> tuple[float, dict[str, int], dict[str
         used = {str(name): int(row["used"]) for name, row in rows if row["used"]}
         available = {str(name): int(row["available"]) for name, row in rows if row["used"]}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadData(f"{where}: not a report of place and route (fmax and utilization in JSON)") from None
+        raise BadData(f"{source}: not a report of place and route (fmax and utilization in JSON)") from None
     if len(clocks) != 1:
-        raise BadData(f"{where}: has {len(clocks)} clocks, but a routed design has one; look into the log beside it")
+        raise BadData(f"{source}: has {len(clocks)} clocks, but a routed design has one; look into the log beside it")
     return next(iter(clocks.values())), used, available
 
 
@@ -143,10 +143,10 @@ _LOG_FMAX = re.compile(r"Max frequency for clock\s+'[^']*':\s*([\d.]+) MHz")
 _LOG_USED = re.compile(r"^Info:\s+(\w+):\s*(\d+)\s*/\s*(\d+)\s+\d+%", re.MULTILINE)
 
 
-def parse_log(text: str, where: str) -> tuple[float, dict[str, int], dict[str, int]]:
+def parse_log(text: str, source: str) -> tuple[float, dict[str, int], dict[str, int]]:
     """Return (fmax in MHz, used, available) from the router's log, for a router without reports; the last word counts."""
     if not (clocks := _LOG_FMAX.findall(text)):
-        raise BadData(f"{where}: no line 'Max frequency for clock', so it was not routed; see its end")
+        raise BadData(f"{source}: no line 'Max frequency for clock', so it was not routed; see its end")
     rows = [(name, int(used), int(has)) for name, used, has in _LOG_USED.findall(text) if int(used)]
     return float(clocks[-1]), {name: used for name, used, _ in rows}, {name: has for name, _, has in rows}
 
@@ -162,7 +162,7 @@ def overflow(resources: Mapping[str, int], target: Target) -> str:
 
 def route(
     folder: Path, target: Target, *, time_limit_s: float, seed: int = 1, workers: int = 1, chipdb: Path | None = None
-) -> Routed:
+) -> RoutingResult:
     """Place and route an RTL project and return its clock, or why there is none.
 
     `time_limit_s` is given to each program that runs: the synthesis of a block, of the whole design, and place and route.
@@ -185,8 +185,8 @@ def route(
         str(seed),
     ]
     key = netlist.digest(content, str(router), *options)
-    kept = folder / f"{netlist.FOLDER}/{target.family}/route-{key[:12]}.json"
-    if (earlier := _kept(kept, key, time_limit_s)) is not None:
+    record_path = folder / f"{netlist.FOLDER}/{target.family}/route-{key[:12]}.json"
+    if (earlier := _cached(record_path, key, time_limit_s)) is not None:
         return earlier
     start = time.monotonic()
     fmax: float | None = None
@@ -194,7 +194,7 @@ def route(
     available: dict[str, int] = {}
     step, over_time = "synthesis of a block", False
     try:
-        if not (reason := _too_large(folder, target, time_limit_s, workers)):
+        if not (reason := _overflow_of_blocks(folder, target, time_limit_s, workers)):
             step = "synthesis of the whole design"
             with progress(f"place and route on {target.part}", 2) as advance:
                 name, reason = _netlist(project, target, text, content, yosys, time_limit_s)
@@ -205,17 +205,17 @@ def route(
                 advance(1)
     except tools.Overtime:
         reason, over_time = f"{step} did not finish within the time limit of {time_limit_s:g} s", True
-    except _Failed as error:
+    except _RouterFailed as error:
         reason = str(error)
     seconds = round(time.monotonic() - start, 1)
-    result = Routed(fmax, reason, used, available, target.clock_mhz, seed, time_limit_s, seconds, str(router))
+    result = RoutingResult(fmax, reason, used, available, target.clock_mhz, seed, time_limit_s, seconds, str(router))
     # not kept: a crash, which may have been an accident, and a block, whose synthesis keeps its own results
     if fmax is not None or reason.startswith("does not fit") or (over_time and step != "synthesis of a block"):
-        write_text(kept, json.dumps({"digest": key, "over_time": over_time, **vars(result)}, indent=1) + "\n")
+        write_text(record_path, json.dumps({"digest": key, "over_time": over_time, **vars(result)}, indent=1) + "\n")
     return result
 
 
-class _Failed(Exception):
+class _RouterFailed(Exception):
     """The router ended with an error."""
 
 
@@ -238,7 +238,7 @@ def _router(target: Target, chipdb: Path | None) -> tools.Program:
     return router
 
 
-def _too_large(folder: Path, target: Target, time_limit_s: float, workers: int) -> str:
+def _overflow_of_blocks(folder: Path, target: Target, time_limit_s: float, workers: int) -> str:
     """Return why a design cannot fit, from its blocks' synthesis; empty when it may."""
     cost = netlist.synthesise(folder, target, timeout_s=time_limit_s, workers=workers)
     over = overflow(cost.resources, target)
@@ -261,8 +261,8 @@ def _netlist(
         if not statistics.is_file():
             raise BadData(f"{statistics} was not written by {yosys}; see {stem}.log beside it")
         (project.folder / f"{base}.part").replace(result)
-    counted = netlist.cell_counts(statistics.read_text(encoding="utf-8"), str(statistics))
-    over = overflow(cells.count(counted, target.family, str(statistics)), target)
+    cell_numbers = netlist.cell_counts(statistics.read_text(encoding="utf-8"), str(statistics))
+    over = overflow(cells.count(cell_numbers, target.family, str(statistics)), target)
     return f"{stem}.netlist.json", f"does not fit: {over} (synthesised flat)" if over else ""
 
 
@@ -303,7 +303,7 @@ def _place_and_route(
     except tools.Overtime:
         raise
     except UserError:
-        raise _Failed(f"{router.path.name} failed: {_last_error(log)}") from None
+        raise _RouterFailed(f"{router.path.name} failed: {_last_error(log)}") from None
     if target.family == "xc7":
         return parse_log(log.read_text(encoding="utf-8", errors="replace"), str(log))
     return parse_report(report.read_text(encoding="utf-8") if report.is_file() else "", str(report))
@@ -316,12 +316,12 @@ def _last_error(log: Path) -> str:
     return (errors or lines or ["(it printed nothing)"])[-1].removeprefix("ERROR:").strip()
 
 
-def _kept(path: Path, key: str, time_limit_s: float) -> Routed | None:
+def _cached(path: Path, key: str, time_limit_s: float) -> RoutingResult | None:
     """Return an earlier result, but not that a shorter limit was too short; None when there is none or it is damaged."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept.pop("digest") != key or (kept.pop("over_time") and time_limit_s > kept["time_limit_s"]):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored.pop("digest") != key or (stored.pop("over_time") and time_limit_s > stored["time_limit_s"]):
             return None
-        return Routed(**kept)
+        return RoutingResult(**stored)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

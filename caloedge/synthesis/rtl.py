@@ -22,14 +22,14 @@ _STRING = re.compile(r'"([^"\n]+)"')
 
 
 @dataclass(frozen=True)
-class Port:
+class ModulePort:
     """One port of the top module."""
 
     name: str
     direction: str
     """`input` or `output`."""
     width: int
-    """Bits."""
+    """Width [bits]."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Source:
     """One source file."""
 
     path: str
-    """Relative to the project, with forward slashes."""
+    """Path relative to the project, with forward slashes."""
     text: str
     headers: Mapping[str, str]
-    """By module defined here: the text from `module` to the semicolon after its ports."""
+    """Header of each module defined here: the text from `module` to the semicolon after its ports."""
     words: frozenset[str]
     """Every identifier outside comments and strings."""
     files: tuple[str, ...]
@@ -55,9 +55,9 @@ class Project:
     top: str
     sources: tuple[Source, ...]
     blocks: Mapping[str, int]
-    """Module: how often it occurs in the whole design."""
-    ports: tuple[Port, ...]
-    """Of the top module."""
+    """Number of instances in the whole design, by module."""
+    ports: tuple[ModulePort, ...]
+    """Ports of the top module."""
 
     def home(self, module: str) -> Source:
         """Return the file that defines a module."""
@@ -97,11 +97,11 @@ def read(folder: Path) -> Project:
     return project
 
 
-def _port(entry: Any) -> Port:
+def _port(entry: Any) -> ModulePort:
     name, direction, width = entry
     if direction not in ("input", "output") or int(width) < 1:
         raise ValueError(f"port {name}: {direction} of {width} bits")
-    return Port(str(name), direction, int(width))
+    return ModulePort(str(name), direction, int(width))
 
 
 def _source(folder: Path, name: str) -> Source:
@@ -109,10 +109,10 @@ def _source(folder: Path, name: str) -> Source:
         text = (folder / name).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BadData(f"{folder / name} is missing but named in {RECORD}; build the project again") from None
-    plain = _COMMENT.sub(lambda found: found[0] if found[0].startswith('"') else " ", text)
-    headers = {found[2]: found[1] for found in _MODULE.finditer(plain)}
-    named = {place for string in _STRING.findall(plain) for place in (string, str(Path(name).parent / string))}
-    files = tuple(sorted(place for place in named if (folder / place).is_file()))
+    plain = _COMMENT.sub(lambda match: match[0] if match[0].startswith('"') else " ", text)
+    headers = {match[2]: match[1] for match in _MODULE.finditer(plain)}
+    paths = {place for string in _STRING.findall(plain) for place in (string, str(Path(name).parent / string))}
+    files = tuple(sorted(place for place in paths if (folder / place).is_file()))
     return Source(name, text, headers, frozenset(_NAME.findall(_STRING.sub(" ", plain))), files)
 
 

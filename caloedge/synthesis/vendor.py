@@ -25,7 +25,7 @@ HLS_FAMILIES = ("xcup", "xcu", "xc7")
 
 @dataclass(frozen=True)
 class Utilisation:
-    """What a design takes and what the device has, by resource: LUT, FF, DSP, BRAM_18K, URAM."""
+    """Used and available amounts of each resource: LUT, FF, DSP, BRAM_18K, URAM."""
 
     used: Mapping[str, int]
     available: Mapping[str, int]
@@ -36,13 +36,13 @@ class Utilisation:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """What the vendor's timing analysis says about the one clock of a design."""
+class TimingSummary:
+    """Result of the vendor's timing analysis for the only clock of a design."""
 
     worst_slack_ns: float
-    """Of all set-up checks; negative when the clock is missed."""
+    """Worst slack of all set-up checks [ns]; negative when the clock is missed."""
     period_ns: float
-    """Requested."""
+    """Requested clock period [ns]."""
 
     @property
     def achieved_ns(self) -> float:
@@ -72,7 +72,7 @@ class Implementation:
     """One design placed and routed by Vivado."""
 
     utilisation: Utilisation
-    timing: Timing
+    timing: TimingSummary
     tool: str
 
     def numbers(self) -> tuple[tuple[str, Number], ...]:
@@ -82,29 +82,29 @@ class Implementation:
 
 @dataclass(frozen=True)
 class CSynthesis:
-    """What C synthesis says about one design; its clock and resources are the compiler's own estimates."""
+    """Result of C synthesis for one design; clock and resources are the compiler's own estimates."""
 
     latency_cycles: tuple[int, int] | None
     """(best, worst); None when they depend on the data."""
     interval_cycles: tuple[int, int] | None
     """(best, worst); None when they depend on the data."""
     target_ns: float
-    """Requested clock period."""
+    """Requested clock period [ns]."""
     estimated_ns: float
-    """Clock period that the compiler expects."""
+    """Clock period that the compiler expects [ns]."""
     utilisation: Utilisation
 
     def numbers(self, note: str = "C synthesis") -> tuple[tuple[str, Number], ...]:
         """Return all figures as numbers with their origin."""
         cycles = [("latency", self.latency_cycles), ("interval", self.interval_cycles)]
-        found = [
-            (f"{name}, {which}", Number(value=value, unit="cycles", origin="vendor", note=note))
+        cycle_numbers = [
+            (f"{name}, {bound}", Number(value=value, unit="cycles", origin="vendor", note=note))
             for name, both in cycles
             if both is not None
-            for which, value in zip(("best", "worst"), both, strict=True)
+            for bound, value in zip(("best", "worst"), both, strict=True)
         ]
         clock = Number(value=self.estimated_ns, unit="ns", origin="vendor", note=note)
-        return (*found, ("estimated clock period", clock), *self.utilisation.numbers(note))
+        return (*cycle_numbers, ("estimated clock period", clock), *self.utilisation.numbers(note))
 
 
 # Readers of reports
@@ -118,11 +118,11 @@ _ROWS = {
     "URAM": ("URAM", 1),
     "DSPs": ("DSP", 1),
 }
-"""By row of Vivado's tables: resource, and how many of it one is."""
+"""Resource of each row of Vivado's tables, and the number of it that one unit of the row takes."""
 _NEEDED = ("LUT", "FF", "DSP", "BRAM_18K")
 
 
-def parse_utilisation(text: str, where: str) -> Utilisation:
+def parse_utilisation(text: str, source: str) -> Utilisation:
     """Read Vivado's `report_utilization`, of 7-series or UltraScale devices."""
     used: dict[str, int] = {}
     available: dict[str, int] = {}
@@ -134,20 +134,20 @@ def parse_utilisation(text: str, where: str) -> Utilisation:
         if cells[0] == "Site Type":
             columns = cells
         elif (row := _ROWS.get(cells[0].rstrip("*"))) and len(cells) == len(columns):
-            resource, each = row
+            resource, factor = row
             if resource not in used:  # later tables repeat some names with other meanings
-                used[resource] = round(each * _figure(cells, columns, "Used", where))
-                available[resource] = round(each * _figure(cells, columns, "Available", where))
+                used[resource] = round(factor * _figure(cells, columns, "Used", source))
+                available[resource] = round(factor * _figure(cells, columns, "Available", source))
     if missing := [name for name in _NEEDED if name not in used]:
-        raise BadData(f"{where}: no row of {', '.join(missing)}; not a whole report of report_utilization")
+        raise BadData(f"{source}: no row of {', '.join(missing)}; not a whole report of report_utilization")
     return Utilisation(used, available)
 
 
-def _figure(cells: list[str], columns: list[str], column: str, where: str) -> float:
+def _figure(cells: list[str], columns: list[str], column: str, source: str) -> float:
     try:
         return float(cells[columns.index(column)])
     except ValueError:
-        raise BadData(f"{where}: row {cells[0]!r} has no number under {column!r}; the report is damaged") from None
+        raise BadData(f"{source}: row {cells[0]!r} has no number under {column!r}; the report is damaged") from None
 
 
 _SLACK = re.compile(r"^\s*WNS\(ns\).*\n[\s-]*\n\s*(\S+)", re.MULTILINE)
@@ -155,45 +155,45 @@ _CLOCKS = re.compile(r"^\|\s*Clock Summary\b", re.MULTILINE)
 _CLOCK = re.compile(r"^(\S.*?)\s+\{[\d.\s-]+\}\s+([\d.]+)\s+[\d.]+", re.MULTILINE)
 
 
-def parse_timing(text: str, where: str) -> Timing:
+def parse_timing(text: str, source: str) -> TimingSummary:
     """Read Vivado's `report_timing_summary` of a design with one clock."""
     slack = _SLACK.search(text)
     if slack is None:
-        raise BadData(f"{where}: no line under 'WNS(ns)'; not a whole report of report_timing_summary")
+        raise BadData(f"{source}: no line under 'WNS(ns)'; not a whole report of report_timing_summary")
     try:
         worst = float(slack[1])
     except ValueError:
         worst = math.nan
     if not math.isfinite(worst):
-        raise BadData(f"{where}: the worst slack is {slack[1]!r}; the design has no constrained path, so create its clock first")
+        raise BadData(f"{source}: the worst slack is {slack[1]!r}; the design has no constrained path, so create its clock first")
     start = _CLOCKS.search(text)
     clocks = _CLOCK.findall(text, start.end()) if start else []
     if len(clocks) != 1:
-        raise BadData(f"{where}: {len(clocks)} clocks under 'Clock Summary', but a design of this package has one")
+        raise BadData(f"{source}: {len(clocks)} clocks under 'Clock Summary', but a design of this package has one")
     period = float(clocks[0][1])
     if not period - worst > 0:
-        raise BadData(f"{where}: a slack of {worst:g} ns with a period of {period:g} ns makes no sense; the report is damaged")
-    return Timing(worst, period)
+        raise BadData(f"{source}: a slack of {worst:g} ns with a period of {period:g} ns makes no sense; the report is damaged")
+    return TimingSummary(worst, period)
 
 
-def parse_csynth(text: str, where: str) -> CSynthesis:
+def parse_csynth(text: str, source: str) -> CSynthesis:
     """Read the `csynth.xml` of Vitis HLS."""
     try:
         root = ET.fromstring(text)
     except ET.ParseError as error:
-        raise BadData(f"{where}: not XML ({error}); run the C synthesis again") from None
+        raise BadData(f"{source}: not XML ({error}); run the C synthesis again") from None
 
     def value(path: str) -> str:
-        found = root.findtext(path)
-        if found is None:
-            raise BadData(f"{where}: no {path.removeprefix('./')}; not a whole report of the C synthesis")
-        return found.strip()
+        content = root.findtext(path)
+        if content is None:
+            raise BadData(f"{source}: no {path.removeprefix('./')}; not a whole report of the C synthesis")
+        return content.strip()
 
     def figure(path: str) -> float:
         try:
             return float(value(path))
         except ValueError:
-            raise BadData(f"{where}: {path.removeprefix('./')} is {value(path)!r}, which is no number") from None
+            raise BadData(f"{source}: {path.removeprefix('./')} is {value(path)!r}, which is no number") from None
 
     def cycles(best: str, worst: str) -> tuple[int, int] | None:
         overall = "./PerformanceEstimates/SummaryOfOverallLatency/"
@@ -218,7 +218,7 @@ def parse_csynth(text: str, where: str) -> CSynthesis:
     )
 
 
-def _text(path: Path, made_by: str) -> str:
+def _read_report(path: Path, made_by: str) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -266,8 +266,8 @@ def vivado(folder: Path, target: Target, *, timeout_s: float = VIVADO_TIMEOUT_S)
     tool = tools.version("vivado", "-version")
     key = digest(content_digest(project, project.sources), vivado_script(project, target, ""), f"{target.period_ns:.3f}", tool)
     base = f"{FOLDER}/vivado/{project.top}-{key[:12]}"
-    done = folder / f"{base}.json"
-    if not _finished(done, key):
+    record_path = folder / f"{base}.json"
+    if not _finished(record_path, key):
         write_text(folder / f"{base}.tcl", vivado_script(project, target, base))
         write_text(folder / f"{base}.xdc", constraints(target.period_ns))
         log = folder / f"{base}.log"
@@ -275,11 +275,11 @@ def vivado(folder: Path, target: Target, *, timeout_s: float = VIVADO_TIMEOUT_S)
         words = ["vivado", "-mode", "batch", "-nojournal", "-nolog", "-notrace", "-source", f"{base}.tcl"]
         tools.run(words, cwd=folder, log=log, timeout_s=timeout_s)
     result = Implementation(
-        parse_utilisation(_text(folder / f"{base}.utilisation.rpt", "vivado"), str(folder / f"{base}.utilisation.rpt")),
-        parse_timing(_text(folder / f"{base}.timing.rpt", "vivado"), str(folder / f"{base}.timing.rpt")),
+        parse_utilisation(_read_report(folder / f"{base}.utilisation.rpt", "vivado"), str(folder / f"{base}.utilisation.rpt")),
+        parse_timing(_read_report(folder / f"{base}.timing.rpt", "vivado"), str(folder / f"{base}.timing.rpt")),
         tool,
     )
-    write_text(done, json.dumps({"digest": key, "tool": tool}) + "\n")
+    write_text(record_path, json.dumps({"digest": key, "tool": tool}) + "\n")
     return result
 
 
@@ -308,22 +308,22 @@ def vitis_hls(folder: Path, *, timeout_s: float = VITIS_TIMEOUT_S) -> CSynthesis
     """
     if shutil.which("vitis-run") is None:
         return None
-    described = read_record(folder, "hls4ml")
-    name = described.get("project")
+    project_record = read_record(folder, "hls4ml")
+    name = project_record.get("project")
     if not isinstance(name, str):
         raise BadData(f"{folder / RECORD}: 'project' is missing; build the project again")
     tool = tools.version("vitis-run", "--version")
-    key = digest(json.dumps([described.get(part) for part in ("graph", "variant", "part", "clock_mhz")]), tool)
-    kept = folder / f"{FOLDER}/vitis/csynth-{key[:12]}.xml"
-    if not kept.is_file():
+    key = digest(json.dumps([project_record.get(part) for part in ("graph", "variant", "part", "clock_mhz")]), tool)
+    report_path = folder / f"{FOLDER}/vitis/csynth-{key[:12]}.xml"
+    if not report_path.is_file():
         write_text(folder / "build_opt.tcl", hls_options())
         log = folder / f"{FOLDER}/vitis/csynth-{key[:12]}.log"
         log.unlink(missing_ok=True)
         words = ["vitis-run", "--mode", "hls", "--tcl", "build_prj.tcl"]
         tools.run(words, cwd=folder, log=log, timeout_s=timeout_s)
         report = folder / f"{name}_prj/solution1/syn/report/{name}_csynth.xml"
-        text = _text(report, "vitis-run")
+        text = _read_report(report, "vitis-run")
         parse_csynth(text, str(report))  # only a whole report is kept
-        with replacing(kept) as temporary:
+        with replacing(report_path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return parse_csynth(_text(kept, "vitis-run"), str(kept))
+    return parse_csynth(_read_report(report_path, "vitis-run"), str(report_path))

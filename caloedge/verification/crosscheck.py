@@ -30,16 +30,16 @@ GRAPH, QONNX = "integer graph", "QONNX executor, float64"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one executor made of the vectors."""
+    """The result of one executor on the vectors."""
 
     executor: str
     codes: Codes
-    """By output name; empty when it did not run."""
+    """Output codes by output name; empty when the executor did not run."""
     seconds: float
     missing: str = ""
-    """Why it did not run."""
+    """Why the executor did not run; empty when it ran."""
     refused: bool = False
-    """Whether it was the network that it could not take, not a tool that is missing."""
+    """Whether the executor does not support the network, rather than missing a tool."""
 
 
 def run_all(path: Path, compiled: Compiled, inputs: Inputs, backends: Iterable[tuple[str, str]], folder: Path) -> list[Outcome]:
@@ -84,19 +84,19 @@ def _simulated(name: str, variant: str, graph: Graph, target: Target, inputs: In
     return backend.emulate(project, inputs)
 
 
-def against_graph(outcomes: list[Outcome]) -> list[Check]:
+def compare_with_graph(outcomes: list[Outcome]) -> list[Check]:
     """Compare every executor with the integer graph."""
-    (wanted,) = (outcome.codes for outcome in outcomes if outcome.executor == GRAPH)
+    (expected,) = (outcome.codes for outcome in outcomes if outcome.executor == GRAPH)
     checks = []
     for outcome in outcomes:
         if outcome.missing:
             checks.append(Check(outcome.executor, 0, 0, 0, 0, None, 0.0, missing=outcome.missing))
         else:
-            checks.append(compare_codes(outcome.executor, wanted, outcome.codes, outcome.seconds))
+            checks.append(compare_codes(outcome.executor, expected, outcome.codes, outcome.seconds))
     return checks
 
 
-def pairs(outcomes: list[Outcome]) -> dict[tuple[str, str], int]:
+def differing_codes_by_pair(outcomes: list[Outcome]) -> dict[tuple[str, str], int]:
     """Return the number of differing output codes of every pair of executors that ran."""
     ran = [outcome for outcome in outcomes if not outcome.missing]
     return {
@@ -105,51 +105,51 @@ def pairs(outcomes: list[Outcome]) -> dict[tuple[str, str], int]:
     }
 
 
-def event(inputs: Inputs, number: int) -> Inputs:
+def select_event(inputs: Inputs, number: int) -> Inputs:
     """Return one event of the vectors."""
     if isinstance(inputs, Mapping):
         return {name: codes[number : number + 1] for name, codes in inputs.items()}
     return inputs[number : number + 1]
 
 
-def first_node(path: Path, compiled: Compiled, inputs: Inputs) -> str:
-    """Return the file's first node output that is not what the integer network makes of these inputs; empty if none is found."""
+def first_differing_node(path: Path, compiled: Compiled, inputs: Inputs) -> str:
+    """Return the file's first node output that differs from the integer network's on these inputs; empty if none differs."""
     graph = compiled.unoptimised
     traced = graph.trace(inputs)
-    wanted = {name: place for name, place in compiled.located.items() if not isinstance(graph[place.op], InputQuantiser)}
-    found = execute(path, graph.input_values(inputs), keep=list(wanted))
-    for name, place in wanted.items():
-        if name not in found:
+    compared = {name: place for name, place in compiled.located.items() if not isinstance(graph[place.op], InputQuantiser)}
+    tensors = execute(path, graph.input_values(inputs), keep=list(compared))
+    for name, place in compared.items():
+        if name not in tensors:
             continue
-        whole = (found[name] - place.offset) / place.scale
-        if not np.array_equal(np.rint(whole), traced[place.op]):
+        codes = (tensors[name] - place.offset) / place.scale
+        if not np.array_equal(np.rint(codes), traced[place.op]):
             return f"tensor {name} (layer {place.op})"
     return ""
 
 
-def first_layer(backend: str, variant: str, graph: Graph, inputs: Inputs) -> str:
+def first_differing_layer(backend: str, variant: str, graph: Graph, inputs: Inputs) -> str:
     """Return the first layer whose codes a backend gets wrong, from a build in which every layer is an output; empty if none."""
     inner = [op for op in graph.ops if not isinstance(op, Output | InputQuantiser)]
     traced = Graph(
         (*(op for op in graph.ops if not isinstance(op, Output)), *(Output(f"at_{op.name}", (op.name,)) for op in inner))
     )
-    maker = find(Backend, backend)
+    plugin = find(Backend, backend)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            maker.build(traced, find(Target, "xcvu13p"), variant, Path(folder) / "traced", {})
-            found = maker.emulate(Path(folder) / "traced", inputs)
+            plugin.build(traced, find(Target, "xcvu13p"), variant, Path(folder) / "traced", {})
+            codes = plugin.emulate(Path(folder) / "traced", inputs)
     except (Unsupported, MissingTool):
         return ""
-    wanted: Mapping[str, NDArray[Any]] = traced.run(inputs)
-    return next((f"layer {op.name}" for op in inner if not np.array_equal(wanted[f"at_{op.name}"], found[f"at_{op.name}"])), "")
+    expected: Mapping[str, NDArray[Any]] = traced.run(inputs)
+    return next((f"layer {op.name}" for op in inner if not np.array_equal(expected[f"at_{op.name}"], codes[f"at_{op.name}"])), "")
 
 
-def located(path: Path, compiled: Compiled, inputs: Inputs, check: Check) -> Check:
+def with_first_difference(path: Path, compiled: Compiled, inputs: Inputs, check: Check) -> Check:
     """Return a check that failed with the place where its first differing event differs first."""
     if check.exact or check.missing or check.first_event is None:
         return check
-    one = event(inputs, check.first_event)
+    failing_event = select_event(inputs, check.first_event)
     if check.executor == QONNX:
-        return replace(check, first_node=first_node(path, compiled, one))
+        return replace(check, first_node=first_differing_node(path, compiled, failing_event))
     backend, _, variant = check.executor.partition(" ")
-    return replace(check, first_node=first_layer(backend, variant, compiled.graph, one))
+    return replace(check, first_node=first_differing_layer(backend, variant, compiled.graph, failing_event))

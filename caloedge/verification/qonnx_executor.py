@@ -39,29 +39,30 @@ FLOAT32_INSIDE = ("Shrink", "Attention")
 """Operators that onnxruntime offers in double but computes in float32, as measured with onnxruntime 1.31."""
 FLOAT32_ONLY = ("DynamicQuantizeLinear", "GridSample")
 STASH_TYPE_SINCE = {"LayerNormalization": 17, "GroupNormalization": 21, "RMSNormalization": 23}
-"""Operators that name the precision of their mean and variance, float32 unless told, and since which version they do."""
+"""First opset in which operators have the attribute stash_type, the precision of their mean and variance (default float32)."""
 IR_VERSION = 10  # onnx 1.23 writes 14, onnxruntime 1.31 reads up to 13
 BLOCK_EVENTS = 1024
 MAX_NODES, MAX_DEPTH = 5_000, 100
-"""Most nodes that the functions of a file may become, and most calls within each other."""
+"""Limits on the number of nodes after inlining a file's functions, and on the depth of nested calls."""
 MAX_BATCH = 2**16
 """Largest batch that a file may ask for."""
 BLOCK_ELEMENTS = 2**17
-"""At most so many input elements run at once: a convolution of large images needs about a thousand times the memory."""
+"""Largest number of input elements that run at once: a convolution of large images needs about a thousand times the memory."""
 SUMMATION_TOLERANCE = 1e-9
-"""Of the largest value: a batched matrix product may add in another order than a single event's."""
+"""Tolerance relative to the largest value: a batched matrix product may add in another order than a single event's."""
 ROUNDED_OFF = 1e-12
-"""Of one step or of the value, whichever is larger: what sums in float64 may lose, and far less than what unequal numbers
-differ by."""
+"""Tolerance relative to one step or to the value, whichever is larger: the rounding error of sums in float64, and far less
+than the distance of unequal numbers."""
 FLOAT32_TOLERANCE = 1e-3
-"""Of the largest value: what float32 sums may lose, and far below what a wrong stride, group or padding changes."""
+"""Tolerance relative to the largest value: the rounding error of float32 sums, and far below the effect of a wrong stride,
+group or padding."""
 
 GENERAL, CHANNELS_LAST = "qonnx.custom_op.general", "qonnx.custom_op.channels_last"
 CUSTOM_DOMAINS = {GENERAL: GENERAL, "onnx.brevitas": GENERAL, "finn.custom_op.general": GENERAL, CHANNELS_LAST: CHANNELS_LAST}
 CHOICES = ("TopK", "ArgMax", "ArgMin")
 INTEGER_QUANTISERS = ("Quant", "IntQuant")
 TRUNC_INPUTS = {1: 5, 2: 6}
-"""Inputs of each version of Trunc; qonnx itself does not count them."""
+"""Number of inputs of each version of Trunc; qonnx itself does not check it."""
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 INTEGER_RANGES = {
     f"{sign}INT{bits}": (0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
@@ -78,7 +79,7 @@ Run = Callable[[Mapping[str, Array]], Values]
 
 @dataclass(frozen=True)
 class _Model:
-    """A file made ready: float64 constants, nodes in the order of their data."""
+    """A file prepared for execution: float64 constants, nodes in topological order."""
 
     file: str
     graph: onnx.GraphProto
@@ -86,7 +87,7 @@ class _Model:
     nodes: tuple[NodeProto, ...]
     constants: Mapping[str, Array]
     stored: Mapping[str, Array]
-    """What quantisers of constants read, as it lies in the file."""
+    """Inputs of quantisers of constants, in the precision of the file."""
     inputs: Mapping[str, onnx.ValueInfoProto]
     outputs: tuple[str, ...]
     varying: frozenset[str]
@@ -105,21 +106,21 @@ def execute(path: Path, inputs: Mapping[str, Array], *, keep: Collection[str] = 
     _need_packages()
     model = _load(path, keep)
     arrays, baked = _checked_inputs(model, inputs)
-    wanted = tuple(dict.fromkeys((*model.outputs, *keep)))
-    known = {*model.inputs, *model.constants, *(name for node in model.nodes for name in node.output)}
-    if strangers := sorted(set(wanted) - known):
+    names = tuple(dict.fromkeys((*model.outputs, *keep)))
+    tensor_names = {*model.inputs, *model.constants, *(name for node in model.nodes for name in node.output)}
+    if strangers := sorted(set(names) - tensor_names):
         raise UserError(f"{model.file}: no tensor is named {strangers[0]!r}; keep tensors of the file")
     kernels: dict[tuple[Any, ...], Kernel] = {}
     constants = _run_nodes(model, model.constants, kernels, [node for node in model.nodes if not _varies(node, model)])
     steps = [node for node in model.nodes if _varies(node, model)]
-    moving = tuple(name for name in wanted if name in model.varying)
+    moving = tuple(name for name in names if name in model.varying)
 
     def run(batch: Mapping[str, Array]) -> Values:
         return _run_nodes(model, {**constants, **batch}, kernels, steps, moving)
 
-    found = _all_events(model, run, arrays, baked) if moving else {}
-    found = {name: array.reshape(-1, 1) if array.ndim == 1 else array for name, array in found.items()}
-    return {name: np.asarray(found.get(name, constants.get(name)), np.float64) for name in wanted}
+    results = _run_all_events(model, run, arrays, baked) if moving else {}
+    results = {name: array.reshape(-1, 1) if array.ndim == 1 else array for name, array in results.items()}
+    return {name: np.asarray(results.get(name, constants.get(name)), np.float64) for name in names}
 
 
 def input_names(path: Path) -> tuple[str, ...]:
@@ -167,11 +168,11 @@ def _load(path: Path, keep: Collection[str] = ()) -> _Model:
         raise UserError(f"{path}: {'no such file' if not path.exists() else error}") from None
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
         raise BadData(f"{path.name}: not a readable ONNX file ({_one_line(error)}); export it again") from None
-    wanted = {*keep, *(value.name for value in file.graph.output)}
-    _drop_unneeded(file.graph, wanted)  # before anything looks at it: nobody vouches for what no output needs
+    required = {*keep, *(value.name for value in file.graph.output)}
+    _drop_unneeded(file.graph, required)  # before anything looks at it: nobody vouches for what no output needs
     if file.functions:
         file = _inlined(file, path.name)
-        _drop_unneeded(file.graph, wanted)
+        _drop_unneeded(file.graph, required)
     graph = file.graph
     if not graph.output:
         raise BadData(f"{path.name}: not a readable ONNX file (it holds no output); export it again")
@@ -186,14 +187,14 @@ def _load(path: Path, keep: Collection[str] = ()) -> _Model:
         if varying.intersection(node.input):
             varying.update(node.output)
     outputs = tuple(value.name for value in graph.output)
-    stored = _stored(graph, path.name)
+    stored = _stored_constants(graph, path.name)
     return _Model(path.name, graph, opsets, nodes, constants, stored, inputs, outputs, frozenset(varying))
 
 
-def _drop_unneeded(graph: onnx.GraphProto, wanted: set[str]) -> None:
-    """Leave the nodes and initialisers in a graph that some tensors need."""
+def _drop_unneeded(graph: onnx.GraphProto, required: set[str]) -> None:
+    """Remove the nodes, initialisers and inputs that none of the required tensors depends on."""
     made_by = {name: node for node in graph.node for name in node.output if name}
-    needed, waiting = set(wanted), list(wanted)
+    needed, waiting = set(required), list(required)
     while waiting:
         node = made_by.get(waiting.pop())
         reads = set(node.input) - needed if node is not None else ()
@@ -201,11 +202,11 @@ def _drop_unneeded(graph: onnx.GraphProto, wanted: set[str]) -> None:
         waiting += reads
     nodes = [node for node in graph.node if not needed.isdisjoint(node.output)]
     tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
-    given = {tensor.name for tensor in graph.initializer} - needed
-    inputs = [value for value in graph.input if value.name not in given]
-    for field, kept in ((graph.node, nodes), (graph.initializer, tensors), (graph.input, inputs)):
-        if len(kept) < len(field):
-            copies = [type(one).FromString(one.SerializeToString()) for one in kept]
+    dropped = {tensor.name for tensor in graph.initializer} - needed
+    inputs = [value for value in graph.input if value.name not in dropped]
+    for field, remaining in ((graph.node, nodes), (graph.initializer, tensors), (graph.input, inputs)):
+        if len(remaining) < len(field):
+            copies = [type(message).FromString(message.SerializeToString()) for message in remaining]
             del field[:]
             field.extend(copies)
 
@@ -236,31 +237,31 @@ def _inlined(file: onnx.ModelProto, name: str) -> onnx.ModelProto:
         raise Unsupported(
             f"{name}: its functions make {total:,} nodes, {depth} calls deep; at most {MAX_NODES:,} and {MAX_DEPTH} are run"
         )
-    kept = [function for function in file.functions if (function.domain, function.name) in calls]
+    called_functions = [function for function in file.functions if (function.domain, function.name) in calls]
     del file.functions[:]
-    file.functions.extend(kept)
+    file.functions.extend(called_functions)
     return onnx.inliner.inline_selected_functions(file, list(calls)) if calls else file
 
 
-def _stored(graph: onnx.GraphProto, file: str) -> dict[str, Array]:
+def _stored_constants(graph: onnx.GraphProto, file: str) -> dict[str, Array]:
     """Return the constants that quantisers read, in the precision in which they lie in the file."""
-    read = {
+    names = {
         name for node in graph.node if node.domain in CUSTOM_DOMAINS and node.op_type in INTEGER_QUANTISERS for name in node.input
     }
-    found = {tensor.name: _array_of(tensor, file) for tensor in graph.initializer if tensor.name in read}
+    constants = {tensor.name: _array_of(tensor, file) for tensor in graph.initializer if tensor.name in names}
     for node in graph.node:
-        if node.op_type == "Constant" and node.output[0] in read:
+        if node.op_type == "Constant" and node.output[0] in names:
             for attribute in node.attribute:
                 if attribute.type == AttributeProto.TENSOR:
-                    found[node.output[0]] = _array_of(attribute.t, file)
-    return found
+                    constants[node.output[0]] = _array_of(attribute.t, file)
+    return constants
 
 
-def _ordered(graph: onnx.GraphProto, known: set[str], file: str) -> Iterator[NodeProto]:
+def _ordered(graph: onnx.GraphProto, available: set[str], file: str) -> Iterator[NodeProto]:
     made_by = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     for node in graph.node:
         for name in node.input:
-            if name and name not in known and name not in made_by:
+            if name and name not in available and name not in made_by:
                 raise BadData(f"{file}: node {_name(node)}: input {name!r} is missing; export the file again")
     needs = {index: {made_by[name] for name in node.input if name in made_by} for index, node in enumerate(graph.node)}
     try:
@@ -300,9 +301,9 @@ def _float64_node(node: NodeProto, opset: int, file: str) -> NodeProto:
                 raise Unsupported(f"{file}: node {_name(node)}: a cast to 16-bit floats is not supported; export in float32")
             attribute.i = TensorProto.DOUBLE if attribute.i == TensorProto.FLOAT else attribute.i
     if opset >= STASH_TYPE_SINCE.get(node.op_type, opset + 1):
-        kept = [attribute for attribute in copy.attribute if attribute.name != "stash_type"]
+        attributes = [attribute for attribute in copy.attribute if attribute.name != "stash_type"]
         del copy.attribute[:]
-        copy.attribute.extend([*kept, helper.make_attribute("stash_type", TensorProto.DOUBLE)])
+        copy.attribute.extend([*attributes, helper.make_attribute("stash_type", TensorProto.DOUBLE)])
     return copy
 
 
@@ -314,13 +315,13 @@ def _checked_inputs(model: _Model, inputs: Mapping[str, Array]) -> tuple[dict[st
     for name, value in model.inputs.items():
         array, shape = np.asarray(inputs[name]), value.type.tensor_type.shape.dim
         sizes = tuple(dim.dim_value for dim in shape)
-        known = value.type.tensor_type.HasField("shape")
-        if known and len(sizes) == 1 and array.shape[1:] == (1,):
+        has_shape = value.type.tensor_type.HasField("shape")
+        if has_shape and len(sizes) == 1 and array.shape[1:] == (1,):
             array = array[:, 0]
         fits = array.ndim == len(sizes) > 0 and all(
-            size in (0, given) for size, given in zip(sizes[1:], array.shape[1:], strict=True)
+            size in (0, length) for size, length in zip(sizes[1:], array.shape[1:], strict=True)
         )
-        if known and not fits:
+        if has_shape and not fits:
             axes = ", ".join(["N", *(str(dim.dim_value or dim.dim_param or "?") for dim in shape[1:])])
             raise UserError(f"{model.file}: input {name!r} has shape {array.shape}; give ({axes})")
         kind = value.type.tensor_type.elem_type
@@ -329,7 +330,7 @@ def _checked_inputs(model: _Model, inputs: Mapping[str, Array]) -> tuple[dict[st
             raise UserError(
                 f"{model.file}: input {name!r} holds values that its type {arrays[name].dtype} cannot; round them first"
             )
-        baked.add(sizes[0] or 1 if known else 1)
+        baked.add(sizes[0] or 1 if has_shape else 1)
     if len({len(array) for array in arrays.values()}) > 1 or not all(len(array) for array in arrays.values()):
         events = ", ".join(f"{name!r} {len(array)}" for name, array in arrays.items())
         raise UserError(f"{model.file}: events per input: {events}; give the same number, at least one")
@@ -355,7 +356,7 @@ def _varies(node: NodeProto, model: _Model) -> bool:
 # The events ---------------------------------------------------------------------------------------------------------------
 
 
-def _all_events(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values:
+def _run_all_events(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values:
     """Run all events block by block, batched as long as that gives what events alone give."""
     events = len(next(iter(arrays.values())))
     elements = sum(array.size for array in arrays.values()) // events
@@ -363,54 +364,57 @@ def _all_events(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int
     parts, batched = [], True
     for start in range(0, events, block):
         part = {name: array[start : start + block] for name, array in arrays.items()}
-        found = _batched(model, run, part, baked) if batched else None
-        batched = found is not None
-        parts.append(_in_groups(model, run, part, baked) if found is None else found)
-    return _joined(model, parts)
+        results = _run_batched(model, run, part, baked) if batched else None
+        batched = results is not None
+        parts.append(_run_in_groups(model, run, part, baked) if results is None else results)
+    return _concatenate(model, parts)
 
 
-def _batched(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values | None:
+def _run_batched(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values | None:
     """Return the results of all events at once; None when the first two groups or the last differ from those run alone."""
     events = len(next(iter(arrays.values())))
     if events < 2 * baked:
         return None
     try:
-        found = run(arrays)
+        results = run(arrays)
     except UserError:  # a constant shape that only fits the baked-in batch; other causes come back when events run alone
         return None
-    some = np.unique([*range(2 * baked), *range(events - baked, events)])
-    alone = _in_groups(model, run, {name: array[some] for name, array in arrays.items()}, baked)
-    good = (found[name].shape[:1] == (events,) and _close(found[name][some], alone[name], SUMMATION_TOLERANCE) for name in found)
-    return found if all(good) else None
+    sample = np.unique([*range(2 * baked), *range(events - baked, events)])
+    alone = _run_in_groups(model, run, {name: array[sample] for name, array in arrays.items()}, baked)
+    good = (
+        results[name].shape[:1] == (events,) and _close(results[name][sample], alone[name], SUMMATION_TOLERANCE)
+        for name in results
+    )
+    return results if all(good) else None
 
 
-def _in_groups(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values:
+def _run_in_groups(model: _Model, run: Run, arrays: Mapping[str, Array], baked: int) -> Values:
     """Run events in groups of the baked-in batch size, usually alone; the last group is filled up with its last event."""
     events = len(next(iter(arrays.values())))
     parts = []
     for start in range(0, events, baked):
         index = np.minimum(np.arange(start, start + baked), events - 1)
-        found = run({name: array[index] for name, array in arrays.items()})
-        for name, array in found.items():
+        results = run({name: array[index] for name, array in arrays.items()})
+        for name, array in results.items():
             if array.shape[:1] != (baked,):
                 if baked > 1:
                     raise Unsupported(f"{model.file}: {name!r} has no axis of {baked} events; export with a batch of 1")
-                found[name] = array[np.newaxis]
-        parts.append({name: array[: events - start] for name, array in found.items()})
-    return _joined(model, parts)
+                results[name] = array[np.newaxis]
+        parts.append({name: array[: events - start] for name, array in results.items()})
+    return _concatenate(model, parts)
 
 
-def _joined(model: _Model, parts: Sequence[Values]) -> Values:
+def _concatenate(model: _Model, parts: Sequence[Values]) -> Values:
     for name in parts[0]:
         if len({part[name].shape[1:] for part in parts}) > 1:
             raise Unsupported(f"{model.file}: the shape of {name!r} depends on the event; ask for tensors of fixed shape")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _close(found: Array, wanted: Array, tolerance: float) -> bool:
-    finite = np.abs(wanted[np.isfinite(wanted)].astype(np.float64))
+def _close(actual: Array, expected: Array, tolerance: float) -> bool:
+    finite = np.abs(expected[np.isfinite(expected)].astype(np.float64))
     atol = tolerance * float(finite.max(initial=0.0))
-    return found.shape == wanted.shape and np.allclose(found, wanted, rtol=0.0, atol=atol, equal_nan=True)
+    return actual.shape == expected.shape and np.allclose(actual, expected, rtol=0.0, atol=atol, equal_nan=True)
 
 
 # The nodes ----------------------------------------------------------------------------------------------------------------
@@ -421,7 +425,7 @@ def _run_nodes(
     start: Mapping[str, Array],
     kernels: dict[tuple[Any, ...], Kernel],
     nodes: Sequence[NodeProto],
-    wanted: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Values:
     """Run nodes in order; return the wanted tensors, or all when none are named. Tensors are dropped after their last use."""
     values = dict(start)
@@ -443,10 +447,10 @@ def _run_nodes(
         for name, result in zip(node.output, results, strict=False):
             if name:
                 values[name] = _as_float64(result, node, model, arrays)
-        if wanted is not None:
-            for name in {name for name in node.input if last_use[name] == index and name not in wanted}:
+        if names is not None:
+            for name in {name for name in node.input if last_use[name] == index and name not in names}:
                 values.pop(name, None)
-    return values if wanted is None else {name: values[name] for name in wanted}
+    return values if names is None else {name: values[name] for name in names}
 
 
 def _as_float64(result: Any, node: NodeProto, model: _Model, arrays: Arrays) -> Array:
@@ -454,27 +458,27 @@ def _as_float64(result: Any, node: NodeProto, model: _Model, arrays: Arrays) -> 
         raise Unsupported(f"{model.file}: node {_name(node)}: {node.op_type} gives no tensor; sequences are not supported")
     array = np.asarray(result)
     if array.dtype in (np.float32, np.float16):
-        if any(given is not None and given.dtype == np.float64 for given in arrays):
+        if any(operand is not None and operand.dtype == np.float64 for operand in arrays):
             raise Unsupported(f"{model.file}: node {_name(node)}: {node.op_type} computes in {array.dtype}; replace it")
         array = array.astype(np.float64)  # a constant, exact
     return array
 
 
 def _kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
-    """Return what runs one node on arrays of these types."""
+    """Return the kernel that runs one node on arrays of these types."""
     if node.domain in CUSTOM_DOMAINS:
         return _custom_kernel(node, model, arrays)
     if node.op_type in FLOAT32_ONLY:
         raise Unsupported(f"{node.op_type} exists in float32 only; replace it")
-    own = {"QuantizeLinear": _quantise_linear, "DequantizeLinear": _dequantise_linear}.get(node.op_type)
-    if own and not node.domain:
+    implementation = {"QuantizeLinear": _quantise_linear, "DequantizeLinear": _dequantise_linear}.get(node.op_type)
+    if implementation and not node.domain:
         attributes = _attributes(node)
-        return lambda arrays: [own(arrays, attributes)]
+        return lambda arrays: [implementation(arrays, attributes)]
     if node.op_type not in FLOAT32_INSIDE:
         double = _onnxruntime(node, model, arrays)
         if double is not None:
             chooses = node.op_type in CHOICES and node.input[0] in model.varying and _array(arrays, 0).dtype == np.float64
-            return _of_equal_scores(double, _choice_axis(node)) if chooses else double
+            return _with_tied_scores(double, _choice_axis(node)) if chooses else double
     if node.op_type == "AveragePool":
         attributes = _attributes(node)
         kernel: Kernel = lambda arrays: [_average_pool(_array(arrays, 0), attributes)]  # noqa: E731
@@ -502,8 +506,8 @@ def _one_node(node: NodeProto, opsets: Mapping[str, int], arrays: Arrays) -> onn
 
 
 def _evaluate(evaluator: ReferenceEvaluator, feed: Mapping[str, Array]) -> list[Any]:
-    found = evaluator.run(None, dict(feed))
-    return list(found.values()) if isinstance(found, dict) else found
+    results = evaluator.run(None, dict(feed))
+    return list(results.values()) if isinstance(results, dict) else results
 
 
 def _feed(node: NodeProto, arrays: Arrays) -> dict[str, Array]:
@@ -526,8 +530,8 @@ def _onnxruntime(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel | Non
     outputs = [name for name in node.output if name]
 
     def run(arrays: Arrays) -> list[Any]:
-        found = dict(zip(outputs, session.run(outputs, _feed(node, arrays)), strict=True))
-        return [found.get(name) for name in node.output]
+        results = dict(zip(outputs, session.run(outputs, _feed(node, arrays)), strict=True))
+        return [results.get(name) for name in node.output]
 
     return run
 
@@ -552,8 +556,8 @@ def _compare_with_float32(node: NodeProto, model: _Model, arrays: Arrays, kernel
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
-    found = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
+    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
 
 def _array(arrays: Arrays, index: int) -> Array:
@@ -588,22 +592,22 @@ def _custom_kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
     except KeyError:
         raise Unsupported(f"qonnx has no operator {node.op_type}; check its name") from None
     if node.op_type in INTEGER_QUANTISERS:
-        how = [op.get_nodeattr(name) for name in ("signed", "narrow", "rounding_mode")]
+        arguments = [op.get_nodeattr(name) for name in ("signed", "narrow", "rounding_mode")]
         if len(node.input) == 4 and all(name in model.stored for name in node.input):
             x, scale, zero, bits = (model.stored[name] for name in node.input)
             # Divided before, by the stored scale, so that the function returns the codes themselves.
-            codes = quant(x / scale, np.ones_like(scale), zero, bits, *how)
+            codes = quant(x / scale, np.ones_like(scale), zero, bits, *arguments)
             return lambda arrays: [codes.astype(np.float64) * _array(arrays, 1)]
-        apply = functools.partial(_settled_quant, quant) if node.input[0] in model.varying else quant
-        return lambda arrays: [apply(*(_array(arrays, index) for index in range(4)), *how)]
+        apply = functools.partial(_snapped_quant, quant) if node.input[0] in model.varying else quant
+        return lambda arrays: [apply(*(_array(arrays, index) for index in range(4)), *arguments)]
     if node.op_type == "FloatQuant":
-        has = [op.get_nodeattr(name) for name in ("has_inf", "has_nan", "has_subnormal", "rounding_mode", "saturation")]
-        return lambda arrays: [float_quant(*arrays[:5], True, _array(arrays, 5), *has)]
+        arguments = [op.get_nodeattr(name) for name in ("has_inf", "has_nan", "has_subnormal", "rounding_mode", "saturation")]
+        return lambda arrays: [float_quant(*arrays[:5], True, _array(arrays, 5), *arguments)]
     if node.op_type == "QuantAvgPool2d":
         return lambda arrays: [_quantised_average_pool(_array(arrays, 0), op)]
     if node.op_type == "Trunc" and len(node.input) != TRUNC_INPUTS[op.onnx_opset_version]:
-        wanted = TRUNC_INPUTS[op.onnx_opset_version]
-        version = f"version {op.onnx_opset_version} of Trunc has {wanted} inputs, {len(node.input)} given"
+        expected = TRUNC_INPUTS[op.onnx_opset_version]
+        version = f"version {op.onnx_opset_version} of Trunc has {expected} inputs, {len(node.input)} given"
         raise BadData(f"{version}; import another version of {node.domain}")
 
     def run(arrays: Arrays) -> list[Any]:
@@ -616,14 +620,14 @@ def _custom_kernel(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel:
     return run
 
 
-def _settled_quant(quant: Callable[..., Array], x: Array, scale: Array, zero: Array, bits: Array, *how: Any) -> Array:
-    """Do what qonnx's own function does, which rounds x / scale + zero, with what float64 lost on the way put right."""
-    codes = quant(_settled(x / scale + zero), np.ones(()), np.zeros(()), bits, *how)
+def _snapped_quant(quant: Callable[..., Array], x: Array, scale: Array, zero: Array, bits: Array, *arguments: Any) -> Array:
+    """Quantise as qonnx's own function does, with rounding errors of float64 in x / scale + zero removed beforehand."""
+    codes = quant(_snap_to_half_steps(x / scale + zero), np.ones(()), np.zeros(()), bits, *arguments)
     return np.asarray((codes - zero) * scale)
 
 
-def _settled(steps: Array) -> Array:
-    """Return values in steps, those that float64 may just have missed moved to the whole or half step next to them."""
+def _snap_to_half_steps(steps: Array) -> Array:
+    """Return values in steps, moved to the nearest whole or half step where they lie within `ROUNDED_OFF` of it."""
     nearest = np.rint(2 * steps) / 2
     return np.where(np.abs(steps - nearest) <= ROUNDED_OFF * np.maximum(1.0, np.abs(steps)), nearest, steps)
 
@@ -638,8 +642,8 @@ def _choice_axis(node: NodeProto) -> int:
     return int(_attributes(node).get("axis", -1 if node.op_type == "TopK" else 0))
 
 
-def _of_equal_scores(kernel: Kernel, axis: int) -> Kernel:
-    """Return a kernel that chooses along an axis, for which scores are equal that float64 cannot tell apart."""
+def _with_tied_scores(kernel: Kernel, axis: int) -> Kernel:
+    """Return a kernel that selects along an axis and treats scores within `ROUNDED_OFF` of each other as equal."""
 
     def run(arrays: Arrays) -> Sequence[Any]:
         x = _array(arrays, 0)
@@ -687,9 +691,9 @@ def _quantise_linear(arrays: Arrays, attributes: Mapping[str, Any]) -> Array:
     name = TensorProto.DataType.Name(kind)
     if name not in INTEGER_RANGES:
         raise Unsupported(f"QuantizeLinear to {name} is not supported; quantise to integers")
-    codes = np.rint(_settled(x.astype(np.float64) / _along(_array(arrays, 1), x, attributes)))
+    codes = np.rint(_snap_to_half_steps(x.astype(np.float64) / _broadcast_parameter(_array(arrays, 1), x, attributes)))
     if zero is not None:
-        codes = codes + _along(zero, x, attributes)
+        codes = codes + _broadcast_parameter(zero, x, attributes)
     codes = np.clip(codes, *INTEGER_RANGES[name])
     return codes.astype(np.int64).astype(helper.tensor_dtype_to_np_dtype(kind))
 
@@ -699,11 +703,11 @@ def _dequantise_linear(arrays: Arrays, attributes: Mapping[str, Any]) -> Array:
     codes = _array(arrays, 0)
     x, zero = codes.astype(np.float64), arrays[2] if len(arrays) > 2 else None
     if zero is not None:
-        x = x - _along(zero, codes, attributes)
-    return np.asarray(x * _along(_array(arrays, 1), codes, attributes))
+        x = x - _broadcast_parameter(zero, codes, attributes)
+    return np.asarray(x * _broadcast_parameter(_array(arrays, 1), codes, attributes))
 
 
-def _along(parameter: Array, x: Array, attributes: Mapping[str, Any]) -> Array:
+def _broadcast_parameter(parameter: Array, x: Array, attributes: Mapping[str, Any]) -> Array:
     """Return a scale or zero point in float64, shaped to one per tensor, per index of `axis` or per block along it."""
     parameter, axis = parameter.astype(np.float64), int(attributes.get("axis", 1))
     if parameter.size == 1 and not attributes.get("block_size"):
@@ -718,8 +722,8 @@ def _along(parameter: Array, x: Array, attributes: Mapping[str, Any]) -> Array:
 
 def _convolution(x: Array, weights: Array, **attributes: Any) -> Array:
     node = helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
-    (found,) = _evaluate(ReferenceEvaluator(_one_node(node, {"": 13}, [x, weights])), {"x": x, "w": weights})
-    return np.asarray(found)
+    (result,) = _evaluate(ReferenceEvaluator(_one_node(node, {"": 13}, [x, weights])), {"x": x, "w": weights})
+    return np.asarray(result)
 
 
 def _average_pool(x: Array, attributes: Mapping[str, Any]) -> Array:
@@ -737,18 +741,18 @@ def _average_pool(x: Array, attributes: Mapping[str, Any]) -> Array:
             total = max(0, (-(-size // stride) - 1) * stride + reach - size)
             begin = total // 2 if auto == "SAME_UPPER" else total - total // 2
             pads[axis], pads[axis + dims] = begin, total - begin
-        rest = size + pads[axis] + pads[axis + dims] - reach
-        windows = (-(-rest // stride) if up else rest // stride) + 1
+        remaining = size + pads[axis] + pads[axis + dims] - reach
+        windows = (-(-remaining // stride) if up else remaining // stride) + 1
         if up and (windows - 1) * stride >= size + pads[axis]:  # the last window would begin in the padding
             windows -= 1
-        extra[axis] = max(0, (windows - 1) * stride - rest)
+        extra[axis] = max(0, (windows - 1) * stride - remaining)
     around = [(0, 0), (0, 0), *((pads[axis], pads[axis + dims]) for axis in range(dims))]
     beyond = [(0, 0), (0, 0), *((0, width) for width in extra)]
     counts = np.pad(np.ones((1, 1, *sizes)), around, constant_values=float(bool(attributes.get("count_include_pad"))))
     values = np.pad(x.reshape(-1, 1, *sizes), around)
-    how = {"strides": strides, "dilations": dilations}
+    options = {"strides": strides, "dilations": dilations}
     ones = np.ones((1, 1, *kernel))
-    mean = _convolution(np.pad(values, beyond), ones, **how) / _convolution(np.pad(counts, beyond), ones, **how)
+    mean = _convolution(np.pad(values, beyond), ones, **options) / _convolution(np.pad(counts, beyond), ones, **options)
     return mean.reshape(*x.shape[:2], *mean.shape[2:])
 
 
@@ -765,8 +769,8 @@ def _transposed_convolution(arrays: Arrays, attributes: Mapping[str, Any]) -> Ar
     reach = [(kernel[axis] - 1) * dilations[axis] for axis in range(dims)]
     if auto.startswith("SAME") and shape is None:
         shape = [size * stride for size, stride in zip(sizes, strides, strict=True)]
-    for axis, wanted in enumerate((shape or [])[-dims:]):
-        total = strides[axis] * (sizes[axis] - 1) + more[axis] + reach[axis] + 1 - wanted
+    for axis, length in enumerate((shape or [])[-dims:]):
+        total = strides[axis] * (sizes[axis] - 1) + more[axis] + reach[axis] + 1 - length
         begin = total // 2 if auto == "SAME_UPPER" else total - total // 2
         pads[axis], pads[axis + dims] = begin, total - begin
     spread = np.zeros((*x.shape[:2], *((size - 1) * stride + 1 for size, stride in zip(sizes, strides, strict=True))))
@@ -774,7 +778,7 @@ def _transposed_convolution(arrays: Arrays, attributes: Mapping[str, Any]) -> Ar
     spread = np.pad(spread, [(0, 0), (0, 0), *((reach[axis], reach[axis] + more[axis]) for axis in range(dims))])
     mirrored = np.flip(weights, axis=tuple(range(2, weights.ndim)))
     grouped = mirrored.reshape(group, -1, *weights.shape[1:]).swapaxes(1, 2)  # (group, M / group, C / group, ...)
-    whole = _convolution(spread, grouped.reshape(-1, *grouped.shape[2:]), dilations=dilations, group=group)
-    cut = tuple(slice(pads[axis], whole.shape[2 + axis] - pads[axis + dims]) for axis in range(dims))
-    result = whole[(slice(None), slice(None), *cut)]
+    full = _convolution(spread, grouped.reshape(-1, *grouped.shape[2:]), dilations=dilations, group=group)
+    cut = tuple(slice(pads[axis], full.shape[2 + axis] - pads[axis + dims]) for axis in range(dims))
+    result = full[(slice(None), slice(None), *cut)]
     return result if bias is None else result + bias.reshape(-1, *[1] * dims)

@@ -48,7 +48,7 @@ def check_agreement(graph: Graph, choices: Mapping[str, LayerChoice] | None = No
     """Compare what is foreseen with what is done, with `==`, and return the refusals by backend and variant."""
     found = {}
     for prospect in previews(graph, {"xcvu13p": TARGET}, choices):
-        foreseen = "" if prospect.takes else prospect.what
+        foreseen = "" if prospect.supported else prospect.description
         done = refusal_of_build(prospect.backend, prospect.variant, graph, choices or {})
         assert foreseen == done, (prospect.backend, prospect.variant)
         found[prospect.backend, prospect.variant] = foreseen
@@ -175,7 +175,7 @@ def test_a_network_that_only_streams_take_is_foreseen_as_taken() -> None:
             Output("y", ("q",)),
         )
     )
-    found = {(x.backend, x.variant): (x.takes, x.what) for x in previews(graph, {"xcvu13p": TARGET})}
+    found = {(x.backend, x.variant): (x.supported, x.description) for x in previews(graph, {"xcvu13p": TARGET})}
     assert found["hls4ml", "io_parallel"] == (
         False,
         "layer conv: 18,874,368 of the 18,874,368 products of an event, which io_parallel unrolls (limit 262,144); "
@@ -189,4 +189,4 @@ def test_a_network_that_only_streams_take_is_foreseen_as_taken() -> None:
 def test_the_most_products_side_by_side(outputs: int, takes: bool) -> None:
     graph = product(np.ones((outputs, 512), np.int64))
     (found,) = (x for x in previews(graph, {"xcvu13p": TARGET}) if (x.backend, x.variant) == ("hls4ml", "io_parallel"))
-    assert found.takes == takes
+    assert found.supported == takes

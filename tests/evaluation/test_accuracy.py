@@ -37,10 +37,10 @@ def test_other_showers_are_all_used(tiny: Path, tmp_path: Path) -> None:
 def test_unknown_hardware_is_one_line_and_nothing_is_written(
     tiny_recipe: Path, tmp_path: Path, caloedge: Callable[..., Any]
 ) -> None:
-    for option, known in (("--accelerator", "auto, cpu, cuda, gpu, mps, tpu"), ("--precision", "32-true, bf16-mixed")):
+    for option, allowed in (("--accelerator", "auto, cpu, cuda, gpu, mps, tpu"), ("--precision", "32-true, bf16-mixed")):
         ended = caloedge("train", tiny_recipe, "--output", tmp_path / "o", option, "foo")
         assert ended.code == 2
-        assert ended.err.startswith(f"caloedge: {option} 'foo' is not known; there are: {known}")
+        assert ended.err.startswith(f"caloedge: {option} 'foo' is not known; there are: {allowed}")
         assert not (tmp_path / "o").exists()
 
 

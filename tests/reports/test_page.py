@@ -78,11 +78,11 @@ class Page(HTMLParser):
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append(tag)
-        given = dict(attrs)
-        if "download" in given:
-            assert given["download"] not in self.saves
-            self.saves[given["download"]] = given["href"]
-            assert given["href"].startswith(("data:text/csv;charset=utf-8,", "#"))
+        attributes = dict(attrs)
+        if "download" in attributes:
+            assert attributes["download"] not in self.saves
+            self.saves[attributes["download"]] = attributes["href"]
+            assert attributes["href"].startswith(("data:text/csv;charset=utf-8,", "#"))
             return
         for key, content in attrs:
             if key == "id":
@@ -196,8 +196,8 @@ def test_letters_of_figures_stand_in_the_page_once(page):
 
 def test_the_page_contains_every_number_and_its_exact_value(page):
     text = unescape(page)
-    for written in ("91.23\xa0±\xa00.44", "18,433", *map(str, range(100, 109)), "n/a"):
-        assert written in text
+    for expected in ("91.23\xa0±\xa00.44", "18,433", *map(str, range(100, 109)), "n/a"):
+        assert expected in text
     assert 'title="91.234 ± 0.44 %"' in text
     assert "efficiency [%]" in text
     assert "3,012 seeds" in text
@@ -206,8 +206,8 @@ def test_the_page_contains_every_number_and_its_exact_value(page):
 def test_the_page_explains_the_origins_it_uses_and_no_others(page):
     used = re.findall(r"<dt><span class=\"origin (\w+)\">", page)
     assert used == ["computed", "simulated", "synthesised", "routed", "estimated", "measured", "vendor", "requested", "published"]
-    one = Report(title="t", summary="", created="", headline=(("a", number(1, origin="vendor")),), sections=())
-    assert re.findall(r"<dt><span class=\"origin (\w+)\">", render(one)) == ["vendor"]
+    report = Report(title="t", summary="", created="", headline=(("a", number(1, origin="vendor")),), sections=())
+    assert re.findall(r"<dt><span class=\"origin (\w+)\">", render(report)) == ["vendor"]
 
 
 def test_claims_that_fail_or_are_untested_say_so(page):
@@ -217,18 +217,23 @@ def test_claims_that_fail_or_are_untested_say_so(page):
         assert words in page
 
 
-def judged(*verdicts, **fields):
+def report_with_claims(*verdicts, **fields):
     """Return a report with two sections of the same claims, with (first, second) verdicts."""
     sections = tuple(
-        Section(title=str(k), blocks=tuple(Claim(statement=f"c{i}", verdict=of[k], found="") for i, of in enumerate(verdicts)))
+        Section(
+            title=str(k),
+            blocks=tuple(
+                Claim(statement=f"c{i}", verdict=verdict_by_section[k], found="") for i, verdict_by_section in enumerate(verdicts)
+            ),
+        )
         for k in (0, 1)
     )
     return Report(title="t", summary="", created="", headline=(), sections=sections, **fields)
 
 
 def test_a_claim_tested_twice_counts_once_by_its_gravest_verdict():
-    report = judged(("holds", "holds"), ("holds", "fails"), ("undecided", "holds"), ("not tested", "holds"))
-    assert {verdict: [one.number for one in of] for verdict, of in tally(report).items()} == {
+    report = report_with_claims(("holds", "holds"), ("holds", "fails"), ("undecided", "holds"), ("not tested", "holds"))
+    assert {verdict: [claim.number for claim in claims] for verdict, claims in tally(report).items()} == {
         "holds": [1], "fails": [6], "undecided": [3], "not tested": [4],
     }  # fmt: skip
     page = render(report)
@@ -239,17 +244,17 @@ def test_a_claim_tested_twice_counts_once_by_its_gravest_verdict():
 
 def test_what_to_know_stands_first_and_is_not_hidden():
     above = render(
-        judged(
+        report_with_claims(
             ("fails", "holds"),
             caveats=("Grave & <b>.", "Less."),
         )
     ).split('<div class="tally">')[0]
     assert above.index("What to know first") < above.index("Grave &amp; &lt;b&gt;.") < above.index("Less.")
     assert "<details" not in above
-    of_older_report = render(judged(("fails", "holds"), ("undecided", "holds"), ("holds", "holds")))
+    of_older_report = render(report_with_claims(("fails", "holds"), ("undecided", "holds"), ("holds", "holds")))
     box = of_older_report[of_older_report.index("What to know first") :].split("</ul>")[0]
     assert re.findall(r'href="#claim-\d+">(c\d)<', box) == ["c0", "c1"]  # without caveats, the claims speak for themselves
-    assert "What to know first" not in render(judged(("holds", "holds")))
+    assert "What to know first" not in render(report_with_claims(("holds", "holds")))
 
 
 def headline(*names, best=()):
@@ -272,7 +277,7 @@ def test_headline_figures_of_one_quantity_share_a_card_with_the_best_marked():
 
 
 def test_there_are_at_most_eight_cards_and_the_rest_is_counted():
-    page = render(headline(*(f"quantity {i}, {of}" for i in range(10) for of in ("float edge", "integer edge"))))
+    page = render(headline(*(f"quantity {i}, {method}" for i in range(10) for method in ("float edge", "integer edge"))))
     assert page.count('<div class="card">') == MOST_CARDS == 8
     assert "2 more headline quantities stand in report.json" in page
     assert "more headline" not in render(headline(*map(str, range(8))))
@@ -280,10 +285,10 @@ def test_there_are_at_most_eight_cards_and_the_rest_is_counted():
 
 def test_key_figures_keep_the_firmware_its_references_and_the_best():
     methods = ("float published", "float edge", "integer edge", "integer 4 bit", "classical baseline", "sum")
-    (card,) = key_figures(headline(*(f"q, {of}" for of in methods), best=("q, sum",)), 1)
+    (card,) = key_figures(headline(*(f"q, {method}" for method in methods), best=("q, sum",)), 1)
     assert [line.method for line in card.lines] == ["float published", "integer edge", "classical baseline", "sum"]
-    (own,) = key_figures(headline(*(f"q, m{i}" for i in range(9))), 1)
-    assert [line.method for line in own.lines] == [f"m{i}" for i in range(6)]
+    (card_of_own,) = key_figures(headline(*(f"q, m{i}" for i in range(9))), 1)
+    assert [line.method for line in card_of_own.lines] == [f"m{i}" for i in range(6)]
 
 
 def test_a_headline_figure_that_is_given_twice_is_shown_once():
@@ -315,9 +320,9 @@ def luminance(colour):
 
 
 def test_neighbouring_sections_of_one_title_are_one_and_no_facts_stand_twice():
-    of = [Facts(title="Artifact", items=(("task", name),)) for name in ("seeds", "centres")]
+    artifact_facts = [Facts(title="Artifact", items=(("task", name),)) for name in ("seeds", "centres")]
     library = Facts(title="Showers", items=(("seed", "1"),))
-    both = tuple(Section(title="What was run", blocks=(facts, library)) for facts in of)
+    both = tuple(Section(title="What was run", blocks=(facts, library)) for facts in artifact_facts)
     page = render(Report(title="t", summary="", created="", headline=(), sections=both))
     assert page.count("<h2>") == page.count('<li><a href="#section-') == 1
     assert re.findall(r"<h3>(\w+)</h3>", page) == ["Artifact", "Showers", "Artifact"]
@@ -343,7 +348,7 @@ def test_the_same_report_gives_the_same_bytes(page):
 
 
 @pytest.mark.parametrize(
-    ("given", "written"),
+    ("number_fields", "expected"),
     [
         (number(91.2345, 0.4449), "91.23 ± 0.44"),
         (number(12345, 678), "12,340 ± 680"),
@@ -373,8 +378,8 @@ def test_the_same_report_gives_the_same_bytes(page):
         (number(2.5e12), "2.5×10¹²"),
     ],
 )
-def test_numbers_are_rounded_to_what_is_known(given, written):
-    assert value(given).replace("\xa0", " ") == written
+def test_numbers_are_rounded_to_what_is_known(number_fields, expected):
+    assert value(number_fields).replace("\xa0", " ") == expected
 
 
 def test_quantities_carry_their_unit():

@@ -13,8 +13,8 @@ from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE
 from caloedge.deepcluster.chain import PARTICLE_FLOW
 from caloedge.reports.looks import METHODS, looks
 from caloedge.reports.plots.canvas import drawable, house_style
+from caloedge.reports.plots.figures import _colour_scale, image_svg, plot_svg
 from caloedge.reports.plots.legend import place_legend
-from caloedge.reports.plots.plots import _colour_scale, image_svg, plot_svg
 from caloedge.reports.plots.ratios import points, ratio
 from caloedge.results import Image, Plot, Series
 from caloedge.tasks.layered_energy.assessment import SUM
@@ -143,8 +143,8 @@ def test_a_method_looks_the_same_in_every_report_whatever_stands_beside_it():
 
 
 def test_methods_are_named_as_the_package_names_them():
-    named = {REFERENCE, FLOAT, INTEGER, BASELINE, PARTICLE_FLOW, CALORIMETER_SUM, SUM}
-    assert named <= set(METHODS)
+    names = {REFERENCE, FLOAT, INTEGER, BASELINE, PARTICLE_FLOW, CALORIMETER_SUM, SUM}
+    assert names <= set(METHODS)
 
 
 def test_looks_differ_also_in_grey():
@@ -190,12 +190,12 @@ def test_drawable_keeps_mathematics_and_shows_the_rest_as_it_is():
 
 
 def test_points_leave_out_what_the_scales_cannot_show():
-    given = Series(name="a", x=(0.0, 2.0, 1.0, 3.0), y=(1.0, 2.0, 3.0, math.nan), y_error_low=(0.1, 0.2, math.nan, 0.4))
-    shown = points(given, x_scale="log")
-    assert shown.x.tolist() == [1.0, 2.0]
-    assert shown.y.tolist() == [3.0, 2.0]
-    assert shown.y_errors.tolist() == [[0.0, 0.2], [0.0, 0.0]]
-    assert points(given).x.tolist() == [0.0, 1.0, 2.0]
+    series = Series(name="a", x=(0.0, 2.0, 1.0, 3.0), y=(1.0, 2.0, 3.0, math.nan), y_error_low=(0.1, 0.2, math.nan, 0.4))
+    drawable = points(series, x_scale="log")
+    assert drawable.x.tolist() == [1.0, 2.0]
+    assert drawable.y.tolist() == [3.0, 2.0]
+    assert drawable.y_errors.tolist() == [[0.0, 0.2], [0.0, 0.0]]
+    assert points(series).x.tolist() == [0.0, 1.0, 2.0]
 
 
 def test_steps_go_down_at_the_ends_and_in_gaps():

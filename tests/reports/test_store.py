@@ -17,14 +17,14 @@ def small_report(title="Seeds", **fields):
     rows = (("word",), *((Number(value=v, origin="computed"),) for v in values))
     table = Table(title="t", columns=("v",), rows=rows)
     plot = Plot(title="p", x_label="x", y_label="y", series=(Series(name="é", x=(1 / 3,), y=(math.nan,)),), x_range=(0, 1))
-    given = {
+    defaults = {
         "title": title,
         "summary": "First.\n\nSecond.",
         "created": "2025-11-22T03:10:00Z",
         "headline": (("efficiency", Number(value=0.97, uncertainty=0.01, origin="computed")),),
         "sections": (Section(title="s", blocks=(table, plot)),),
     }
-    return Report(**given | fields)
+    return Report(**defaults | fields)
 
 
 def test_the_round_trip_is_exact(tmp_path):

@@ -22,7 +22,7 @@ CLAIMS = (claim("holds"), claim("undecided", "b: 1.04"), claim("not tested"), cl
 
 
 def test_what_fails_is_said_before_what_is_open() -> None:
-    assert summary.of_claims(CLAIMS) == (
+    assert summary.claim_caveats(CLAIMS) == (
         "Does not hold: a: 1.2.",
         "Does not hold: The network fails.",
         "Undecided: b: 1.04.",
@@ -39,7 +39,7 @@ def test_what_comes_out_worse_on_independent_showers_is_said_too() -> None:
         Claim(statement="The network undecided.", verdict="fails", found="", brief="b: 1.06"),
         Claim(statement="The network fails.", verdict="undecided", found="", brief="a: 1.0"),  # better than before
     )
-    assert summary.of_claims(before, (*again, *again)) == (
+    assert summary.claim_caveats(before, (*again, *again)) == (
         "Does not hold: a: 1.2.",
         "Does not hold on independent showers: c: 1.3.",
         "Does not hold on independent showers: b: 1.06.",
@@ -48,19 +48,19 @@ def test_what_comes_out_worse_on_independent_showers_is_said_too() -> None:
 
 
 def test_shorter_and_worse_trainings_are_named() -> None:
-    seen, losses = {REFERENCE: 100, FLOAT: 900, INTEGER: 1000}, {REFERENCE: 0.4, FLOAT: 0.2, INTEGER: 0.3}
-    fewer, worse, once = summary.of_trainings(seen, losses, INTEGER)
+    n_inputs, losses = {REFERENCE: 100, FLOAT: 900, INTEGER: 1000}, {REFERENCE: 0.4, FLOAT: 0.2, INTEGER: 0.3}
+    fewer, worse, once = summary.training_caveats(n_inputs, losses, INTEGER)
     assert fewer == (
         "Trained on fewer inputs than integer edge (1,000, its float twin's among them): float published 100, float edge 900."
     )
     assert worse.startswith("Validation loss above that of integer edge (0.3): float published 0.4. Leads over networks")
     assert once == summary.ONCE
-    assert summary.of_trainings(dict.fromkeys(seen, 5), dict.fromkeys(seen, 0.1), INTEGER) == (summary.ONCE,)
+    assert summary.training_caveats(dict.fromkeys(n_inputs, 5), dict.fromkeys(n_inputs, 0.1), INTEGER) == (summary.ONCE,)
 
 
 @pytest.mark.parametrize("name", ["center_finder", "seed_finder"])
 def test_shipped_references_were_trained_for_less(name: str) -> None:
-    fewer, worse, _ = summary.of_artifact(read_artifact(MODELS / name))
+    fewer, worse, _ = summary.artifact_caveats(read_artifact(MODELS / name))
     assert f"{REFERENCE} " in fewer
     assert f"{REFERENCE} " in worse
 
@@ -95,8 +95,8 @@ def test_the_readme_names_the_gravest_claim_and_counts_the_others() -> None:
 def test_an_older_report_says_how_it_was_judged(tmp_path: Path) -> None:
     """Version 0.1 stored whether a claim `holds`, by its central value, and no caveats."""
     claims = [
-        {"kind": "claim", "statement": f"It {word}.", "holds": of, "found": "1 ± 2"}
-        for word, of in (("is", True), ("is not", False))
+        {"kind": "claim", "statement": f"It {word}.", "holds": holds, "found": "1 ± 2"}
+        for word, holds in (("is", True), ("is not", False))
     ]
     old = {"title": "t", "summary": "", "created": "", "headline": [], "sections": [{"title": "Claims", "blocks": claims}]}
     (tmp_path / "report.json").write_text(json.dumps(old))

@@ -1,4 +1,4 @@
-"""The trade-off from training to the report for small schedules, and foldings of a small gated network."""
+"""The trade-off from training to the report for small schedules, and reuse factors of a small gated network."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output, Requantise
 from caloedge.errors import UnknownName, UserError
-from caloedge.firmware.foldings import choices, reuse_choices
+from caloedge.firmware.reuse import choices, reuse_choices
 from caloedge.results import Claim, Number, Plot, Table
 from caloedge.tasks import pf_energy
 
@@ -73,9 +73,9 @@ def test_a_tradeoff_from_training_to_the_report(recipe: Path, monkeypatch: pytes
     assert "6 comparisons of at least 10 vectors" in exact.found
     trained = sorted(path.name.split("-")[0] for path in (output / "work" / "training").iterdir())
     assert trained == ["edge", "published", "pupil", "quantised", "quantised"]
-    kept = read_artifact(output / "artifact")
-    assert kept.manifest.stages["pupil"].parameters == 20_665
-    assert kept.weights("pupil")
+    artifact = read_artifact(output / "artifact")
+    assert artifact.manifest.stages["pupil"].parameters == 20_665
+    assert artifact.weights("pupil")
     narrow = read_artifact(output / "artifact_4_bit")
     assert narrow.recipe.quantisation.weight_bits == 4
     assert narrow.manifest.stages["quantised"].epochs == narrow.recipe.training.quantised.epochs == 2
@@ -102,14 +102,14 @@ def _records_of_large_rivals_stay(path: Path, output: Path, monkeypatch: pytest.
     recipe, folder = read_recipe(path), output / "large"
     library = open_beside(path, recipe)
     trained = train(recipe, library, output / "work" / "training", Hardware(accelerator="cpu"), path.parent)
-    known = trained["pupil"].record
-    made = export.export(recipe, path, library, trained, folder)
-    assert made.manifest.stages["pupil"] == known
+    record = trained["pupil"].record
+    artifact = export.export(recipe, path, library, trained, folder)
+    assert artifact.manifest.stages["pupil"] == record
     assert not list(folder.glob("pupil.*"))
     del trained["pupil"]
     again = export.export(recipe, path, library, trained, folder)
     assert list(again.manifest.stages) == ["published", "edge", "quantised", "pupil"]
-    assert again.manifest.stages["pupil"] == known
+    assert again.manifest.stages["pupil"] == record
     alternative = recipe.alternatives["pupil"]
     longer = alternative.model_copy(update={"schedule": alternative.schedule.model_copy(update={"epochs": 2})})
     other = recipe.model_copy(update={"alternatives": {"pupil": longer}})
@@ -118,18 +118,18 @@ def _records_of_large_rivals_stay(path: Path, output: Path, monkeypatch: pytest.
 
 def test_scores_are_made_once_for_each_network_and_sample(tmp_path: Path) -> None:
     pytest.importorskip("brevitas")
-    from caloedge.studies.tradeoff import _kept
+    from caloedge.studies.tradeoff import _cached
 
-    made: list[str] = []
+    calls: list[str] = []
 
-    def make(what: str) -> np.ndarray:
-        made.append(what)
-        return np.full(3, len(made))
+    def make(name: str) -> np.ndarray:
+        calls.append(name)
+        return np.full(3, len(calls))
 
-    first = _kept(tmp_path / "scores", "a", lambda: make("a"))
-    assert (_kept(tmp_path / "scores", "a", lambda: make("again")) == first).all()
-    assert (_kept(tmp_path / "scores", "b", lambda: make("b")) != first).all()
-    assert made == ["a", "b"]
+    first = _cached(tmp_path / "scores", "a", lambda: make("a"))
+    assert (_cached(tmp_path / "scores", "a", lambda: make("again")) == first).all()
+    assert (_cached(tmp_path / "scores", "b", lambda: make("b")) != first).all()
+    assert calls == ["a", "b"]
     assert len(list((tmp_path / "scores").iterdir())) == 2  # nothing temporary is left
 
 
@@ -163,25 +163,25 @@ def small_images() -> Graph:
     )
 
 
-def test_a_larger_folding_takes_fewer_multipliers_and_more_cycles(tmp_path: Path) -> None:
+def test_a_larger_reuse_factor_takes_fewer_multipliers_and_more_cycles(tmp_path: Path) -> None:
     graph = small_images()
     codes = np.random.default_rng(1).integers(0, 16, (4, 2, 5, 6))
-    found = reuse_choices(graph, Golden(codes, graph.run(codes)), (2, 6, 100), "xcvu13p", tmp_path)
-    assert [of.fold for of in found] == [2, 6, 100]
-    assert all(of.check.exact and of.check.vectors == 4 for of in found)
-    assert found[0].multipliers > found[1].multipliers > found[2].multipliers == 3 + 1  # 18 and 27 numbers: one lane each
-    intervals = [of.cycles.interval_cycles for of in found]
+    designs = reuse_choices(graph, Golden(codes, graph.run(codes)), (2, 6, 100), "xcvu13p", tmp_path)
+    assert [design.reuse for design in designs] == [2, 6, 100]
+    assert all(design.check.exact and design.check.vectors == 4 for design in designs)
+    assert designs[0].multipliers > designs[1].multipliers > designs[2].multipliers == 3 + 1  # 18 and 27 numbers: one lane each
+    intervals = [design.cycles.interval_cycles for design in designs]
     assert intervals == sorted(set(intervals))
     wrong = Golden(codes, {"energy": graph.run(codes)["energy"] + 1})
     (other,) = reuse_choices(graph, wrong, (2,), "xcvu13p", tmp_path)
     assert not other.check.exact
 
 
-def test_choices_fold_a_small_kernel_as_far_as_it_goes() -> None:
+def test_the_reuse_factor_is_capped_at_the_size_of_the_kernel() -> None:
     assert {name: choice.reuse for name, choice in choices(small_images(), 20).items()} == {"first": 18, "second": 20}
 
 
-def test_a_network_without_convolution_has_no_foldings() -> None:
+def test_a_network_without_convolution_has_no_reuse_factors() -> None:
     fmt = Format(True, 4, 1)
     graph = Graph(
         (

@@ -12,7 +12,7 @@ from caloedge.errors import UserError
 from caloedge.metrics.claims import Compared
 from caloedge.reports.summary import ONCE
 from caloedge.results import Claim, Number, Plot, Table
-from caloedge.studies.widths import Point, axis_of, claim, front, recommended, turned
+from caloedge.studies.widths import Point, axis_of, claim, front, inverted_widths, recommended
 
 
 def number(value: float) -> Number:
@@ -26,11 +26,11 @@ def point(bits: int, lut: int, width: float, other: float = 1.0) -> Point:
 def against(points: list[Point], width: float, other: float, error: float = 0.001) -> list[Point]:
     """Return points with the ratios of their figures to those of a method `m`, all of one relative error."""
     z = np.random.default_rng(1).standard_normal((200, 2))
-    made = []
+    result = []
     for p in points:
         value = np.array([p.figures["width"].value / width, p.figures["other"].value / other])
-        made.append(replace(p, ratios={"m": Compared(value, value * (1 + error * z))}))
-    return made
+        result.append(replace(p, ratios={"m": Compared(value, value * (1 + error * z))}))
+    return result
 
 
 POINTS = [point(8, 800, 2.0), point(6, 500, 2.02), point(5, 400, 1.99), point(4, 300, 2.3), point(3, 200, 2.4, 3.0)]
@@ -72,9 +72,9 @@ def test_one_width_that_is_open_leaves_the_claim_open() -> None:
 
 
 def test_more_bits_that_are_worse_are_named() -> None:
-    assert turned(POINTS) == ()  # 6 bits are worse than 5 by less than the errors
-    (said,) = turned([point(5, 400, 7.18), point(3, 200, 6.61)])
-    assert said == "5 bit are worse than 3 in width (7.18 against 6.61 %): trainings scatter by at least as much."
+    assert inverted_widths(POINTS) == ()  # 6 bits are worse than 5 by less than the errors
+    (caveat,) = inverted_widths([point(5, 400, 7.18), point(3, 200, 6.61)])
+    assert caveat == "5 bit are worse than 3 in width (7.18 against 6.61 %): trainings scatter by at least as much."
 
 
 def test_without_synthesis_the_bit_operations_are_the_cost() -> None:

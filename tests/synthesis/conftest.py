@@ -168,9 +168,9 @@ class Fake:
     def calls(self) -> list[list[str]]:
         """Return the arguments of all calls since the last time that one asked."""
         path = self.folder / "calls"
-        found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         path.unlink(missing_ok=True)
-        return found
+        return lines
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ def test_memory_made_of_luts_counts_its_luts() -> None:
 
 
 def test_blocks_are_counted_in_their_smallest_unit() -> None:
-    found = count({"RAMB36E2": 3, "RAMB18E2": 1, "URAM288": 2, "DSP48E2": 5, "CARRY4": 3, "CARRY8": 2}, "xcup", "x")
-    assert found == {"LUT": 0, "FF": 0, "DSP": 5, "BRAM_18K": 7, "URAM": 2, "CARRY": 7, "MUXF": 0}
+    resources = count({"RAMB36E2": 3, "RAMB18E2": 1, "URAM288": 2, "DSP48E2": 5, "CARRY4": 3, "CARRY8": 2}, "xcup", "x")
+    assert resources == {"LUT": 0, "FF": 0, "DSP": 5, "BRAM_18K": 7, "URAM": 2, "CARRY": 7, "MUXF": 0}
     assert count({"RAMB36E1": 1, "RAMB18E1": 1, "DSP48E1": 1}, "xc7", "x")["BRAM_18K"] == 3
 
 

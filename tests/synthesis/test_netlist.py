@@ -14,7 +14,7 @@ from caloedge.catalog import Target, find
 from caloedge.errors import BadData, MissingTool, Unsupported, UserError
 from caloedge.synthesis import netlist
 from caloedge.synthesis.cells import RESOURCES
-from caloedge.synthesis.netlist import GLUE, Cost, cell_counts, commands, jobs, synthesise
+from caloedge.synthesis.netlist import GLUE, NetlistCost, cell_counts, commands, jobs, synthesise
 from caloedge.synthesis.rtl import read
 
 XCVU13P, XC7Z020, LFE5U = (find(Target, name) for name in ("xcvu13p", "xc7z020", "lfe5u_85"))
@@ -34,16 +34,16 @@ def test_the_script_of_a_block() -> None:
 
 
 def test_each_block_once_and_the_glue_with_black_boxes(project: Path) -> None:
-    found = jobs(read(project), "xc7")
-    assert [(job.module, job.instances) for job in found] == [("core_scale", 3), ("layer_sum", 1), (GLUE, 1)]
-    assert [line for job in found for line in job.script.splitlines() if "core_scale.v" in line] == [
+    runs = jobs(read(project), "xc7")
+    assert [(job.module, job.instances) for job in runs] == [("core_scale", 3), ("layer_sum", 1), (GLUE, 1)]
+    assert [line for job in runs for line in job.script.splitlines() if "core_scale.v" in line] == [
         "read_verilog -defer rtl/core_scale.v"
     ]
-    ((name, stubs),) = found[-1].files.items()
+    ((name, stubs),) = runs[-1].files.items()
     assert name == "synthesis/xc7/blackboxes.v"
     assert re.findall(r"\(\* blackbox \*\)\nmodule (\w+)", stubs) == ["core_scale", "layer_sum"]
     assert "product" not in stubs
-    assert f"read_verilog -defer {name}\n" in found[-1].script
+    assert f"read_verilog -defer {name}\n" in runs[-1].script
 
 
 def test_blocks_in_the_file_of_the_top_are_emptied_there(project: Path) -> None:
@@ -72,7 +72,7 @@ def test_statistics_after_other_words() -> None:
 
 
 def test_what_a_device_does_not_have_is_infinite() -> None:
-    cost = Cost({"LUT": 53_200, "FF": 0, "URAM": 1}, (), "", 0)
+    cost = NetlistCost({"LUT": 53_200, "FF": 0, "URAM": 1}, (), "", 0)
     assert cost.utilisation(XC7Z020) == {"LUT": 1.0, "FF": 0.0, "DSP": 0.0, "BRAM_18K": 0.0, "URAM": math.inf}
 
 
@@ -95,8 +95,8 @@ def test_the_total_is_the_sum_and_is_kept(project: Path, fake_yosys: Any) -> Non
     again = synthesise(project, XCVU13P, timeout_s=30)
     assert fake_yosys.calls() == []
     assert again == cost
-    kept = sorted(path.name for path in (project / "synthesis/xcup").iterdir())
-    assert [re.sub(r"[0-9a-f]{12}", "*", name) for name in kept if not name.startswith("blackboxes")] == [
+    files = sorted(path.name for path in (project / "synthesis/xcup").iterdir())
+    assert [re.sub(r"[0-9a-f]{12}", "*", name) for name in files if not name.startswith("blackboxes")] == [
         f"{module}-*.{kind}" for module in ("core_scale", "glue", "layer_sum") for kind in ("json", "log", "ys")
     ]
 
@@ -120,7 +120,7 @@ def test_a_changed_source_costs_only_its_block(project: Path, fake_yosys: Any) -
 
 def test_a_block_is_kept_whatever_its_network_is_called(project: Path, tmp_path: Path) -> None:
     """Names of modules begin with the network's digest: a changed layer must not cost all the others."""
-    found = []
+    costs = []
     for top, sign in (("caloedge_net_01", "+"), ("caloedge_net_02", "+"), ("caloedge_net_03", "-")):
         (tmp_path / top / "rtl").mkdir(parents=True)
         record = (project / "caloedge.json").read_text()
@@ -132,8 +132,8 @@ def test_a_block_is_kept_whatever_its_network_is_called(project: Path, tmp_path:
             name = top if path.stem == "caloedge_net" else f"{top}_{path.stem}"
             (tmp_path / top / "rtl" / f"{name}.v").write_text(re.sub(r"\bcaloedge_net\b", top, text))
         (tmp_path / top / "caloedge.json").write_text(re.sub(r"\bcaloedge_net\b", top, record))
-        found.append({job.module.removeprefix(f"{top}_"): job.content for job in jobs(read(tmp_path / top), "xcup")})
-    first, renamed, changed = found
+        costs.append({job.module.removeprefix(f"{top}_"): job.content for job in jobs(read(tmp_path / top), "xcup")})
+    first, renamed, changed = costs
     assert {name for name in first if renamed[name] != first[name]} == {GLUE}
     assert {name for name in first if changed[name] != first[name]} == {GLUE, "layer_sum"}
 

@@ -10,8 +10,17 @@ from caloedge.catalog import Target, find
 from caloedge.errors import BadData, MissingTool, Unsupported, UserError
 from caloedge.synthesis import route as module
 from caloedge.synthesis.netlist import synthesise
-from caloedge.synthesis.route import Routed, netlist_script, overflow, parse_log, parse_report, pin_constraints, route, wrapper
-from caloedge.synthesis.rtl import Port
+from caloedge.synthesis.route import (
+    RoutingResult,
+    netlist_script,
+    overflow,
+    parse_log,
+    parse_report,
+    pin_constraints,
+    route,
+    wrapper,
+)
+from caloedge.synthesis.rtl import ModulePort
 
 XCVU13P, XC7Z020, LFE5U = (find(Target, name) for name in ("xcvu13p", "xc7z020", "lfe5u_85"))
 
@@ -20,11 +29,11 @@ XCVU13P, XC7Z020, LFE5U = (find(Target, name) for name in ("xcvu13p", "xc7z020",
 
 def test_the_wrapper_has_three_pins_and_registers_on_every_path() -> None:
     ports = (
-        Port("clk", "input", 1),
-        Port("in_valid", "input", 1),
-        Port("in_data", "input", 3),
-        Port("ready", "output", 1),
-        Port("y", "output", 2),
+        ModulePort("clk", "input", 1),
+        ModulePort("in_valid", "input", 1),
+        ModulePort("in_data", "input", 3),
+        ModulePort("ready", "output", 1),
+        ModulePort("y", "output", 2),
     )
     assert wrapper("net", ports) == (
         "// Every path of net from register to register: 4 input bits from a shift register, 3 output bits into another.\n"
@@ -55,7 +64,7 @@ def test_a_design_without_inputs_or_outputs_cannot_be_routed(direction: str) -> 
     with pytest.raises(
         BadData, match=r"^net: nothing to route between registers; a design needs an input besides clk and an output$"
     ):
-        wrapper("net", (Port("clk", "input", 1), Port("x", direction, 4)))
+        wrapper("net", (ModulePort("clk", "input", 1), ModulePort("x", direction, 4)))
 
 
 def test_the_script_of_the_whole_design() -> None:
@@ -116,11 +125,11 @@ def test_what_does_not_fit_is_named() -> None:
 
 
 def test_only_a_routed_design_has_a_number() -> None:
-    routed = Routed(111.54, "", {}, {}, 75.0, 1, 60.0, 1.0, "a router")
+    routed = RoutingResult(111.54, "", {}, {}, 75.0, 1, 60.0, 1.0, "a router")
     assert str(routed) == "111.5 MHz (routed)"
     ((name, number),) = routed.numbers()
     assert (name, number.value, number.unit, number.origin, number.note) == ("Fmax", 111.5, "MHz", "routed", "a router, seed 1")
-    failed = Routed(None, "does not fit", {}, {}, 75.0, 1, 60.0, 1.0, "a router")
+    failed = RoutingResult(None, "does not fit", {}, {}, 75.0, 1, 60.0, 1.0, "a router")
     assert (failed.routed, str(failed), failed.numbers()) == (False, "not routed: does not fit", ())
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from caloedge.errors import BadData, Unsupported, UserError
-from caloedge.synthesis.rtl import Port, read
+from caloedge.synthesis.rtl import ModulePort, read
 
 
 def paths(sources: object) -> list[str]:
@@ -12,23 +12,23 @@ def paths(sources: object) -> list[str]:
 
 
 def test_a_project_is_read(project: Path) -> None:
-    found = read(project)
-    assert found.top == "caloedge_net"
-    assert found.blocks == {"core_scale": 3, "layer_sum": 1}
-    assert found.ports[4] == Port("in_data", "input", 12)
-    assert [list(source.headers) for source in found.sources] == [
+    rtl = read(project)
+    assert rtl.top == "caloedge_net"
+    assert rtl.blocks == {"core_scale": 3, "layer_sum": 1}
+    assert rtl.ports[4] == ModulePort("in_data", "input", 12)
+    assert [list(source.headers) for source in rtl.sources] == [
         ["caloedge_net"], ["lanes"], ["core_scale"], ["layer_sum"], ["add_two"]
     ]  # fmt: skip
-    assert found.home("layer_sum").headers["layer_sum"].startswith("module layer_sum (\n  input clk")
-    assert found.home("layer_sum").headers["layer_sum"].endswith("y\n);")
+    assert rtl.home("layer_sum").headers["layer_sum"].startswith("module layer_sum (\n  input clk")
+    assert rtl.home("layer_sum").headers["layer_sum"].endswith("y\n);")
 
 
 def test_a_module_needs_what_is_below_it(project: Path) -> None:
-    found = read(project)
-    assert paths(found.needed("core_scale")) == ["rtl/core_scale.v"]
-    assert paths(found.needed("layer_sum")) == ["rtl/layer_sum.v", "rtl/add_two.v"]
-    assert paths(found.needed("caloedge_net", without=found.blocks)) == ["rtl/caloedge_net.v", "rtl/lanes.v"]
-    assert paths(found.needed("caloedge_net")) == paths(found.sources)
+    rtl = read(project)
+    assert paths(rtl.needed("core_scale")) == ["rtl/core_scale.v"]
+    assert paths(rtl.needed("layer_sum")) == ["rtl/layer_sum.v", "rtl/add_two.v"]
+    assert paths(rtl.needed("caloedge_net", without=rtl.blocks)) == ["rtl/caloedge_net.v", "rtl/lanes.v"]
+    assert paths(rtl.needed("caloedge_net")) == paths(rtl.sources)
 
 
 def test_words_in_comments_and_strings_are_no_modules(project: Path) -> None:

@@ -8,7 +8,7 @@ from caloedge.catalog import Target, find
 from caloedge.errors import BadData, Unsupported, UserError
 from caloedge.synthesis.rtl import read
 from caloedge.synthesis.vendor import (
-    Timing,
+    TimingSummary,
     constraints,
     hls_options,
     parse_csynth,
@@ -177,16 +177,16 @@ CSYNTH = """\
 
 
 def test_utilisation_of_ultrascale() -> None:
-    found = parse_utilisation(ULTRASCALE, "x")
-    assert found.used == {"LUT": 31_244, "FF": 20_411, "BRAM_18K": 25, "URAM": 3, "DSP": 384}
-    assert found.available == XCVU13P.resources
-    assert {number.origin for _, number in found.numbers()} == {"vendor"}
+    utilisation = parse_utilisation(ULTRASCALE, "x")
+    assert utilisation.used == {"LUT": 31_244, "FF": 20_411, "BRAM_18K": 25, "URAM": 3, "DSP": 384}
+    assert utilisation.available == XCVU13P.resources
+    assert {number.origin for _, number in utilisation.numbers()} == {"vendor"}
 
 
 def test_utilisation_of_7_series() -> None:
-    found = parse_utilisation(SEVEN_SERIES, "x")
-    assert found.used == {"LUT": 812, "FF": 1_034, "BRAM_18K": 2, "DSP": 17}
-    assert found.available == find(Target, "xc7z020").resources
+    utilisation = parse_utilisation(SEVEN_SERIES, "x")
+    assert utilisation.used == {"LUT": 812, "FF": 1_034, "BRAM_18K": 2, "DSP": 17}
+    assert utilisation.available == find(Target, "xc7z020").resources
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_damaged_utilisation_is_refused(text: str, message: str) -> None:
 
 def test_timing_that_is_met_and_that_is_not() -> None:
     met = parse_timing(TIMING.format(slack="0.750"), "x")
-    assert met == Timing(worst_slack_ns=0.75, period_ns=5.0)
+    assert met == TimingSummary(worst_slack_ns=0.75, period_ns=5.0)
     assert met.met
     assert met.achieved_ns == 4.25
     missed = parse_timing(TIMING.format(slack="-1.250"), "x")
@@ -250,12 +250,12 @@ def test_a_damaged_timing_is_refused(text: str, message: str) -> None:
 
 
 def test_c_synthesis_is_read() -> None:
-    found = parse_csynth(CSYNTH, "x")
-    assert (found.latency_cycles, found.interval_cycles) == ((61, 64), (49, 50))
-    assert (found.target_ns, found.estimated_ns) == (5.0, 3.633)
-    assert found.utilisation.used == {"LUT": 90_222, "FF": 30_111, "DSP": 12, "BRAM_18K": 8, "URAM": 0}
-    assert found.utilisation.available == XCVU13P.resources
-    numbers = dict(found.numbers())
+    report = parse_csynth(CSYNTH, "x")
+    assert (report.latency_cycles, report.interval_cycles) == ((61, 64), (49, 50))
+    assert (report.target_ns, report.estimated_ns) == (5.0, 3.633)
+    assert report.utilisation.used == {"LUT": 90_222, "FF": 30_111, "DSP": 12, "BRAM_18K": 8, "URAM": 0}
+    assert report.utilisation.available == XCVU13P.resources
+    numbers = dict(report.numbers())
     assert (numbers["latency, worst"].value, numbers["latency, worst"].unit) == (64, "cycles")
     assert {number.origin for number in numbers.values()} == {"vendor"}
 
@@ -263,11 +263,11 @@ def test_c_synthesis_is_read() -> None:
 def test_c_synthesis_without_a_fixed_latency_or_uram() -> None:
     text = CSYNTH.replace(">61<", ">undef<").replace(">64<", ">undef<").replace("<URAM>0</URAM>", "")
     text = text.replace("<URAM>1280</URAM>", "").replace("DSP>", "DSP48E>")
-    found = parse_csynth(text, "x")
-    assert found.latency_cycles is None
-    assert found.interval_cycles == (49, 50)
-    assert found.utilisation.used == {"LUT": 90_222, "FF": 30_111, "DSP": 12, "BRAM_18K": 8}
-    assert "latency, best" not in dict(found.numbers())
+    report = parse_csynth(text, "x")
+    assert report.latency_cycles is None
+    assert report.interval_cycles == (49, 50)
+    assert report.utilisation.used == {"LUT": 90_222, "FF": 30_111, "DSP": 12, "BRAM_18K": 8}
+    assert "latency, best" not in dict(report.numbers())
 
 
 @pytest.mark.parametrize(
@@ -326,15 +326,15 @@ def fake_vivado(fake: Any) -> Any:
 
 
 def test_vivado_is_run_once(project: Path, fake_vivado: Any) -> None:
-    found = vivado(project, XCVU13P, timeout_s=30)
-    assert found is not None
-    assert found.tool == "vivado v2099.1 (64-bit)"
-    assert found.utilisation.used["LUT"] == 31_244
-    assert found.timing.fmax_mhz == 160.0
-    numbers = dict(found.numbers())
+    result = vivado(project, XCVU13P, timeout_s=30)
+    assert result is not None
+    assert result.tool == "vivado v2099.1 (64-bit)"
+    assert result.utilisation.used["LUT"] == 31_244
+    assert result.timing.fmax_mhz == 160.0
+    numbers = dict(result.numbers())
     assert (numbers["Fmax"].origin, numbers["Fmax"].note) == ("vendor", "vivado v2099.1 (64-bit)")
     assert len(fake_vivado.calls()) == 1
-    assert vivado(project, XCVU13P, timeout_s=30) == found
+    assert vivado(project, XCVU13P, timeout_s=30) == result
     assert fake_vivado.calls() == []
     path = project / "rtl/add_two.v"
     path.write_text(path.read_text().replace("a + b", "a - b"))
@@ -389,11 +389,11 @@ def hls_project(tmp_path: Path) -> Path:
 def test_vitis_is_run_once(hls_project: Path, fake: Any) -> None:
     fake.write("vitis-run", VITIS, "vitis-run v2099.1")
     (fake.folder / "csynth.xml").write_text(CSYNTH)
-    found = vitis_hls(hls_project, timeout_s=30)
-    assert found is not None
-    assert found.latency_cycles == (61, 64)
+    result = vitis_hls(hls_project, timeout_s=30)
+    assert result is not None
+    assert result.latency_cycles == (61, 64)
     assert fake.calls() == [["--mode", "hls", "--tcl", "build_prj.tcl"]]
-    assert vitis_hls(hls_project, timeout_s=30) == found
+    assert vitis_hls(hls_project, timeout_s=30) == result
     assert fake.calls() == []
     assert (hls_project / "build_opt.tcl").read_text() == hls_options()
 

@@ -171,7 +171,9 @@ def test_a_backend_that_refuses_is_no_difference_but_a_missing_tool_is_an_error(
 
         backend = Backend("refusing", ("only",), lambda *_: "", build, lambda *_: {})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(crosscheck, "find", lambda which, name: backend if which is Backend else find(which, name))
+            patch.setattr(
+                crosscheck, "find", lambda plugin_type, name: backend if plugin_type is Backend else find(plugin_type, name)
+            )
             return crosscheck.run_all(file, compiled, codes, [("rtl", "only")], Path("nowhere"))
 
     assert [(x.executor, x.refused) for x in refuse(Unsupported) if x.missing] == [("rtl only", True)]
@@ -179,8 +181,8 @@ def test_a_backend_that_refuses_is_no_difference_but_a_missing_tool_is_an_error(
 
 
 def test_a_backend_that_was_asked_for_and_refuses_is_an_error(file: Path, caloedge: Call, tmp_path: Path) -> None:
-    wanted = ("--events", "5", "--projects", tmp_path / "p", "--backend", "emulator", "--backend", "hls4ml:io_stream")
-    ended = caloedge("verify", file, *wanted)
+    options = ("--events", "5", "--projects", tmp_path / "p", "--backend", "emulator", "--backend", "hls4ml:io_stream")
+    ended = caloedge("verify", file, *options)
     assert ended.code == 2, ended
     assert ended.err.splitlines()[-1] == (
         "caloedge: hls4ml io_stream refuses the network: layer sigmoid_1: a table is not supported by backend 'hls4ml'; "
@@ -211,7 +213,7 @@ def test_a_choice_that_nobody_heeds_is_an_error(
     assert not (tmp_path / "project").exists()
 
 
-def test_inspect_shows_waste_and_prospects(file: Path, caloedge: Call) -> None:
+def test_inspect_shows_wastes_and_previews(file: Path, caloedge: Call) -> None:
     ended = caloedge("inspect", file, "--target", "xcvu13p")
     assert ended.code == 0, ended
     words = " ".join(ended.out.split())
@@ -233,8 +235,8 @@ def test_wasted_bits_zero_weights_and_constant_channels_are_named() -> None:
             Output("y", ("r",)),
         )
     )
-    found = {(remark.layer, remark.what) for remark in inspection.wastes(graph)}
-    assert found == {
+    wastes = {(waste.layer, waste.description) for waste in inspection.wastes(graph)}
+    assert wastes == {
         ("d", "weights -8 … 12 need 5 of 9 bits"),
         ("d", "50% of the weights are zero"),
         ("d", "all weights are multiples of 4: 2 bits are never used"),
@@ -248,8 +250,8 @@ def test_a_foreign_file_is_built_and_emulated(file: Path, caloedge: Call, tmp_pa
     built = caloedge("build", file, tmp_path / "project", "--backend", "emulator", "--variant", "portable")
     assert built.code == 0, built
     assert caloedge("emulate", tmp_path / "project", tmp_path / "codes.npz", tmp_path / "out.npz").code == 0
-    with np.load(tmp_path / "out.npz") as found:
-        np.testing.assert_array_equal(found["y"], compile_file(file).graph.run(codes)["y"])
+    with np.load(tmp_path / "out.npz") as outputs:
+        np.testing.assert_array_equal(outputs["y"], compile_file(file).graph.run(codes)["y"])
     assert "is not supported by backend 'hls4ml'" in caloedge("build", file, tmp_path / "other").err
     assert not (tmp_path / "other").exists()
 
@@ -269,8 +271,8 @@ def test_outputs_wider_than_float64_are_compared_by_value(tmp_path: Path) -> Non
     compiled = compile_file(tmp_path / "wide.onnx").graph
     assert max(map(abs, compiled.tensors["y"].range)) > 2**40
     codes = random_codes(compiled, 100, seed=2)
-    wanted = compiled.run(codes)["y"]
-    np.testing.assert_array_equal(run_qonnx(tmp_path / "wide.onnx", compiled, codes)["y"], wanted)
+    expected = compiled.run(codes)["y"]
+    np.testing.assert_array_equal(run_qonnx(tmp_path / "wide.onnx", compiled, codes)["y"], expected)
     scale = compiled.tensors["y"].format.lsb if compiled["y"].scale is None else compiled["y"].scale  # type: ignore[union-attr]
     shifted = compiled.replacing("y", offset=np.full((4,), 0.05) * np.ones_like(scale))
-    assert (run_qonnx(tmp_path / "wide.onnx", shifted, codes)["y"] != wanted).any()
+    assert (run_qonnx(tmp_path / "wide.onnx", shifted, codes)["y"] != expected).any()

@@ -22,7 +22,7 @@ from caloedge.recipe import LayerChoice
 from caloedge.verification import executors
 from caloedge.verification.executors import (
     Check,
-    Design,
+    FirmwareDesign,
     build_if_needed,
     compare_codes,
     random_codes,
@@ -87,25 +87,25 @@ def test_one_wrong_weight_in_the_file_is_caught(artifact: Artifact, graph: Graph
     pytest.importorskip("qonnx")
     folder = tmp_path / "wrong"
     shutil.copytree(artifact.folder, folder)
-    where, dense = used_weight(graph, golden), last_dense(graph)
+    index, dense = used_weight(graph, golden), last_dense(graph)
     model = onnx.load(str(folder / "model.qonnx"))
     lsb = dense.weight_format.lsb
-    found = [
+    checks = [
         tensor
         for tensor in model.graph.initializer
         if sorted(numpy_helper.to_array(tensor).shape) == sorted(dense.weights.shape)
         and np.abs(numpy_helper.to_array(tensor).reshape(-1) / lsb - dense.weights.reshape(-1)).max() <= 1
     ]
-    (tensor,) = found
+    (tensor,) = checks
     values = numpy_helper.to_array(tensor).copy()
-    values.reshape(-1)[where[1]] += lsb
+    values.reshape(-1)[index[1]] += lsb
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     onnx.save(model, str(folder / "model.qonnx"))
     write_manifest(folder, artifact.manifest)
     wrong = read_artifact(folder)
     codes = last_dense(read(wrong.model)).weights
     assert np.count_nonzero(codes != dense.weights) == 1
-    assert codes[where] == dense.weights[where] + 1
+    assert codes[index] == dense.weights[index] + 1
     twin, qonnx, integers, *_ = verify(without_firmware(wrong), tmp_path)
     assert twin.exact, "the twin's own weights are untouched"
     for check in (qonnx, integers):
@@ -120,9 +120,9 @@ def test_one_wrong_weight_of_the_twin_is_caught(
     artifact: Artifact, graph: Graph, golden: Golden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = artifact.weights("quantised")
-    where = used_weight(graph, golden)
+    index = used_weight(graph, golden)
     weights["logit.weight"] = weights["logit.weight"].copy()
-    weights["logit.weight"][where] += np.float32(last_dense(graph).weight_format.lsb)
+    weights["logit.weight"][index] += np.float32(last_dense(graph).weight_format.lsb)
     monkeypatch.setattr(Artifact, "weights", lambda self, stage: weights)
     check = run_check("twin", golden, lambda codes: executors._run_twin(artifact, graph, codes))
     assert not check.exact
@@ -149,22 +149,22 @@ def test_codes_are_compared_one_by_one() -> None:
     assert same.exact
     off = {name: codes.copy() for name, codes in golden.items()}
     off["a"][2, 1] -= 1
-    one = compare_codes("x", golden, off, 0.5)
-    assert (one.exact, one.outputs, one.differing, one.largest_lsb, one.first_event) == (False, 16, 1, 1, 2)
+    check = compare_codes("x", golden, off, 0.5)
+    assert (check.exact, check.outputs, check.differing, check.largest_lsb, check.first_event) == (False, 16, 1, 1, 2)
     off["b"][1, 0] = -7
     two = compare_codes("x", golden, off, 0.5)
     assert (two.exact, two.differing, two.largest_lsb, two.first_event) == (False, 2, 7, 1)
 
 
 def test_narrow_integers_do_not_wrap_around_in_the_comparison() -> None:
-    golden, found = {"a": np.array([[255]])}, {"a": np.array([[-1]], dtype=np.int8)}
-    assert compare_codes("x", golden, found, 0.0).largest_lsb == 256
+    golden, outputs = {"a": np.array([[255]])}, {"a": np.array([[-1]], dtype=np.int8)}
+    assert compare_codes("x", golden, outputs, 0.0).largest_lsb == 256
     unsigned = {"a": np.array([[254]], dtype=np.uint8)}
     assert compare_codes("x", golden, unsigned, 0.0).largest_lsb == 1
 
 
 @pytest.mark.parametrize(
-    ("found", "problem"),
+    ("outputs", "problem"),
     [
         ({}, "output 'a' is missing"),
         ({"b": np.zeros((4, 1), int)}, "output 'a' is missing"),
@@ -173,8 +173,8 @@ def test_narrow_integers_do_not_wrap_around_in_the_comparison() -> None:
         ({"a": np.zeros(4, int)}, "output 'a' has the shape (4,), (4, 1) expected"),
     ],
 )
-def test_a_missing_output_or_another_shape_is_no_difference_of_codes(found: dict[str, np.ndarray], problem: str) -> None:
-    check = compare_codes("x", {"a": np.zeros((4, 1), dtype=np.int64)}, found, 0.0)
+def test_a_missing_output_or_another_shape_is_no_difference_of_codes(outputs: dict[str, np.ndarray], problem: str) -> None:
+    check = compare_codes("x", {"a": np.zeros((4, 1), dtype=np.int64)}, outputs, 0.0)
     assert not check.exact
     assert check.misfit == problem
     assert (check.outputs, check.differing, check.largest_lsb, check.first_event) == (4, 4, 0, None)
@@ -225,7 +225,7 @@ def test_a_project_is_built_again_only_for_another_network_device_or_choice(
     fakes = {"hls4ml": replace(find(Backend, "hls4ml"), build=build), "xcvu13p": target, "fast": replace(target, clock_mhz=360.0)}
     fakes["rtl"] = fakes["hls4ml"]
     monkeypatch.setattr(executors, "find", lambda kind, name: fakes[name])
-    design, recipe = Design("hls4ml", "io_stream", "xcvu13p"), artifact.recipe
+    design, recipe = FirmwareDesign("hls4ml", "io_stream", "xcvu13p"), artifact.recipe
     for _ in range(2):
         folder = build_if_needed(design, graph, recipe, tmp_path)
         assert folder == tmp_path / "xcvu13p" / "hls4ml_io_stream"
@@ -242,7 +242,7 @@ def test_a_project_is_built_again_only_for_another_network_device_or_choice(
     chosen = recipe.model_copy(update={"layers": {"conv_1": LayerChoice(strategy="streaming")}})
     build_if_needed(design, changed, chosen, tmp_path)
     assert len(built) == 4, "only variant auto heeds choices"
-    free = Design("rtl", "auto", "xcvu13p")
+    free = FirmwareDesign("rtl", "auto", "xcvu13p")
     for choices, expected in ((recipe, 5), (recipe, 5), (chosen, 6)):
         build_if_needed(free, changed, choices, tmp_path)
         assert len(built) == expected

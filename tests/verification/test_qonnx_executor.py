@@ -56,18 +56,18 @@ def write(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def one(write: Run) -> Run:
+def run_node(write: Run) -> Run:
     """Run one node on x (N, ...) and float32 or integer constants; return its first output."""
 
-    def one(op: str, x: Any, *constants: Any, domain: str = "", opset: int = 14, custom: int = 1, **attributes: Any) -> Any:
+    def run_node(op: str, x: Any, *constants: Any, domain: str = "", opset: int = 14, custom: int = 1, **attributes: Any) -> Any:
         x = np.asarray(x)
         names = [f"c{index}" if value is not None else "" for index, value in enumerate(constants)]
         node = helper.make_node(op, ["x", *names], ["y"], name="node", domain=domain, **attributes)
-        given = {name: value for name, value in zip(names, constants, strict=True) if name}
-        path = write([node], {"x": ("N", *x.shape[1:])}, given, opset=opset, custom=custom, domains=(domain or QONNX,))
+        initialisers = {name: value for name, value in zip(names, constants, strict=True) if name}
+        path = write([node], {"x": ("N", *x.shape[1:])}, initialisers, opset=opset, custom=custom, domains=(domain or QONNX,))
         return execute(path, {"x": x})["y"]
 
-    return one
+    return run_node
 
 
 def f32(*values: float) -> Any:
@@ -80,21 +80,21 @@ def normal(*shape: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def close(found: Any, wanted: Any) -> bool:
+def close(actual: Any, expected: Any) -> bool:
     """Compare sums of float64 products: their order may differ, float32 would be 10^6 times further off."""
-    return found.shape == wanted.shape and np.abs(found - wanted).max() <= 1e-13 * np.abs(wanted).max()
+    return actual.shape == expected.shape and np.abs(actual - expected).max() <= 1e-13 * np.abs(expected).max()
 
 
-def quant(one: Run, x: Any, scale: Any, zero: float = 0, bits: float = 4, mode: str = "ROUND", **how: Any) -> Any:
-    how = {"signed": 1, "narrow": 0, "op": "Quant", "domain": QONNX} | how
-    return one(how.pop("op"), x, scale, f32(zero), f32(bits), rounding_mode=mode, **how)
+def quant(run_node: Run, x: Any, scale: Any, zero: float = 0, bits: float = 4, mode: str = "ROUND", **options: Any) -> Any:
+    options = {"signed": 1, "narrow": 0, "op": "Quant", "domain": QONNX} | options
+    return run_node(options.pop("op"), x, scale, f32(zero), f32(bits), rounding_mode=mode, **options)
 
 
 # Quantisers of the qonnx package --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("mode", "wanted"),
+    ("mode", "expected"),
     [
         ("ROUND", [-2, -2, -1, 0, 0, 0, 1, 2, 2]),
         ("HALF_EVEN", [-2, -2, -1, 0, 0, 0, 1, 2, 2]),
@@ -107,35 +107,35 @@ def quant(one: Run, x: Any, scale: Any, zero: float = 0, bits: float = 4, mode: 
         ("half_up", [-3, -2, -1, -1, 0, 1, 1, 2, 3]),
     ],
 )
-def test_quant_rounds_in_every_mode(one: Run, mode: str, wanted: list[int]) -> None:
+def test_quant_rounds_in_every_mode(run_node: Run, mode: str, expected: list[int]) -> None:
     x = np.array([[-2.5, -1.5, -1.25, -0.5, 0, 0.5, 1.25, 1.5, 2.5]])
-    assert np.array_equal(quant(one, x, f32(0.5), mode=mode) * 2, quant(one, x * 2, f32(1), mode=mode))
-    assert quant(one, x, f32(1), mode=mode).tolist() == [wanted]
+    assert np.array_equal(quant(run_node, x, f32(0.5), mode=mode) * 2, quant(run_node, x * 2, f32(1), mode=mode))
+    assert quant(run_node, x, f32(1), mode=mode).tolist() == [expected]
 
 
 @pytest.mark.parametrize(
-    ("signed", "narrow", "bits", "wanted"),
+    ("signed", "narrow", "bits", "expected"),
     [(1, 0, 4, (-8, 7)), (1, 1, 4, (-7, 7)), (0, 0, 4, (0, 15)), (0, 1, 4, (0, 14)), (1, 0, 1, (-1, 1)), (0, 0, 1, (0, 1))],
 )
-def test_quant_saturates(one: Run, signed: int, narrow: int, bits: int, wanted: tuple[int, int]) -> None:
-    found = quant(one, np.array([[-100.0, 100.0]]), f32(1), bits=bits, signed=signed, narrow=narrow)
-    assert found.tolist() == [list(wanted)]
+def test_quant_saturates(run_node: Run, signed: int, narrow: int, bits: int, expected: tuple[int, int]) -> None:
+    result = quant(run_node, np.array([[-100.0, 100.0]]), f32(1), bits=bits, signed=signed, narrow=narrow)
+    assert result.tolist() == [list(expected)]
 
 
-def test_quant_with_zero_point(one: Run) -> None:
+def test_quant_with_zero_point(run_node: Run) -> None:
     """Codes 0…15 of step 0.5 with zero point 3 stand for -1.5…6."""
     x = np.array([[-9.0, -1.5, -0.3, 0.0, 1.1, 6.0, 9.0]])
-    assert quant(one, x, f32(0.5), zero=3, signed=0).tolist() == [[-1.5, -1.5, -0.5, 0.0, 1.0, 6.0, 6.0]]
+    assert quant(run_node, x, f32(0.5), zero=3, signed=0).tolist() == [[-1.5, -1.5, -0.5, 0.0, 1.0, 6.0, 6.0]]
 
 
-def test_quant_is_exact_where_float32_is_not(one: Run) -> None:
+def test_quant_is_exact_where_float32_is_not(run_node: Run) -> None:
     """Half steps of float32(0.1) are ties in float64; float32's division lands beside some of them."""
     halves = np.arange(-2000, 2000) + 0.5
     x = (halves * np.float64(TENTH))[None]
     assert x.astype(np.float32).astype(np.float64).tolist() != x.tolist()
-    found = quant(one, x, TENTH, bits=16)
+    result = quant(run_node, x, TENTH, bits=16)
     codes = np.rint(halves)
-    assert found.tolist() == [(codes * np.float64(TENTH)).tolist()]
+    assert result.tolist() == [(codes * np.float64(TENTH)).tolist()]
     single = np.rint(x.astype(np.float32) / TENTH)[0]
     assert 0 < np.count_nonzero(single != codes) < len(codes)
 
@@ -157,9 +157,9 @@ def test_stored_constants_are_quantised_in_their_own_precision(write: Run, kind:
     elif kind == "a calculated scale":  # float64, and so is the quotient
         stored["h"] = stored.pop("s")
         nodes = [helper.make_node("Identity", ["h"], ["s"]), *nodes]
-    found = execute(write(nodes, {"x": ("N", 200)}, stored), {"x": np.zeros((3, 200))})["y"]
-    wanted = (double if kind == "a calculated scale" else single) * np.float64(TENTH)
-    assert found.tolist() == [wanted.tolist()] * 3
+    result = execute(write(nodes, {"x": ("N", 200)}, stored), {"x": np.zeros((3, 200))})["y"]
+    expected = (double if kind == "a calculated scale" else single) * np.float64(TENTH)
+    assert result.tolist() == [expected.tolist()] * 3
 
 
 def test_the_stock_executor_rounds_in_float32(write: Run) -> None:
@@ -177,96 +177,98 @@ def test_the_stock_executor_rounds_in_float32(write: Run) -> None:
     assert 0 < np.count_nonzero(wrong) < wrong.size
 
 
-def test_quant_with_a_scale_per_channel(one: Run) -> None:
+def test_quant_with_a_scale_per_channel(run_node: Run) -> None:
     scale = np.array([0.5, 0.1, 3], np.float32).reshape(1, 3, 1)
     x = np.array([[[0.74, 9.0], [0.74, -9.0], [0.74, 4.6]]] * 2)
     steps = [[1, 7], [7, -8], [0, 2]]
-    assert quant(one, x, scale).tolist() == (np.array([steps] * 2) * scale.astype(np.float64)).tolist()
+    assert quant(run_node, x, scale).tolist() == (np.array([steps] * 2) * scale.astype(np.float64)).tolist()
 
 
 @pytest.mark.parametrize(("op", "domain"), [("IntQuant", QONNX), ("Quant", "onnx.brevitas"), ("Quant", "finn.custom_op.general")])
-def test_quant_goes_by_several_names(one: Run, op: str, domain: str) -> None:
-    assert quant(one, np.array([[0.3, 0.1]]), TENTH, op=op, domain=domain).tolist() == [[3 * float(TENTH), float(TENTH)]]
+def test_quant_goes_by_several_names(run_node: Run, op: str, domain: str) -> None:
+    assert quant(run_node, np.array([[0.3, 0.1]]), TENTH, op=op, domain=domain).tolist() == [[3 * float(TENTH), float(TENTH)]]
 
 
-def test_bipolar_quant_takes_zero_as_positive(one: Run) -> None:
-    found = one("BipolarQuant", [[-1e-9, -0.0, 0.0, 3.0]], TENTH, domain=QONNX)
-    assert (found / np.float64(TENTH)).tolist() == [[-1, 1, 1, 1]]
+def test_bipolar_quant_takes_zero_as_positive(run_node: Run) -> None:
+    result = run_node("BipolarQuant", [[-1e-9, -0.0, 0.0, 3.0]], TENTH, domain=QONNX)
+    assert (result / np.float64(TENTH)).tolist() == [[-1, 1, 1, 1]]
 
 
-def test_trunc_of_version_1_drops_bits(one: Run) -> None:
+def test_trunc_of_version_1_drops_bits(run_node: Run) -> None:
     """Codes of step 0.1 lose two of six bits and keep the scale: FLOOR(code / 4)."""
     codes = np.array([[-9, -1, 0, 3, 4, 31]])
-    found = one("Trunc", codes * np.float64(TENTH), TENTH, f32(0), f32(6), f32(4), domain=QONNX, rounding_mode="FLOOR")
-    assert (found / np.float64(TENTH)).tolist() == [[-3, -1, 0, 0, 1, 7]]
+    result = run_node("Trunc", codes * np.float64(TENTH), TENTH, f32(0), f32(6), f32(4), domain=QONNX, rounding_mode="FLOOR")
+    assert (result / np.float64(TENTH)).tolist() == [[-3, -1, 0, 0, 1, 7]]
 
 
-def test_trunc_of_version_2_rescales_and_saturates(one: Run) -> None:
+def test_trunc_of_version_2_rescales_and_saturates(run_node: Run) -> None:
     """Codes of step 1/8 become codes of step 1/2 with 3 bits: ROUND(code / 4) in -4…3."""
     constants = (f32(0.125), f32(0), f32(6), f32(0.5), f32(3))
-    found = one("Trunc", [[-4.0, -0.25, 0.25, 0.75, 1.0, 9.0]], *constants, domain=QONNX, custom=2, rounding_mode="ROUND")
-    assert found.tolist() == [[-2.0, 0.0, 0.0, 1.0, 1.0, 1.5]]
+    result = run_node("Trunc", [[-4.0, -0.25, 0.25, 0.75, 1.0, 9.0]], *constants, domain=QONNX, custom=2, rounding_mode="ROUND")
+    assert result.tolist() == [[-2.0, 0.0, 0.0, 1.0, 1.0, 1.5]]
 
 
-def test_trunc_with_the_inputs_of_another_version_is_refused(one: Run) -> None:
+def test_trunc_with_the_inputs_of_another_version_is_refused(run_node: Run) -> None:
     constants = (f32(0.125), f32(0), f32(6), f32(0.5), f32(3))
     with pytest.raises(
         BadData, match=r"model\.qonnx: node node: version 1 of Trunc has 5 inputs, 6 given; import another version"
     ):
-        one("Trunc", [[1.0]], *constants, domain=QONNX, custom=1, rounding_mode="FLOOR")
+        run_node("Trunc", [[1.0]], *constants, domain=QONNX, custom=1, rounding_mode="FLOOR")
 
 
-def test_multithreshold_counts_per_channel(one: Run) -> None:
+def test_multithreshold_counts_per_channel(run_node: Run) -> None:
     """Output: scale x (thresholds not above x) + bias; thresholds that float32 x would confuse."""
     thresholds = np.array([[TENTH, 1, 2], [-1, 0, 5]], np.float32)
     just_below = np.float64(TENTH) - 1e-10
     x = np.array([[just_below, -1.0], [np.float64(TENTH), 4.9], [2.0, 5.0]])
-    found = one("MultiThreshold", x, thresholds, domain=QONNX, out_dtype="INT4", out_scale=2.0, out_bias=-1.0)
-    assert found.tolist() == [[-1, 1], [1, 3], [5, 5]]
+    result = run_node("MultiThreshold", x, thresholds, domain=QONNX, out_dtype="INT4", out_scale=2.0, out_bias=-1.0)
+    assert result.tolist() == [[-1, 1], [1, 3], [5, 5]]
 
 
-def test_multithreshold_channels_last(one: Run) -> None:
+def test_multithreshold_channels_last(run_node: Run) -> None:
     thresholds = np.array([[0.0], [10.0]], np.float32)
     x = np.array([[[[1.0, 1.0], [-1.0, 11.0]]]])
-    found = one("MultiThreshold", x, thresholds, domain=QONNX, out_dtype="UINT1", data_layout="NHWC")
-    assert found.tolist() == [[[[1, 0], [0, 1]]]]
+    result = run_node("MultiThreshold", x, thresholds, domain=QONNX, out_dtype="UINT1", data_layout="NHWC")
+    assert result.tolist() == [[[[1, 0], [0, 1]]]]
 
 
-def test_float_quant_rounds_to_a_mantissa(one: Run) -> None:
+def test_float_quant_rounds_to_a_mantissa(run_node: Run) -> None:
     """Two mantissa bits, three exponent bits: 1, 1.25, 1.5, 1.75, 2, 2.5…; 17 rounds to 16, 1000 saturates at 28."""
     constants = (f32(1), f32(3), f32(2), f32(3), f32(28))
-    how = {"has_inf": 0, "has_nan": 0, "has_subnormal": 0, "saturation": 1, "rounding_mode": "ROUND"}
-    found = one("FloatQuant", [[0.0, 1.1, 1.13, -2.3, 17.0, 1000.0]], *constants, domain=QONNX, **how)
-    assert found.tolist() == [[0.0, 1.0, 1.25, -2.5, 16.0, 28.0]]
-    scaled = one("FloatQuant", [[0.11]], TENTH, *constants[1:], domain=QONNX, **how)
+    options = {"has_inf": 0, "has_nan": 0, "has_subnormal": 0, "saturation": 1, "rounding_mode": "ROUND"}
+    result = run_node("FloatQuant", [[0.0, 1.1, 1.13, -2.3, 17.0, 1000.0]], *constants, domain=QONNX, **options)
+    assert result.tolist() == [[0.0, 1.0, 1.25, -2.5, 16.0, 28.0]]
+    scaled = run_node("FloatQuant", [[0.11]], TENTH, *constants[1:], domain=QONNX, **options)
     assert scaled.tolist() == [[float(TENTH)]]
 
 
-def test_other_operators_of_qonnx(one: Run) -> None:
-    assert one("XnorPopcountMatMul", [[1.0, 0.0, 1.0]], np.array([[1], [1], [1]], np.float32), domain=QONNX).tolist() == [[2]]
+def test_other_operators_of_qonnx(run_node: Run) -> None:
+    assert run_node("XnorPopcountMatMul", [[1.0, 0.0, 1.0]], np.array([[1], [1], [1]], np.float32), domain=QONNX).tolist() == [
+        [2]
+    ]
     # the sum of four 4-bit codes has 6 bits, the result 4: the sum shifted right by 2
     codes = np.array([[[[15, 14], [13, 15]]], [[[1, 0], [1, 1]]]])
-    how = {"kernel": 2, "stride": 2, "ibits": 4, "obits": 4, "signed": 0, "domain": QONNX}
-    assert one("QuantAvgPool2d", codes, **how).ravel().tolist() == [57 >> 2, 3 >> 2]
-    last = one("QuantAvgPool2d", np.moveaxis(codes, 1, -1), data_layout="NHWC", **how)
+    options = {"kernel": 2, "stride": 2, "ibits": 4, "obits": 4, "signed": 0, "domain": QONNX}
+    assert run_node("QuantAvgPool2d", codes, **options).ravel().tolist() == [57 >> 2, 3 >> 2]
+    last = run_node("QuantAvgPool2d", np.moveaxis(codes, 1, -1), data_layout="NHWC", **options)
     assert last.shape == (2, 1, 1, 1)
     assert last.ravel().tolist() == [57 >> 2, 3 >> 2]
     x = normal(3, 4, 4, 2)
-    pooled = one("MaxPoolNHWC", x, domain=QONNX, kernel_shape=[2, 2], strides=[2, 2], pads=[0, 0, 0, 0])
+    pooled = run_node("MaxPoolNHWC", x, domain=QONNX, kernel_shape=[2, 2], strides=[2, 2], pads=[0, 0, 0, 0])
     assert pooled.tolist() == x.reshape(3, 2, 2, 2, 2, 2).max(axis=(2, 4)).tolist()
 
 
-def test_channels_last_convolution(one: Run) -> None:
+def test_channels_last_convolution(run_node: Run) -> None:
     x, weights = normal(3, 6, 5, 2), normal(4, 3, 3, 2, seed=1).astype(np.float32)
-    how = {"kernel_shape": [3, 3], "strides": [1, 1], "dilations": [1, 1], "pads": [0, 0, 0, 0], "group": 1}
-    found = one("Conv", x, weights, domain="qonnx.custom_op.channels_last", **how)
-    wanted = loop_convolution(np.moveaxis(x, -1, 1), np.moveaxis(weights.astype(float), -1, 1))
-    assert close(found, np.moveaxis(wanted, 1, -1))
+    options = {"kernel_shape": [3, 3], "strides": [1, 1], "dilations": [1, 1], "pads": [0, 0, 0, 0], "group": 1}
+    result = run_node("Conv", x, weights, domain="qonnx.custom_op.channels_last", **options)
+    expected = loop_convolution(np.moveaxis(x, -1, 1), np.moveaxis(weights.astype(float), -1, 1))
+    assert close(result, np.moveaxis(expected, 1, -1))
 
 
-def test_an_unknown_operator_of_qonnx_is_named(one: Run) -> None:
+def test_an_unknown_operator_of_qonnx_is_named(run_node: Run) -> None:
     with pytest.raises(Unsupported, match=r"model\.qonnx: node node: qonnx has no operator Quart; check its name"):
-        one("Quart", [[1.0]], domain=QONNX)
+        run_node("Quart", [[1.0]], domain=QONNX)
 
 
 # Standard operators ---------------------------------------------------------------------------------------------------------
@@ -283,16 +285,16 @@ def loop_convolution(
     reach = [(kernel[axis] - 1) * dilations[axis] + 1 for axis in range(dims)]
     shape = [(x.shape[2 + axis] - reach[axis]) // strides[axis] + 1 for axis in range(dims)]
     y = np.zeros((len(x), len(weights), *shape))
-    for event, channel, *at in itertools.product(*map(range, y.shape)):
+    for event, channel, *position in itertools.product(*map(range, y.shape)):
         first = channel // (len(weights) // group) * weights.shape[1]
         for depth, *tap in itertools.product(*map(range, weights.shape[1:])):
-            place = [at[axis] * strides[axis] + tap[axis] * dilations[axis] for axis in range(dims)]
-            y[event, channel, *at] += weights[channel, depth, *tap] * x[event, first + depth, *place]
+            place = [position[axis] * strides[axis] + tap[axis] * dilations[axis] for axis in range(dims)]
+            y[event, channel, *position] += weights[channel, depth, *tap] * x[event, first + depth, *place]
     return y if bias is None else y + bias.reshape(-1, *[1] * dims)
 
 
 @pytest.mark.parametrize(
-    ("size", "kernel", "how"),
+    ("size", "kernel", "options"),
     [
         ((9,), (3,), {}),
         ((9,), (3,), {"strides": [2], "pads": [2, 1], "dilations": [2]}),
@@ -302,28 +304,31 @@ def loop_convolution(
         ((4, 3, 4), (2, 2, 2), {"group": 2, "dilations": [2, 1, 1]}),
     ],
 )
-def test_convolutions(one: Run, size: tuple[int, ...], kernel: tuple[int, ...], how: dict[str, Any]) -> None:
+def test_convolutions(run_node: Run, size: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any]) -> None:
     x = normal(3, 4, *size)
-    weights, bias = normal(8, 4 // how.get("group", 1), *kernel, seed=1).astype(np.float32), normal(8, seed=2).astype(np.float32)
-    found = one("Conv", x, weights, bias, **how)
-    assert close(found, loop_convolution(x, weights.astype(float), bias=bias.astype(float), **how))
+    weights, bias = (
+        normal(8, 4 // options.get("group", 1), *kernel, seed=1).astype(np.float32),
+        normal(8, seed=2).astype(np.float32),
+    )
+    result = run_node("Conv", x, weights, bias, **options)
+    assert close(result, loop_convolution(x, weights.astype(float), bias=bias.astype(float), **options))
 
 
 def loop_transposed(x: Any, weights: Any, strides: Any, pads: Any, dilations: Any, group: int, more: Any) -> Any:
     """Scatter every element of x (N, C, ...) with its kernel (C, M / group, ...); more is the output padding."""
     dims, kernel = x.ndim - 2, weights.shape[2:]
-    whole = [(x.shape[2 + a] - 1) * strides[a] + (kernel[a] - 1) * dilations[a] + 1 + more[a] for a in range(dims)]
-    y = np.zeros((len(x), weights.shape[1] * group, *whole))
-    for event, channel, *at in itertools.product(*map(range, x.shape)):
+    full = [(x.shape[2 + a] - 1) * strides[a] + (kernel[a] - 1) * dilations[a] + 1 + more[a] for a in range(dims)]
+    y = np.zeros((len(x), weights.shape[1] * group, *full))
+    for event, channel, *position in itertools.product(*map(range, x.shape)):
         first = channel // (x.shape[1] // group) * weights.shape[1]
         for depth, *tap in itertools.product(*map(range, weights.shape[1:])):
-            place = [at[a] * strides[a] + tap[a] * dilations[a] for a in range(dims)]
-            y[event, first + depth, *place] += weights[channel, depth, *tap] * x[event, channel, *at]
-    return y[:, :, *(slice(pads[a], whole[a] - pads[a + dims]) for a in range(dims))]
+            place = [position[a] * strides[a] + tap[a] * dilations[a] for a in range(dims)]
+            y[event, first + depth, *place] += weights[channel, depth, *tap] * x[event, channel, *position]
+    return y[:, :, *(slice(pads[a], full[a] - pads[a + dims]) for a in range(dims))]
 
 
 @pytest.mark.parametrize(
-    ("size", "kernel", "how"),
+    ("size", "kernel", "options"),
     [
         ((5,), (3,), {}),
         ((4, 3), (3, 2), {"strides": [2, 3], "pads": [1, 0, 0, 1], "output_padding": [1, 2]}),
@@ -331,79 +336,82 @@ def loop_transposed(x: Any, weights: Any, strides: Any, pads: Any, dilations: An
         ((3, 2, 3), (2, 2, 2), {"strides": [2, 2, 1], "group": 4}),
     ],
 )
-def test_transposed_convolutions(one: Run, size: tuple[int, ...], kernel: tuple[int, ...], how: dict[str, Any]) -> None:
+def test_transposed_convolutions(run_node: Run, size: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any]) -> None:
     dims = len(size)
     x, weights, bias = normal(3, 4, *size), normal(4, 3, *kernel, seed=1).astype(np.float32), normal(3, seed=2).astype(np.float32)
-    group = how.get("group", 1)
+    group = options.get("group", 1)
     bias = np.resize(bias, 3 * group)
-    wanted = loop_transposed(
+    expected = loop_transposed(
         x,
         weights.astype(float),
-        how.get("strides", [1] * dims),
-        how.get("pads", [0] * 2 * dims),
-        how.get("dilations", [1] * dims),
+        options.get("strides", [1] * dims),
+        options.get("pads", [0] * 2 * dims),
+        options.get("dilations", [1] * dims),
         group,
-        how.get("output_padding", [0] * dims),
+        options.get("output_padding", [0] * dims),
     )
-    assert close(one("ConvTranspose", x, weights, bias, **how), wanted + bias.astype(float).reshape(-1, *[1] * dims))
+    assert close(run_node("ConvTranspose", x, weights, bias, **options), expected + bias.astype(float).reshape(-1, *[1] * dims))
 
 
-@pytest.mark.parametrize("how", [{"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"output_shape": [8, 10]}])
-def test_transposed_convolutions_with_a_wanted_shape(one: Run, how: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"output_shape": [8, 10]}])
+def test_transposed_convolutions_with_a_wanted_shape(run_node: Run, options: dict[str, Any]) -> None:
     """The paddings are compared with onnxruntime's own by the executor; here only the shape and the centre."""
     x, weights = normal(2, 2, 4, 5), normal(2, 1, 3, 3, seed=1).astype(np.float32)
-    assert one("ConvTranspose", x, weights, strides=[2, 2], **how).shape == (2, 1, 8, 10)
+    assert run_node("ConvTranspose", x, weights, strides=[2, 2], **options).shape == (2, 1, 8, 10)
 
 
-def test_max_pool(one: Run) -> None:
+def test_max_pool(run_node: Run) -> None:
     x = normal(3, 2, 4, 6)
     assert (
-        one("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]).tolist() == x.reshape(3, 2, 2, 2, 3, 2).max(axis=(3, 5)).tolist()
+        run_node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]).tolist()
+        == x.reshape(3, 2, 2, 2, 3, 2).max(axis=(3, 5)).tolist()
     )
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
-def test_global_max_pools(one: Run, axes: int) -> None:
+def test_global_max_pools(run_node: Run, axes: int) -> None:
     """onnx.reference has only that of images right."""
     x = normal(3, 2, *(4, 3, 2)[:axes])
-    assert one("GlobalMaxPool", x).tolist() == x.reshape(3, 2, -1).max(axis=2).reshape(3, 2, *[1] * axes).tolist()
+    assert run_node("GlobalMaxPool", x).tolist() == x.reshape(3, 2, -1).max(axis=2).reshape(3, 2, *[1] * axes).tolist()
 
 
-def test_average_pools(one: Run) -> None:
+def test_average_pools(run_node: Run) -> None:
     x = normal(3, 2, 4, 6)
-    assert close(one("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]), x.reshape(3, 2, 2, 2, 3, 2).mean(axis=(3, 5)))
-    assert close(one("GlobalAveragePool", x), x.mean(axis=(2, 3), keepdims=True))
+    assert close(run_node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]), x.reshape(3, 2, 2, 2, 3, 2).mean(axis=(3, 5)))
+    assert close(run_node("GlobalAveragePool", x), x.mean(axis=(2, 3), keepdims=True))
     row = np.array([[[1.0, 2, 4, 8, 16]]])
     pool = {"kernel_shape": [2], "strides": [2]}
-    assert one("AveragePool", row, **pool).tolist() == [[[1.5, 6]]]
-    assert one("AveragePool", row, ceil_mode=1, **pool).tolist() == [[[1.5, 6, 16]]]
-    assert one("AveragePool", row[..., :4], ceil_mode=1, pads=[0, 1], **pool).tolist() == [[[1.5, 6]]]
-    assert one("AveragePool", row, pads=[1, 0], **pool).tolist() == [[[1, 3, 12]]]
-    assert one("AveragePool", row, pads=[1, 0], count_include_pad=1, **pool).tolist() == [[[0.5, 3, 12]]]
-    assert one("AveragePool", row, auto_pad="SAME_LOWER", **pool).tolist() == [[[1, 3, 12]]]
-    assert one("AveragePool", row, auto_pad="SAME_UPPER", **pool).tolist() == [[[1.5, 6, 16]]]
-    assert one("AveragePool", row, kernel_shape=[2], dilations=[3], opset=19).tolist() == [[[4.5, 9]]]
+    assert run_node("AveragePool", row, **pool).tolist() == [[[1.5, 6]]]
+    assert run_node("AveragePool", row, ceil_mode=1, **pool).tolist() == [[[1.5, 6, 16]]]
+    assert run_node("AveragePool", row[..., :4], ceil_mode=1, pads=[0, 1], **pool).tolist() == [[[1.5, 6]]]
+    assert run_node("AveragePool", row, pads=[1, 0], **pool).tolist() == [[[1, 3, 12]]]
+    assert run_node("AveragePool", row, pads=[1, 0], count_include_pad=1, **pool).tolist() == [[[0.5, 3, 12]]]
+    assert run_node("AveragePool", row, auto_pad="SAME_LOWER", **pool).tolist() == [[[1, 3, 12]]]
+    assert run_node("AveragePool", row, auto_pad="SAME_UPPER", **pool).tolist() == [[[1.5, 6, 16]]]
+    assert run_node("AveragePool", row, kernel_shape=[2], dilations=[3], opset=19).tolist() == [[[4.5, 9]]]
     cube = normal(2, 3, 4, 4, 2)
-    found = one("AveragePool", cube, kernel_shape=[2, 2, 2], strides=[2, 2, 2])
-    assert close(found, cube.reshape(2, 3, 2, 2, 2, 2, 1, 2).mean(axis=(3, 5, 7)))
+    result = run_node("AveragePool", cube, kernel_shape=[2, 2, 2], strides=[2, 2, 2])
+    assert close(result, cube.reshape(2, 3, 2, 2, 2, 2, 1, 2).mean(axis=(3, 5, 7)))
 
 
-def test_products(one: Run) -> None:
+def test_products(run_node: Run) -> None:
     x, weights, bias = normal(4, 5), normal(3, 5, seed=1).astype(np.float32), normal(3, seed=2).astype(np.float32)
-    wanted = 0.5 * np.array(
+    expected = 0.5 * np.array(
         [[sum(a * float(b) for a, b in zip(row, w, strict=True)) for w in weights] for row in x]
     ) + 2 * bias.astype(float)
-    assert close(one("Gemm", x, weights, bias, transB=1, alpha=0.5, beta=2.0), wanted)
+    assert close(run_node("Gemm", x, weights, bias, transB=1, alpha=0.5, beta=2.0), expected)
     x, weights = normal(2, 3, 4, 5), normal(3, 5, 2, seed=1).astype(np.float32)
-    assert close(one("MatMul", x, weights), np.stack([[x[n, k] @ weights[k].astype(float) for k in range(3)] for n in range(2)]))
+    assert close(
+        run_node("MatMul", x, weights), np.stack([[x[n, k] @ weights[k].astype(float) for k in range(3)] for n in range(2)])
+    )
 
 
-def test_batch_normalisation(one: Run) -> None:
+def test_batch_normalisation(run_node: Run) -> None:
     x = normal(3, 2, 4)
     scale, bias, mean, variance = (values.astype(np.float32) for values in np.random.default_rng(1).uniform(1, 2, (4, 2)))
     shaped = [values.astype(float).reshape(2, 1) for values in (scale, bias, mean, variance)]
-    wanted = shaped[0] * (x - shaped[2]) / np.sqrt(shaped[3] + np.float64(np.float32(1e-5))) + shaped[1]
-    assert close(one("BatchNormalization", x, scale, bias, mean, variance), wanted)
+    expected = shaped[0] * (x - shaped[2]) / np.sqrt(shaped[3] + np.float64(np.float32(1e-5))) + shaped[1]
+    assert close(run_node("BatchNormalization", x, scale, bias, mean, variance), expected)
 
 
 @pytest.mark.parametrize(
@@ -417,12 +425,12 @@ def test_batch_normalisation(one: Run) -> None:
         ("Shrink", lambda x: np.where(x < -0.5, x, np.where(x > 0.5, x, 0))),
     ],
 )
-def test_functions_are_of_float64(one: Run, op: str, function: Callable[[Any], Any]) -> None:
+def test_functions_are_of_float64(run_node: Run, op: str, function: Callable[[Any], Any]) -> None:
     x = normal(4, 7)
-    assert close(one(op, x), function(x))
+    assert close(run_node(op, x), function(x))
 
 
-def test_normalisations_are_of_float64(one: Run, write: Run) -> None:
+def test_normalisations_are_of_float64(run_node: Run, write: Run) -> None:
     """Their own default is float32 inside."""
     x, scale = normal(3, 4, 6), normal(4, seed=1).astype(np.float32)
 
@@ -431,59 +439,61 @@ def test_normalisations_are_of_float64(one: Run, write: Run) -> None:
             values.var(axis=-1, keepdims=True) + np.float64(np.float32(1e-5))
         )
 
-    wanted = normalised(x.reshape(3, 2, 12)).reshape(x.shape) * scale.astype(float).reshape(4, 1)
-    assert close(one("GroupNormalization", x, scale, np.zeros(4, np.float32), num_groups=2, opset=21, stash_type=1), wanted)
-    assert close(one("LayerNormalization", x, np.ones(6, np.float32), opset=17), normalised(x))
+    expected = normalised(x.reshape(3, 2, 12)).reshape(x.shape) * scale.astype(float).reshape(4, 1)
+    assert close(
+        run_node("GroupNormalization", x, scale, np.zeros(4, np.float32), num_groups=2, opset=21, stash_type=1), expected
+    )
+    assert close(run_node("LayerNormalization", x, np.ones(6, np.float32), opset=17), normalised(x))
     images = normal(2, 2, 3, 4)
     node = helper.make_node("Attention", ["x", "x", "x"], ["y"])
     weights = np.exp(images @ images.swapaxes(2, 3) / 2)
-    wanted = weights / weights.sum(axis=-1, keepdims=True) @ images
-    assert close(execute(write([node], {"x": ("N", 2, 3, 4)}, opset=23), {"x": images})["y"], wanted)
+    expected = weights / weights.sum(axis=-1, keepdims=True) @ images
+    assert close(execute(write([node], {"x": ("N", 2, 3, 4)}, opset=23), {"x": images})["y"], expected)
 
 
-def test_an_operator_without_float64_is_refused(one: Run) -> None:
+def test_an_operator_without_float64_is_refused(run_node: Run) -> None:
     with pytest.raises(Unsupported, match=r"model\.qonnx: node node: DynamicQuantizeLinear exists in float32 only; replace it"):
-        one("DynamicQuantizeLinear", normal(2, 3))
+        run_node("DynamicQuantizeLinear", normal(2, 3))
 
 
-def test_softmax_of_old_files_is_over_all_axes(one: Run) -> None:
+def test_softmax_of_old_files_is_over_all_axes(run_node: Run) -> None:
     x = normal(2, 3, 4)
-    wanted = np.exp(x) / np.exp(x).sum(axis=(1, 2), keepdims=True)
-    assert close(one("Softmax", x, opset=11), wanted)
-    assert not close(one("Softmax", x, opset=13), wanted)
+    expected = np.exp(x) / np.exp(x).sum(axis=(1, 2), keepdims=True)
+    assert close(run_node("Softmax", x, opset=11), expected)
+    assert not close(run_node("Softmax", x, opset=13), expected)
 
 
-def test_selections(one: Run, write: Run) -> None:
+def test_selections(run_node: Run, write: Run) -> None:
     x = normal(3, 6)
     node = helper.make_node("TopK", ["x", "k"], ["y", "index"], axis=1)
-    found = execute(write([node], {"x": ("N", 6)}, {"k": np.array([2])}, ("y", "index")), {"x": x})
+    result = execute(write([node], {"x": ("N", 6)}, {"k": np.array([2])}, ("y", "index")), {"x": x})
     order = np.argsort(-x, axis=1)[:, :2]
-    assert found["index"].tolist() == order.tolist()
-    assert found["y"].tolist() == np.take_along_axis(x, order, axis=1).tolist()
-    padded = one("Pad", x, np.array([0, 1, 0, 2]), TENTH)
+    assert result["index"].tolist() == order.tolist()
+    assert result["y"].tolist() == np.take_along_axis(x, order, axis=1).tolist()
+    padded = run_node("Pad", x, np.array([0, 1, 0, 2]), TENTH)
     assert padded.tolist() == np.pad(x, ((0, 0), (1, 2)), constant_values=float(TENTH)).tolist()
     image = normal(2, 1, 2, 2)
     scales = np.array([1, 1, 2, 2], np.float32)
-    nearest = one(
+    nearest = run_node(
         "Resize", image, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
     )
     assert nearest.tolist() == image.repeat(2, axis=2).repeat(2, axis=3).tolist()
     row = np.array([[[1.0, 3.0]]])
-    linear = one("Resize", row, None, np.array([1, 1, 2], np.float32), mode="linear")
+    linear = run_node("Resize", row, None, np.array([1, 1, 2], np.float32), mode="linear")
     assert close(linear, np.array([[[1.0, 1.5, 2.5, 3.0]]]))
 
 
-def test_quantise_linear(one: Run) -> None:
+def test_quantise_linear(run_node: Run) -> None:
     """Halves go to even before the zero point is added, then int8 saturates, however large the value is."""
     x = np.array([[0.5, 1.5, -2.5, 1e30, -1e30]])
-    node = [one("QuantizeLinear", x * 0.5, f32(0.5), np.int8(1))]
+    node = [run_node("QuantizeLinear", x * 0.5, f32(0.5), np.int8(1))]
     assert node[0].tolist() == [[1, 3, -1, 127, -128]]
-    assert one("QuantizeLinear", x, f32(1), np.uint8(0)).tolist() == [[0, 2, 0, 255, 0]]
-    assert one("QuantizeLinear", x, f32(1), np.int16(0)).tolist() == [[0, 2, -2, 32767, -32768]]
-    assert one("QuantizeLinear", x, f32(1)).tolist() == [[0, 2, 0, 255, 0]]
+    assert run_node("QuantizeLinear", x, f32(1), np.uint8(0)).tolist() == [[0, 2, 0, 255, 0]]
+    assert run_node("QuantizeLinear", x, f32(1), np.int16(0)).tolist() == [[0, 2, -2, 32767, -32768]]
+    assert run_node("QuantizeLinear", x, f32(1)).tolist() == [[0, 2, 0, 255, 0]]
     halves = np.arange(-100, 100) + 0.5
-    found = one("QuantizeLinear", (halves * np.float64(TENTH))[None], TENTH, np.int8(0))
-    assert found.tolist() == [np.clip(np.rint(halves), -128, 127).tolist()]
+    result = run_node("QuantizeLinear", (halves * np.float64(TENTH))[None], TENTH, np.int8(0))
+    assert result.tolist() == [np.clip(np.rint(halves), -128, 127).tolist()]
 
 
 def test_quantise_and_dequantise_per_channel(write: Run) -> None:
@@ -496,9 +506,9 @@ def test_quantise_and_dequantise_per_channel(write: Run) -> None:
     ]
     constants = {"scale": scale, "zero": zero, "low": np.int8(-8), "high": np.int8(7)}
     x = np.array([[[0.31, 9.0], [7.1, -100.0]]])
-    found = execute(write(nodes, {"x": ("N", 2, 2)}, constants), {"x": x}, keep=("few",))
-    assert found["few"].tolist() == [[[3, 7], [7, -8]]]
-    assert found["y"].tolist() == [[[3 * float(TENTH), 7 * float(TENTH)], [8.0, -22.0]]]
+    result = execute(write(nodes, {"x": ("N", 2, 2)}, constants), {"x": x}, keep=("few",))
+    assert result["few"].tolist() == [[[3, 7], [7, -8]]]
+    assert result["y"].tolist() == [[[3 * float(TENTH), 7 * float(TENTH)], [8.0, -22.0]]]
 
 
 def test_dequantise_linear_per_block(write: Run) -> None:
@@ -508,49 +518,51 @@ def test_dequantise_linear_per_block(write: Run) -> None:
         helper.make_node("MatMul", ["x", "w"], ["y"]),
     ]
     path = write(nodes, {"x": ("N", 2)}, {"codes": codes, "scale": scale}, opset=21)
-    found = execute(path, {"x": np.eye(2)}, keep=["w"])
+    result = execute(path, {"x": np.eye(2)}, keep=["w"])
     tenth = float(TENTH)
-    assert found["w"].tolist() == found["y"].tolist() == [[1, 2, 3 * tenth, 4 * tenth], [50, 60, 700, 800]]
+    assert result["w"].tolist() == result["y"].tolist() == [[1, 2, 3 * tenth, 4 * tenth], [50, 60, 700, 800]]
 
 
 def test_dequantise_linear_of_int32_is_exact(write: Run) -> None:
     codes = np.array([2**31 - 1, -(2**31)], np.int32)
     nodes = [helper.make_node("DequantizeLinear", ["codes", "one"], ["big"]), helper.make_node("Mul", ["x", "big"], ["y"])]
-    found = execute(write(nodes, {"x": ("N", 2)}, {"codes": codes, "one": f32(1)}), {"x": np.ones((1, 2))}, keep=["big"])
-    assert found["big"].tolist() == codes.tolist()
-    assert found["y"].tolist() == [codes.tolist()]
+    result = execute(write(nodes, {"x": ("N", 2)}, {"codes": codes, "one": f32(1)}), {"x": np.ones((1, 2))}, keep=["big"])
+    assert result["big"].tolist() == codes.tolist()
+    assert result["y"].tolist() == [codes.tolist()]
 
 
-def test_an_operator_that_computes_in_float32_is_refused(one: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operator_that_computes_in_float32_is_refused(run_node: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate = qonnx_executor._evaluate
-    monkeypatch.setattr(qonnx_executor, "_evaluate", lambda *given: [array.astype(np.float32) for array in evaluate(*given)])
+    monkeypatch.setattr(
+        qonnx_executor, "_evaluate", lambda *arguments: [array.astype(np.float32) for array in evaluate(*arguments)]
+    )
     with pytest.raises(Unsupported, match=r"model\.qonnx: node node: Erf computes in float32; replace it"):
-        one("Erf", normal(2, 3))
+        run_node("Erf", normal(2, 3))
 
 
-def test_a_wrong_reference_is_caught(one: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_reference_is_caught(run_node: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate = qonnx_executor._evaluate
-    monkeypatch.setattr(qonnx_executor, "_evaluate", lambda *given: [array[..., ::-1] for array in evaluate(*given)])
+    monkeypatch.setattr(qonnx_executor, "_evaluate", lambda *arguments: [array[..., ::-1] for array in evaluate(*arguments)])
     with pytest.raises(
         Unsupported, match=r"onnx\.reference and onnxruntime disagree on Erf \('y'\); write it with other operators"
     ):
-        one("Erf", normal(2, 3))
+        run_node("Erf", normal(2, 3))
 
 
-def test_no_operator_of_onnxruntime_computes_in_float32(one: Run) -> None:
+def test_no_operator_of_onnxruntime_computes_in_float32(run_node: Run) -> None:
     """1 + 2^-40 is 1 in float32, so what is left of it tells the precision."""
     x = np.array([[1 + 2**-40, -1 - 2**-40, 3.0]])
-    for op, wanted in (
+    for op, expected in (
         ("Relu", 1 + 2**-40),
         ("Abs", 1 + 2**-40),
         ("Shrink", 1 + 2**-40),
         ("ReduceSum", 3.0),
         ("Neg", -1 - 2**-40),
     ):
-        assert one(op, x).flat[0] == wanted, op
-    assert one("Add", x, f32(-1)).flat[0] == 2**-40
-    assert one("MatMul", x, np.array([[1], [1], [0]], np.float32)).flat[0] == 0
-    assert one("Cast", x, to=TensorProto.FLOAT).tolist() == x.tolist()
+        assert run_node(op, x).flat[0] == expected, op
+    assert run_node("Add", x, f32(-1)).flat[0] == 2**-40
+    assert run_node("MatMul", x, np.array([[1], [1], [0]], np.float32)).flat[0] == 0
+    assert run_node("Cast", x, to=TensorProto.FLOAT).tolist() == x.tolist()
 
 
 # Files and events -----------------------------------------------------------------------------------------------------------
@@ -570,8 +582,8 @@ def flattened(write: Run, batch: Any, rows: int) -> Path:
 @pytest.mark.parametrize(("batch", "rows"), [("N", -1), ("N", 1), (1, 1), (4, 4), (1, -1), (4, -1)])
 def test_a_baked_in_batch_gives_the_same_events(write: Run, batch: Any, rows: int) -> None:
     x = normal(11, 2, 3)
-    wanted = np.maximum(x, 0).reshape(11, 6) @ np.arange(12.0).reshape(6, 2)
-    assert close(execute(flattened(write, batch, rows), {"x": x})["y"], wanted)
+    expected = np.maximum(x, 0).reshape(11, 6) @ np.arange(12.0).reshape(6, 2)
+    assert close(execute(flattened(write, batch, rows), {"x": x})["y"], expected)
 
 
 def test_a_batch_that_mixes_events_is_run_event_by_event(write: Run) -> None:
@@ -601,9 +613,9 @@ def test_an_output_without_event_axis_is_stacked(write: Run) -> None:
 def test_many_events_go_block_by_block(write: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qonnx_executor, "BLOCK_EVENTS", 4)
     x = normal(11, 2, 3)
-    wanted = np.maximum(x, 0).reshape(11, 6) @ np.arange(12.0).reshape(6, 2)
+    expected = np.maximum(x, 0).reshape(11, 6) @ np.arange(12.0).reshape(6, 2)
     for batch, rows in (("N", -1), (1, 1), (3, 3)):
-        assert close(execute(flattened(write, batch, rows), {"x": x})["y"], wanted)
+        assert close(execute(flattened(write, batch, rows), {"x": x})["y"], expected)
 
 
 def test_several_inputs_and_outputs_in_declared_order(write: Run) -> None:
@@ -616,15 +628,15 @@ def test_several_inputs_and_outputs_in_declared_order(write: Run) -> None:
     inputs = {"b": ("N", 2), "index": (TensorProto.INT64, ("N",)), "a": ("N", 2)}
     path = write(nodes, inputs, {"table": np.array([10, 20, 30], np.float32)}, ("second", "zero", "first"))
     a, b = normal(3, 2), normal(3, 2, seed=1)
-    found = execute(path, {"a": a, "index": np.array([2, 0, 1]), "b": b}, keep=["table", "a"])
+    result = execute(path, {"a": a, "index": np.array([2, 0, 1]), "b": b}, keep=["table", "a"])
     assert input_names(path) == ("b", "index", "a")
-    assert list(found) == ["second", "zero", "first", "table", "a"]
-    assert found["first"].tolist() == (b - a).tolist()
-    assert found["second"].tolist() == (a + b).tolist()
-    assert found["zero"].tolist() == [[30], [10], [20]]  # (N,) in the file
-    assert found["table"].tolist() == [10, 20, 30]
-    assert found["a"].tolist() == a.tolist()
-    assert {array.dtype for array in found.values()} == {np.dtype(np.float64)}
+    assert list(result) == ["second", "zero", "first", "table", "a"]
+    assert result["first"].tolist() == (b - a).tolist()
+    assert result["second"].tolist() == (a + b).tolist()
+    assert result["zero"].tolist() == [[30], [10], [20]]  # (N,) in the file
+    assert result["table"].tolist() == [10, 20, 30]
+    assert result["a"].tolist() == a.tolist()
+    assert {array.dtype for array in result.values()} == {np.dtype(np.float64)}
 
 
 def test_nodes_in_any_order(write: Run) -> None:
@@ -646,9 +658,9 @@ def test_constants_and_functions_of_the_file(write: Run, tmp_path: Path) -> None
     body = [helper.make_node("Add", ["a", "a"], ["b"])]
     model.functions.append(helper.make_function("own", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 14)]))
     onnx.save(model, path)
-    found = execute(path, {"x": np.array([[1.0, 0.3]])}, keep=["s"])
-    assert found["s"].tolist() == [2 * float(TENTH)] * 2
-    assert found["y"].tolist() == [[2 * (2 * float(TENTH)), 0.6 * (2 * float(TENTH))]]
+    result = execute(path, {"x": np.array([[1.0, 0.3]])}, keep=["s"])
+    assert result["s"].tolist() == [2 * float(TENTH)] * 2
+    assert result["y"].tolist() == [[2 * (2 * float(TENTH)), 0.6 * (2 * float(TENTH))]]
 
 
 @pytest.mark.parametrize(
@@ -700,11 +712,11 @@ def test_files_that_cannot_run(write: Run, nodes: list[Any], error: type[UserErr
         execute(path, {"x": np.ones((3, 2))})
 
 
-def test_what_float64_cannot_say_is_refused(one: Run, tmp_path: Path) -> None:
+def test_what_float64_cannot_say_is_refused(run_node: Run, tmp_path: Path) -> None:
     with pytest.raises(
         Unsupported, match=r"model\.qonnx: node node: a cast to 16-bit floats is not supported; export in float32"
     ):
-        one("Cast", [[1.0]], to=TensorProto.FLOAT16)
+        run_node("Cast", [[1.0]], to=TensorProto.FLOAT16)
     (tmp_path / "bad.qonnx").write_bytes(b"not onnx")
     with pytest.raises(BadData, match=r"bad\.qonnx: not a readable ONNX file \(.*\); export it again"):
         execute(tmp_path / "bad.qonnx", {})
@@ -729,11 +741,11 @@ def test_the_stock_executor_gives_the_same_events_in_calls_of_any_size() -> None
     path = Path(__file__).parents[2] / "models" / "shower_shape" / "model.qonnx"
     (name,) = input_names(path)
     x = np.random.default_rng(0).integers(0, 64, (6, 16)) / 4.0
-    wanted = execute(path, {name: x})
+    expected = execute(path, {name: x})
     for events in (1, 3):
-        found = execute_stock(path, {name: x}, events)
-        assert list(found) == list(wanted)
-        assert all(np.array_equal(found[key], wanted[key]) for key in wanted)
+        result = execute_stock(path, {name: x}, events)
+        assert list(result) == list(expected)
+        assert all(np.array_equal(result[key], expected[key]) for key in expected)
 
 
 # What float64 rounds off
@@ -756,18 +768,18 @@ def test_a_sum_that_is_exactly_zero_is_not_rounded_down(write: Run) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ArgMax", "ArgMin"])
-def test_scores_that_are_equal_but_for_float64_are_equal(kind: str, one: Run) -> None:
-    """Of equal ones the first is chosen, whatever order they were summed in."""
+def test_scores_that_are_equal_but_for_float64_are_equal(kind: str, run_node: Run) -> None:
+    """The first of equal scores is chosen, whatever order they were summed in."""
     x = np.array([[0.3, 0.1 + 0.2, 0.3], [0.1 + 0.2, 0.3, 0.3], [0.3 + 1e-9, 0.3, 0.3 - 1e-9]])
-    assert one(kind, x, axis=1, keepdims=1).tolist() == [[0], [0], [0 if kind == "ArgMax" else 2]]
+    assert run_node(kind, x, axis=1, keepdims=1).tolist() == [[0], [0], [0 if kind == "ArgMax" else 2]]
 
 
-@pytest.mark.parametrize(("kind", "rest"), [("BipolarQuant", [f32(1)]), ("MultiThreshold", [f32([[0.0]])])])
-def test_what_equals_a_threshold_but_for_float64_reaches_it(kind: str, rest: list[np.ndarray], one: Run) -> None:
+@pytest.mark.parametrize(("kind", "constants"), [("BipolarQuant", [f32(1)]), ("MultiThreshold", [f32([[0.0]])])])
+def test_what_equals_a_threshold_but_for_float64_reaches_it(kind: str, constants: list[np.ndarray], run_node: Run) -> None:
     x = np.array([[0.1 + 0.2 - 0.3 - 1e-16, 0.3], [-1e-9, 0.3]])
-    how = {"out_dtype": "UINT1"} if kind == "MultiThreshold" else {}
+    options = {"out_dtype": "UINT1"} if kind == "MultiThreshold" else {}
     low = 0 if kind == "MultiThreshold" else -1
-    assert one(kind, x, *rest, domain=QONNX, **how).tolist() == [[1, 1], [low, 1]]
+    assert run_node(kind, x, *constants, domain=QONNX, **options).tolist() == [[1, 1], [low, 1]]
 
 
 def test_one_number_an_event_is_a_column(write: Run) -> None:

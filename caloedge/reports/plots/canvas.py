@@ -1,4 +1,4 @@
-"""The house style of figures, and how a figure becomes an SVG that can stand beside others in one page."""
+"""The house style of figures, and their conversion to SVG that can share a page with others."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -158,11 +158,11 @@ def share_glyphs(svgs: Sequence[str]) -> tuple[str, list[str]]:
     ids: dict[str, str] = {}
 
     def slimmed(svg: str) -> str:
-        own = {}
+        new_ids = {}
         for name, *shape in _GLYPH.findall(svg):
-            own[name] = ids.setdefault(f'd="{shape[0]}"{shape[1]}', f"glyph-{len(ids)}")
+            new_ids[name] = ids.setdefault(f'd="{shape[0]}"{shape[1]}', f"glyph-{len(ids)}")
         svg = _GLYPH.sub("", svg)
-        return re.sub(r'href="#([^"]*)"', lambda m: f'href="#{own.get(m[1], m[1])}"', svg)
+        return re.sub(r'href="#([^"]*)"', lambda m: f'href="#{new_ids.get(m[1], m[1])}"', svg)
 
     slim = [slimmed(svg) for svg in svgs]
     return "\n".join(f'<path id="{name}" {shape}/>' for shape, name in ids.items()), slim
@@ -181,25 +181,25 @@ def _slim(body: str) -> str:
     body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r">\s+<", ">\n<", body)
     body = re.sub(r' (?:d|x|y)="[^"]*"|translate\([^)]*\)', lambda m: _rounded(m[0]), body)
-    return "\n".join(_joined(body.splitlines()))
+    return "\n".join(_merge_repeated_looks(body.splitlines()))
 
 
 _LINE = re.compile(r'<path d="(?P<own>[^"]*)" (?P<look>.*style="fill: none;.*)/>')
 _MARKER = re.compile(r'<use (?P<own>href="[^"]*" x="[^"]*" y="[^"]*") (?P<look>style="[^"]*")/>')
 
 
-def _joined(elements: list[str]) -> Iterator[str]:
+def _merge_repeated_looks(elements: list[str]) -> Iterator[str]:
     """Yield the elements with the look of neighbouring lines and of neighbouring markers said once: error bars are many."""
     matches = [(element, _LINE.fullmatch(element) or _MARKER.fullmatch(element)) for element in elements]
     for look, run in groupby(matches, key=lambda pair: pair[1] and (pair[1].re, pair[1]["look"])):
         if look is None:
             yield from (element for element, _ in run)
             continue
-        own = [match["own"] for _, match in run if match]
+        places = [match["own"] for _, match in run if match]
         if look[0] is _LINE:
-            yield f'<path d="{" ".join(own)}" {look[1]}/>'
+            yield f'<path d="{" ".join(places)}" {look[1]}/>'
         else:
-            yield f"<g {look[1]}>" + "".join(f"<use {place}/>" for place in own) + "</g>"
+            yield f"<g {look[1]}>" + "".join(f"<use {place}/>" for place in places) + "</g>"
 
 
 def _rounded(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the legend goes: a corner without data, else room made above the data, else outside the axes."""
+"""Placement of the legend: a corner without data, else room made above the data, else outside the axes."""
 
 from itertools import pairwise
 from typing import Literal, TypeAlias, get_args

@@ -1,4 +1,4 @@
-"""Series as arrays: what of them can be drawn, their outlines, and their ratios."""
+"""Series as arrays: their drawable points, outlines and ratios."""
 
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ class Points:
         return np.column_stack((left, right)).ravel(), np.repeat(bounds[0], 2), np.repeat(bounds[1], 2)
 
     def outlines(self) -> list[Array]:
-        """Return what is inked, as polylines (M, 2)."""
+        """Return everything that is drawn, as polylines (M, 2)."""
         if not self.x.size:
             return []
         if self.style == "steps":
@@ -90,10 +90,10 @@ def points(series: Series, x_scale: str = "linear", y_scale: str = "linear") -> 
     order = np.flatnonzero(keep)
     if series.style != "line":
         order = order[np.argsort(x[order], kind="stable")]
-    lengths = [_lengths(given, order) for given in (series.x_error, series.y_error_low, series.y_error_high)]
+    lengths = [_lengths(errors, order) for errors in (series.x_error, series.y_error_low, series.y_error_high)]
     y_errors = None
     if lengths[1] is not None or lengths[2] is not None:
-        y_errors = np.stack([np.zeros(order.size) if given is None else given for given in lengths[1:]])
+        y_errors = np.stack([np.zeros(order.size) if errors is None else errors for errors in lengths[1:]])
     return Points(series.name, series.style, x[order], y[order], lengths[0], y_errors)
 
 
@@ -112,19 +112,19 @@ def ratio(curve: Points, reference: Points) -> Points:
         same = np.isclose(curve.x, reference.x[nearest], rtol=1e-6, atol=0)
         denominator = np.where(same, reference.y[nearest], np.nan)
     keep = np.isfinite(denominator) & (denominator != 0)
-    x, below = curve.x[keep], denominator[keep]
+    x, scale = curve.x[keep], denominator[keep]
     return Points(
         curve.name,
         "points" if curve.style == "steps" else curve.style,
         x,
-        curve.y[keep] / below,
+        curve.y[keep] / scale,
         None if curve.x_error is None else curve.x_error[keep],
-        None if curve.y_errors is None else curve.y_errors[:, keep] / np.abs(below),
+        None if curve.y_errors is None else curve.y_errors[:, keep] / np.abs(scale),
     )
 
 
-def _lengths(given: tuple[float, ...], order: NDArray[np.intp]) -> Array | None:
-    if not given:
+def _lengths(errors: tuple[float, ...], order: NDArray[np.intp]) -> Array | None:
+    if not errors:
         return None
-    lengths = np.array(given, dtype=np.float64)[order]
+    lengths = np.array(errors, dtype=np.float64)[order]
     return np.where(np.isfinite(lengths), np.abs(lengths), 0.0)

@@ -79,10 +79,10 @@ def image_svg(image: Image, prefix: str = "image", series_looks: Mapping[str, Lo
         axes = figure.subplots()
         norm, colours = _colour_scale(cells_XY, image.colour_range)
         shown_YX = np.ma.masked_where(~np.isfinite(cells_XY) | (cells_XY == 0), cells_XY).T
-        drawn = axes.imshow(
+        mesh = axes.imshow(
             shown_YX, origin="lower", extent=(0, n_x, 0, n_y), cmap=colours, norm=norm, interpolation="none", aspect="equal"
         )
-        bar = figure.colorbar(drawn, ax=axes, pad=0.02, fraction=0.05, aspect=28)
+        bar = figure.colorbar(mesh, ax=axes, pad=0.02, fraction=0.05, aspect=28)
         bar.set_label(drawable(f"value per cell [{image.unit}]" if image.unit else "value per cell"))
         bar.ax.tick_params(which="both", direction="in", left=False)
         _draw_marks(axes, image, styles)
@@ -148,18 +148,18 @@ def _ratio_limits(centres: NDArray[np.float64]) -> tuple[float, float]:
 def _draw_marks(axes: Axes, image: Image, styles: Mapping[str, Look]) -> None:
     # Open outlines of growing size: a seed on a true impact point must not hide it.
     for rank, label in enumerate(dict.fromkeys(label for _, _, label in image.marks)):
-        at = np.array([(x, y) for x, y, of in image.marks if of == label])
+        positions = np.array([(x, y) for x, y, mark in image.marks if mark == label])
         look = styles[label]
         axes.plot(
-            at[:, 0], at[:, 1], look.marker, color=look.colour, markerfacecolor="none", markeredgewidth=1.6,
+            positions[:, 0], positions[:, 1], look.marker, color=look.colour, markerfacecolor="none", markeredgewidth=1.6,
             markersize=7 + 3.5 * rank, label=drawable(label), clip_on=False,
             path_effects=[withStroke(linewidth=3.2, foreground="white")],
         )  # fmt: skip
 
 
-def _colour_scale(cells_XY: NDArray[np.float64], wanted: tuple[float, float] | None) -> tuple[Normalize, str]:
-    if wanted:
-        return LogNorm(*wanted, clip=True), "YlGnBu"
+def _colour_scale(cells_XY: NDArray[np.float64], colour_range: tuple[float, float] | None) -> tuple[Normalize, str]:
+    if colour_range:
+        return LogNorm(*colour_range, clip=True), "YlGnBu"
     finite = cells_XY[np.isfinite(cells_XY)]
     positive = finite[finite > 0]
     if (finite < 0).any():
