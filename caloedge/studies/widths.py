@@ -16,7 +16,7 @@ from caloedge.errors import UserError
 from caloedge.evaluation.accuracy import evaluate, library_of
 from caloedge.export import export
 from caloedge.metrics import claims
-from caloedge.metrics.claims import Compared
+from caloedge.metrics.claims import ComparedFigure
 from caloedge.pipeline import data_label, open_beside, places, read_named_recipe
 from caloedge.progress import announce
 from caloedge.project import is_built, record
@@ -48,7 +48,7 @@ class Point:
     """Synthesised; empty where no tool was there."""
     cycles: int | None
     """From input to output of the synthesised design."""
-    ratios: Mapping[str, Compared] = field(default_factory=dict)
+    ratios: Mapping[str, ComparedFigure] = field(default_factory=dict)
     """By method: the figures, one a bin, over those of that method in the same assessment."""
     remarks: tuple[str, ...] = ()
     """Why something was not synthesised."""
@@ -167,7 +167,9 @@ def _measure(artifact: Artifact, projects: Path) -> tuple[Point, list[Check], di
     return Point(bits, levels.pop(INTEGER), ebops, resources, run.latency_cycles, ratios, remarks), checks, levels
 
 
-def _ratios(levels: Mapping[str, Mapping[str, Number]], replicas: Mapping[str, list[NDArray[Any]]], method: str) -> Compared:
+def _ratios(
+    levels: Mapping[str, Mapping[str, Number]], replicas: Mapping[str, list[NDArray[Any]]], method: str
+) -> ComparedFigure:
     """Return the integer network's figures over another method's."""
     mine, theirs = (np.array([of.value for of in levels[name].values()], float) for name in (INTEGER, method))
     return claims.ratio(mine, np.stack(replicas[INTEGER], axis=1), theirs, np.stack(replicas[method], axis=1))

@@ -9,8 +9,9 @@ import pytest
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE
 from caloedge.deepcluster import physics
 from caloedge.deepcluster.physics import METHODS, sections
+from caloedge.detector.constants import PI0_MASS_GEV
 from caloedge.detector.crystals import photon_events
-from caloedge.detector.crystals.events import PION_MASS_GEV, CrystalEvents, pion_distance
+from caloedge.detector.crystals.events import CrystalEvents, pion_distance
 from caloedge.detector.crystals.photon_events import PhotonEvents, Photons
 from caloedge.errors import UserError
 from caloedge.metrics import bootstrap
@@ -36,7 +37,7 @@ def truth() -> PhotonEvents:
     kind = rng.choice(3, N_EVENTS, p=photon_events.SHARES)
     energy = np.exp(rng.uniform(0, np.log(100), (N_EVENTS, 2)))
     pion = kind == photon_events.PION
-    total = np.hypot(np.exp(rng.uniform(np.log(2.5), np.log(20), N_EVENTS)), PION_MASS_GEV)
+    total = np.hypot(np.exp(rng.uniform(np.log(2.5), np.log(20), N_EVENTS)), PI0_MASS_GEV)
     first = rng.uniform(1, total - 1)
     energy[pion] = np.stack([first, total - first], axis=1)[pion]
     distance = np.where(pion, pion_distance(energy), np.exp(rng.uniform(0, np.log(15), N_EVENTS)))
@@ -228,7 +229,7 @@ def test_the_pion_mass_is_found(good: Result) -> None:
     for row in rows:
         both, _, peak, width = row[2:]
         assert both.value > 99
-        assert abs(peak.value - 1e3 * PION_MASS_GEV) < 5 * peak.uncertainty + 0.5  # the median of a product is not exact
+        assert abs(peak.value - 1e3 * PI0_MASS_GEV) < 5 * peak.uncertainty + 0.5  # the median of a product is not exact
         assert peak.unit == width.unit == "MeV"
     # Two photons of 5 % each: 5 % / √2 of the mass from the energies; positions matter where photons are close.
     assert 0.9 < rows[0][5].value / (135 * 0.05 / np.sqrt(2)) < 1.2

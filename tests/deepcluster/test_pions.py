@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from caloedge.deepcluster.pions import mass, momentum, pair_masses
-from caloedge.detector.crystals.events import DECAY_DISTANCE_MM, PION_MASS_GEV, pion_distance
+from caloedge.detector.constants import PI0_MASS_GEV
+from caloedge.detector.crystals.events import DECAY_DISTANCE_MM, pion_distance
 from caloedge.detector.crystals.geometry import PBWO4
 from caloedge.detector.crystals.photon_events import Photons
 
@@ -12,7 +13,7 @@ from caloedge.detector.crystals.photon_events import Photons
 def decays(n: int) -> np.ndarray:
     """Return photon energies (n, 2) of decays as `photons.compose` makes them."""
     rng = np.random.default_rng(1)
-    total = np.hypot(np.exp(rng.uniform(np.log(2.5), np.log(20), n)), PION_MASS_GEV)
+    total = np.hypot(np.exp(rng.uniform(np.log(2.5), np.log(20), n)), PI0_MASS_GEV)
     first = rng.uniform(1, total - 1)
     return np.stack([first, total - first], axis=1)
 
@@ -36,7 +37,7 @@ def test_the_mass_grows_with_the_distance_and_with_both_energies() -> None:
 
 
 def test_the_momentum_is_that_of_the_true_energies() -> None:
-    assert momentum(np.array([[3.0, 1.0]])) == pytest.approx(np.sqrt(16 - PION_MASS_GEV**2))
+    assert momentum(np.array([[3.0, 1.0]])) == pytest.approx(np.sqrt(16 - PI0_MASS_GEV**2))
 
 
 def test_the_two_photons_of_highest_energy_are_taken_in_any_order() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from caloedge.detector.crystals.library import shipped_names
 from caloedge.detector.images import jets as module
-from caloedge.detector.images.jets import Sample, jets, qcd_events, read_particles, shipped_sample, write_particles
+from caloedge.detector.images.jets import ParticleSample, jets, qcd_events, read_particles, shipped_sample, write_particles
 from caloedge.detector.images.response import (
     CHARGED_HADRON,
     ETA_H,
@@ -53,26 +53,26 @@ def fastjet() -> None:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Sample:
+def shipped() -> ParticleSample:
     return read_particles("qcd_jets")
 
 
 @pytest.fixture
-def toy() -> Sample:
+def toy() -> ParticleSample:
     """Particles that float16 holds exactly, with empty events."""
     made = toy_particles(6, np.array([0, 20, 3, 0, 50, 0]), np.random.default_rng(1))
     rounded = {name: getattr(made, name).astype("f2").astype("f8") for name in ("energy_N", "eta_N", "phi_N")}
-    return Sample(replace(made, **rounded), 6, {"generator": "toy", "settings": "[1]"})
+    return ParticleSample(replace(made, **rounded), 6, {"generator": "toy", "settings": "[1]"})
 
 
 @pytest.fixture
-def file(toy: Sample, tmp_path: Path) -> Path:
+def file(toy: ParticleSample, tmp_path: Path) -> Path:
     path = tmp_path / "toy.hdf5"
     write_particles(path, toy)
     return path
 
 
-def same(one: Sample, other: Sample) -> None:
+def same(one: ParticleSample, other: ParticleSample) -> None:
     for field in fields(Particles):
         np.testing.assert_array_equal(getattr(one.particles, field.name), getattr(other.particles, field.name), field.name)
     assert one.n_events == other.n_events
@@ -85,12 +85,12 @@ def transverse_gev(particles: Particles) -> np.ndarray:
 # The shipped sample
 
 
-def test_it_is_large_enough_and_small_enough(shipped: Sample) -> None:
+def test_it_is_large_enough_and_small_enough(shipped: ParticleSample) -> None:
     assert shipped.n_events >= 2000
     assert shipped_sample("qcd_jets").stat().st_size <= 4_000_000
 
 
-def test_it_says_how_it_was_made(shipped: Sample) -> None:
+def test_it_says_how_it_was_made(shipped: ParticleSample) -> None:
     made = shipped.provenance
     assert made["version"] == "pythia8mc 8.317.2"
     settings = json.loads(made["settings"])
@@ -106,7 +106,7 @@ def test_it_is_no_shower_library() -> None:
     assert "qcd_jets" not in shipped_names()
 
 
-def test_every_particle_is_in_the_detector(shipped: Sample) -> None:
+def test_every_particle_is_in_the_detector(shipped: ParticleSample) -> None:
     particles = shipped.particles
     assert np.abs(particles.eta_N).max() < MAX_ETA
     assert np.abs(particles.phi_N).max() < 3.15  # π, and what float16 adds
@@ -120,7 +120,7 @@ def test_every_particle_is_in_the_detector(shipped: Sample) -> None:
     )
 
 
-def test_energy_is_shared_as_in_jets(shipped: Sample) -> None:
+def test_energy_is_shared_as_in_jets(shipped: ParticleSample) -> None:
     """About 65 % of a jet are charged, 25 % photons and 10 % neutral hadrons (CMS, JINST 12 (2017) P10003)."""
     particles = shipped.particles
     total = particles.energy_N.sum()
@@ -134,7 +134,7 @@ def test_energy_is_shared_as_in_jets(shipped: Sample) -> None:
     assert 0.5 < electrons.sum() / shipped.n_events < 3  # mostly from π⁰ → e⁺e⁻γ
 
 
-def test_events_are_hard_balanced_and_alike_all_around(shipped: Sample) -> None:
+def test_events_are_hard_balanced_and_alike_all_around(shipped: ParticleSample) -> None:
     particles, n = shipped.particles, shipped.n_events
     pt = transverse_gev(particles)
     sums = np.bincount(particles.event_N, pt, n)
@@ -151,7 +151,7 @@ def test_events_are_hard_balanced_and_alike_all_around(shipped: Sample) -> None:
     assert abs(np.average(np.sign(particles.eta_N), weights=pt)) < 5 / np.sqrt(2 * n)
 
 
-def test_every_event_is_another(shipped: Sample) -> None:
+def test_every_event_is_another(shipped: ParticleSample) -> None:
     particles = shipped.particles
     energies = np.bincount(particles.event_N, particles.energy_N, shipped.n_events)
     assert len(np.unique(energies)) > 0.99 * shipped.n_events
@@ -168,7 +168,7 @@ def test_the_shipped_sample_is_made_again() -> None:
     few = qcd_events(4, int(shipped.provenance["seed"]))
     n = len(few.particles)
     first = Particles(*(getattr(shipped.particles, field.name)[:n] for field in fields(Particles)))
-    same(few, Sample(first, 4, {}))
+    same(few, ParticleSample(first, 4, {}))
     assert shipped.particles.event_N[n] == 4
     assert few.provenance["settings"] == shipped.provenance["settings"]
 
@@ -230,26 +230,26 @@ def test_events_that_fail_are_tried_again_but_not_for_ever() -> None:
             return self.answers.pop(0) if self.answers else False
 
     generator = Generator(False, False, True, True)
-    module._next(generator)
+    module._generate_next(generator)
     assert generator.answers == [True]
     with pytest.raises(UserError) as caught:
-        module._next(Generator())
+        module._generate_next(Generator())
     assert str(caught.value) == "Pythia 8 gave up 100 events in a row; what it printed says why"
 
 
 # Files
 
 
-def test_a_file_gives_back_what_was_written(toy: Sample, file: Path) -> None:
+def test_a_file_gives_back_what_was_written(toy: ParticleSample, file: Path) -> None:
     again = read_particles(file)
     same(toy, again)
     assert again.provenance == toy.provenance
     assert again.n_events == 6  # the last is empty
 
 
-def test_particles_are_ordered_by_event(toy: Sample, tmp_path: Path) -> None:
+def test_particles_are_ordered_by_event(toy: ParticleSample, tmp_path: Path) -> None:
     reverse = Particles(*(getattr(toy.particles, field.name)[::-1] for field in fields(Particles)))
-    write_particles(tmp_path / "mixed.h5", Sample(reverse, 6, {}))
+    write_particles(tmp_path / "mixed.h5", ParticleSample(reverse, 6, {}))
     again = read_particles(tmp_path / "mixed.h5")
     assert (np.diff(again.particles.event_N) >= 0).all()
     np.testing.assert_array_equal(np.sort(again.particles.energy_N), np.sort(toy.particles.energy_N))
@@ -258,7 +258,7 @@ def test_particles_are_ordered_by_event(toy: Sample, tmp_path: Path) -> None:
 
 def test_values_are_rounded_far_below_any_resolution(tmp_path: Path) -> None:
     made = toy_particles(3, 2000, np.random.default_rng(2))
-    write_particles(tmp_path / "a.hdf5", Sample(made, 3, {}))
+    write_particles(tmp_path / "a.hdf5", ParticleSample(made, 3, {}))
     again = read_particles(tmp_path / "a.hdf5").particles
     large = made.energy_N > 0.01
     assert np.abs(again.energy_N / made.energy_N - 1)[large].max() < 0.05 / 100
@@ -266,7 +266,7 @@ def test_values_are_rounded_far_below_any_resolution(tmp_path: Path) -> None:
     assert np.abs(again.phi_N - made.phi_N).max() < 2 * np.pi / 56 / 110
 
 
-def test_equal_samples_give_equal_bytes(toy: Sample, file: Path, tmp_path: Path) -> None:
+def test_equal_samples_give_equal_bytes(toy: ParticleSample, file: Path, tmp_path: Path) -> None:
     write_particles(tmp_path / "again.hdf5", toy)
     assert (tmp_path / "again.hdf5").read_bytes() == file.read_bytes()
 
@@ -274,8 +274,8 @@ def test_equal_samples_give_equal_bytes(toy: Sample, file: Path, tmp_path: Path)
 @pytest.mark.parametrize("n_events", [0, 4])
 def test_no_particles_are_no_particles(n_events: int, tmp_path: Path) -> None:
     none = toy_particles(n_events, 0, np.random.default_rng(3))
-    write_particles(tmp_path / "none.hdf5", Sample(none, n_events, {}))
-    same(read_particles(tmp_path / "none.hdf5"), Sample(none, n_events, {}))
+    write_particles(tmp_path / "none.hdf5", ParticleSample(none, n_events, {}))
+    same(read_particles(tmp_path / "none.hdf5"), ParticleSample(none, n_events, {}))
 
 
 @pytest.mark.parametrize(
@@ -362,12 +362,12 @@ def test_damaged_and_absent_files_are_named(file: Path, tmp_path: Path) -> None:
 def test_what_no_file_can_hold_is_refused(change: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.hdf5"
     with pytest.raises(UserError) as caught:
-        write_particles(path, Sample(replace(toy_particles(1, 1, np.random.default_rng(4)), **change), 2, {}))
+        write_particles(path, ParticleSample(replace(toy_particles(1, 1, np.random.default_rng(4)), **change), 2, {}))
     assert str(caught.value) == f"{path}: {message}"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_must_be_those_of_samples(toy: Sample, tmp_path: Path) -> None:
+def test_names_must_be_those_of_samples(toy: ParticleSample, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         write_particles(tmp_path / "a.txt", toy)
     assert str(caught.value) == f"{tmp_path / 'a.txt'}: a sample of particles ends in .hdf5; give such a name"
@@ -507,7 +507,7 @@ def test_blocks_of_events_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("fastjet")
-def test_the_shipped_events_have_two_hard_jets(shipped: Sample) -> None:
+def test_the_shipped_events_have_two_hard_jets(shipped: ParticleSample) -> None:
     n = 200
     chosen = shipped.particles.event_N < n
     particles = Particles(*(getattr(shipped.particles, field.name)[chosen] for field in fields(Particles)))

@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
+from caloedge.detector.constants import PI0_MASS_GEV
 from caloedge.detector.layers import showers
 from caloedge.detector.layers.events import (
     EVENTS,
-    NEUTRAL_PION_MASS_GEV,
     Generated,
     Gun,
     LayeredEvents,
@@ -86,7 +86,7 @@ def test_photons_have_the_mass_energy_and_direction_of_their_pion() -> None:
     momentum = direction / np.linalg.norm(direction, axis=2, keepdims=True) * energy_EP[:, :, None]
     total = momentum.sum(axis=1)
     mass2 = energy**2 - (total**2).sum(axis=1)
-    np.testing.assert_allclose(mass2, NEUTRAL_PION_MASS_GEV**2, rtol=1e-6)  # a difference of squares 20,000 times larger
+    np.testing.assert_allclose(mass2, PI0_MASS_GEV**2, rtol=1e-6)  # a difference of squares 20,000 times larger
     np.testing.assert_allclose(total[:, :2] / total[:, 2:], slope, atol=1e-9)
 
 
@@ -150,7 +150,7 @@ def test_the_hcals_sampling_term_is_that_of_its_spots() -> None:
 
 def test_nine_tenths_of_a_photon_are_within_a_moliere_radius() -> None:
     spots = showers.photons(np.random.default_rng(1), np.full(200, 10.0), np.zeros((200, 2)))
-    radius = np.hypot(*spots.aside_2N)
+    radius = np.hypot(*spots.offset_2N)
     for radii, share in ((1, 0.90), (2, 0.95)):
         inside = spots.energy_N[radius < radii * ECAL.moliere_mm].sum() / spots.energy_N.sum()
         assert inside == pytest.approx(share, abs=0.025)

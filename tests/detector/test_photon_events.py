@@ -7,8 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
+from caloedge.detector.constants import PI0_MASS_GEV
 from caloedge.detector.crystals import events, photon_events
-from caloedge.detector.crystals.events import GRID, MARGIN, PION_MASS_GEV, split_rows
+from caloedge.detector.crystals.events import GRID, MARGIN, split_rows
 from caloedge.detector.crystals.geometry import PBWO4
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
 from caloedge.detector.crystals.photon_events import (
@@ -133,9 +134,9 @@ def test_the_photons_of_a_pion_have_its_mass(made: PhotonEvents, pions: PhotonEv
         distance = composed.distance[chosen]
         mass = mass_gev(composed.crystals.energy_EP[chosen], distance)
         # Showers keep their place in the crystal, so distances are met to `MISMATCH` crystals; masses are proportional to them.
-        assert (np.abs(mass / PION_MASS_GEV - 1) <= 1.05 * events.MISMATCH / distance).all()
+        assert (np.abs(mass / PI0_MASS_GEV - 1) <= 1.05 * events.MISMATCH / distance).all()
         # A sixth of that in the mean, and for 7 crystals at most; a wrong mass or distance would shift all.
-        assert abs(np.median(mass) / PION_MASS_GEV - 1) < 0.002
+        assert abs(np.median(mass) / PI0_MASS_GEV - 1) < 0.002
         assert distance.max() < MOST_APART
 
 
@@ -150,7 +151,7 @@ def test_pions_have_log_uniform_momenta_and_decay_isotropically(pions: PhotonEve
     energy = pions.crystals.energy_EP
     assert energy.min() >= LOWEST_PHOTON_GEV
     total = energy.sum(axis=1)
-    momentum = np.sqrt(total**2 - PION_MASS_GEV**2)
+    momentum = np.sqrt(total**2 - PI0_MASS_GEV**2)
     # Of the nearest energies in the library those are taken that meet the distance: 1 % off.
     assert momentum.min() > PION_GEV[0] * 0.98
     assert momentum.max() < PION_GEV[1] * 1.02
@@ -215,7 +216,7 @@ def orientations(cells_XY: np.ndarray, impact_P2: np.ndarray) -> list[tuple[np.n
 
 def turned_and_not(clean: Compose, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[PhotonEvents, PhotonEvents]:
     turned = clean(*arguments)
-    monkeypatch.setattr(photon_events, "_turned", lambda cells, impact, rng: (cells, impact))
+    monkeypatch.setattr(photon_events, "_oriented_at_random", lambda cells, impact, rng: (cells, impact))
     return turned, clean(*arguments)
 
 

@@ -21,7 +21,7 @@ from caloedge.detector.images.response import (
     PHI_W,
     PION,
     TOY,
-    EventImages,
+    DetectorImages,
     Particles,
     Spectrum,
     images,
@@ -46,11 +46,11 @@ def one(species: int, charge: int, energy: float, eta: float = 0.01, phi: float 
     return Particles(*(np.array([value]) for value in (0, species, charge, energy, eta, phi)))
 
 
-def seen(particles: Particles, normal: float = 0.0, field: float = FIELD_OFF) -> EventImages:
+def seen(particles: Particles, normal: float = 0.0, field: float = FIELD_OFF) -> DetectorImages:
     return images(particles, 1, field, Dice(normal))  # type: ignore[arg-type]
 
 
-def sums(found: EventImages) -> list[float]:
+def sums(found: DetectorImages) -> list[float]:
     """Return the energies of the channels in their order."""
     return [float(channel.sum()) for channel in found.inputs_ECHW[0]]
 
@@ -360,7 +360,7 @@ def test_energies_close_within_statistics(toy: Particles) -> None:
 
 
 def test_equal_generators_give_equal_events() -> None:
-    def made(seed: int) -> EventImages:
+    def made(seed: int) -> DetectorImages:
         rng = np.random.default_rng(seed)
         return images(toy_particles(6, 200, rng), 6, FIELD_ON, rng)
 

@@ -6,7 +6,7 @@ import pytest
 from caloedge.errors import UserError
 from caloedge.metrics import energy_images, resolution
 from caloedge.metrics.bootstrap import bootstrap_weights
-from caloedge.metrics.energy_images import EventImages, measure, pixel_closure
+from caloedge.metrics.energy_images import TrueImages, measure, pixel_closure
 from caloedge.metrics.ssim import blur, ssim
 
 UNIT_GEV = 16.0
@@ -17,9 +17,9 @@ def random_truth(n_events: int, seed: int = 1) -> np.ndarray:
     return (rng.exponential(2, (n_events, 56, 56)) * (rng.random((n_events, 56, 56)) < 0.3)).astype(np.float32)
 
 
-def events_of(truth: np.ndarray, unit: float | np.ndarray = UNIT_GEV) -> EventImages:
+def events_of(truth: np.ndarray, unit: float | np.ndarray = UNIT_GEV) -> TrueImages:
     n = len(truth)
-    return EventImages(("one", "other"), np.arange(n) % 2, np.zeros(n), np.broadcast_to(unit, (n,)).astype(float), truth)
+    return TrueImages(("one", "other"), np.arange(n) % 2, np.zeros(n), np.broadcast_to(unit, (n,)).astype(float), truth)
 
 
 def noisy(truth: np.ndarray, size: float, seed: int = 2) -> np.ndarray:

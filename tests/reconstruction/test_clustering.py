@@ -11,7 +11,7 @@ from caloedge.detector.crystals.events import GRID, MARGIN
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
 from caloedge.errors import BadData
 from caloedge.reconstruction import cluster_model, cluster_tuning, clustering
-from caloedge.reconstruction.clustering import PARTICLE_FLOW, TUNING, Tuning
+from caloedge.reconstruction.clustering import PARTICLE_FLOW, TUNING, ClusterTuning
 
 BOTH = pytest.mark.parametrize("tuning", [TUNING, PARTICLE_FLOW], ids=["fitted", "particle flow"])
 
@@ -49,7 +49,7 @@ def training(library: ShowerLibrary) -> photon_events.PhotonEvents:
 
 @BOTH
 @pytest.mark.parametrize("inside", [(0.5, 0.5), (0.1, 0.3), (0.85, 0.6), (0.02, 0.5)])
-def test_one_shower_without_noise_is_found_at_its_place(tuning: Tuning, inside: tuple[float, float]) -> None:
+def test_one_shower_without_noise_is_found_at_its_place(tuning: ClusterTuning, inside: tuple[float, float]) -> None:
     place = np.array([20, 31]) + inside
     found = clustering.reconstruct(shower(*place, 30)[None], tuning)
     assert found.event_N.tolist() == [0]
@@ -60,7 +60,7 @@ def test_one_shower_without_noise_is_found_at_its_place(tuning: Tuning, inside: 
 
 @BOTH
 @pytest.mark.parametrize("ratio", [1, 4])
-def test_two_showers_two_crystals_apart_share_their_energy(tuning: Tuning, ratio: float) -> None:
+def test_two_showers_two_crystals_apart_share_their_energy(tuning: ClusterTuning, ratio: float) -> None:
     places = np.array([[20.4, 30.6], [22.5, 30.3]])
     energies = np.array([20.0, 20.0 / ratio])
     cells = sum(shower(*place, energy) for place, energy in zip(places, energies, strict=True))
@@ -116,7 +116,7 @@ def test_energy_is_neither_lost_nor_counted_twice() -> None:
 
 
 @BOTH
-def test_moved_mirrored_and_transposed_events_give_moved_mirrored_and_transposed_photons(tuning: Tuning) -> None:
+def test_moved_mirrored_and_transposed_events_give_moved_mirrored_and_transposed_photons(tuning: ClusterTuning) -> None:
     one = noisy(1, 12)[0].copy()
     one[:12] = one[-12:] = one[:, :12] = one[:, -12:] = 0
     one[20, 20] = 8  # at least one photon far from where the frame was cut
@@ -164,7 +164,7 @@ def test_seeds_are_local_maxima_away_from_the_border() -> None:
 
 @BOTH
 @pytest.mark.parametrize("n_events", [0, 3])
-def test_empty_events_have_no_photons(tuning: Tuning, n_events: int) -> None:
+def test_empty_events_have_no_photons(tuning: ClusterTuning, n_events: int) -> None:
     found = clustering.reconstruct(np.zeros((n_events, GRID, GRID), np.float32), tuning)
     assert found.position_N2.shape == (0, 2)
     assert len(found.event_N) == len(found.energy_N) == len(found.score_N) == 0
@@ -176,7 +176,7 @@ def test_empty_events_have_no_photons(tuning: Tuning, n_events: int) -> None:
 
 
 @BOTH
-def test_an_event_full_of_energy_gives_finite_photons_near_their_seeds(tuning: Tuning) -> None:
+def test_an_event_full_of_energy_gives_finite_photons_near_their_seeds(tuning: ClusterTuning) -> None:
     cells = np.random.default_rng(2).uniform(0, 100, (2, GRID, GRID)).astype(np.float32)
     event, crystal = clustering.seeds(cells, tuning.seed_gev)
     assert len(event) > 300
@@ -191,7 +191,7 @@ def test_an_event_full_of_energy_gives_finite_photons_near_their_seeds(tuning: T
 
 
 @BOTH
-def test_a_seed_on_nothing_gets_almost_nothing(tuning: Tuning) -> None:
+def test_a_seed_on_nothing_gets_almost_nothing(tuning: ClusterTuning) -> None:
     cells = shower(20.5, 20.5, 10)[None]
     _, energy = clustering.shared(cells, np.zeros(2, int), np.array([[20, 20], [40, 40]]), tuning)
     assert energy[0] == pytest.approx(10, rel=0.05)
@@ -200,7 +200,7 @@ def test_a_seed_on_nothing_gets_almost_nothing(tuning: Tuning) -> None:
 
 @BOTH
 def test_photons_of_an_event_depend_neither_on_the_others_nor_on_their_order(
-    tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+    tuning: ClusterTuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = noisy(40, 5)
     together = clustering.reconstruct(cells, tuning)
@@ -285,7 +285,7 @@ def test_the_shipped_positions_are_the_narrowest(training: photon_events.PhotonE
 def test_the_shipped_thresholds_have_the_highest_quality(training: photon_events.PhotonEvents) -> None:
     part = cluster_tuning.first_events(training, cluster_tuning.THRESHOLD_EVENTS)
 
-    def quality(tuning: Tuning) -> float:
+    def quality(tuning: ClusterTuning) -> float:
         return cluster_tuning.quality(clustering.reconstruct(part.crystals.cells_EXY, tuning), part, tuning.best_score)
 
     best = quality(TUNING)

@@ -9,7 +9,7 @@ from caloedge.detector.images.response import (
     NEUTRAL_HADRON,
     PION,
     PIXELS,
-    EventImages,
+    DetectorImages,
     Particles,
     images,
     toy_particles,
@@ -23,7 +23,7 @@ ROW, COLUMN = 28, 40
 PHI = (COLUMN + 0.3) * 2 * np.pi / PIXELS - np.pi
 
 
-def single(species: tuple[int, ...], charge: int, energy_gev: float, field: float, phi: float = PHI) -> EventImages:
+def single(species: tuple[int, ...], charge: int, energy_gev: float, field: float, phi: float = PHI) -> DetectorImages:
     """Put the same particles into one pixel of every event."""
     n = len(species)
     event = np.repeat(np.arange(N), n)

@@ -244,7 +244,7 @@ def test_the_baseline_has_the_form_of_outputs(large: Sample[MemberTruth]) -> Non
     assert np.quantile(np.abs(response - 1), 0.68) < 0.04
     assert np.quantile(np.abs(found[single, :2] - truth.offset_M2[single]), 0.68) < 0.08
     # Not mixed up, not mirrored; in turned windows x and y are correlated.
-    at, true = (windowing.unoriented(v[single, :2], truth.turn_M[single]) for v in (found, truth.offset_M2))
+    at, true = (windowing.unoriented(v[single, :2], truth.orientation_M[single]) for v in (found, truth.offset_M2))
     for output in (0, 1):
         assert np.corrcoef(at[:, output], true[:, output])[0, 1] > 0.9
         assert abs(np.corrcoef(at[:, output], true[:, 1 - output])[0, 1]) < 0.3
@@ -344,7 +344,7 @@ def test_headline_figures_counted_in_a_plain_way(large: Sample[MemberTruth]) -> 
             done = [
                 what
                 for bit, what in ((windowing.FLIP_X, "x"), (windowing.FLIP_Y, "y"), (windowing.SWAP, "swap"))
-                if truth.turn_M[m] & bit
+                if truth.orientation_M[m] & bit
             ]
             apart += turned_back(*(outputs[m, :2] - truth.offset_M2[m]), done)
         number = headline[f"Position width at 12–20 GeV, {name}"]
