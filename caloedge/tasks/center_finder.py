@@ -158,7 +158,7 @@ def baseline(sample: Sample[MemberTruth]) -> NDArray[Any]:
     truth, right = sample.truth, sample.targets[:, 3] > 0
     cells_EXY = truth.codes_EXY * np.float32(2.0**-windowing.CODE_FRACTION)
     position_M2, energy_M = clustering.shared(cells_EXY, truth.event_M, truth.crystal_M2, clustering.TUNING)
-    score_M = energy_M.copy()  # the score of a method that is not told the right seeds
+    score_M = energy_M.copy()  # the score is that of a method which does not know the right seeds
     position_M2[right], energy_M[right] = clustering.shared(
         cells_EXY, truth.event_M[right], truth.crystal_M2[right], clustering.TUNING
     )

@@ -280,7 +280,7 @@ def _fake_plots(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]],
     truth = sample.truth
     window_bin_W = np.digitize(sample.inputs[:, 0, MARGIN, MARGIN], WINDOW_BINS_GEV) - 1
     every_E = np.ones((truth.n_events, len(WINDOW_BINS_GEV) - 1))
-    distance_bin_E = np.digitize(truth.distance_E, DISTANCE_BINS) - 1  # NaN falls beyond the last bin
+    distance_bin_E = np.digitize(truth.distance_E, DISTANCE_BINS) - 1  # NaN falls behind the last bin
     in_bin_E = distance_bin_E[:, None] == np.arange(len(DISTANCE_BINS) - 1)
     against_energy = {n: _fakes(sample, s, window_bin_W, every_E, weights_RE) for n, s in selected.items()}
     against_distance = {n: _fakes(sample, s, distance_bin_E[truth.event_W], in_bin_E, weights_RE) for n, s in selected.items()}

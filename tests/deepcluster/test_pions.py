@@ -22,9 +22,9 @@ def test_true_energies_and_distances_give_the_pions_mass() -> None:
     energy = decays(20_000)
     # Momenta balance in the decay, positions weighted with energies in the mass: equal up to the fourth power of the angle,
     # which leaves 1.04e-6 for the widest and least equal pairs.
-    found = 1e3 * mass(energy, pion_distance(energy))
-    np.testing.assert_allclose(found, 134.9768, rtol=1.1e-6)
-    assert (np.abs(found / 134.9768 - 1) < 1e-6).mean() > 0.998
+    mass_mev = 1e3 * mass(energy, pion_distance(energy))
+    np.testing.assert_allclose(mass_mev, 134.9768, rtol=1.1e-6)
+    assert (np.abs(mass_mev / 134.9768 - 1) < 1e-6).mean() > 0.998
 
 
 def test_the_mass_grows_with_the_distance_and_with_both_energies() -> None:
@@ -44,9 +44,9 @@ def test_the_two_photons_of_highest_energy_are_taken_in_any_order() -> None:
     event = np.array([0, 0, 0, 1, 3, 3, 4, 4])
     energy = np.array([1.0, 6.0, 4.0, 9.0, 2.0, 8.0, 5.0, -1.0])
     position = np.column_stack([np.arange(8.0), np.zeros(8)])
-    found = pair_masses(Photons(event, position, energy, np.ones(8)), 6)
+    masses = pair_masses(Photons(event, position, energy, np.ones(8)), 6)
     expected = mass(np.array([[6.0, 4.0], [8.0, 2.0]]), np.array([1.0, 1.0]))
-    np.testing.assert_array_equal(found, [expected[0], np.nan, np.nan, expected[1], np.nan, np.nan])
+    np.testing.assert_array_equal(masses, [expected[0], np.nan, np.nan, expected[1], np.nan, np.nan])
 
 
 def test_events_without_photons_have_no_mass() -> None:

@@ -50,17 +50,17 @@ def test_opening_it_reads_no_cells() -> None:
 
 
 def test_it_says_how_it_was_made(photons: ShowerLibrary) -> None:
-    made = photons.provenance
-    assert made["generator"] == "geant4"
-    assert made["version"].startswith("Geant4 11.")
-    assert made["physics_list"] == "G4EmStandardPhysics"
-    assert made["particle"] == "gamma"
-    assert (float(made["min_energy_gev"]), float(made["max_energy_gev"])) == (1, 100)
-    assert int(made["showers"]) == len(photons)
-    assert int(made["seed"]) >= 0
-    assert json.loads(made["geometry"])["cells_per_side"] == SIDE
-    assert made["data_tables"]
-    assert made["made_by"].startswith("caloedge ")
+    provenance = photons.provenance
+    assert provenance["generator"] == "geant4"
+    assert provenance["version"].startswith("Geant4 11.")
+    assert provenance["physics_list"] == "G4EmStandardPhysics"
+    assert provenance["particle"] == "gamma"
+    assert (float(provenance["min_energy_gev"]), float(provenance["max_energy_gev"])) == (1, 100)
+    assert int(provenance["showers"]) == len(photons)
+    assert int(provenance["seed"]) >= 0
+    assert json.loads(provenance["geometry"])["cells_per_side"] == SIDE
+    assert provenance["data_tables"]
+    assert provenance["made_by"].startswith("caloedge ")
 
 
 def test_energies_are_log_uniform(energy_gev: np.ndarray) -> None:

@@ -145,7 +145,7 @@ def _place_crystals(g4: Any, matrix: CrystalMatrix) -> tuple[Any, list[Any]]:
 
 
 def _place_stack(g4: Any, stack: SamplingStack) -> tuple[Any, list[Any]]:
-    """Place the cylinder as replicas of layers, each an absorber disc before a sensor disc cut in azimuth and radius."""
+    """Place the cylinder as replicas of layers, each an absorber disc before a sensor disc segmented in azimuth and radius."""
     nist = g4.G4NistManager.Instance()
     absorber, sensor = (nist.FindOrBuildMaterial(name) for name in (stack.absorber, stack.sensor))
     vacuum = nist.FindOrBuildMaterial("G4_Galactic")

@@ -194,7 +194,7 @@ def write_particles(path: Path, sample: ParticleSample) -> None:
         stored = {"multiplicity": np.bincount(particles.event_N, minlength=sample.n_events).astype("i4")}
         for (name, kind), values in zip(COLUMNS.items(), columns, strict=True):
             stored[name] = values[order_N].astype(kind)
-        for name, values in stored.items():  # HDF5 cannot cut empty data sets into chunks
+        for name, values in stored.items():  # HDF5 cannot divide empty data sets into chunks
             file.create_dataset(name, data=values, **(packing if len(values) else {}))
         for key, value in sample.provenance.items():
             file.attrs[key] = value

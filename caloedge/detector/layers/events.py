@@ -142,7 +142,7 @@ class Generated:
             raise UserError(f"events {first} to {first + n_events - 1}: a seed has {EVENTS:,} events, use another one for more")
         parts = [_block(self.gun, np.random.default_rng(0), 0)] if n_events == 0 else []
         for block in range(first // EVENTS_PER_BLOCK, -(-(first + n_events) // EVENTS_PER_BLOCK) if n_events else 0):
-            # A whole block is made even if less is wanted, so that more events begin with the same ones.
+            # A whole block is made even if fewer events are asked for, so that more events begin with the same ones.
             rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, block)))
             start = block * EVENTS_PER_BLOCK
             selection = slice(max(first - start, 0), min(first + n_events - start, EVENTS_PER_BLOCK))

@@ -104,7 +104,7 @@ def _generated(event_set: EventSet, number: int, split: str, n_events: int, seed
     blocks = []
     for block, first in enumerate(range(0, n_events, EVENTS_PER_BLOCK)):
         rng = _generator(seed, split, number, block)
-        # A whole block is drawn even if less is wanted, so that more events begin with the same ones.
+        # A whole block is drawn even if fewer events are asked for, so that more events begin with the same ones.
         multiplicity_E = rng.choice(event_set.multiplicities, EVENTS_PER_BLOCK)
         hardness_E = rng.choice(event_set.hardnesses, EVENTS_PER_BLOCK)
         particles = response.toy_particles(EVENTS_PER_BLOCK, multiplicity_E, rng, spectrum=Spectrum(hardness_E))
