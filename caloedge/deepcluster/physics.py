@@ -63,7 +63,7 @@ class PhotonFigures:
     """Width of the position of all single photons, one bin."""
     close: Estimate
     """Relative width of the energy of photons in pairs closer than `CLOSE`, one bin."""
-    one: bootstrap.Ratio
+    single: bootstrap.Ratio
     """Single photons found, one bin."""
     pairs: bootstrap.Ratio
     """Pairs with both photons found: closer than `CLOSE`, and others."""
@@ -135,7 +135,7 @@ def _measure(compared: Comparison, name: str) -> PhotonFigures:
         coarse=resolution.in_bins(response_EP, coarse_EP, n_coarse, weights_RE, relative),
         position_all=resolution.in_bins(offset_EP2, np.where(single_E, 0, -1), 1, weights_RE, half),
         close=resolution.in_bins(response_EP, close_E, 1, weights_RE, relative),
-        one=resolution.share(matches.found[:, 0], single_E, np.zeros_like(close_E), 1, weights_RE),
+        single=resolution.share(matches.found[:, 0], single_E, np.zeros_like(close_E), 1, weights_RE),
         pairs=resolution.share(matches.both_found, close_E >= 0, close_E, 2, weights_RE),
     )
 
@@ -171,7 +171,7 @@ def _summary_section(compared: Comparison, measured: Mapping[str, PhotonFigures]
         )
         pairs = (bootstrap.percent(figures.pairs, kind, "pairs") for kind in (0, 1))
         finding.append(
-            (name, bootstrap.percent(figures.one, 0, "photons"), *pairs, per_100, bootstrap.percent(split, 0, "photons"))
+            (name, bootstrap.percent(figures.single, 0, "photons"), *pairs, per_100, bootstrap.percent(split, 0, "photons"))
         )
         widths = (resolution.number(figures.coarse, b, "%", 100, _coarse_sample(compared, b)) for b in (0, 1, 2))
         position = resolution.number(figures.position_all, 0, "mm", PBWO4.cell_mm, f"{counted[0]} photons")

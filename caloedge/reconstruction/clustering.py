@@ -229,7 +229,7 @@ def _hidden(
         crystal_H2 = crystal_S2 + np.stack([best_S // 3, best_S % 3], axis=1) - 1
         new_S = hides_S & ((crystal_H2 >= MARGIN) & (crystal_H2 < np.array(cells_EXY.shape[1:]) - MARGIN)).all(axis=1)
         place_S, place_H = (
-            np.ravel_multi_index((event_S, *crystal_S2_or_H2.T), cells_EXY.shape) for crystal_S2_or_H2 in (crystal_S2, crystal_H2)
+            np.ravel_multi_index((event_S, *crystals.T), cells_EXY.shape) for crystals in (crystal_S2, crystal_H2)
         )
         event_H, x_H, y_H = np.unravel_index(np.setdiff1d(place_H[new_S], place_S), cells_EXY.shape)
         guesses.append((event_H, np.stack([x_H, y_H], axis=1)))

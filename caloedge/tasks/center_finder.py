@@ -189,7 +189,7 @@ class _MemberFigures:
     """Width of the position of photons in pairs, in `DISTANCE_BINS`, crystals."""
     close: Estimate
     """Relative width of the energy of photons in pairs closer than `CLOSE`, one bin."""
-    kept: bootstrap.Ratio
+    passed: bootstrap.Ratio
     """Seeds and other windows above the threshold."""
 
 
@@ -254,7 +254,9 @@ def _measure(truth: MemberTruth, outputs_M4: NDArray[Any], threshold: float, wei
         pair_energy=in_bins(response_M, distance_bin_M, n_distances, resolution.relative_width),
         pair_position=in_bins(residual_M2, distance_bin_M, n_distances, resolution.half_width),
         close=in_bins(response_M, close_bin_M, 1, resolution.relative_width),
-        kept=resolution.share(outputs_M4[:, 3] >= threshold, np.ones(len(seeds_M), bool), np.where(seeds_M, 0, 1), 2, weights_RM),
+        passed=resolution.share(
+            outputs_M4[:, 3] >= threshold, np.ones(len(seeds_M), bool), np.where(seeds_M, 0, 1), 2, weights_RM
+        ),
     )
 
 
@@ -294,7 +296,7 @@ def _summary(
 ) -> Table:
     def row(name: str, figures: _MemberFigures) -> tuple[Number | str, ...]:
         seeds_kept, others_kept = (
-            bootstrap.percent(figures.kept, i, counted) for i, counted in enumerate(("seeds", "other windows"))
+            bootstrap.percent(figures.passed, i, counted) for i, counted in enumerate(("seeds", "other windows"))
         )
         return (
             name,

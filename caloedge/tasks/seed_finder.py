@@ -314,9 +314,9 @@ def _roc_plot(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], sel
         fakes = np.sort(scores_W[false_W])
         seeds = np.sort(scores_W[truth.window_EP[has_window]])
         rates = np.geomspace(3e-3, 3, 60)
-        cuts = [bootstrap.threshold_at_rate(fakes, truth.n_events, rate) for rate in rates]
-        x = [100 * float(len(fakes) - np.searchsorted(fakes, cut)) / truth.n_events for cut in cuts]
-        y = [100 * float(len(seeds) - np.searchsorted(seeds, cut)) / float(photons) for cut in cuts]
+        thresholds = [bootstrap.threshold_at_rate(fakes, truth.n_events, rate) for rate in rates]
+        x = [100 * float(len(fakes) - np.searchsorted(fakes, threshold)) / truth.n_events for threshold in thresholds]
+        y = [100 * float(len(seeds) - np.searchsorted(seeds, threshold)) / float(photons) for threshold in thresholds]
         curves.append(Series(name=name, x=tuple(x), y=tuple(y), style="line"))
         counts = (selected[name] & false_W).sum(), _found(truth, selected[name]).sum()
         points.append(

@@ -121,9 +121,9 @@ def test_the_position_is_where_the_photon_hit(photons: ShowerLibrary, cells: np.
     weights = np.maximum(0, 4.2 + np.log(np.maximum(near, 1e-12) / near.sum(axis=(1, 2), keepdims=True)))
     at_mm = (np.arange(5) - 2) * CELL_MM
     for axis, impact_mm in enumerate(photons.impact_mm.T):
-        found_mm = (weights.sum(axis=2 - axis) @ at_mm) / weights.sum(axis=(1, 2))
-        assert np.corrcoef(found_mm, impact_mm)[0, 1] > 0.95
-        assert abs(np.mean(found_mm - impact_mm)) < 0.2  # 4σ for 10,000 showers of 2 mm resolution is 0.08
+        position_mm = (weights.sum(axis=2 - axis) @ at_mm) / weights.sum(axis=(1, 2))
+        assert np.corrcoef(position_mm, impact_mm)[0, 1] > 0.95
+        assert abs(np.mean(position_mm - impact_mm)) < 0.2  # 4σ for 10,000 showers of 2 mm resolution is 0.08
 
 
 def test_x_and_y_are_alike(cells: np.ndarray, energy_gev: np.ndarray) -> None:

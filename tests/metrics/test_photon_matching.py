@@ -108,8 +108,8 @@ def test_the_order_within_an_event_does_not_matter() -> None:
     straight, reversed_order = photons_of(*places_by_event), photons_of(*(places[::-1] for places in places_by_event))
     matches, matches_reversed = match(truth_of(*true), straight), match(truth_of(*true), reversed_order)
     places = [
-        np.concatenate([of.position_N2, [[-1, -1]]])[m.index_EP]
-        for of, m in ((straight, matches), (reversed_order, matches_reversed))
+        np.concatenate([photons.position_N2, [[-1, -1]]])[m.index_EP]
+        for photons, m in ((straight, matches), (reversed_order, matches_reversed))
     ]
     np.testing.assert_array_equal(*places)
     np.testing.assert_array_equal(matches.split_EP, matches_reversed.split_EP)

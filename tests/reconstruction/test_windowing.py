@@ -390,8 +390,8 @@ def test_the_groups_of_an_event_do_not_depend_on_the_others() -> None:
     alone = [whole(codes[e : e + 1]) for e in range(12)]
     for number, values in enumerate(together):
         if number:
-            np.testing.assert_array_equal(values, np.concatenate([one[number] for one in alone]))
-    np.testing.assert_array_equal(together[0], np.repeat(np.arange(12), [len(one[0]) for one in alone]))
+            np.testing.assert_array_equal(values, np.concatenate([alone_event[number] for alone_event in alone]))
+    np.testing.assert_array_equal(together[0], np.repeat(np.arange(12), [len(alone_event[0]) for alone_event in alone]))
 
 
 @pytest.mark.parametrize("n_events", [0, 3])

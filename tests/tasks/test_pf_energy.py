@@ -101,15 +101,15 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, np.ndarray]
 def test_sets_hold_what_they_are_called(library: Any, drawn: list[tuple[np.ndarray, np.ndarray]]) -> None:
     sample = TASK.sample(library, "test", 100, 2)
     assert len(drawn) == 1 + len(OTHERS)
-    for each, (multiplicity, hardness) in zip((TRAINED, *OTHERS), drawn, strict=True):
+    for event_set, (multiplicity, hardness) in zip((TRAINED, *OTHERS), drawn, strict=True):
         combinations = set(zip(multiplicity.tolist(), hardness.tolist(), strict=True))
-        assert combinations == {(n, h) for n in each.multiplicities for h in each.hardnesses}, each.name
-        events = of(sample, each.name)
+        assert combinations == {(n, h) for n in event_set.multiplicities for h in event_set.hardnesses}, event_set.name
+        events = of(sample, event_set.name)
         # A particle has |N(0, √5)| GeV: 1.78 in the mean.
         expected = (multiplicity * hardness)[: int(events.sum())] * np.sqrt(5) * np.sqrt(2 / np.pi)
         energy = sample.truth.energy_EHW[events].sum(axis=(1, 2))
         np.testing.assert_allclose(energy, expected, rtol=0.12)  # 800 particles: 2.7 %
-    unseen = {(each.multiplicities, each.hardnesses) for each in OTHERS}
+    unseen = {(event_set.multiplicities, event_set.hardnesses) for event_set in OTHERS}
     assert (TRAINED.multiplicities, TRAINED.hardnesses) not in unseen
 
 
@@ -243,8 +243,8 @@ def test_figures_are_those_of_the_sample(generated: Sample[EventTruth], assessme
     table = tables(assessment)["Error weighted by energy"]
     for name, outputs in scores().items():
         (row,) = (row for row in table.rows if row[0] == name)
-        for cell, each in zip(row[1:], SETS, strict=True):
-            assert cell.value == pytest.approx(wmse(generated, outputs)[of(generated, each)].mean(), rel=1e-9)
+        for cell, event_set in zip(row[1:], SETS, strict=True):
+            assert cell.value == pytest.approx(wmse(generated, outputs)[of(generated, event_set)].mean(), rel=1e-9)
     (row,) = (row for row in tables(assessment)["Relative error"].rows if row[0] == RIVALS[0])
     np.testing.assert_allclose([cell.value for cell in row[1:-1]], 5, rtol=0.02)  # percent; in jets one pixel may be all
 
