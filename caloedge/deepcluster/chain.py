@@ -39,9 +39,9 @@ class Networks:
     seeds: Run
     centres: Run
     seed_threshold: int
-    """On the seed finder's output code."""
+    """Threshold on the seed finder's output code."""
     photon_threshold: int
-    """On the code of the center finder's seed output."""
+    """Threshold on the code of the center finder's seed output."""
     fraction: int
     """Fraction bits of the center finder's outputs, and so of positions (crystals) and energies (GeV)."""
 
@@ -52,9 +52,9 @@ class PhotonCodes:
 
     event_N: NDArray[Any]
     position_N2: NDArray[Any]
-    """(N, 2) crystals, `fraction` fraction bits."""
+    """(N, 2) positions in crystals, `fraction` fraction bits."""
     energy_N: NDArray[Any]
-    """(N,) GeV, `fraction` fraction bits."""
+    """(N,) energies in GeV, `fraction` fraction bits."""
     score_N: NDArray[Any]
     fraction: int
 
@@ -87,18 +87,22 @@ def networks(
     return Networks(run_seeds, run_centres, seed_threshold, photon_threshold, fraction)
 
 
-def _require(graph: Graph, fmt: Format, shape: tuple[int, ...], outputs: int, what: str) -> None:
+def _require(graph: Graph, fmt: Format, shape: tuple[int, ...], outputs: int, network: str) -> None:
     if len(graph.outputs) != 1:
         names = ", ".join(output.name for output in graph.outputs)
-        raise BadData(f"{what}: has {len(graph.outputs)} outputs ({names}); the reconstruction takes one")
+        raise BadData(f"{network}: has {len(graph.outputs)} outputs ({names}); the reconstruction takes one")
     source, (output,) = graph.input, graph.outputs
-    given, made = graph.tensors[source.name], graph.tensors[output.name]
-    if given.format != fmt or given.shape != shape:
-        raise BadData(f"{what}: takes {given.format} {given.shape}; the reconstruction gives {fmt} {shape}")
+    source_tensor, output_tensor = graph.tensors[source.name], graph.tensors[output.name]
+    if source_tensor.format != fmt or source_tensor.shape != shape:
+        raise BadData(f"{network}: takes {source_tensor.format} {source_tensor.shape}; the reconstruction gives {fmt} {shape}")
     if source.scale != 1 or source.zero_point:
-        raise BadData(f"{what}: its input has a scale or a zero point; the reconstruction's codes have a power-of-two scale only")
-    if made.size != outputs or output.scale is not None or output.offset is not None:
-        raise BadData(f"{what}: gives {made.size} outputs; the reconstruction takes {outputs}, with a power-of-two scale")
+        raise BadData(
+            f"{network}: its input has a scale or a zero point; the reconstruction's codes have a power-of-two scale only"
+        )
+    if output_tensor.size != outputs or output.scale is not None or output.offset is not None:
+        raise BadData(
+            f"{network}: gives {output_tensor.size} outputs; the reconstruction takes {outputs}, with a power-of-two scale"
+        )
 
 
 def _run_of(graph: Graph) -> Run:
@@ -108,15 +112,17 @@ def _run_of(graph: Graph) -> Run:
 
 def integer_photons(codes_EXY: NDArray[Any], nets: Networks) -> PhotonCodes:
     """Reconstruct events of crystal codes (E, 51, 51) uint16, in integers from beginning to end."""
-    cut = windowing.extract(codes_EXY)
-    score_W = nets.seeds(cut.codes_WXY[:, None])[:, 0]
-    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.top_k(cut.event_W, cut.key, score_W, nets.seed_threshold))
-    codes_MXY = cut.codes_WXY[group.window_M]
+    windows = windowing.extract(codes_EXY)
+    score_W = nets.seeds(windows.codes_WXY[:, None])[:, 0]
+    group = windowing.grouped(
+        windows.event_W, windows.crystal_W2, windowing.top_k(windows.event_W, windows.key, score_W, nets.seed_threshold)
+    )
+    codes_MXY = windows.codes_WXY[group.window_M]
     outputs_M4 = nets.centres(windowing.features(codes_MXY, group).view(np.uint16))
-    (kept,) = np.nonzero(outputs_M4[:, 3] >= nets.photon_threshold)
-    outputs_M4, codes_MXY = outputs_M4[kept], codes_MXY[kept]
-    position_M2, energy_M = windowing.photon_codes(outputs_M4, nets.fraction, group.crystal_M2[kept], codes_MXY)
-    return PhotonCodes(group.event_M[kept], position_M2, energy_M, outputs_M4[:, 3], nets.fraction)
+    (passed,) = np.nonzero(outputs_M4[:, 3] >= nets.photon_threshold)
+    outputs_M4, codes_MXY = outputs_M4[passed], codes_MXY[passed]
+    position_M2, energy_M = windowing.photon_codes(outputs_M4, nets.fraction, group.crystal_M2[passed], codes_MXY)
+    return PhotonCodes(group.event_M[passed], position_M2, energy_M, outputs_M4[:, 3], nets.fraction)
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,9 @@ class FloatNetworks:
     """The two trained networks of one stage, float; scores and thresholds are logits."""
 
     seeds: Callable[[NDArray[Any]], NDArray[Any]]
-    """(W, 1, 7, 7) GeV to (W, 1)."""
+    """Seed finder: windows (W, 1, 7, 7) in GeV to logits (W, 1)."""
     centres: Callable[[NDArray[Any]], NDArray[Any]]
+    """Center finder: the inputs of the stage (M, ...) to outputs (M, 4)."""
     stage: str
     seed_threshold: float
 
@@ -133,23 +140,25 @@ class FloatNetworks:
 def float_photons(cells_EXY: NDArray[Any], nets: FloatNetworks) -> Photons:
     """Reconstruct events of crystal energies (E, 51, 51) float32 GeV with float networks; every member is a photon."""
     codes_EXY = windowing.digitised(cells_EXY)
-    cut = windowing.extract(codes_EXY)
+    windows = windowing.extract(codes_EXY)
     views = np.lib.stride_tricks.sliding_window_view(cells_EXY, (WINDOW, WINDOW), axis=(1, 2))
-    corner_W2 = cut.crystal_W2 - MARGIN
-    cells_WXY = views[cut.event_W, corner_W2[:, 0], corner_W2[:, 1]]
+    corner_W2 = windows.crystal_W2 - MARGIN
+    cells_WXY = views[windows.event_W, corner_W2[:, 0], corner_W2[:, 1]]
     score_W = nets.seeds(cells_WXY[:, None])[:, 0]
-    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.top_k(cut.event_W, cut.key, score_W, nets.seed_threshold))
-    codes_MXY = cut.codes_WXY[group.window_M]
-    turn_M = windowing.orientations(codes_MXY)
+    group = windowing.grouped(
+        windows.event_W, windows.crystal_W2, windowing.top_k(windows.event_W, windows.key, score_W, nets.seed_threshold)
+    )
+    codes_MXY = windows.codes_WXY[group.window_M]
+    orientation_M = windowing.orientations(codes_MXY)
     if nets.stage == "published":
-        inputs = windowing.joined_windows(cells_EXY, group, turn_M)
+        inputs = windowing.joined_windows(cells_EXY, group, orientation_M)
     else:
         inputs = windowing.features(codes_MXY, group).astype(np.float32) / windowing.UNIT
     outputs_M4 = nets.centres(inputs).astype(np.float64)
     exponent_M = windowing.exponents(codes_MXY)
     energy_M = windowing.sums(codes_MXY) * 2.0**-windowing.CODE_FRACTION + outputs_M4[:, 2] * windowing.units_gev(exponent_M)
     return Photons(
-        group.event_M, group.crystal_M2 + 0.5 + windowing.unoriented(outputs_M4[:, :2], turn_M), energy_M, outputs_M4[:, 3]
+        group.event_M, group.crystal_M2 + 0.5 + windowing.unoriented(outputs_M4[:, :2], orientation_M), energy_M, outputs_M4[:, 3]
     )
 
 
@@ -174,7 +183,7 @@ class Chain:
 
         nets = [build_network(artifact.recipe, stage, artifact.weights(stage)) for artifact in (self.seeds, self.centres)]
         seeds, centres = ((lambda x, net=net: predict(net, torch.from_numpy(np.ascontiguousarray(x))).numpy()) for net in nets)
-        method = next(name for name, of in STAGES.items() if of == stage)
+        method = next(name for name, stage_name in STAGES.items() if stage_name == stage)
         return FloatNetworks(seeds, centres, stage, self.seeds.manifest.working_points[method])
 
 
@@ -192,8 +201,10 @@ def methods(chain: Chain) -> dict[str, Callable[[NDArray[Any]], Photons]]:
 
 def selected(photons: Photons, threshold: float) -> Photons:
     """Return the photons whose score is at or above a threshold."""
-    kept = photons.score_N >= threshold
-    return Photons(photons.event_N[kept], photons.position_N2[kept], photons.energy_N[kept], photons.score_N[kept])
+    passed_N = photons.score_N >= threshold
+    return Photons(
+        photons.event_N[passed_N], photons.position_N2[passed_N], photons.energy_N[passed_N], photons.score_N[passed_N]
+    )
 
 
 def joined(parts: list[tuple[int, Mapping[str, Photons]]]) -> dict[str, Photons]:

@@ -17,17 +17,17 @@ from caloedge.results import Image
 SIDE = 13
 """Crystals per side of a display."""
 CLOSE_PAIR = (1.5, 2.5)
-"""Distance in crystals of the photons shown as a close pair."""
+"""Range of the distance, in crystals, of the photons shown as a close pair."""
 PION_DISTANCE = 2.5
 LOW_GEV = 1.5
 
 
-def displays(truth: PhotonEvents, found: Mapping[str, Photons]) -> tuple[Image, ...]:
+def displays(truth: PhotonEvents, photons: Mapping[str, Photons]) -> tuple[Image, ...]:
     """Show a close pair, a π⁰ and a photon of low energy; events whose cells were not kept cannot be shown.
 
     `truth.crystals.cells_EXY` may hold the first events only.
     """
-    return tuple(_image(truth, found, event, title, why) for event, title, why in _chosen(truth))
+    return tuple(_image(truth, photons, event, title, why) for event, title, why in _chosen(truth))
 
 
 def _chosen(truth: PhotonEvents) -> list[tuple[int, str, str]]:
@@ -56,7 +56,7 @@ def _chosen(truth: PhotonEvents) -> list[tuple[int, str, str]]:
     return [(int(np.nanargmin(badness_E)), title, why) for badness_E, title, why in candidates if np.isfinite(badness_E).any()]
 
 
-def _image(truth: PhotonEvents, found: Mapping[str, Photons], event: int, title: str, why: str) -> Image:
+def _image(truth: PhotonEvents, photons: Mapping[str, Photons], event: int, title: str, why: str) -> Image:
     impact_P2, energy_P = truth.crystals.impact_EP2[event], truth.crystals.energy_EP[event]
     present_P = np.isfinite(energy_P)
     corner = np.clip(np.floor(impact_P2[present_P].mean(axis=0)).astype(int) - SIDE // 2, 0, GRID - SIDE)
@@ -64,10 +64,10 @@ def _image(truth: PhotonEvents, found: Mapping[str, Photons], event: int, title:
     cells_XY = truth.crystals.cells_EXY[event, x0 : x0 + SIDE, y0 : y0 + SIDE]
     marks = _marks(impact_P2[present_P] - corner, "true impact")
     energies = [f"true impact {_list(energy_P[present_P])}"]
-    for name, of in found.items():
-        mine = np.flatnonzero(of.event_N == event)
-        marks += _marks(of.position_N2[mine] - corner, name)
-        energies.append(f"{name} {_list(of.energy_N[mine])}")
+    for name, reconstructed in photons.items():
+        rows = np.flatnonzero(reconstructed.event_N == event)
+        marks += _marks(reconstructed.position_N2[rows] - corner, name)
+        energies.append(f"{name} {_list(reconstructed.energy_N[rows])}")
     n = len(truth.crystals.cells_EXY)
     return Image(
         title=title,

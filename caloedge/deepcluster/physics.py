@@ -1,6 +1,6 @@
 """The physics of photon reconstruction: what each method finds, and how well it measures energy, position and π⁰ mass.
 
-All methods are judged on the same events: in tables and plots each by the photons that it finds, in claims by those that
+All methods are evaluated on the same events: in tables and plots each by the photons that it finds, in claims by those that
 both methods find. Lengths are in crystals, energies in GeV.
 Axes: E event, P true photon, B bin.
 """
@@ -20,7 +20,7 @@ from caloedge.detector.crystals.geometry import PBWO4
 from caloedge.detector.crystals.photon_events import PhotonEvents, Photons
 from caloedge.errors import UserError
 from caloedge.metrics import bootstrap, claims, resolution
-from caloedge.metrics.claims import Compared
+from caloedge.metrics.claims import ComparedFigure
 from caloedge.metrics.photon_matching import MATCHED_WITHIN, SPLIT_WITHIN, Comparison, check, match
 from caloedge.metrics.resolution import Estimate, Fit
 from caloedge.results import Claim, Number, Plot, Section, Table
@@ -28,7 +28,7 @@ from caloedge.results import Claim, Number, Plot, Section, Table
 METHODS = (REFERENCE, FLOAT, INTEGER, BASELINE)
 ENERGY_BINS_GEV = np.array([1, 1.7, 3, 4.5, 6.5, 10, 15, 20, 30, 55, 100])
 FIT_FROM_GEV = 3.0
-"""Below, thresholds cut the lower tail of what is found, which the fit does not know."""
+"""Lowest energy of the fit: below it thresholds remove the lower tail of what is found, which the fit does not know."""
 COARSE_BINS_GEV = np.array([3.0, 10.0, 30.0, 100.0])
 DISTANCE_BINS = np.array([1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 6, 10, 20, 45])
 CLOSE = 3.0
@@ -36,9 +36,9 @@ CLOSE = 3.0
 FAKE_BINS_GEV = np.geomspace(0.25, 64, 9)
 IMPACT_BINS = np.array([0, 0.15, 0.25, 0.35, 0.45, 0.55, np.sqrt(0.5)])
 IMPACT_FROM_GEV = 10.0
-"""The lower the energy, the more the noise hides where in the crystal the photon hit."""
+"""Lowest energy of plots against the impact point: at lower ones the noise hides where in the crystal a photon hit."""
 TOLERANCE = 0.05
-"""Of the published network's resolutions."""
+"""Relative loss against the published network's resolutions that a claim allows."""
 
 ENERGY_LABEL = r"true energy $E_\mathrm{gen}$ [GeV]"
 SCALE_LABEL = r"median of $E_\mathrm{rec}\,/\,E_\mathrm{gen}$"
@@ -48,8 +48,8 @@ Headline = tuple[tuple[str, Number], ...]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What several sections say about one method."""
+class PhotonFigures:
+    """Figures of one method that several sections show."""
 
     width: Estimate
     """Relative width of the energy of single photons in `ENERGY_BINS_GEV`."""
@@ -63,29 +63,29 @@ class Measured:
     """Width of the position of all single photons, one bin."""
     close: Estimate
     """Relative width of the energy of photons in pairs closer than `CLOSE`, one bin."""
-    one: bootstrap.Ratio
+    single: bootstrap.Ratio
     """Single photons found, one bin."""
     pairs: bootstrap.Ratio
     """Pairs with both photons found: closer than `CLOSE`, and others."""
 
 
-def sections(events: PhotonEvents, found: Mapping[str, Photons], rivals: Sequence[str] = (BASELINE,)) -> Assessment:
+def sections(events: PhotonEvents, photons: Mapping[str, Photons], rivals: Sequence[str] = (BASELINE,)) -> Assessment:
     """Compare the photons of the methods, `catalog`'s four by name and any others, on the same events.
 
     The integer network is claimed to be better than each of the `rivals`. The cells may be those of the first events only;
     they are used for displays. Raises `UserError` if a method is missing,
     `BadData` for photons that are not sorted by event or have no place and energy.
     """
-    missing = [name for name in METHODS if name not in found]
+    missing = [name for name in METHODS if name not in photons]
     if missing:
         raise UserError(f"no photons of {', '.join(map(repr, missing))}; give those of {', '.join(map(repr, METHODS))}")
-    ordered = {name: found[name] for name in (*METHODS, *(name for name in found if name not in METHODS))}
-    for name, of in ordered.items():
-        check(of, len(events.kind_E), name)
+    ordered = {name: photons[name] for name in (*METHODS, *(name for name in photons if name not in METHODS))}
+    for name, method_photons in ordered.items():
+        check(method_photons, len(events.kind_E), name)
     compared = Comparison(
         events,
         ordered,
-        {name: match(events.crystals, of) for name, of in ordered.items()},
+        {name: match(events.crystals, method_photons) for name, method_photons in ordered.items()},
         bootstrap.shared_bootstrap_weights(events.crystals.shower_EP, seed=1),
     )
     measured = {name: _measure(compared, name) for name in ordered}
@@ -121,21 +121,21 @@ def _close(compared: Comparison) -> NDArray[Any]:
     return np.where(two_E, (compared.truth.distance >= CLOSE).astype(int), -1)
 
 
-def _measure(compared: Comparison, name: str) -> Measured:
+def _measure(compared: Comparison, name: str) -> PhotonFigures:
     response_EP, offset_EP2 = compared.response(name), compared.offset(name)
     weights_RE, matches = compared.weights_RE, compared.matches[name]
     fine_EP, coarse_EP = _single(compared, ENERGY_BINS_GEV), _single(compared, COARSE_BINS_GEV)
-    close_E, one_E = _close(compared), compared.truth.kind_E == photon_events.ONE
+    close_E, single_E = _close(compared), compared.truth.kind_E == photon_events.ONE
     n_fine, n_coarse = len(ENERGY_BINS_GEV) - 1, len(COARSE_BINS_GEV) - 1
     relative, half = resolution.relative_width, resolution.half_width
-    return Measured(
+    return PhotonFigures(
         width=resolution.in_bins(response_EP, fine_EP, n_fine, weights_RE, relative),
         scale=resolution.in_bins(response_EP, fine_EP, n_fine, weights_RE, resolution.median),
         position=resolution.in_bins(offset_EP2, fine_EP, n_fine, weights_RE, half),
         coarse=resolution.in_bins(response_EP, coarse_EP, n_coarse, weights_RE, relative),
-        position_all=resolution.in_bins(offset_EP2, np.where(one_E, 0, -1), 1, weights_RE, half),
+        position_all=resolution.in_bins(offset_EP2, np.where(single_E, 0, -1), 1, weights_RE, half),
         close=resolution.in_bins(response_EP, close_E, 1, weights_RE, relative),
-        one=resolution.share(matches.found[:, 0], one_E, np.zeros_like(close_E), 1, weights_RE),
+        single=resolution.share(matches.found[:, 0], single_E, np.zeros_like(close_E), 1, weights_RE),
         pairs=resolution.share(matches.both_found, close_E >= 0, close_E, 2, weights_RE),
     )
 
@@ -146,34 +146,36 @@ def _coarse_sample(compared: Comparison, b: int) -> str:
 
 def _fakes(compared: Comparison, name: str, edges: NDArray[Any]) -> bootstrap.Ratio:
     """Return fake photons per event in bins of their energy."""
-    of, n_events = compared.found[name], len(compared.truth.kind_E)
-    bin_N = np.where(compared.matches[name].fake_N, resolution.bin_of(of.energy_N, edges), -1)
-    fakes_EB = resolution.tally(of.event_N, bin_N, n_events, len(edges) - 1)
+    photons, n_events = compared.photons[name], len(compared.truth.kind_E)
+    bin_N = np.where(compared.matches[name].fake_N, resolution.bin_of(photons.energy_N, edges), -1)
+    fakes_EB = resolution.tally(photons.event_N, bin_N, n_events, len(edges) - 1)
     return bootstrap.ratio(fakes_EB, np.ones_like(fakes_EB), compared.weights_RE, binomial=False)
 
 
-def _summary_section(compared: Comparison, measured: Mapping[str, Measured]) -> Section:
+def _summary_section(compared: Comparison, measured: Mapping[str, PhotonFigures]) -> Section:
     truth, weights_RE = compared.truth, compared.weights_RE
     energy_EP, shower_EP = truth.crystals.energy_EP, truth.crystals.shower_EP
-    one_E = truth.kind_E == photon_events.ONE
+    single_E = truth.kind_E == photon_events.ONE
     counted = [f"{int((truth.kind_E == kind).sum()):,}" for kind in range(len(photon_events.KINDS))]
     finding: list[tuple[Number | str, ...]] = []
     measuring: list[tuple[Number | str, ...]] = []
-    for name, of in measured.items():
+    for name, figures in measured.items():
         split_E = compared.matches[name].split_EP[:, 0]
-        split = resolution.share(split_E, one_E, np.zeros(len(one_E), np.int64), 1, weights_RE)
+        split = resolution.share(split_E, single_E, np.zeros(len(single_E), np.int64), 1, weights_RE)
         fakes = _fakes(compared, name, np.array([-np.inf, np.inf]))
         per_100 = Number(
             value=100 * float(fakes.value[0]),
             origin="computed",
             uncertainty=100 * float(fakes.uncertainty[0]),
-            sample=f"{len(one_E):,} events",
+            sample=f"{len(single_E):,} events",
         )
-        pairs = (bootstrap.percent(of.pairs, kind, "pairs") for kind in (0, 1))
-        finding.append((name, bootstrap.percent(of.one, 0, "photons"), *pairs, per_100, bootstrap.percent(split, 0, "photons")))
-        widths = (resolution.number(of.coarse, b, "%", 100, _coarse_sample(compared, b)) for b in (0, 1, 2))
-        position = resolution.number(of.position_all, 0, "mm", PBWO4.cell_mm, f"{counted[0]} photons")
-        in_pairs = resolution.number(of.close, 0, "%", 100, f"{int(of.close.count_B[0]):,} photons")
+        pairs = (bootstrap.percent(figures.pairs, kind, "pairs") for kind in (0, 1))
+        finding.append(
+            (name, bootstrap.percent(figures.single, 0, "photons"), *pairs, per_100, bootstrap.percent(split, 0, "photons"))
+        )
+        widths = (resolution.number(figures.coarse, b, "%", 100, _coarse_sample(compared, b)) for b in (0, 1, 2))
+        position = resolution.number(figures.position_all, 0, "mm", PBWO4.cell_mm, f"{counted[0]} photons")
+        in_pairs = resolution.number(figures.close, 0, "%", 100, f"{int(figures.close.count_B[0]):,} photons")
         measuring.append((name, *widths, position, in_pairs))
     ranges = [f"σ(E)/E, {low:g}–{high:g} GeV" for low, high in pairwise(COARSE_BINS_GEV)]
     return Section(
@@ -197,7 +199,7 @@ def _summary_section(compared: Comparison, measured: Mapping[str, Measured]) -> 
                     "one photon split",
                 ),
                 rows=tuple(finding),
-                caption=f"{len(one_E):,} events: {counted[0]} with one photon, {counted[1]} with two, {counted[2]} with a π⁰; "
+                caption=f"{len(single_E):,} events: {counted[0]} with one photon, {counted[1]} with two, {counted[2]} with a π⁰; "
                 f"{int(np.isfinite(energy_EP).sum()):,} photons of {len(np.unique(shower_EP[shower_EP >= 0])):,} showers. Fakes "
                 "of all events; pieces of a split photon are among them.",
             ),
@@ -213,13 +215,15 @@ def _summary_section(compared: Comparison, measured: Mapping[str, Measured]) -> 
     )
 
 
-def _single_section(compared: Comparison, measured: Mapping[str, Measured]) -> Section:
+def _single_section(compared: Comparison, measured: Mapping[str, PhotonFigures]) -> Section:
     bin_EP = _single(compared, ENERGY_BINS_GEV)
     energy_EP = compared.truth.crystals.energy_EP
     n_bins = len(ENERGY_BINS_GEV) - 1
     inverse_BT = resolution.inverse_powers(energy_EP, bin_EP, n_bins)
     in_fit_B = ENERGY_BINS_GEV[:-1] >= FIT_FROM_GEV
-    fits = {name: resolution.fit(of.width, np.where(in_fit_B[:, None], inverse_BT, np.nan)) for name, of in measured.items()}
+    fits = {
+        name: resolution.fit(figures.width, np.where(in_fit_B[:, None], inverse_BT, np.nan)) for name, figures in measured.items()
+    }
     n_photons = int(((bin_EP >= 0) & (bin_EP < n_bins)).sum())
     return Section(
         title="Energy and position of single photons",
@@ -229,14 +233,14 @@ def _single_section(compared: Comparison, measured: Mapping[str, Measured]) -> S
             _against_energy(
                 "Energy scale",
                 SCALE_LABEL,
-                {name: (of.scale, 1.0) for name, of in measured.items()},
+                {name: (figures.scale, 1.0) for name, figures in measured.items()},
                 f"{n_photons:,} single photons.",
                 ratio_to="",
             ),
             _against_energy(
                 "Position resolution",
                 "position resolution [mm]",
-                {name: (of.position, PBWO4.cell_mm) for name, of in measured.items()},
+                {name: (figures.position, PBWO4.cell_mm) for name, figures in measured.items()},
                 f"{n_photons:,} single photons, both coordinates of each.",
                 ratio_to=REFERENCE,
             ),
@@ -246,7 +250,7 @@ def _single_section(compared: Comparison, measured: Mapping[str, Measured]) -> S
     )
 
 
-def _fit_plot(measured: Mapping[str, Measured], fits: Mapping[str, Fit], energy_B: NDArray[Any], n_photons: int) -> Plot:
+def _fit_plot(measured: Mapping[str, PhotonFigures], fits: Mapping[str, Fit], energy_B: NDArray[Any], n_photons: int) -> Plot:
     """Draw resolutions at the bins' harmonic mean energies: σ/E of the stochastic term is right there, bin centres are not."""
     top_gev = float(ENERGY_BINS_GEV[-1])
     curves = (resolution.fit_line(name, fit, FIT_FROM_GEV, top_gev) for name, fit in fits.items() if np.isfinite(fit.chi2))
@@ -257,7 +261,7 @@ def _fit_plot(measured: Mapping[str, Measured], fits: Mapping[str, Fit], energy_
         x_scale="log",
         y_scale="log",
         x_range=(float(ENERGY_BINS_GEV[0]), top_gev),
-        series=(*(resolution.points_at(name, energy_B, of.width, 100) for name, of in measured.items()), *curves),
+        series=(*(resolution.points_at(name, energy_B, figures.width, 100) for name, figures in measured.items()), *curves),
         ratio_to=REFERENCE,
         caption=f"{n_photons:,} single photons. Points stand at the harmonic mean energies of their bins, lines are fits of "
         f"a/√E ⊕ b/E ⊕ c from {FIT_FROM_GEV:g} GeV up.",
@@ -292,7 +296,7 @@ def _against_energy(
         x_label=ENERGY_LABEL,
         y_label=y_label,
         x_scale="log",
-        series=tuple(resolution.points(name, ENERGY_BINS_GEV, of, scale) for name, (of, scale) in estimates.items()),
+        series=tuple(resolution.points(name, ENERGY_BINS_GEV, estimate, scale) for name, (estimate, scale) in estimates.items()),
         ratio_to=ratio_to,
         caption=caption,
     )
@@ -318,7 +322,7 @@ def _plots_of_all(
     compared: Comparison,
     bin_EP: NDArray[Any],
     edges: NDArray[Any],
-    what: str,
+    abscissa: str,
     x_label: str,
     caption: str,
     x_scale: Literal["linear", "log"],
@@ -331,7 +335,7 @@ def _plots_of_all(
     )
     return tuple(
         Plot(
-            title=f"{title} against {what}",
+            title=f"{title} against {abscissa}",
             x_label=x_label,
             y_label=y_label,
             x_scale=x_scale,
@@ -342,7 +346,7 @@ def _plots_of_all(
                     resolution.in_bins(values(name), bin_EP, len(edges) - 1, compared.weights_RE, statistic),
                     scale,
                 )
-                for name in compared.found
+                for name in compared.photons
             ),
             ratio_to="" if y_label == SCALE_LABEL else REFERENCE,
             caption=caption,
@@ -351,7 +355,7 @@ def _plots_of_all(
     )
 
 
-def _finding_section(compared: Comparison, measured: Mapping[str, Measured]) -> Section:
+def _finding_section(compared: Comparison, measured: Mapping[str, PhotonFigures]) -> Section:
     truth, weights_RE, n_bins = compared.truth, compared.weights_RE, len(ENERGY_BINS_GEV) - 1
     single_EP = _single(compared, ENERGY_BINS_GEV)
     every_EP = resolution.bin_of(truth.crystals.energy_EP, ENERGY_BINS_GEV)
@@ -359,7 +363,7 @@ def _finding_section(compared: Comparison, measured: Mapping[str, Measured]) -> 
     present_EP = np.isfinite(truth.crystals.energy_EP)
 
     def share(title: str, y_label: str, bin_EP: NDArray[Any], passed: Mapping[str, NDArray[Any]], caption: str, to: str) -> Plot:
-        ratios = {name: resolution.share(of, present_EP, bin_EP, n_bins, weights_RE) for name, of in passed.items()}
+        ratios = {name: resolution.share(passed_EP, present_EP, bin_EP, n_bins, weights_RE) for name, passed_EP in passed.items()}
         return Plot(
             title=title,
             x_label=ENERGY_LABEL,
@@ -370,7 +374,7 @@ def _finding_section(compared: Comparison, measured: Mapping[str, Measured]) -> 
             caption=caption,
         )
 
-    found = {name: compared.matches[name].found for name in measured}
+    found_EP = {name: compared.matches[name].found for name in measured}
     split = {name: compared.matches[name].split_EP for name in measured}
     return Section(
         title="Efficiency, fakes and splitting",
@@ -380,7 +384,7 @@ def _finding_section(compared: Comparison, measured: Mapping[str, Measured]) -> 
                 "Efficiency for single photons",
                 "efficiency [%]",
                 single_EP,
-                found,
+                found_EP,
                 f"{n_single:,} photons alone in their event.",
                 REFERENCE,
             ),
@@ -388,7 +392,7 @@ def _finding_section(compared: Comparison, measured: Mapping[str, Measured]) -> 
                 "Efficiency for all photons",
                 "efficiency [%]",
                 every_EP,
-                found,
+                found_EP,
                 f"{n_every:,} photons: single ones, pairs and those of π⁰.",
                 REFERENCE,
             ),
@@ -408,8 +412,8 @@ def _finding_section(compared: Comparison, measured: Mapping[str, Measured]) -> 
 def _fake_plot(compared: Comparison) -> Plot:
     low, high = FAKE_BINS_GEV[0], FAKE_BINS_GEV[-1]
     outside = []
-    for name, of in compared.found.items():
-        energies = of.energy_N[compared.matches[name].fake_N]
+    for name, photons in compared.photons.items():
+        energies = photons.energy_N[compared.matches[name].fake_N]
         outside.append(f"{name} {int(((energies < low) | (energies > high)).sum()):,}")
     return Plot(
         title="Fake photons",
@@ -417,7 +421,7 @@ def _fake_plot(compared: Comparison) -> Plot:
         y_label="fakes per 100 events and bin",
         x_scale="log",
         series=tuple(
-            bootstrap.points(name, FAKE_BINS_GEV, _fakes(compared, name, FAKE_BINS_GEV), 100) for name in compared.found
+            bootstrap.points(name, FAKE_BINS_GEV, _fakes(compared, name, FAKE_BINS_GEV), 100) for name in compared.photons
         ),
         caption=f"{len(compared.truth.kind_E):,} events of all kinds. Fakes outside the axis: {', '.join(outside)}.",
     )
@@ -459,8 +463,8 @@ def _pair_section(compared: Comparison) -> Section:
     )
 
 
-def _claims(compared: Comparison, measured: Mapping[str, Measured], rivals: Sequence[str]) -> tuple[Claim, ...]:
-    """Test the integer network against the published one and against its rivals."""
+def _claims(compared: Comparison, measured: Mapping[str, PhotonFigures], rivals: Sequence[str]) -> tuple[Claim, ...]:
+    """Test the integer network against the published one and against its alternatives."""
     above = ENERGY_BINS_GEV[:-1] >= 3
     worse = (
         f"is at most {100 * TOLERANCE:g} % (relative) worse than that of the published float network as trained here, in every "
@@ -469,13 +473,13 @@ def _claims(compared: Comparison, measured: Mapping[str, Measured], rivals: Sequ
     integer, published = _found_by_both(compared, REFERENCE)
     return (
         *(
-            claims.of_most(
-                f"The integer network's {what} resolution for single photons {worse}, {BOTH}.",
-                f"{what} resolution at most {100 * TOLERANCE:g} % above the published network's",
-                _only(resolution.compared(integer[what], published[what]), above),
+            claims.claim_at_most(
+                f"The integer network's {quantity} resolution for single photons {worse}, {BOTH}.",
+                f"{quantity} resolution at most {100 * TOLERANCE:g} % above the published network's",
+                _only(resolution.compared(integer[quantity], published[quantity]), above),
                 1 + TOLERANCE, _places(above), "ratio of the widths, ",
             )
-            for what in ("energy", "position")
+            for quantity in ("energy", "position")
         ),
         *(claim for rival in rivals for claim in _claims_against(rival, compared, measured)),
     )  # fmt: skip
@@ -488,57 +492,64 @@ def _places(bins_B: NDArray[Any]) -> list[str]:
     return [f"{low:g}–{high:g} GeV" for (low, high), chosen in zip(pairwise(ENERGY_BINS_GEV), bins_B, strict=True) if chosen]
 
 
-def _claims_against(rival: str, compared: Comparison, measured: Mapping[str, Measured]) -> tuple[Claim, ...]:
+def _claims_against(rival: str, compared: Comparison, measured: Mapping[str, PhotonFigures]) -> tuple[Claim, ...]:
     """Test whether the integer network is better than a classical method."""
     below = ENERGY_BINS_GEV[1:] <= 30
     close, clearly = f"for two photons closer than {CLOSE:g} crystals", f"by more than {claims.CLEARLY:g} σ"
-    mine, theirs = _found_by_both(compared, rival)
+    integer, other = _found_by_both(compared, rival)
     pairs, other_pairs = measured[INTEGER].pairs, measured[rival].pairs
 
-    def against(what: str, unit: str) -> str:
-        shown = (f"{of[what].value_B[0]:.2%}" if unit == "%" else f"{of[what].value_B[0]:.3g} {unit}" for of in (mine, theirs))
-        return f"{' against '.join(shown)} of {int(mine[what].count_B[0]):,} values: ratio "
+    def against(quantity: str, unit: str) -> str:
+        shown = (
+            f"{estimates[quantity].value_B[0]:.2%}" if unit == "%" else f"{estimates[quantity].value_B[0]:.3g} {unit}"
+            for estimates in (integer, other)
+        )
+        return f"{' against '.join(shown)} of {int(integer[quantity].count_B[0]):,} values: ratio "
 
     return (
         *(
-            claims.of_less_everywhere(
-                f"The integer network's {what} resolution for single photons is better than the {rival}'s in every "
+            claims.claim_below_everywhere(
+                f"The integer network's {quantity} resolution for single photons is better than the {rival}'s in every "
                 f"bin below 30 GeV, and in their mean {clearly}, {BOTH}.",
-                f"{what} resolution below the {rival}'s",
-                _only(resolution.compared(mine[what], theirs[what]), below), 1, _places(below),
+                f"{quantity} resolution below the {rival}'s",
+                _only(resolution.compared(integer[quantity], other[quantity]), below), 1, _places(below),
             )
-            for what in ("energy", "position")
+            for quantity in ("energy", "position")
         ),
-        claims.of_clearly_more(
+        claims.claim_clearly_above(
             f"The integer network finds both photons more often than the {rival} {close}, {clearly}.",
             f"close pairs found above the {rival}'s",
             claims.difference(pairs, other_pairs), 0,
             f"{pairs.value[0]:.2%} against {other_pairs.value[0]:.2%} of {int(pairs.total[0]):,} pairs: ",
         ),
         *(
-            claims.of_clearly_less(
-                f"The integer network's {what} resolution {close} is better than the {rival}'s, {clearly}, of the "
+            claims.claim_clearly_below(
+                f"The integer network's {quantity} resolution {close} is better than the {rival}'s, {clearly}, of the "
                 "pairs that both methods find whole.",
-                f"{what} resolution of close pairs below the {rival}'s",
-                resolution.compared(mine[f"close {what}"], theirs[f"close {what}"]), 1, against(f"close {what}", unit),
+                f"{quantity} resolution of close pairs below the {rival}'s",
+                resolution.compared(integer[f"close {quantity}"], other[f"close {quantity}"]), 1,
+                against(f"close {quantity}", unit),
             )
-            for what, unit in (("energy", "%"), ("position", "mm"))
+            for quantity, unit in (("energy", "%"), ("position", "mm"))
         ),
     )  # fmt: skip
 
 
-def _caveats(compared: Comparison, measured: Mapping[str, Measured], rivals: Sequence[str]) -> tuple[str, ...]:
+def _caveats(compared: Comparison, measured: Mapping[str, PhotonFigures], rivals: Sequence[str]) -> tuple[str, ...]:
     """Warn of energies at which the integer network is worse than a classical method or its float twin, and of its scale."""
     places = _places(np.ones(len(ENERGY_BINS_GEV) - 1, bool))
     scale = measured[INTEGER].scale
-    made: list[str] = []
+    warnings: list[str] = []
     for other in (*rivals, FLOAT):
-        mine, theirs = _found_by_both(compared, other)
+        integer, other_estimates = _found_by_both(compared, other)
         than = "its own float twin" if other == FLOAT else f"the {other}"
-        for what in ("energy", "position"):
-            of = resolution.compared(mine[what], theirs[what])
-            made += claims.worse(than, f"{what} resolution for single photons", of, places)
-    return (*made, *claims.biased("The integer network's energy scale", Compared(scale.value_B, scale.replicas_RB), places))
+        for quantity in ("energy", "position"):
+            ratio = resolution.compared(integer[quantity], other_estimates[quantity])
+            warnings += claims.worse(than, f"{quantity} resolution for single photons", ratio, places)
+    return (
+        *warnings,
+        *claims.biased("The integer network's energy scale", ComparedFigure(scale.value_B, scale.replicas_RB), places),
+    )
 
 
 def _found_by_both(compared: Comparison, other: str) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
@@ -546,9 +557,9 @@ def _found_by_both(compared: Comparison, other: str) -> tuple[dict[str, Estimate
 
     Otherwise a method that finds more of the hard ones is measured worse for it, and one that merges pairs better.
     """
-    mine, theirs = compared.matches[INTEGER], compared.matches[other]
-    single_EP = np.where(mine.found & theirs.found, _single(compared, ENERGY_BINS_GEV), -1)
-    close_E = np.where(mine.both_found & theirs.both_found & (_close(compared) == 0), 0, -1)
+    integer, other_matches = compared.matches[INTEGER], compared.matches[other]
+    single_EP = np.where(integer.found & other_matches.found, _single(compared, ENERGY_BINS_GEV), -1)
+    close_E = np.where(integer.both_found & other_matches.both_found & (_close(compared) == 0), 0, -1)
     n_bins = len(ENERGY_BINS_GEV) - 1
 
     def widths(name: str) -> dict[str, Estimate]:
@@ -556,26 +567,32 @@ def _found_by_both(compared: Comparison, other: str) -> tuple[dict[str, Estimate
             ("energy", compared.response(name), resolution.relative_width),
             ("position", compared.offset(name) * PBWO4.cell_mm, resolution.half_width),
         )
-        found: dict[str, Estimate] = {}
-        for what, values, statistic in quantities:
-            found[what] = resolution.in_bins(values, single_EP, n_bins, compared.weights_RE, statistic)
-            found[f"close {what}"] = resolution.in_bins(values, close_E, 1, compared.weights_RE, statistic)
-        return found
+        estimates: dict[str, Estimate] = {}
+        for quantity, values, statistic in quantities:
+            estimates[quantity] = resolution.in_bins(values, single_EP, n_bins, compared.weights_RE, statistic)
+            estimates[f"close {quantity}"] = resolution.in_bins(values, close_E, 1, compared.weights_RE, statistic)
+        return estimates
 
     return widths(INTEGER), widths(other)
 
 
-def _only(of: Compared, bins_B: NDArray[Any]) -> Compared:
-    return Compared(of.value_B[bins_B], of.replicas_RB[:, bins_B])
+def _only(figure: ComparedFigure, bins_B: NDArray[Any]) -> ComparedFigure:
+    return ComparedFigure(figure.value_B[bins_B], figure.replicas_RB[:, bins_B])
 
 
-def _headline(compared: Comparison, measured: Mapping[str, Measured]) -> Headline:
+def _headline(compared: Comparison, measured: Mapping[str, PhotonFigures]) -> Headline:
     low, high = COARSE_BINS_GEV[1:3]
     shown = [(name, measured[name]) for name in (REFERENCE, INTEGER, BASELINE)]
     return (
         *(
-            (f"σ(E)/E at {low:g}–{high:g} GeV, {name}", resolution.number(of.coarse, 1, "%", 100, _coarse_sample(compared, 1)))
-            for name, of in shown
+            (
+                f"σ(E)/E at {low:g}–{high:g} GeV, {name}",
+                resolution.number(figures.coarse, 1, "%", 100, _coarse_sample(compared, 1)),
+            )
+            for name, figures in shown
         ),
-        *((f"{BOTH_FOUND} < {CLOSE:g} crystals, {name}", bootstrap.percent(of.pairs, 0, "pairs")) for name, of in shown),
+        *(
+            (f"{BOTH_FOUND} < {CLOSE:g} crystals, {name}", bootstrap.percent(figures.pairs, 0, "pairs"))
+            for name, figures in shown
+        ),
     )

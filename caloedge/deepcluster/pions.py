@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloedge.detector.constants import PI0_MASS_GEV
 from caloedge.detector.crystals import photon_events
-from caloedge.detector.crystals.events import DECAY_DISTANCE_MM, PION_MASS_GEV
+from caloedge.detector.crystals.events import DECAY_DISTANCE_MM
 from caloedge.detector.crystals.geometry import PBWO4
 from caloedge.detector.crystals.photon_events import Photons
 from caloedge.metrics import bootstrap, resolution
@@ -30,26 +31,26 @@ def mass(energy_EP: NDArray[Any], distance_E: NDArray[Any]) -> NDArray[Any]:
     array([0.135])
     """
     share_EP = energy_EP / energy_EP.sum(axis=1, keepdims=True)
-    aside_EP = share_EP[:, ::-1] * (distance_E * PBWO4.cell_mm / DECAY_DISTANCE_MM)[:, None]
-    angle_E = np.arctan(aside_EP).sum(axis=1)
+    slope_EP = share_EP[:, ::-1] * (distance_E * PBWO4.cell_mm / DECAY_DISTANCE_MM)[:, None]
+    angle_E = np.arctan(slope_EP).sum(axis=1)
     return np.asarray(2 * np.sqrt(energy_EP.prod(axis=1)) * np.sin(angle_E / 2))
 
 
 def momentum(energy_EP: NDArray[Any]) -> NDArray[Any]:
-    """Return the momentum (E,) in GeV of π⁰ from the energies of their photons."""
-    return np.asarray(np.sqrt(np.maximum(energy_EP.sum(axis=1) ** 2 - PION_MASS_GEV**2, 0)))
+    """Return the momentum (E,) in GeV of π⁰ from the energies (E, P) of their photons."""
+    return np.asarray(np.sqrt(np.maximum(energy_EP.sum(axis=1) ** 2 - PI0_MASS_GEV**2, 0)))
 
 
-def pair_masses(found: Photons, n_events: int) -> NDArray[Any]:
+def pair_masses(photons: Photons, n_events: int) -> NDArray[Any]:
     """Return the mass (E,) in GeV of each event's two photons of highest energy, NaN with fewer than two above zero."""
-    order_N = np.lexsort((-found.energy_N, found.event_N))
-    order_N = order_N[found.energy_N[order_N] > 0]
-    count_E = np.bincount(found.event_N[order_N], minlength=n_events)
+    order_N = np.lexsort((-photons.energy_N, photons.event_N))
+    order_N = order_N[photons.energy_N[order_N] > 0]
+    count_E = np.bincount(photons.event_N[order_N], minlength=n_events)
     first_E = (np.cumsum(count_E) - count_E)[count_E >= 2]
     row_EP = order_N[np.stack([first_E, first_E + 1], axis=1)]
-    apart_E2 = found.position_N2[row_EP[:, 0]] - found.position_N2[row_EP[:, 1]]
+    apart_E2 = photons.position_N2[row_EP[:, 0]] - photons.position_N2[row_EP[:, 1]]
     masses_E = np.full(n_events, np.nan)
-    masses_E[count_E >= 2] = mass(found.energy_N[row_EP].astype(np.float64), np.hypot(*apart_E2.T))
+    masses_E[count_E >= 2] = mass(photons.energy_N[row_EP].astype(np.float64), np.hypot(*apart_E2.T))
     return masses_E
 
 
@@ -58,7 +59,7 @@ def section(compared: Comparison) -> Section:
     truth = compared.truth
     pion_E = truth.kind_E == photon_events.PION
     bin_E = np.where(pion_E, resolution.bin_of(momentum(truth.crystals.energy_EP), MOMENTUM_BINS_GEV), -1)
-    masses_mev = {name: 1e3 * pair_masses(found, len(bin_E)) for name, found in compared.found.items()}
+    masses_mev = {name: 1e3 * pair_masses(photons, len(bin_E)) for name, photons in compared.photons.items()}
     return Section(
         title="π⁰ → γγ",
         text="m(γγ) is the mass of the two reconstructed photons of highest energy, in π⁰ events with at least two: "
@@ -76,11 +77,11 @@ def _range_text(b: int) -> str:
 
 def _table(compared: Comparison, bin_E: NDArray[Any], masses_mev: dict[str, NDArray[Any]]) -> Table:
     n_bins, weights_RE = len(MOMENTUM_BINS_GEV) - 1, compared.weights_RE
-    of_E = (bin_E >= 0) & (bin_E < n_bins)
+    counted_E = (bin_E >= 0) & (bin_E < n_bins)
     columns = {}
     for name, masses_E in masses_mev.items():
-        both = resolution.share(compared.matches[name].both_found, of_E, bin_E, n_bins, weights_RE)
-        pairs = resolution.share(np.isfinite(masses_E), of_E, bin_E, n_bins, weights_RE)
+        both = resolution.share(compared.matches[name].both_found, counted_E, bin_E, n_bins, weights_RE)
+        pairs = resolution.share(np.isfinite(masses_E), counted_E, bin_E, n_bins, weights_RE)
         peak = resolution.in_bins(masses_E, bin_E, n_bins, weights_RE, resolution.median)
         width = resolution.in_bins(masses_E, bin_E, n_bins, weights_RE, resolution.half_width)
         columns[name] = both, pairs, peak, width
@@ -94,8 +95,8 @@ def _table(compared: Comparison, bin_E: NDArray[Any], masses_mev: dict[str, NDAr
         title="π⁰ candidates in bins of momentum",
         columns=("momentum [GeV]", "method", "both photons found", "with two photons", "peak", "width"),
         rows=tuple(rows),
-        caption=f"{int(of_E.sum()):,} π⁰; the true mass is {1e3 * PION_MASS_GEV:.2f} MeV. At high momentum the photons are less "
-        "than a crystal apart, and the pairs seen as two are not like the others.",
+        caption=f"{int(counted_E.sum()):,} π⁰; the true mass is {1e3 * PI0_MASS_GEV:.2f} MeV. At high momentum the photons are "
+        "less than a crystal apart, and the pairs seen as two are not like the others.",
     )
 
 
@@ -106,7 +107,7 @@ def _histograms(bin_E: NDArray[Any], masses_mev: dict[str, NDArray[Any]]) -> tup
         counts = {name: np.histogram(masses_E[bin_E == b], MASS_BINS_MEV)[0] for name, masses_E in masses_mev.items()}
         above = {name: int((masses_E[bin_E == b] > MASS_BINS_MEV[-1]).sum()) for name, masses_E in masses_mev.items()}
         top = max(1.0, 1.05 * max(count.max() for count in counts.values()))
-        true_mev = 1e3 * PION_MASS_GEV
+        true_mev = 1e3 * PI0_MASS_GEV
         histograms = tuple(
             Series(
                 name=name,

@@ -39,7 +39,7 @@ EVENTS_PER_BLOCK = 500
 SHOWN_EVENTS = 500
 """Events whose cells are kept for displays."""
 FAKES_PER_EVENT = 0.03
-"""At which all methods are compared."""
+"""Rate of fakes at which all methods are compared."""
 SIMULATED_EVENTS = 256
 CHOICES = (Choice("streaming", 2), Choice("streaming", 1), Choice("streaming", 3), Choice("unrolled", 1))
 """Designs that are simulated; the first is synthesised."""
@@ -61,14 +61,14 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
         f"reconstructing {n_events:,} test and {valid_events:,} validation events with every method (the first ones tell how long"
         f" it takes); then building and simulating {len(CHOICES)} designs, and synthesising one"
     )
-    truth, found, seconds = reconstructed(models, library or own, "all" if library else "test", n_events)
+    truth, photons, seconds = reconstructed(models, library or own, "all" if library else "test", n_events)
     thresholds = working_points(models, own, valid_events)
-    selected = {method: chain.selected(of, thresholds[method]) for method, of in found.items()}
+    selected = {method: chain.selected(method_photons, thresholds[method]) for method, method_photons in photons.items()}
     assessment = physics.sections(truth, selected, (chain.PARTICLE_FLOW, BASELINE))
     nets = models.integer(round(thresholds[INTEGER] * 2.0 ** models.integer().fraction))
     checks, designs = _hardware(models, nets, library or own, work)
     claims = (*assessment.claims, _exactness_claim(checks))
-    made = Report(
+    document = Report(
         title="DeepCluster: from crystals to photons, float against firmware",
         summary="Whole events of 51 × 51 PbWO4 crystals: threshold, windows, seed finder, groups of four, center finder, "
         "photons. The published float networks, the edge networks in float and in integers, and two classical clusterings, on "
@@ -100,15 +100,15 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
             sections.what_was_run(models.centres),
         ),
     )
-    store.save(made, folder)
+    store.save(document, folder)
     store.write_index(folder.parent)
-    return made
+    return document
 
 
 def _best(headline: Headline) -> tuple[str, ...]:
     """Return the best figures: the smallest widths and the largest shares of pairs."""
-    shares = [one for one in headline if one[0].startswith(physics.BOTH_FOUND)]
-    widths = [one for one in headline if one not in shares]
+    shares = [entry for entry in headline if entry[0].startswith(physics.BOTH_FOUND)]
+    widths = [entry for entry in headline if entry not in shares]
     return (*summary.best(widths, lower_is_better=True), *summary.best(shares, lower_is_better=False))
 
 
@@ -144,34 +144,37 @@ def reconstructed(
     with progress("reconstructing", n_events, 0) as advance:
         for first, composed in blocks(library, split, n_events, seed):
             cells_EXY = composed.crystals.cells_EXY
-            found = {}
+            photons = {}
             for method, run in methods.items():
                 start = time.perf_counter()
-                found[method] = run(cells_EXY)
+                photons[method] = run(cells_EXY)
                 seconds[method] += time.perf_counter() - start
-            parts.append((first, found))
-            kept = cells_EXY if first < SHOWN_EVENTS else cells_EXY[:0]
-            truths.append(PhotonEvents(replace(composed.crystals, cells_EXY=kept), composed.kind_E))
+            parts.append((first, photons))
+            shown_EXY = cells_EXY if first < SHOWN_EVENTS else cells_EXY[:0]
+            truths.append(PhotonEvents(replace(composed.crystals, cells_EXY=shown_EXY), composed.kind_E))
             advance(len(cells_EXY))
     return photon_events.joined(truths), chain.joined(parts), seconds
 
 
 def working_points(models: Chain, library: ShowerLibrary, n_events: int) -> dict[str, float]:
     """Return each method's threshold on the photons' scores, from validation events, at one rate of fakes for all."""
-    truth, found, _ = reconstructed(models, library, "valid", n_events)
-    return {method: working_point(truth, of, int(FAKES_PER_EVENT * n_events)) for method, of in found.items()}
+    truth, photons, _ = reconstructed(models, library, "valid", n_events)
+    return {
+        method: working_point(truth, method_photons, int(FAKES_PER_EVENT * n_events))
+        for method, method_photons in photons.items()
+    }
 
 
-def working_point(truth: PhotonEvents, of: Photons, most_fakes: int) -> float:
+def working_point(truth: PhotonEvents, photons: Photons, most_fakes: int) -> float:
     """Return the lowest score as a threshold that leaves at most so many fakes.
 
     What is left is matched anew each time: without its weaker duplicate a photon that counted as a fake may be the true one's.
     """
-    scores = np.append(np.unique(of.score_N), np.inf)
+    scores = np.append(np.unique(photons.score_N), np.inf)
     low, high = 0, len(scores) - 1
     while low < high:
         middle = (low + high) // 2
-        if photon_matching.match(truth.crystals, chain.selected(of, scores[middle])).fake_N.sum() <= most_fakes:
+        if photon_matching.match(truth.crystals, chain.selected(photons, scores[middle])).fake_N.sum() <= most_fakes:
             high = middle
         else:
             low = middle + 1
@@ -208,7 +211,7 @@ def _hardware(models: Chain, nets: Networks, library: ShowerLibrary, work: Path)
     """Build and simulate the designs on whole events; return what the simulations gave, and what the first costs."""
     _, composed = next(blocks(library, "test", SIMULATED_EVENTS, EVALUATION_SEED))
     codes_EXY = np.concatenate([windowing.digitised(composed.crystals.cells_EXY), stress_events()]).astype(np.uint16)
-    wanted = {"photons": chain.integer_photons(codes_EXY, nets).slots(len(codes_EXY))}
+    expected = {"photons": chain.integer_photons(codes_EXY, nets).slots(len(codes_EXY))}
     checks, designs = [], []
     for number, choice in enumerate(CHOICES):
         target = find(Target, models.centres.recipe.target)
@@ -223,7 +226,7 @@ def _hardware(models: Chain, nets: Networks, library: ShowerLibrary, work: Path)
             start = time.perf_counter()
             run = verilog.simulate(project, codes_EXY, stall)
             executor = f"rtl {name}" + (f", stalled {stall:.0%} of the cycles" if stall else "")
-            checks.append(compare_codes(executor, wanted, run.codes, time.perf_counter() - start))
+            checks.append(compare_codes(executor, expected, run.codes, time.perf_counter() - start))
             if not stall:
                 physical = verilog.simulate(project, codes_EXY[:SIMULATED_EVENTS], 0.0)
                 cost = (
@@ -245,12 +248,12 @@ def _exactness_claim(checks: list[Check]) -> Claim:
     ran = [check for check in checks if not check.missing]
     wrong = [check.executor for check in ran if not check.exact]
     events_each = min((check.vectors for check in ran), default=0)
-    found = f"{len(ran)} simulations of {events_each:,} whole events: "
+    outcome = f"{len(ran)} simulations of {events_each:,} whole events: "
     return Claim(
         statement="The Verilog of the whole reconstruction gives the same photons, bit by bit, as the integer reconstruction, "
         "with one, two and three seed finders side by side and with random stalls, which change the order of the windows.",
         verdict=verdict(None if not ran else not wrong),
-        found=found + (f"differs in {', '.join(wrong)}" if wrong else "0 LSB everywhere"),
+        found=outcome + (f"differs in {', '.join(wrong)}" if wrong else "0 LSB everywhere"),
     )
 
 

@@ -31,30 +31,30 @@ from caloedge.reconstruction import windowing
 
 TOP = "caloedge_event"
 WORDS = ("valid", "x", "y", "energy", "score")
-"""Of each photon that leaves."""
+"""Words of each photon that leaves the design."""
 COORDINATE_BITS = (GRID - 1).bit_length()
 WINDOW_BITS = WINDOW * WINDOW * windowing.CODE_BITS
 SUM_BITS = windowing.CODE_BITS + 4
 CONTEXT_BITS = 2 * COORDINATE_BITS + 3 + 4 + SUM_BITS
-"""Of what a member's photon is computed from, besides the outputs: row, column, turn, exponent, sum of
-nine crystals."""
+"""Bits of what a member's photon is computed from, besides the outputs: row, column, orientation, exponent and
+sum of nine crystals."""
 IN_FLIGHT = 8
 """Windows that a streaming network works on at the same time, at most; more would only wait in front of it."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How the design is built."""
+    """Choices with which the design is built."""
 
     variant: str = "streaming"
-    """Of both networks, as backend `rtl` knows them."""
+    """Variant of both networks, as backend `rtl` names it."""
     lanes: int = 2
     """Copies of the seed finder."""
 
 
 @dataclass(frozen=True, eq=False)
 class EventDesign:
-    """What simulation knows of the design: rows of crystals in, slots of photons out."""
+    """Streams of the design for its simulation: rows of crystals in, slots of photons out."""
 
     source: Stream
     result: Stream
@@ -69,7 +69,7 @@ def build(seeds: Graph, centres: Graph, nets: Networks, target: Target, choice: 
     centre_net = _network("centres", centres, target, choice.variant, text)
     word_bits = _write_top(seed_net, centre_net, nets, choice.lanes, text)
     order = np.arange(GRID * GRID)
-    what = EventDesign(
+    event_design = EventDesign(
         Stream(GRID, GRID, Format(False, windowing.CODE_BITS, windowing.CODE_FRACTION), order),
         Stream(1, SLOTS * len(WORDS), Format(True, word_bits, 0), np.arange(SLOTS * len(WORDS))),
     )
@@ -77,18 +77,18 @@ def build(seeds: Graph, centres: Graph, nets: Networks, target: Target, choice: 
     values = record(seeds, centres, nets, target, choice) | {"patience_cycles": busiest + 1000}
     values["input"] = {
         "shape": [GRID, GRID],
-        "format": str(what.source.format),
+        "format": str(event_design.source.format),
         "range": [0, 2**windowing.CODE_BITS - 1],
-        **streamed(what.source),
+        **streamed(event_design.source),
     }
     values["output"] = {
         "name": "photons",
         "shape": [SLOTS, len(WORDS)],
-        "format": str(what.result.format),
-        **streamed(what.result),
+        "format": str(event_design.result.format),
+        **streamed(event_design.result),
     }
     both = hashlib.sha256(f"{seeds.digest} {centres.digest}".encode()).hexdigest()
-    write_project(what, named(text, "event", both), values, folder)
+    write_project(event_design, named(text, "event", both), values, folder)
 
 
 def simulate(folder: Path, codes_EXY: NDArray[Any], stall: float, waves: Waves | None = None) -> CycleRun:
@@ -127,43 +127,45 @@ class _Network:
 
 def _network(prefix: str, graph: Graph, target: Target, variant: str, text: Text) -> _Network:
     """Write a network's modules under names of its own, and one with a beat per event and handshakes at both ends."""
-    what: Design = design(graph, target, variant, {})
-    written = write_design(what, target.adders_per_stage())
+    network_design: Design = design(graph, target, variant, {})
+    written = write_design(network_design, target.adders_per_stage())
     names = {name: f"{prefix}_{name.removeprefix('caloedge_')}" for name in written.modules}
     text.modules |= renamed(written.modules, names)
     text.parts |= written.parts
     text.blocks |= {names[name]: number for name, number in written.blocks.items()}
     text.adders += written.adders
-    if what.result.beats != 1 or list(what.result.order) != list(range(what.result.words)):
-        raise Unsupported(f"{graph.name}: gives its outputs in {what.result.beats} beats; the reconstruction takes one")
-    if list(what.source.order) != list(range(len(what.source.order))):
+    if network_design.result.beats != 1 or list(network_design.result.order) != list(range(network_design.result.words)):
+        raise Unsupported(f"{graph.name}: gives its outputs in {network_design.result.beats} beats; the reconstruction takes one")
+    if list(network_design.source.order) != list(range(len(network_design.source.order))):
         raise Unsupported(f"{graph.name}: takes its inputs in another order than the windows'; use one channel")
-    module, bits, out = f"{prefix}_whole", what.source.beats * what.source.bits, what.result.bits
+    module, bits, out = f"{prefix}_whole", network_design.source.beats * network_design.source.bits, network_design.result.bits
     body: list[str] = []
-    given = "in"
-    if what.source.beats > 1:
-        parameters: dict[str, int | str] = {"WIDTH": what.source.bits, "BEATS": what.source.beats}
-        body.append(_wires("words", what.source.bits))
+    input_stream = "in"
+    if network_design.source.beats > 1:
+        parameters: dict[str, int | str] = {"WIDTH": network_design.source.bits, "BEATS": network_design.source.beats}
+        body.append(_wires("words", network_design.source.bits))
         body.append(_part("caloedge_split", "words_unit", text, parameters, _stream("in", "in") | _stream("out", "words")))
-        given = "words"
-    if what.streaming:
-        body.append(_use(names[what.name], "net", _stream("in", given) | _stream("out", "out")))
+        input_stream = "words"
+    if network_design.streaming:
+        body.append(_use(names[network_design.name], "net", _stream("in", input_stream) | _stream("out", "out")))
         in_flight = IN_FLIGHT
     else:  # a pipeline that cannot wait: a result has its place before its event is let in
         latency = written.pipeline_cycles
         assert latency is not None
-        free = {"in_valid": "1'b0", "in_data": f"{given}_data", "out_valid": "unused_valid", "out_data": "result"}
-        credit = {"in_valid": f"{given}_valid", "in_ready": f"{given}_ready", "core_result": "result"} | _stream("out", "out")
+        free = {"in_valid": "1'b0", "in_data": f"{input_stream}_data", "out_valid": "unused_valid", "out_data": "result"}
+        credit = {"in_valid": f"{input_stream}_valid", "in_ready": f"{input_stream}_ready", "core_result": "result"} | _stream(
+            "out", "out"
+        )
         body += [
             f"  wire [{out - 1}:0] result;\n  wire unused_valid;",
-            _use(names[what.name], "net", free),
+            _use(names[network_design.name], "net", free),
             _part("caloedge_credit", "credit", text, {"LATENCY": latency, "WIDTH": out}, credit),
         ]
         in_flight = latency + 2
     remark = f"{graph.name}: one event per beat, handshakes at both ends."
     text.modules[module] = _module(module, remark, bits, out, body)
-    interval = max(stage.cycles for stage in what.stages)
-    return _Network(module, what.source, what.result, interval, in_flight)
+    interval = max(stage.cycles for stage in network_design.stages)
+    return _Network(module, network_design.source, network_design.result, interval, in_flight)
 
 
 # The parts and what joins them
@@ -234,14 +236,14 @@ def _write_top(seeds: _Network, centres: _Network, nets: Networks, lanes: int, t
     return word_bits
 
 
-def _beside(net: _Network, payload: int, given: str, text: Text) -> list[str]:
+def _beside(net: _Network, payload: int, input_expression: str, text: Text) -> list[str]:
     """Return a network with a FIFO beside it that holds what its input came with."""
     return [
         _wires("held", payload), _wires("made", net.result.bits), "  wire held_free, net_free;",
         "  assign in_ready = held_free && net_free;",
         _part("caloedge_fifo", "held_unit", text, {"WIDTH": payload, "DEPTH": net.in_flight},
               {"in_valid": "in_valid && net_free", "in_ready": "held_free", "in_data": "in_data"} | _stream("out", "held")),
-        _use(net.module, "net", {"in_valid": "in_valid && held_free", "in_ready": "net_free", "in_data": given}
+        _use(net.module, "net", {"in_valid": "in_valid && held_free", "in_ready": "net_free", "in_data": input_expression}
              | _stream("out", "made")),
         "  assign out_valid = held_valid && made_valid;",
         "  assign held_ready = out_ready && made_valid;\n  assign made_ready = out_ready && held_valid;",
@@ -293,8 +295,8 @@ def _features() -> dict[str, int | str]:
 
 
 def _lane(number: int, bits: int) -> dict[str, str]:
-    ports = {f"{side}_{what}": f"{stream}_{what}[{number}]" for side, stream in (("in", "lane"), ("out", "scored"))
-             for what in ("valid", "ready")}  # fmt: skip
+    ports = {f"{side}_{signal}": f"{stream}_{signal}[{number}]" for side, stream in (("in", "lane"), ("out", "scored"))
+             for signal in ("valid", "ready")}  # fmt: skip
     return ports | {"in_data": "lane_data", "out_data": f"scored_data[{(number + 1) * bits - 1}:{number * bits}]"}
 
 
@@ -303,7 +305,7 @@ def _literal(value: int) -> str:
 
 
 def _stream(side: str, name: str) -> dict[str, str]:
-    return {f"{side}_{what}": f"{name}_{what}" for what in ("valid", "ready", "data")}
+    return {f"{side}_{signal}": f"{name}_{signal}" for signal in ("valid", "ready", "data")}
 
 
 def _wires(name: str, bits: int) -> str:
@@ -317,8 +319,8 @@ def _use(module: str, unit: str, ports: dict[str, str], parameters: str = "") ->
 
 def _part(module: str, unit: str, text: Text, parameters: dict[str, int | str], ports: dict[str, str]) -> str:
     text.parts.add(module)
-    given = ", ".join(f".{name}({value})" for name, value in parameters.items())
-    return _use(module, unit, ports, f"#({given}) ")
+    arguments = ", ".join(f".{name}({value})" for name, value in parameters.items())
+    return _use(module, unit, ports, f"#({arguments}) ")
 
 
 def _module(name: str, remark: str, bits_in: int, bits_out: int, lines: list[str]) -> str:

@@ -1,1 +1,1 @@
-"""Figures of merit with bootstrap errors, and the claims that are judged on them."""
+"""Figures of merit with bootstrap errors, and the claims that are evaluated on them."""

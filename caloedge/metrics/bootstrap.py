@@ -14,9 +14,9 @@ from caloedge.results import Number, Series
 
 REPLICAS = 200
 FEWEST = 30
-"""With fewer values or trials a bin has no estimate: a bootstrap of so few is too sure."""
+"""Fewest values or trials of a bin with an estimate: the bootstrap of fewer is too sure."""
 NONE_SEEN = 1.139
-"""Counts that are not exceeded at 68 % confidence where none was seen: −ln(1 − 0.68)."""
+"""Upper limit on counts at 68 % confidence where none was seen: −ln(1 − 0.68)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Ratio:
     low: NDArray[Any]
     high: NDArray[Any]
     total: NDArray[Any]
-    """Unweighted denominators."""
+    """(bins,) unweighted denominators."""
     replicas: NDArray[Any]
     """(R, bins): the bootstrap replicas, for paired differences."""
 
@@ -77,14 +77,14 @@ def ratio(passed_EB: NDArray[Any], total_EB: NDArray[Any], weights_RE: NDArray[A
     return Ratio(value, low, high, total, replicas)
 
 
-def percent(ratio: Ratio, bin_: int, what: str) -> Number:
-    """Return one bin of a ratio in percent with its uncertainty; `what` is counted in the denominator, e.g. "photons"."""
+def percent(ratio: Ratio, bin_: int, counted: str) -> Number:
+    """Return one bin of a ratio in percent with its uncertainty; `counted` names the denominator, e.g. "photons"."""
     return Number(
         value=100 * float(ratio.value[bin_]),
         unit="%",
         origin="computed",
         uncertainty=100 * float(ratio.uncertainty[bin_]),
-        sample=f"{int(ratio.total[bin_]):,} {what}",
+        sample=f"{int(ratio.total[bin_]):,} {counted}",
     )
 
 
@@ -159,8 +159,8 @@ def threshold_at_efficiency(scores_of_true: NDArray[Any], efficiency: float) -> 
     """
     if not len(scores_of_true):
         return -np.inf
-    kept = int(np.ceil(efficiency * len(scores_of_true) - 1e-9))
-    return float(np.sort(scores_of_true)[::-1][max(kept, 1) - 1])
+    n_required = int(np.ceil(efficiency * len(scores_of_true) - 1e-9))
+    return float(np.sort(scores_of_true)[::-1][max(n_required, 1) - 1])
 
 
 def auc(scores: NDArray[Any], labels: NDArray[Any]) -> float:

@@ -1,4 +1,4 @@
-"""What is claimed, judged in one place: on the confidence limits of a figure, never on its central value.
+"""Verdicts on claims, all in one place: from the confidence limits of a figure, never from its central value.
 
 A limit is one-sided at 95 % confidence: a quantile of the bootstrap replicas, which are paired between methods.
 
@@ -6,7 +6,7 @@ A limit is one-sided at 95 % confidence: a quantile of the bootstrap replicas, w
   must pass, so its level needs no correction for their number (Berger, Technometrics 24 (1982) 295).
 - It *fails* if the favourable limit of one bin breaks it. The more bins, the more likely one does so by chance, so these limits
   hold for all bins at once (the largest studentised deviation of each replica: Romano and Wolf, Econometrica 73 (2005) 1237).
-- What does neither is *undecided*. "Clearly" asks for more: it holds only beyond 3 standard deviations.
+- What does neither is *undecided*. "Clearly" asks for more: it needs more than 3 standard deviations.
 
 Axes: B bin, R replica.
 """
@@ -22,24 +22,24 @@ from caloedge.metrics import bootstrap
 from caloedge.results import Claim, Verdict
 
 CONFIDENCE = 0.95
-"""Of each limit, one-sided."""
+"""Confidence of each one-sided limit."""
 CLEARLY = 3.0
 """Standard deviations that make a difference clear."""
 LIMITS = f"limits at {CONFIDENCE:.0%} confidence, paired bootstrap"
-"""Said behind figures of claims."""
+"""Remark behind the figures of claims."""
 UNKNOWN = "too few values, or a figure that is not positive"
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedFigure:
     """A figure in bins with its bootstrap replicas: most often the ratio or the difference of two methods' figures."""
 
     value_B: NDArray[Any]
     replicas_RB: NDArray[Any]
     trials_B: NDArray[Any] | None = None
-    """Of a difference of shares: how many trials each bin has, which limit it where all replicas agree."""
+    """(B,) trials behind a difference of shares, which limit it where all replicas agree; None for other figures."""
     unit: Literal["", "%"] = ""
-    """`%` of a difference of shares, in percentage points."""
+    """`%` for a difference of shares in percentage points, else empty."""
 
     @property
     def known(self) -> NDArray[Any]:
@@ -79,13 +79,13 @@ class Compared:
         agree_B = (self.replicas_RB == self.value_B).all(axis=0)
         return np.where(agree_B, scale * bootstrap.none_of(self.trials_B, CONFIDENCE), 0.0)
 
-    def mirrored(self) -> "Compared":
+    def mirrored(self) -> "ComparedFigure":
         """Return the negative."""
-        return Compared(-self.value_B, -self.replicas_RB, self.trials_B, self.unit)
+        return ComparedFigure(-self.value_B, -self.replicas_RB, self.trials_B, self.unit)
 
-    def mean(self) -> "Compared":
+    def mean(self) -> "ComparedFigure":
         """Return the mean of the bins as one."""
-        return Compared(self.value_B.mean(keepdims=True), self.replicas_RB.mean(axis=1, keepdims=True), None, self.unit)
+        return ComparedFigure(self.value_B.mean(keepdims=True), self.replicas_RB.mean(axis=1, keepdims=True), None, self.unit)
 
     def text(self, b: int) -> str:
         """Return a bin with its limits, e.g. `1.040 (1.004 to 1.077)`; one without spread says so.
@@ -104,19 +104,21 @@ class Compared:
         return f"{value:+.2f} % ({low:+.2f} to {high:+.2f} %)"
 
 
-def ratio(found_B: NDArray[Any], found_RB: NDArray[Any], wanted_B: NDArray[Any], wanted_RB: NDArray[Any]) -> Compared:
+def ratio(
+    value_B: NDArray[Any], replicas_RB: NDArray[Any], reference_B: NDArray[Any], reference_RB: NDArray[Any]
+) -> ComparedFigure:
     """Return one method's figures over another's."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return Compared(np.asarray(found_B / wanted_B), np.asarray(found_RB / wanted_RB))
+        return ComparedFigure(np.asarray(value_B / reference_B), np.asarray(replicas_RB / reference_RB))
 
 
-def difference(found: bootstrap.Ratio, wanted: bootstrap.Ratio, bin_: int = 0) -> Compared:
+def difference(method: bootstrap.Ratio, reference: bootstrap.Ratio, bin_: int = 0) -> ComparedFigure:
     """Return by how much one method's share exceeds another's in one bin, in percentage points."""
     chosen = slice(bin_, bin_ + 1)
-    return Compared(
-        100 * (found.value - wanted.value)[chosen],
-        100 * (found.replicas - wanted.replicas)[:, chosen],
-        found.total[chosen],
+    return ComparedFigure(
+        100 * (method.value - reference.value)[chosen],
+        100 * (method.replicas - reference.replicas)[:, chosen],
+        method.total[chosen],
         "%",
     )
 
@@ -124,30 +126,30 @@ def difference(found: bootstrap.Ratio, wanted: bootstrap.Ratio, bin_: int = 0) -
 # The rule
 
 
-def at_most(limit: float, of: Compared) -> Verdict:
-    """Judge that a figure is at most `limit` in every bin.
+def at_most(limit: float, figure: ComparedFigure) -> Verdict:
+    """Return the verdict on a figure being at most `limit` in every bin.
 
     >>> narrow, wide = (Compared(np.array([1.04]), 1.04 + s * np.linspace(-2, 2, 200)[:, None]) for s in (0.001, 0.022))
     >>> at_most(1.05, narrow), at_most(1.05, wide), at_most(1.03, narrow)
     ('holds', 'undecided', 'fails')
     """
-    if not of.known.all():
+    if not figure.known.all():
         return "not tested"
-    if (of.limits()[1] <= limit).all():
+    if (figure.limits()[1] <= limit).all():
         return "holds"
-    return "fails" if (of.joint_low() > limit).any() else "undecided"
+    return "fails" if (figure.joint_low() > limit).any() else "undecided"
 
 
-def below(limit: float, of: Compared, *, clearly: bool = False) -> Verdict:
-    """Judge that a figure is below `limit` in every bin; clearly so, if by more than `CLEARLY` standard deviations."""
-    if not of.known.all():
+def below(limit: float, figure: ComparedFigure, *, clearly: bool = False) -> Verdict:
+    """Return the verdict on a figure being below `limit` in every bin, clearly so if by `CLEARLY` standard deviations."""
+    if not figure.known.all():
         return "not tested"
-    high_B = of.limits()[1]
+    high_B = figure.limits()[1]
     if clearly:
-        high_B = np.maximum(high_B, of.value_B + CLEARLY * of.spread)
+        high_B = np.maximum(high_B, figure.value_B + CLEARLY * figure.spread)
     if (high_B < limit).all():
         return "holds"
-    return "fails" if (of.joint_low() >= limit).any() else "undecided"
+    return "fails" if (figure.joint_low() >= limit).any() else "undecided"
 
 
 def both(*verdicts: Verdict) -> Verdict:
@@ -163,57 +165,61 @@ def both(*verdicts: Verdict) -> Verdict:
 # Claims
 
 
-def of_most(statement: str, brief: str, of: Compared, limit: float, places: Sequence[str] = ("",), said: str = "") -> Claim:
+def claim_at_most(
+    statement: str, brief: str, figure: ComparedFigure, limit: float, places: Sequence[str] = ("",), prefix: str = ""
+) -> Claim:
     """Claim that a figure is at most `limit` in every bin; the bins that do not keep to it are named.
 
-    `places` name the bins, `brief` is the claim in a few words, and `said` stands before what was found.
+    `places` name the bins, `brief` is the claim in a few words, and `prefix` stands before the figures.
     """
-    return _claim(statement, brief, at_most(limit, of), of, _exceeding(of, limit, places), said, places)
+    return _claim(statement, brief, at_most(limit, figure), figure, _exceeding(figure, limit, places), prefix, places)
 
 
-def of_least(statement: str, brief: str, of: Compared, limit: float, said: str = "") -> Claim:
+def claim_at_least(statement: str, brief: str, figure: ComparedFigure, limit: float, prefix: str = "") -> Claim:
     """Claim that a figure is at least `limit` in the only bin."""
-    return _claim(statement, brief, at_most(-limit, of.mirrored()), of, [0], said, ("",))
+    return _claim(statement, brief, at_most(-limit, figure.mirrored()), figure, [0], prefix, ("",))
 
 
-def of_clearly_less(statement: str, brief: str, of: Compared, limit: float, said: str = "") -> Claim:
+def claim_clearly_below(statement: str, brief: str, figure: ComparedFigure, limit: float, prefix: str = "") -> Claim:
     """Claim that a figure is clearly below `limit` in the only bin."""
-    return _claim(statement, brief, below(limit, of, clearly=True), of, [0], said, ("",), clear_of=limit)
+    return _claim(statement, brief, below(limit, figure, clearly=True), figure, [0], prefix, ("",), clear_of=limit)
 
 
-def of_clearly_more(statement: str, brief: str, of: Compared, limit: float, said: str = "") -> Claim:
+def claim_clearly_above(statement: str, brief: str, figure: ComparedFigure, limit: float, prefix: str = "") -> Claim:
     """Claim that a figure is clearly above `limit` in the only bin."""
-    verdict = below(-limit, of.mirrored(), clearly=True)
-    return _claim(statement, brief, verdict, of, [0], said, ("",), clear_of=limit)
+    verdict = below(-limit, figure.mirrored(), clearly=True)
+    return _claim(statement, brief, verdict, figure, [0], prefix, ("",), clear_of=limit)
 
 
-def of_less(statement: str, brief: str, of: Compared, limit: float, places: Sequence[str], said: str = "") -> Claim:
+def claim_below(
+    statement: str, brief: str, figure: ComparedFigure, limit: float, places: Sequence[str], prefix: str = ""
+) -> Claim:
     """Claim that a figure is below `limit` in every bin."""
-    return _claim(statement, brief, below(limit, of), of, _exceeding(of, limit, places), said, places)
+    return _claim(statement, brief, below(limit, figure), figure, _exceeding(figure, limit, places), prefix, places)
 
 
-def of_less_everywhere(statement: str, brief: str, of: Compared, limit: float, places: Sequence[str]) -> Claim:
+def claim_below_everywhere(statement: str, brief: str, figure: ComparedFigure, limit: float, places: Sequence[str]) -> Claim:
     """Claim that a figure is below `limit` in every bin, and clearly so in their mean."""
-    if not of.known.all():
-        return _unknown(statement, brief, of, places)
-    mean = of.mean()
-    verdict = both(below(limit, of), below(limit, mean, clearly=True))
-    worst = int(of.limits()[1].argmax())
-    bins = "; ".join(f"{places[b]}: {of.text(b)}" for b in range(len(of.value_B)))
+    if not figure.known.all():
+        return _unknown(statement, brief, figure, places)
+    mean = figure.mean()
+    verdict = both(below(limit, figure), below(limit, mean, clearly=True))
+    worst = int(figure.limits()[1].argmax())
+    bins = "; ".join(f"{places[b]}: {figure.text(b)}" for b in range(len(figure.value_B)))
     return Claim(
         statement=statement,
-        brief=f"{brief}: {of.text(worst)} at {places[worst]}",
+        brief=f"{brief}: {figure.text(worst)} at {places[worst]}",
         verdict=verdict,
         found=f"{mean.text(0)} in the mean of the bins; {bins} ({LIMITS})",
     )
 
 
-def _exceeding(of: Compared, limit: float, places: Sequence[str]) -> list[int]:
+def _exceeding(figure: ComparedFigure, limit: float, places: Sequence[str]) -> list[int]:
     """Return the bins that are shown: those whose upper limit is above what is claimed, worst first, or the worst."""
-    if not of.known.all():
+    if not figure.known.all():
         return []
-    order = np.argsort(-of.limits()[1], kind="stable")
-    above = [int(b) for b in order if of.limits()[1][b] > limit]
+    order = np.argsort(-figure.limits()[1], kind="stable")
+    above = [int(b) for b in order if figure.limits()[1][b] > limit]
     return above or [int(order[0])] if len(places) > 1 else [0]
 
 
@@ -221,30 +227,30 @@ def _claim(
     statement: str,
     brief: str,
     verdict: Verdict,
-    of: Compared,
+    figure: ComparedFigure,
     shown: Sequence[int],
-    said: str,
+    prefix: str,
     places: Sequence[str],
     clear_of: float | None = None,
 ) -> Claim:
     if verdict == "not tested":
-        return _unknown(statement, brief, of, places)
+        return _unknown(statement, brief, figure, places)
 
-    def at(b: int) -> str:
-        return f"{places[b]}: {of.text(b)}" if places[b] else of.text(b)
+    def labelled(b: int) -> str:
+        return f"{places[b]}: {figure.text(b)}" if places[b] else figure.text(b)
 
-    worst = at(shown[0])
-    text = "; ".join(at(b) for b in shown)
+    worst = labelled(shown[0])
+    text = "; ".join(labelled(b) for b in shown)
     if len(places) > 1:
-        many = f"{len(shown)} of {len(places)} bins shown, the worst first: " if verdict != "holds" else "the worst bin: "
-        text = many + text
-    if clear_of is not None and float(of.spread[0]) > 0:
-        text += f", {(float(of.value_B[0]) - clear_of) / float(of.spread[0]):+.1f} σ from {clear_of:g}"
-    return Claim(statement=statement, brief=f"{brief}: {worst}", verdict=verdict, found=f"{said}{text} ({LIMITS})")
+        heading = f"{len(shown)} of {len(places)} bins shown, the worst first: " if verdict != "holds" else "the worst bin: "
+        text = heading + text
+    if clear_of is not None and float(figure.spread[0]) > 0:
+        text += f", {(float(figure.value_B[0]) - clear_of) / float(figure.spread[0]):+.1f} σ from {clear_of:g}"
+    return Claim(statement=statement, brief=f"{brief}: {worst}", verdict=verdict, found=f"{prefix}{text} ({LIMITS})")
 
 
-def _unknown(statement: str, brief: str, of: Compared, places: Sequence[str]) -> Claim:
-    bins = ", ".join(places[int(b)] for b in np.flatnonzero(~of.known))
+def _unknown(statement: str, brief: str, figure: ComparedFigure, places: Sequence[str]) -> Claim:
+    bins = ", ".join(places[int(b)] for b in np.flatnonzero(~figure.known))
     return Claim(
         statement=statement, brief=f"{brief}: {UNKNOWN}", verdict="not tested", found=f"{UNKNOWN}{', in ' if bins else ''}{bins}"
     )
@@ -253,23 +259,23 @@ def _unknown(statement: str, brief: str, of: Compared, places: Sequence[str]) ->
 # What no claim covers
 
 
-def worse(than: str, what: str, of: Compared, places: Sequence[str], by: float = 0.0) -> tuple[str, ...]:
-    """Warn of bins in which a figure over another method's is above 1 + `by` at 95 % confidence, each bin by itself."""
-    low_B = np.where(of.known, of.limits()[0], -np.inf)
-    found = [f"{places[b]}: {of.text(b)}" for b in map(int, np.flatnonzero(low_B > 1 + by))]
-    return (f"The integer network is worse than {than} in {what}, ratio at {'; '.join(found)}.",) if found else ()
+def worse(reference: str, quantity: str, figure: ComparedFigure, places: Sequence[str], margin: float = 0.0) -> tuple[str, ...]:
+    """Warn of bins in which a figure over another method's is above 1 + `margin` at 95 % confidence, each bin by itself."""
+    low_B = np.where(figure.known, figure.limits()[0], -np.inf)
+    bins = [f"{places[b]}: {figure.text(b)}" for b in map(int, np.flatnonzero(low_B > 1 + margin))]
+    return (f"The integer network is worse than {reference} in {quantity}, ratio at {'; '.join(bins)}.",) if bins else ()
 
 
-def biased(what: str, of: Compared, places: Sequence[str]) -> tuple[str, ...]:
-    """Warn of a response that differs from 1 beyond its errors, at 95 % confidence for all bins at once, and name the largest."""
-    if not of.known.any():
+def biased(quantity: str, figure: ComparedFigure, places: Sequence[str]) -> tuple[str, ...]:
+    """Warn of a response that differs from 1 at 95 % confidence for all bins at once, and name the largest difference."""
+    if not figure.known.any():
         return ()
-    low_B, high_B = of.joint_low(), -of.mirrored().joint_low()
-    off = [b for b in map(int, np.flatnonzero(of.known)) if low_B[b] > 1 or high_B[b] < 1]
+    low_B, high_B = figure.joint_low(), -figure.mirrored().joint_low()
+    off = [b for b in map(int, np.flatnonzero(figure.known)) if low_B[b] > 1 or high_B[b] < 1]
     if not off:
         return ()
-    most = max(off, key=lambda b: abs(float(of.value_B[b]) - 1))
+    worst = max(off, key=lambda b: abs(float(figure.value_B[b]) - 1))
     others = f"all {len(places) - 1}" if len(off) == len(places) else f"{len(off) - 1} of the {len(places) - 1}"
     other = f"; so do {others} other bins, by less" if len(off) > 1 else ""
-    place = f" at {places[most]}" if places[most] else ""
-    return (f"{what} differs from 1{place}: {of.text(most)}{other}.",)
+    place = f" at {places[worst]}" if places[worst] else ""
+    return (f"{quantity} differs from 1{place}: {figure.text(worst)}{other}.",)

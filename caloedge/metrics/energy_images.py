@@ -1,4 +1,4 @@
-"""How close reconstructed energy images are to the truth: per event, per pixel, per set of events, with bootstrap errors.
+"""Errors of reconstructed energy images: per event, per pixel and per set of events, with bootstrap uncertainties.
 
 The squared error weighs pixels by their true energy (arXiv 2410.07250): Σ y (ŷ − y)² / Σ y in GeV². Between sets of softer
 and harder events it is compared by the relative error √(Σ y (ŷ − y)² / Σ y³): no energy scale is left in it, an error of the
@@ -21,27 +21,27 @@ from caloedge.metrics.resolution import Estimate
 from caloedge.metrics.ssim import blur, ssim
 
 PIXEL_BINS_GEV = 2.0 ** np.arange(-2, 12)
-"""Pixels of less energy, most of them empty, are the first bin; those of more the last."""
+"""Inner bin edges: pixels of less energy, most of them empty, are the first bin; those of more the last."""
 N_BINS = len(PIXEL_BINS_GEV) + 1
 EVENTS_PER_BLOCK = 100
-"""Together, so that memory does not grow with the sample."""
+"""Events that are compared at a time, so that memory does not grow with the sample."""
 FEWEST_PIXELS = 100
-"""With fewer pixels a bin has no closure."""
+"""Fewest pixels of a bin with a closure."""
 
 
 @dataclass(frozen=True)
-class EventImages:
-    """What is compared: the truth of events of several sets."""
+class TrueImages:
+    """True images of events of several sets, to which methods are compared."""
 
     sets: tuple[str, ...]
     set_E: NDArray[Any]
     """(E,) index into `sets`."""
     field_E: NDArray[Any]
-    """(E,) rad · GeV."""
+    """(E,) magnetic field in rad · GeV."""
     unit_E: NDArray[Any]
-    """(E,) GeV that 1 stands for in what networks take and give."""
+    """(E,) energy in GeV that 1 stands for in the networks' inputs and outputs."""
     truth_EHW: NDArray[Any]
-    """(E, 56, 56) GeV."""
+    """(E, 56, 56) true energy in GeV."""
 
     def __len__(self) -> int:
         return len(self.set_E)
@@ -53,18 +53,19 @@ class EventImages:
 
 @dataclass(frozen=True)
 class Errors:
-    """What one method's images are like, event by event."""
+    """Errors of one method's images, event by event."""
 
     wmse_E: NDArray[Any]
-    """Σ y (ŷ − y)² / Σ y in GeV², NaN for an event without energy."""
+    """(E,) Σ y (ŷ − y)² / Σ y in GeV², NaN for an event without energy."""
     relative_E: NDArray[Any]
-    """√(Σ y (ŷ − y)² / Σ y³)."""
+    """(E,) relative error √(Σ y (ŷ − y)² / Σ y³)."""
     ssim_E: NDArray[Any]
+    """(E,) structural similarity."""
     closure_E: NDArray[Any]
-    """Σ ŷ / Σ y."""
+    """(E,) reconstructed over true energy of the event, Σ ŷ / Σ y."""
     moments_EBM: NDArray[Any]
-    """Number of pixels in each bin, and sums of ŷ − y, (ŷ − y)², ŷ / y and (ŷ / y)² over them, energies in GeV; the ratios of
-    the first bin are 0."""
+    """(E, B, M) number of pixels in each bin, and sums of ŷ − y, (ŷ − y)², ŷ / y and (ŷ / y)² over them, energies
+    in GeV; the ratios of the first bin are 0."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Closure:
     spread: Estimate
 
 
-def measure(events: EventImages, outputs: NDArray[Any]) -> Errors:
+def measure(events: TrueImages, outputs: NDArray[Any]) -> Errors:
     """Compare one method's outputs (E, 56, 56) or (E, 1, 56, 56), in the events' units, with the truth.
 
     Raises `UserError` for another shape or values that are not finite.
@@ -95,32 +96,35 @@ def images_of(outputs: NDArray[Any], n_events: int) -> NDArray[Any]:
     return outputs.reshape(n_events, PIXELS, PIXELS)
 
 
-def _measured(events: EventImages, outputs_EHW: NDArray[Any], block: slice) -> Errors:
+def _measured(events: TrueImages, outputs_EHW: NDArray[Any], block: slice) -> Errors:
     unit_E11 = events.unit_E[block, None, None]
     truth, scaled = events.truth_EHW[block].astype(np.float64), outputs_EHW[block].astype(np.float64)
     if not np.isfinite(scaled).all():
         event = block.start + int(np.argwhere(~np.isfinite(scaled))[0, 0])
         raise UserError(f"output of event {event} is not finite; energies must be")
-    found = scaled * unit_E11
-    weighted_E = (truth * (found - truth) ** 2).sum(axis=(1, 2))
+    estimate = scaled * unit_E11
+    weighted_E = (truth * (estimate - truth) ** 2).sum(axis=(1, 2))
     energy_E, cubes_E = truth.sum(axis=(1, 2)), (truth**3).sum(axis=(1, 2))
     with np.errstate(invalid="ignore", divide="ignore"):
         return Errors(
             wmse_E=weighted_E / energy_E,
             relative_E=np.sqrt(weighted_E / cubes_E),
             ssim_E=ssim(scaled, truth / unit_E11, *(blur(side) for side in truth.shape[1:])),
-            closure_E=found.sum(axis=(1, 2)) / energy_E,
-            moments_EBM=_moments(found, truth),
+            closure_E=estimate.sum(axis=(1, 2)) / energy_E,
+            moments_EBM=_moments(estimate, truth),
         )
 
 
-def _moments(found: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:
+def _moments(estimate: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:
     n_events = len(truth)
     bin_EHW = np.digitize(truth, PIXEL_BINS_GEV)
-    place = (bin_EHW + np.arange(n_events)[:, None, None] * N_BINS).ravel()
-    apart = (found - truth).ravel()
-    ratio = np.where(bin_EHW > 0, found / np.maximum(truth, PIXEL_BINS_GEV[0]), 0).ravel()
-    sums = [np.bincount(place, of, n_events * N_BINS) for of in (np.ones_like(apart), apart, apart**2, ratio, ratio**2)]
+    bin_index = (bin_EHW + np.arange(n_events)[:, None, None] * N_BINS).ravel()
+    difference = (estimate - truth).ravel()
+    ratio = np.where(bin_EHW > 0, estimate / np.maximum(truth, PIXEL_BINS_GEV[0]), 0).ravel()
+    sums = [
+        np.bincount(bin_index, weights, n_events * N_BINS)
+        for weights in (np.ones_like(difference), difference, difference**2, ratio, ratio**2)
+    ]
     return np.stack(sums, axis=-1).reshape(n_events, N_BINS, len(sums))
 
 

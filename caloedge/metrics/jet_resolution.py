@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from caloedge.detector.images.jets import Jets
 
 MATCHED_WITHIN = 0.3
-"""ΔR = √(Δη² + Δφ²), less than the jets' radius of 0.4."""
+"""Largest ΔR = √(Δη² + Δφ²) of a match, less than the jets' radius of 0.4."""
 TRUE_ABOVE_GEV = 30.0
-"""pT of the true jets that are counted."""
+"""Lowest pT of the true jets that are counted."""
 FOUND_ABOVE_GEV = 10.0
-"""pT of what is clustered: far enough below that a low response does not lose a jet."""
+"""Lowest pT of what is clustered: far enough below that a low response does not lose a jet."""
 CENTRAL = (0.16, 0.84)
 
 
@@ -26,38 +26,40 @@ class JetPairs:
     """One method's jets in each event."""
 
     true_pt_EJ: NDArray[Any]
-    """GeV, of true jets above `TRUE_ABOVE_GEV`."""
+    """(E, J) pT in GeV of the true jets above `TRUE_ABOVE_GEV`."""
     ratio_EJ: NDArray[Any]
-    """Reconstructed over true pT, NaN where no jet was found."""
+    """(E, J) reconstructed over true pT, NaN where no jet was found."""
     extra_E: NDArray[Any]
-    """Number of reconstructed jets above `TRUE_ABOVE_GEV` that match no true jet above `FOUND_ABOVE_GEV`."""
+    """(E,) number of reconstructed jets above `TRUE_ABOVE_GEV` that match no true jet above `FOUND_ABOVE_GEV`."""
 
 
-def pairs(true: Jets, found: Jets, n_events: int) -> JetPairs:
+def pairs(true: Jets, reconstructed: Jets, n_events: int) -> JetPairs:
     """Match jets above `FOUND_ABOVE_GEV` of all events."""
-    partner_N = match(true, found)
+    partner_N = match(true, reconstructed)
     counted_N = true.pt_N >= TRUE_ABOVE_GEV
-    ratio_N = np.where(partner_N >= 0, np.append(found.pt_N, np.nan)[partner_N] / true.pt_N, np.nan)
-    alone_N = found.pt_N >= TRUE_ABOVE_GEV
+    ratio_N = np.where(partner_N >= 0, np.append(reconstructed.pt_N, np.nan)[partner_N] / true.pt_N, np.nan)
+    alone_N = reconstructed.pt_N >= TRUE_ABOVE_GEV
     alone_N[partner_N[partner_N >= 0]] = False
     event_N = true.event_N[counted_N]
     columns = (true.pt_N[counted_N], ratio_N[counted_N])
     true_pt_EJ, ratio_EJ = (_padded(event_N, values, n_events) for values in columns)
-    return JetPairs(true_pt_EJ, ratio_EJ, np.bincount(found.event_N[alone_N], minlength=n_events))
+    return JetPairs(true_pt_EJ, ratio_EJ, np.bincount(reconstructed.event_N[alone_N], minlength=n_events))
 
 
-def match(true: Jets, found: Jets) -> NDArray[Any]:
+def match(true: Jets, reconstructed: Jets) -> NDArray[Any]:
     """Return the index of each true jet's partner among the reconstructed ones, −1 for none."""
     partner_N = np.full(len(true.pt_N), -1)
-    for event in np.intersect1d(true.event_N, found.event_N):
-        ours, theirs = (np.arange(*np.searchsorted(of.event_N, (event, event + 1))) for of in (true, found))
-        eta = true.eta_N[ours][:, None] - found.eta_N[theirs]
-        phi = true.phi_N[ours][:, None] - found.phi_N[theirs]
-        apart = np.hypot(eta, (phi + np.pi) % (2 * np.pi) - np.pi)
-        while apart.size and apart.min() < MATCHED_WITHIN:
-            one, other = np.unravel_index(apart.argmin(), apart.shape)
-            partner_N[ours[one]] = theirs[other]
-            apart[one], apart[:, other] = np.inf, np.inf
+    for event in np.intersect1d(true.event_N, reconstructed.event_N):
+        true_rows, reconstructed_rows = (
+            np.arange(*np.searchsorted(jets.event_N, (event, event + 1))) for jets in (true, reconstructed)
+        )
+        eta = true.eta_N[true_rows][:, None] - reconstructed.eta_N[reconstructed_rows]
+        phi = true.phi_N[true_rows][:, None] - reconstructed.phi_N[reconstructed_rows]
+        distance = np.hypot(eta, (phi + np.pi) % (2 * np.pi) - np.pi)
+        while distance.size and distance.min() < MATCHED_WITHIN:
+            row, column = np.unravel_index(distance.argmin(), distance.shape)
+            partner_N[true_rows[row]] = reconstructed_rows[column]
+            distance[row], distance[:, column] = np.inf, np.inf
     return partner_N
 
 

@@ -1,4 +1,4 @@
-"""Which reconstructed photon is which true one, what is left over, and which true photons were split.
+"""Match reconstructed photons to true ones, and find fakes and split photons.
 
 Lengths are in crystals, energies in GeV. Axes: E event, P true photon (at most two), N reconstructed photon, S place of a
 reconstructed photon within its event, C choice of a true photon.
@@ -18,28 +18,28 @@ from caloedge.errors import BadData
 MATCHED_WITHIN = 1.5
 """Largest distance of a true photon and the reconstructed one that counts as it; an unmatched true photon costs as much."""
 SPLIT_WITHIN = 3.0
-"""Reconstructed photons no further from a true one may be pieces of it."""
+"""Largest distance of a true photon and a reconstructed one that may be a piece of it."""
 
 
 @dataclass(frozen=True)
 class Matches:
-    """What became of each true photon and of each reconstructed one."""
+    """Partners of the true photons, fakes, and split photons."""
 
     index_EP: NDArray[Any]
     """(E, 2) row of the reconstructed photon, −1 for a photon that is not found or absent."""
     fake_N: NDArray[Any]
-    """(N,) reconstructed, but matched to no true photon."""
+    """(N,) whether a reconstructed photon is matched to no true one."""
     split_EP: NDArray[Any]
-    """(E, 2) true photons that at least two reconstructed ones are attributed to."""
+    """(E, 2) whether at least two reconstructed photons are attributed to a true one."""
 
     @property
     def found(self) -> NDArray[Any]:
-        """Which true photons (E, 2) are found."""
+        """True photons (E, 2) that are found."""
         return np.asarray(self.index_EP >= 0)
 
     @property
     def both_found(self) -> NDArray[Any]:
-        """Of which events (E,) two photons are found."""
+        """Events (E,) of which two photons are found."""
         return np.asarray(self.found.all(axis=1))
 
 
@@ -48,21 +48,22 @@ class Comparison:
     """Photons of several methods on the same events, and the bootstrap weights that they share."""
 
     truth: PhotonEvents
-    found: Mapping[str, Photons]
-    """By method, in display order."""
+    photons: Mapping[str, Photons]
+    """Reconstructed photons by method, in display order."""
     matches: Mapping[str, Matches]
+    """Matches of these photons by method."""
     weights_RE: NDArray[Any]
-    """(replicas, E), whole numbers."""
+    """(replicas, E) bootstrap weights, whole numbers."""
 
     def response(self, name: str) -> NDArray[Any]:
         """Return reconstructed over true energy (E, 2) of a method's matched photons, NaN for the others."""
         matches = self.matches[name]
-        return np.asarray(_taken(self.found[name].energy_N, matches) / self.truth.crystals.energy_EP)
+        return np.asarray(_taken(self.photons[name].energy_N, matches) / self.truth.crystals.energy_EP)
 
     def offset(self, name: str) -> NDArray[Any]:
         """Return reconstructed minus true position (E, 2, 2) in crystals of a method's matched photons, NaN for the others."""
         matches = self.matches[name]
-        return np.asarray(_taken(self.found[name].position_N2, matches) - self.truth.crystals.impact_EP2)
+        return np.asarray(_taken(self.photons[name].position_N2, matches) - self.truth.crystals.impact_EP2)
 
 
 def _taken(values_N: NDArray[Any], matches: Matches) -> NDArray[Any]:
@@ -157,5 +158,5 @@ def _split(distance_EPS: NDArray[Any], slot_EP: NDArray[Any]) -> NDArray[Any]:
     partner_EPS = slot_EP[:, :, None] == place_S
     other_near_EPS, other_lost_EP1 = near_EPS[:, ::-1], (slot_EP < 0)[:, ::-1, None]
     nearer_EPS = distance_EPS <= distance_EPS[:, ::-1]
-    mine_EPS = near_EPS & ~partner_EPS.any(axis=1, keepdims=True) & ~(other_near_EPS & (other_lost_EP1 | ~nearer_EPS))
-    return np.asarray((partner_EPS | mine_EPS).sum(axis=2) >= 2)
+    attributed_EPS = near_EPS & ~partner_EPS.any(axis=1, keepdims=True) & ~(other_near_EPS & (other_lost_EP1 | ~nearer_EPS))
+    return np.asarray((partner_EPS | attributed_EPS).sum(axis=2) >= 2)

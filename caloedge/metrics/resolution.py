@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.metrics import bootstrap, claims
-from caloedge.metrics.claims import Compared
+from caloedge.metrics.claims import ComparedFigure
 from caloedge.results import Number, Series
 
 CONTENT = 0.6827
-"""Of a Gaussian within ±σ."""
+"""Share of a Gaussian within ±σ."""
 
 Statistic = Callable[[NDArray[Any]], float]
-"""Of values (N,) in ascending order."""
+"""Function of values (N,) in ascending order."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,13 @@ class Estimate:
     """A statistic in bins; NaN where a bin has too few values."""
 
     value_B: NDArray[Any]
+    """(B,) value of the statistic."""
     uncertainty_B: NDArray[Any]
-    """Half the central 68 % interval of the replicas."""
+    """(B,) half the central 68 % interval of the replicas."""
     count_B: NDArray[Any]
-    """Values in each bin."""
+    """(B,) number of values in each bin."""
     replicas_RB: NDArray[Any]
-    """Of the same bootstrap weights for all methods, so that differences are paired."""
+    """(R, B) replicas with the same bootstrap weights for all methods, so that differences are paired."""
 
 
 def median(ordered_N: NDArray[Any]) -> float:
@@ -93,21 +94,23 @@ def tally(event_N: NDArray[Any], bin_N: NDArray[Any], n_events: int, n_bins: int
     return np.bincount(event_N[inside_N] * n_bins + bin_N[inside_N], minlength=n_events * n_bins).reshape(n_events, n_bins)
 
 
-def share(passed: NDArray[Any], of: NDArray[Any], bins: NDArray[Any], n_bins: int, weights_RE: NDArray[Any]) -> bootstrap.Ratio:
-    """Return the share of what passed in each bin; `passed`, `of` and `bins` are (E,) or (E, 2)."""
-    event = np.broadcast_to(np.arange(len(of)).reshape((-1,) + (1,) * (of.ndim - 1)), of.shape)
-    of_EB, passed_EB = (tally(event[use], bins[use], len(of), n_bins) for use in (of, of & passed))
-    return bootstrap.ratio(passed_EB, of_EB, weights_RE)
+def share(
+    passed: NDArray[Any], total: NDArray[Any], bins: NDArray[Any], n_bins: int, weights_RE: NDArray[Any]
+) -> bootstrap.Ratio:
+    """Return the share of what passed in each bin; `passed`, `total` and `bins` are (E,) or (E, 2)."""
+    event = np.broadcast_to(np.arange(len(total)).reshape((-1,) + (1,) * (total.ndim - 1)), total.shape)
+    total_EB, passed_EB = (tally(event[use], bins[use], len(total), n_bins) for use in (total, total & passed))
+    return bootstrap.ratio(passed_EB, total_EB, weights_RE)
 
 
-def compared(found: Estimate, wanted: Estimate) -> Compared:
+def compared(estimate: Estimate, reference: Estimate) -> ComparedFigure:
     """Return the ratio of two methods' estimates for claims."""
-    return claims.ratio(found.value_B, found.replicas_RB, wanted.value_B, wanted.replicas_RB)
+    return claims.ratio(estimate.value_B, estimate.replicas_RB, reference.value_B, reference.replicas_RB)
 
 
-def ratio(found: Estimate, wanted: Estimate) -> tuple[NDArray[Any], NDArray[Any]]:
+def ratio(estimate: Estimate, reference: Estimate) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the ratio (B,) of two methods' estimates and its paired bootstrap error (B,)."""
-    return found.value_B / wanted.value_B, bootstrap.spread(found.replicas_RB / wanted.replicas_RB)
+    return estimate.value_B / reference.value_B, bootstrap.spread(estimate.replicas_RB / reference.replicas_RB)
 
 
 def number(estimate: Estimate, bin_: int, unit: str, scale: float, sample: str) -> Number:
@@ -140,12 +143,12 @@ class Fit:
     """σ(E)/E = a/√E ⊕ b/E ⊕ c, E in GeV, added in quadrature; NaN where there were too few bins."""
 
     terms_T: NDArray[Any]
-    """a in √GeV, b in GeV, c: none is negative."""
+    """(3,) a in √GeV, b in GeV and c, none of them negative."""
     uncertainty_T: NDArray[Any]
-    """Standard deviation of the replicas' fits."""
+    """(3,) standard deviations of the replicas' fits."""
     chi2: float
     ndf: int
-    """Bins minus the three terms."""
+    """Number of bins minus the three terms."""
 
 
 def inverse_powers(energy_gev: NDArray[Any], bins: NDArray[Any], n_bins: int) -> NDArray[Any]:
@@ -186,12 +189,12 @@ def non_negative_least_squares(design_BT: NDArray[Any], target_BR: NDArray[Any])
     array([1.5, 0. ])
     """
     n_terms = design_BT.shape[1]
-    best_TR, left_R = np.zeros((n_terms, target_BR.shape[1])), (target_BR**2).sum(axis=0)
-    for chosen in (list(some) for n in range(1, n_terms + 1) for some in combinations(range(n_terms), n)):
+    best_TR, smallest_R = np.zeros((n_terms, target_BR.shape[1])), (target_BR**2).sum(axis=0)
+    for chosen in (list(subset) for n in range(1, n_terms + 1) for subset in combinations(range(n_terms), n)):
         terms = np.linalg.lstsq(design_BT[:, chosen], target_BR)[0]
-        rest_R = ((target_BR - design_BT[:, chosen] @ terms) ** 2).sum(axis=0)
-        better_R = (terms >= 0).all(axis=0) & (rest_R < left_R)
-        left_R[better_R] = rest_R[better_R]
+        residual_R = ((target_BR - design_BT[:, chosen] @ terms) ** 2).sum(axis=0)
+        better_R = (terms >= 0).all(axis=0) & (residual_R < smallest_R)
+        smallest_R[better_R] = residual_R[better_R]
         best_TR[:, better_R] = 0
         best_TR[np.ix_(chosen, better_R)] = terms[:, better_R]
     return best_TR

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 WINDOW, SIGMA = 11, 1.5
-"""Of the Gaussian window, in pixels."""
+"""Side and width σ of the Gaussian window, in pixels."""
 C1, C2 = 0.01**2, 0.03**2
-"""At a range of 1."""
+"""Stabilising constants for images of range 1."""
 
 
-def ssim(one: Any, other: Any, rows: Any, columns: Any) -> Any:
+def ssim(image: Any, other_image: Any, rows: Any, columns: Any) -> Any:
     """Return the structural similarity (N,) of images (N, H, W) at a range of 1: the mean over all pixels.
 
     Images, `blur(H)` and `blur(W)` are all arrays of NumPy or all tensors of torch: two products with matrices blur an image,
@@ -22,10 +22,10 @@ def ssim(one: Any, other: Any, rows: Any, columns: Any) -> Any:
     def blurred(images: Any) -> Any:
         return rows @ images @ columns.T
 
-    mean, other_mean = blurred(one), blurred(other)
-    variance = (blurred(one**2) - mean**2).clip(0)  # rounding makes it negative where an image is flat
-    other_variance = (blurred(other**2) - other_mean**2).clip(0)
-    covariance = blurred(one * other) - mean * other_mean
+    mean, other_mean = blurred(image), blurred(other_image)
+    variance = (blurred(image**2) - mean**2).clip(0)  # rounding makes it negative where an image is flat
+    other_variance = (blurred(other_image**2) - other_mean**2).clip(0)
+    covariance = blurred(image * other_image) - mean * other_mean
     light = (2 * mean * other_mean + C1) / (mean**2 + other_mean**2 + C1)
     structure = (2 * covariance + C2) / (variance + other_variance + C2)
     return (light * structure).mean((1, 2))

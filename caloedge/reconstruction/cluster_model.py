@@ -1,4 +1,4 @@
-"""What a cluster is expected to leave in crystals, and the functions that its fitted values are corrected with.
+"""Expected energies of a cluster in crystals, and the functions that correct its fitted values.
 
 The expectation is an amplitude times the mean lateral profile of showers, integrated over the crystal: a sum of terms that fall
 off like sech² along x and y, so with exponential tails. Noise and zero suppression are those of `events.digitise`.

@@ -1,11 +1,11 @@
 """Classical photon clustering: local maxima as seeds, crystals shared between them, positions and energies by shower profile.
 
 As in CMS particle flow (JINST 12 (2017) P10003) a crystal's energy is shared between clusters in proportion to
-what each is expected to leave there, which `cluster_model` says. Sharing and re-estimating in turn
+what each is expected to leave there, which `cluster_model` says. Alternating between sharing and re-estimation
 is expectation maximisation (Feder and Weinstein, IEEE Trans. ASSP 36 (1988) 477), so overlapping showers converge to their
 joint most likely positions and amplitudes. Lengths are in crystals, energies in GeV.
 Photons that hit next to a stronger one are no local maximum; they show as an excess over what the clusters explain.
-The constants, a `Tuning`, are found by `cluster_tuning`.
+The constants, a `ClusterTuning`, are found by `cluster_tuning`.
 Axes: E event, N reconstructed photon, X and Y crystal, S seed or cluster, H seed that another hides, G pair of seeds, I and J
 crystal of a seed's 3 × 3 along x and y, M term of the profile, K coefficient.
 """
@@ -27,14 +27,14 @@ STABLE = 1e-3
 LEAST_GEV = 0.05
 """Smallest amplitude: a cluster whose crystals all belong to its neighbours."""
 FARTHEST = 1.0
-"""A cluster stays this close to the centre of its seed crystal, along each axis."""
+"""Largest distance of a cluster from the centre of its seed crystal, along each axis."""
 SPREAD = 1 / 12
 """Variance of an impact point in its crystal: what is known of a position before its crystals are looked at."""
 NEIGHBOURS = tuple((x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if (x, y) != (0, 0))
 REACH = 5
-"""Clusters farther apart, in crystals along x or y, share nothing."""
+"""Largest distance, in crystals along x and y, of clusters that share energy."""
 LONGEST_STEP = 0.2
-"""Of a position in one iteration, along each axis."""
+"""Largest step of a position in one iteration, along each axis, in crystals."""
 IDENTITY = ((1.0, 0.0, 0.0, 0.0), *((0.0,) * 4,) * 3)
 """The curve that leaves offsets as they are."""
 BATCH = 2048
@@ -42,36 +42,36 @@ BATCH = 2048
 
 
 @dataclass(frozen=True)
-class Tuning:
+class ClusterTuning:
     """Every constant of the clustering; `cluster_tuning.tune` finds all but the threshold of seeds."""
 
     profile: tuple[tuple[float, float], ...]
     """(share of the energy, width) of each term of the lateral profile; the shares add up to what the terms contain."""
     log_weight: float
-    """w₀: in logarithmic positions crystals below e^−w₀ of the cluster get no weight (Awes et al., NIM A 311 (1992) 130)..."""
+    """w₀: in logarithmic positions crystals below e^−w₀ of the cluster get no weight (Awes et al., NIM A 311 (1992) 130)."""
     crystal_gev: float
-    """...and neither do those below this."""
+    """Energy below which crystals get no weight in logarithmic positions, either."""
     log_curve: tuple[tuple[float, ...], ...]
     """True offset from the seed's centre against the logarithmic one: coefficients of `offset_terms` × `powers`."""
     fit_curve: tuple[tuple[float, ...], ...]
-    """As `log_curve`, against the fitted offset."""
+    """The same as `log_curve`, against the fitted offset."""
     response: tuple[tuple[float, ...], ...]
     """Amplitude over true energy against energy and offset: coefficients of `response_terms` × `powers`."""
     hidden_sigma: float = np.inf
     """Excess over all clusters, in standard deviations, that makes a cluster's neighbouring crystal a seed too."""
     fluctuation: float = 0.0
-    """In that excess: spread of a crystal's energy about the profile, relative to √(crystal's × cluster's energy)."""
+    """Spread, in that excess, of a crystal's energy about the profile, relative to √(crystal's × cluster's energy)."""
     best_score: float = 0.0
     """Threshold on scores of the highest `cluster_tuning.quality`; only clusters above it can hide another.
 
     `reconstruct` does not apply it."""
     seed_gev: float = 0.6
-    """Local maxima below this are no seeds: 3.6 times the electronic noise, so about one event in three has a false one."""
+    """Lowest energy of a seed: 3.6 times the electronic noise, so about one event in three has a false one."""
     fitted: bool = True
     """Whether the profile is fitted to the shared crystals; else positions are logarithmic, as in particle flow."""
 
 
-TUNING = Tuning(
+TUNING = ClusterTuning(
     profile=((0.3595, 0.03), (0.4212, 0.1357), (0.1951, 0.5232)),
     log_weight=3.9,
     crystal_gev=0.3,
@@ -96,7 +96,7 @@ TUNING = Tuning(
     fluctuation=0.0475,
     best_score=4.6,
 )
-"""What `cluster_tuning.tune(library, 12_000, seed=1)` finds with the shipped library `pbwo4_gamma`."""
+"""Result of `cluster_tuning.tune(library, 12_000, seed=1)` with the shipped library `pbwo4_gamma`."""
 PARTICLE_FLOW = replace(
     TUNING,
     fit_curve=IDENTITY,
@@ -118,9 +118,9 @@ class Clusters:
     """Clusters before calibration."""
 
     offset_2S: NDArray[Any]
-    """(2, S) from the centre of the seed crystal."""
+    """(2, S) offset from the centre of the seed crystal, in crystals."""
     amplitude_S: NDArray[Any]
-    """(S,) GeV."""
+    """(S,) amplitude in GeV."""
     score_S: NDArray[Any]
     """(S,) amplitude over its uncertainty where everything else is known."""
 
@@ -144,7 +144,7 @@ def seeds(cells_EXY: NDArray[Any], seed_gev: float) -> tuple[NDArray[Any], NDArr
 
 
 def shared(
-    cells_EXY: NDArray[Any], event_S: NDArray[Any], crystal_S2: NDArray[Any], tuning: Tuning
+    cells_EXY: NDArray[Any], event_S: NDArray[Any], crystal_S2: NDArray[Any], tuning: ClusterTuning
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return positions (S, 2) and energies (S,) of clusters around given seed crystals, in the order of their events.
 
@@ -155,80 +155,82 @@ def shared(
     return _calibrated(converged(cells_EXY, event_S, crystal_S2, tuning), crystal_S2, tuning)
 
 
-def reconstruct(cells_EXY: NDArray[Any], tuning: Tuning) -> Photons:
+def reconstruct(cells_EXY: NDArray[Any], tuning: ClusterTuning) -> Photons:
     """Find the photons of events (E, X, Y) in GeV, all that have a seed; a threshold on their scores is the caller's choice.
 
     The score is the significance: a cluster's amplitude over its uncertainty. In the order (event, x, y) of the seeds.
     """
-    found = [_reconstruct(cells_EXY[at : at + BATCH], at, tuning) for at in range(0, max(len(cells_EXY), 1), BATCH)]
-    parts = ((one.event_N, one.position_N2, one.energy_N, one.score_N) for one in found)
+    batches = [_reconstruct(cells_EXY[first : first + BATCH], first, tuning) for first in range(0, max(len(cells_EXY), 1), BATCH)]
+    parts = ((batch.event_N, batch.position_N2, batch.energy_N, batch.score_N) for batch in batches)
     return Photons(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def _reconstruct(cells_EXY: NDArray[Any], first_event: int, tuning: Tuning) -> Photons:
+def _reconstruct(cells_EXY: NDArray[Any], first_event: int, tuning: ClusterTuning) -> Photons:
     """Reconstruct one batch of events: local maxima alone, then with hidden seeds, of two guesses the one that fits better."""
     event_S, crystal_S2 = seeds(cells_EXY, tuning.seed_gev)
-    found = converged(cells_EXY, event_S, crystal_S2, tuning)
-    guesses = _hidden(cells_EXY, event_S, crystal_S2, found, tuning)
+    initial = converged(cells_EXY, event_S, crystal_S2, tuning)
+    guesses = _hidden(cells_EXY, event_S, crystal_S2, initial, tuning)
     changed_E = np.zeros(len(cells_EXY), bool)
     for event_H, _ in guesses:
         changed_E[event_H] = True
     changed_S = changed_E[event_S]
-    parts = [(event_S, crystal_S2, found)]
+    parts = [(event_S, crystal_S2, initial)]
     misfit_E = [np.where(changed_E, np.inf, -np.inf)]
     for event_H, crystal_H2 in guesses if changed_E.any() else ():
         event, crystal = np.append(event_S[changed_S], event_H), np.append(crystal_S2[changed_S], crystal_H2, axis=0)
         order = np.lexsort((*crystal.T[::-1], event))
-        anew = converged(cells_EXY, event[order], crystal[order], tuning)
-        parts.append((event[order], crystal[order], anew))
-        maximum = order < changed_S.sum()
-        misfit_E.append(np.bincount(event[order], maximum * _misfit(cells_EXY, *parts[-1], tuning), minlength=len(cells_EXY)))
+        refitted = converged(cells_EXY, event[order], crystal[order], tuning)
+        parts.append((event[order], crystal[order], refitted))
+        is_maximum = order < changed_S.sum()
+        misfit_E.append(np.bincount(event[order], is_maximum * _misfit(cells_EXY, *parts[-1], tuning), minlength=len(cells_EXY)))
     best_E = np.argmin(misfit_E, axis=0)
     chosen = [best_E[event] == number for number, (event, _, _) in enumerate(parts)]
-    event_N = np.concatenate([event[mine] for (event, _, _), mine in zip(parts, chosen, strict=True)])
+    event_N = np.concatenate([event[mask] for (event, _, _), mask in zip(parts, chosen, strict=True)])
     results = [(*_calibrated(clusters, crystal, tuning), clusters.score_S) for _, crystal, clusters in parts]
     order = np.argsort(event_N, kind="stable")
     values = (
-        np.concatenate([value[mine] for value, mine in zip(column, chosen, strict=True)])[order]
+        np.concatenate([value[mask] for value, mask in zip(column, chosen, strict=True)])[order]
         for column in zip(*results, strict=True)
     )
     return Photons(event_N[order] + first_event, *values)
 
 
 def _excess(
-    cells_EXY: NDArray[Any], event_S: NDArray[Any], crystal_S2: NDArray[Any], found: Clusters, tuning: Tuning
+    cells_EXY: NDArray[Any], event_S: NDArray[Any], crystal_S2: NDArray[Any], clusters: Clusters, tuning: ClusterTuning
 ) -> NDArray[Any]:
     """Return by how many standard deviations the 3 × 3 (3, 3, S) around seeds exceed what the clusters explain."""
-    mine_IJS, all_IJS = _expected(found, crystal_S2, _pairs(event_S, crystal_S2), tuning)
-    variance_IJS = noise_variance(all_IJS) + tuning.fluctuation**2 * found.amplitude_S * mine_IJS
+    own_IJS, all_IJS = _expected(clusters, crystal_S2, _pairs(event_S, crystal_S2), tuning)
+    variance_IJS = noise_variance(all_IJS) + tuning.fluctuation**2 * clusters.amplitude_S * own_IJS
     return np.asarray((_surroundings(cells_EXY, event_S, crystal_S2) - bias(all_IJS) - all_IJS) / np.sqrt(variance_IJS))
 
 
 def _misfit(
-    cells_EXY: NDArray[Any], event_S: NDArray[Any], crystal_S2: NDArray[Any], found: Clusters, tuning: Tuning
+    cells_EXY: NDArray[Any], event_S: NDArray[Any], crystal_S2: NDArray[Any], clusters: Clusters, tuning: ClusterTuning
 ) -> NDArray[Any]:
     """Return χ² (S,) of the 3 × 3 around seeds."""
-    return np.asarray((_excess(cells_EXY, event_S, crystal_S2, found, tuning) ** 2).sum(axis=(0, 1)))
+    return np.asarray((_excess(cells_EXY, event_S, crystal_S2, clusters, tuning) ** 2).sum(axis=(0, 1)))
 
 
 def _hidden(
-    cells_EXY: NDArray[Any], event_S: NDArray[Any], crystal_S2: NDArray[Any], found: Clusters, tuning: Tuning
+    cells_EXY: NDArray[Any], event_S: NDArray[Any], crystal_S2: NDArray[Any], clusters: Clusters, tuning: ClusterTuning
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Return two guesses, event (H,) and crystal (H, 2) each, at photons that are no local maximum.
 
     A cluster hides one if a neighbour of its seed exceeds the expectation by `hidden_sigma` or more. Its seed is the
     neighbour with the highest excess or, because the cluster may have moved between the two photons, with most energy.
     """
-    excess_IJS = _excess(cells_EXY, event_S, crystal_S2, found, tuning)
+    excess_IJS = _excess(cells_EXY, event_S, crystal_S2, clusters, tuning)
     cells_IJS = _surroundings(cells_EXY, event_S, crystal_S2)
     excess_IJS[1, 1] = cells_IJS[1, 1] = -np.inf
-    hides_S = (excess_IJS.max(axis=(0, 1)) >= tuning.hidden_sigma) & (found.score_S >= tuning.best_score)
+    hides_S = (excess_IJS.max(axis=(0, 1)) >= tuning.hidden_sigma) & (clusters.score_S >= tuning.best_score)
     guesses = []
     for value_IJS in (excess_IJS, cells_IJS):
         best_S = value_IJS.reshape(9, -1).argmax(axis=0)
         crystal_H2 = crystal_S2 + np.stack([best_S // 3, best_S % 3], axis=1) - 1
         new_S = hides_S & ((crystal_H2 >= MARGIN) & (crystal_H2 < np.array(cells_EXY.shape[1:]) - MARGIN)).all(axis=1)
-        place_S, place_H = (np.ravel_multi_index((event_S, *at.T), cells_EXY.shape) for at in (crystal_S2, crystal_H2))
+        place_S, place_H = (
+            np.ravel_multi_index((event_S, *crystals.T), cells_EXY.shape) for crystals in (crystal_S2, crystal_H2)
+        )
         event_H, x_H, y_H = np.unravel_index(np.setdiff1d(place_H[new_S], place_S), cells_EXY.shape)
         guesses.append((event_H, np.stack([x_H, y_H], axis=1)))
     return guesses
@@ -254,9 +256,9 @@ def _pairs(event_S: NDArray[Any], crystal_S2: NDArray[Any]) -> tuple[NDArray[Any
     most = np.bincount(event_S).max() if len(event_S) else 0
     for lag in range(1, most):
         near = (event_S[lag:] == event_S[:-lag]) & (np.abs(crystal_S2[lag:] - crystal_S2[:-lag]) <= REACH).all(axis=1)
-        at = np.flatnonzero(near)
-        first += [at, at + lag]
-        second += [at + lag, at]
+        index = np.flatnonzero(near)
+        first += [index, index + lag]
+        second += [index + lag, index]
     return np.concatenate(first), np.concatenate(second)
 
 
@@ -267,53 +269,57 @@ def _surroundings(cells_EXY: NDArray[Any], event_S: NDArray[Any], crystal_S2: ND
     return np.asarray(cells_EXY[event_S, x_IJS, y_IJS], np.float64)
 
 
-def converged(cells_EXY: NDArray[Any], event_S: NDArray[Any], crystal_S2: NDArray[Any], tuning: Tuning) -> Clusters:
-    """Share crystals and re-estimate clusters in turn until all of an event are stable."""
+def converged(cells_EXY: NDArray[Any], event_S: NDArray[Any], crystal_S2: NDArray[Any], tuning: ClusterTuning) -> Clusters:
+    """Alternate between sharing crystals and re-estimating clusters until all of an event are stable."""
     cells_IJS = _surroundings(cells_EXY, event_S, crystal_S2)
-    mine_G, other_G = _pairs(event_S, crystal_S2)
-    found = Clusters(np.zeros((2, len(event_S))), np.maximum(cells_IJS.sum(axis=(0, 1)), LEAST_GEV), np.zeros(len(event_S)))
+    own_G, other_G = _pairs(event_S, crystal_S2)
+    clusters = Clusters(np.zeros((2, len(event_S))), np.maximum(cells_IJS.sum(axis=(0, 1)), LEAST_GEV), np.zeros(len(event_S)))
     busy = np.arange(len(event_S))
     for iteration in range(MOST_ITERATIONS):
         if not len(busy):
             break
-        old = Clusters(found.offset_2S[:, busy], found.amplitude_S[busy], found.score_S)
-        others_IJS = _from_others(found, crystal_S2, mine_G, other_G, tuning)[:, :, busy]
+        old = Clusters(clusters.offset_2S[:, busy], clusters.amplitude_S[busy], clusters.score_S)
+        others_IJS = _from_others(clusters, crystal_S2, own_G, other_G, tuning)[:, :, busy]
         new = _updated(old, cells_IJS[:, :, busy], others_IJS, tuning, fit=tuning.fitted and iteration > 0)
-        found.offset_2S[:, busy], found.amplitude_S[busy], found.score_S[busy] = new.offset_2S, new.amplitude_S, new.score_S
+        clusters.offset_2S[:, busy], clusters.amplitude_S[busy], clusters.score_S[busy] = (
+            new.offset_2S,
+            new.amplitude_S,
+            new.score_S,
+        )
         moved_S = np.abs(new.offset_2S - old.offset_2S).max(axis=0) > STABLE
         moved_S |= np.abs(new.amplitude_S - old.amplitude_S) > STABLE * old.amplitude_S
         unstable_E = np.zeros(len(cells_EXY), bool)
         unstable_E[event_S[busy[moved_S]]] = True
         busy = busy[unstable_E[event_S[busy]]]
-        still_G = unstable_E[event_S[mine_G]]
-        mine_G, other_G = mine_G[still_G], other_G[still_G]
-    return found
+        still_G = unstable_E[event_S[own_G]]
+        own_G, other_G = own_G[still_G], other_G[still_G]
+    return clusters
 
 
 def _expected(
-    found: Clusters, crystal_S2: NDArray[Any], pairs: tuple[NDArray[Any], NDArray[Any]], tuning: Tuning
+    clusters: Clusters, crystal_S2: NDArray[Any], pairs: tuple[NDArray[Any], NDArray[Any]], tuning: ClusterTuning
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the energy (3, 3, S) in GeV expected in each seed's 3 × 3 from its own cluster, and from all."""
-    (x_MIS, _), (y_MJS, _) = profile(found.offset_2S, tuning.profile)
-    mine_IJS = found.amplitude_S * product(x_MIS, y_MJS)
-    return mine_IJS, mine_IJS + _from_others(found, crystal_S2, *pairs, tuning)
+    (x_MIS, _), (y_MJS, _) = profile(clusters.offset_2S, tuning.profile)
+    own_IJS = clusters.amplitude_S * product(x_MIS, y_MJS)
+    return own_IJS, own_IJS + _from_others(clusters, crystal_S2, *pairs, tuning)
 
 
 def _from_others(
-    found: Clusters, crystal_S2: NDArray[Any], mine_G: NDArray[Any], other_G: NDArray[Any], tuning: Tuning
+    clusters: Clusters, crystal_S2: NDArray[Any], own_G: NDArray[Any], other_G: NDArray[Any], tuning: ClusterTuning
 ) -> NDArray[Any]:
     """Return the energy (3, 3, S) in GeV expected from the other clusters in each seed's 3 × 3."""
     others_IJS = np.zeros((3, 3, len(crystal_S2)))
-    if len(mine_G):
-        displaced_2G = (crystal_S2[other_G] - crystal_S2[mine_G]).T + found.offset_2S[:, other_G]
+    if len(own_G):
+        displaced_2G = (crystal_S2[other_G] - crystal_S2[own_G]).T + clusters.offset_2S[:, other_G]
         (x_MIG, _), (y_MJG, _) = profile(displaced_2G, tuning.profile)
-        left_IJG = found.amplitude_S[other_G] * product(x_MIG, y_MJG)
+        left_IJG = clusters.amplitude_S[other_G] * product(x_MIG, y_MJG)
         for x, y in np.ndindex(3, 3):
-            others_IJS[x, y] = np.bincount(mine_G, left_IJG[x, y], minlength=len(crystal_S2))
+            others_IJS[x, y] = np.bincount(own_G, left_IJG[x, y], minlength=len(crystal_S2))
     return others_IJS
 
 
-def _updated(old: Clusters, cells_IJS: NDArray[Any], others_IJS: NDArray[Any], tuning: Tuning, *, fit: bool) -> Clusters:
+def _updated(old: Clusters, cells_IJS: NDArray[Any], others_IJS: NDArray[Any], tuning: ClusterTuning, *, fit: bool) -> Clusters:
     """Return clusters re-estimated from their part of the crystals.
 
     With expected energies m of this cluster and t of all, variance σ² and net energy e of a crystal, the cluster gets
@@ -321,19 +327,19 @@ def _updated(old: Clusters, cells_IJS: NDArray[Any], others_IJS: NDArray[Any], t
     """
     (x_MIS, slope_x), (y_MJS, slope_y) = profile(old.offset_2S, tuning.profile)
     share_IJS = product(x_MIS, y_MJS)
-    mine_IJS = old.amplitude_S * share_IJS
-    all_IJS = mine_IJS + others_IJS
+    own_IJS = old.amplitude_S * share_IJS
+    all_IJS = own_IJS + others_IJS
     net_IJS = cells_IJS - bias(all_IJS)
     weight_IJS = 1 / noise_variance(all_IJS)
     score_S = old.amplitude_S * np.sqrt((share_IJS**2 * weight_IJS).sum(axis=(0, 1)))
     if not fit:
-        amplitude_S = (mine_IJS * net_IJS * weight_IJS).sum(axis=(0, 1)) / (all_IJS * share_IJS * weight_IJS).sum(axis=(0, 1))
+        amplitude_S = (own_IJS * net_IJS * weight_IJS).sum(axis=(0, 1)) / (all_IJS * share_IJS * weight_IJS).sum(axis=(0, 1))
         amplitude_S = np.maximum(amplitude_S, LEAST_GEV)
-        offset_2S = _logarithmic(net_IJS * mine_IJS / all_IJS, amplitude_S, tuning)
+        offset_2S = _logarithmic(net_IJS * own_IJS / all_IJS, amplitude_S, tuning)
         return Clusters(_offset(offset_2S, amplitude_S, tuning.log_curve), amplitude_S, score_S)
     slopes = share_IJS, old.amplitude_S * product(slope_x, y_MJS), old.amplitude_S * product(x_MIS, slope_y)
     pull_IJS = (net_IJS - all_IJS) * weight_IJS
-    step_A, step_x, step_y = _step(slopes, pull_IJS, weight_IJS * all_IJS / np.maximum(mine_IJS, 1e-3 * all_IJS), old.offset_2S)
+    step_A, step_x, step_y = _step(slopes, pull_IJS, weight_IJS * all_IJS / np.maximum(own_IJS, 1e-3 * all_IJS), old.offset_2S)
     amplitude_S = np.maximum(old.amplitude_S + np.maximum(step_A, -0.5 * old.amplitude_S), LEAST_GEV)
     step_2S = np.clip(np.stack([step_x, step_y]), -LONGEST_STEP, LONGEST_STEP)
     return Clusters(np.clip(old.offset_2S + step_2S, -FARTHEST, FARTHEST), amplitude_S, score_S)
@@ -357,10 +363,10 @@ def _step(
     return (to_a - ax * step_x - ay * step_y) / aa, step_x, step_y
 
 
-def _logarithmic(energy_IJS: NDArray[Any], amplitude_S: NDArray[Any], tuning: Tuning) -> NDArray[Any]:
-    """Return offsets (2, S) with the weights max(0, ln(E / cut)); 0 where no crystal is above its cut."""
-    cut_S = np.maximum(amplitude_S * np.exp(-tuning.log_weight), tuning.crystal_gev)
-    weight_IJS = np.log(np.maximum(energy_IJS / cut_S, 1))
+def _logarithmic(energy_IJS: NDArray[Any], amplitude_S: NDArray[Any], tuning: ClusterTuning) -> NDArray[Any]:
+    """Return offsets (2, S) with the weights max(0, ln(E / threshold)); 0 where no crystal is above its threshold."""
+    threshold_S = np.maximum(amplitude_S * np.exp(-tuning.log_weight), tuning.crystal_gev)
+    weight_IJS = np.log(np.maximum(energy_IJS / threshold_S, 1))
     x_S = (weight_IJS[2] - weight_IJS[0]).sum(axis=0)
     y_S = (weight_IJS[:, 2] - weight_IJS[:, 0]).sum(axis=0)
     return np.asarray(np.stack([x_S, y_S]) / np.maximum(weight_IJS.sum(axis=(0, 1)), 1e-9))
@@ -373,12 +379,12 @@ def _offset(offset_2S: NDArray[Any], energy_S: NDArray[Any], curve: tuple[tuple[
     return np.asarray(np.clip(np.stack(along), -FARTHEST, FARTHEST))
 
 
-def _calibrated(found: Clusters, crystal_S2: NDArray[Any], tuning: Tuning) -> tuple[NDArray[Any], NDArray[Any]]:
+def _calibrated(clusters: Clusters, crystal_S2: NDArray[Any], tuning: ClusterTuning) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return positions (S, 2) and energies (S,) of clusters around these crystals."""
-    offset_2S = found.offset_2S
+    offset_2S = clusters.offset_2S
     if tuning.fitted:
-        offset_2S = _offset(offset_2S, found.amplitude_S, tuning.fit_curve)
-    energy_S, terms_SK = found.amplitude_S, response_terms(found.offset_2S)
+        offset_2S = _offset(offset_2S, clusters.amplitude_S, tuning.fit_curve)
+    energy_S, terms_SK = clusters.amplitude_S, response_terms(clusters.offset_2S)
     for _ in range(3):  # the response is known against the true energy and nearly constant
-        energy_S = found.amplitude_S / (terms_SK * (powers(energy_S) @ np.transpose(tuning.response))).sum(axis=1)
+        energy_S = clusters.amplitude_S / (terms_SK * (powers(energy_S) @ np.transpose(tuning.response))).sum(axis=1)
     return crystal_S2 + 0.5 + offset_2S.T, energy_S

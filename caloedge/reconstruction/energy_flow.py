@@ -6,7 +6,7 @@ missing there. What the tracks are expected to deposit is subtracted; an excess 
 the HCal neutral hadrons, and what they leave of the EMCal's π⁰. Both are corrected for the response of a single particle, and
 scaled by one constant each, as pixels hold several.
 
-It is told what a detector knows of itself: mean responses and resolutions (`detector.full_events`), and each event's field.
+It is given what a detector knows of itself: mean responses and resolutions (`detector.images.response`), and each event's field.
 Axes: E event, C channel, H row in η, W column in φ, T track (pixel with tracks of one charge), K column in a track's reach.
 """
 
@@ -30,12 +30,12 @@ from caloedge.detector.images.response import (
 from caloedge.errors import UserError
 
 EVENTS_PER_BLOCK = 50
-"""Together, so that memory does not grow with the sample."""
+"""Events that are reconstructed at a time, so that memory does not grow with the sample."""
 REACH = 5
-"""Columns that a track may have hit, around the most likely one."""
+"""Number of columns that a track may have hit, around the most likely one."""
 ROUNDS = 8
 STEP = 0.5
-"""How far each round moves the links to what it finds: without memory two tracks would exchange their places for ever."""
+"""Share of each round's result in the links: without damping two tracks would exchange their places for ever."""
 FLOOR = 0.01
 """Likelihood, relative to a perfect fit, that is left to columns without the expected deposit."""
 LOGISTIC = 1.702
@@ -51,7 +51,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Tuning:
+class FlowTuning:
     """Free constants of the particle flow."""
 
     tolerance: float
@@ -65,13 +65,13 @@ class Tuning:
 
 
 CALIBRATION = Calibration(emcal=1.261, hcal=1.23)
-"""What `calibrated` finds on validation events; a test repeats it."""
-TUNING = Tuning(tolerance=1.5, significance=2.0, neutral_hadron=0.99, pion=0.936)
-"""What `tuned` finds on validation events; a test repeats it."""
+"""Result of `calibrated` on validation events; a test repeats it."""
+TUNING = FlowTuning(tolerance=1.5, significance=2.0, neutral_hadron=0.99, pion=0.936)
+"""Result of `tuned` on validation events; a test repeats it."""
 TOLERANCES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 SIGNIFICANCES = (1.0, 1.5, 2.0, 2.5, 3.0)
 DIGITS = 3
-"""To which scales are rounded: their errors are larger."""
+"""Decimal digits to which scales are rounded: their errors are larger."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,20 @@ class _Tracks:
     """Tracks of a block of events with what they are expected to do."""
 
     prior_TK: NDArray[Any]
-    """Chance of each column in reach."""
+    """(T, K) probability of each column in reach."""
     pixel_TK: NDArray[Any]
-    """Those columns as indices into the flattened block of images."""
+    """(T, K) those columns as indices into the flattened block of images."""
     emcal_T: NDArray[Any]
     hcal_T: NDArray[Any]
-    """Expected deposits in GeV."""
+    """(T,) expected deposits in GeV."""
     emcal_variance_T: NDArray[Any]
     hcal_variance_T: NDArray[Any]
+    """(T,) variances of the expected deposits in GeV²."""
 
 
 @dataclass(frozen=True)
 class _Excess:
-    """What tracks do not explain, images (E, 56, 56) in GeV, with the standard deviation of what they do."""
+    """Excess over the expected deposits of tracks, and their standard deviation: images (E, 56, 56) in GeV."""
 
     emcal: NDArray[Any]
     hcal: NDArray[Any]
@@ -108,7 +109,7 @@ def calorimeter_sum(inputs_ECHW: NDArray[Any], calibration: Calibration = CALIBR
     return np.asarray(calibration.emcal * inputs_ECHW[:, 0] + calibration.hcal * inputs_ECHW[:, 1], np.float32)
 
 
-def particle_flow(inputs_ECHW: NDArray[Any], field_E: NDArray[Any], tuning: Tuning = TUNING) -> NDArray[Any]:
+def particle_flow(inputs_ECHW: NDArray[Any], field_E: NDArray[Any], tuning: FlowTuning = TUNING) -> NDArray[Any]:
     """Return energies (E, 56, 56) float32 in GeV; inputs in GeV, fields in rad · GeV."""
     _check(inputs_ECHW)
     energy_EHW = np.empty((len(inputs_ECHW), PIXELS, PIXELS), np.float32)
@@ -129,19 +130,21 @@ def calibrated(inputs_ECHW: NDArray[Any], truth_EHW: NDArray[Any]) -> Calibratio
     return Calibration(emcal, hcal)
 
 
-def tuned(inputs_ECHW: NDArray[Any], field_E: NDArray[Any], truth_EHW: NDArray[Any]) -> Tuning:
+def tuned(inputs_ECHW: NDArray[Any], field_E: NDArray[Any], truth_EHW: NDArray[Any]) -> FlowTuning:
     """Return the constants with the smallest mean of Σ y (ŷ − y)² / Σ y: scales by least squares, the others on a grid."""
     inputs_ECHW, weights_EHW = inputs_ECHW.astype(np.float64), _weights(truth_EHW)
     neutral_EHW = truth_EHW - inputs_ECHW[:, 2] - inputs_ECHW[:, 3]
-    found: dict[float, Tuning] = {}
+    tunings: dict[float, FlowTuning] = {}
     for tolerance in TOLERANCES:
         parts = [_excess(inputs_ECHW[block], field_E[block], tolerance) for block in _blocks(len(inputs_ECHW))]
         for significance in SIGNIFICANCES:
-            hadron, pion = (np.concatenate(of) for of in zip(*(_neutral(part, significance) for part in parts), strict=True))
+            hadron, pion = (
+                np.concatenate(blocks) for blocks in zip(*(_neutral(part, significance) for part in parts), strict=True)
+            )
             scales = _least_squares((hadron, pion), neutral_EHW, weights_EHW)
             left_EHW = neutral_EHW - scales[0] * hadron - scales[1] * pion
-            found[float((weights_EHW * left_EHW**2).sum())] = Tuning(tolerance, significance, *scales)
-    return found[min(found)]
+            tunings[float((weights_EHW * left_EHW**2).sum())] = FlowTuning(tolerance, significance, *scales)
+    return tunings[min(tunings)]
 
 
 def _check(inputs_ECHW: NDArray[Any]) -> None:
@@ -158,9 +161,9 @@ def _weights(truth_EHW: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(truth_EHW / truth_EHW.sum(axis=(1, 2), dtype=np.float64)[:, None, None])
 
 
-def _least_squares(terms: tuple[NDArray[Any], ...], wanted: NDArray[Any], weights: NDArray[Any]) -> tuple[float, float]:
-    matrix = [[(weights * one * other).sum() for other in terms] for one in terms]
-    first, second = np.linalg.solve(matrix, [(weights * one * wanted).sum() for one in terms]).round(DIGITS)
+def _least_squares(terms: tuple[NDArray[Any], ...], target: NDArray[Any], weights: NDArray[Any]) -> tuple[float, float]:
+    matrix = [[(weights * term * other_term).sum() for other_term in terms] for term in terms]
+    first, second = np.linalg.solve(matrix, [(weights * term * target).sum() for term in terms]).round(DIGITS)
     return float(first), float(second)
 
 
@@ -175,13 +178,13 @@ def _tracks(inputs_ECHW: NDArray[Any], field_E: NDArray[Any]) -> _Tracks:
         reach_TK, prior_TK = _columns(bend_T, np.maximum(RESOLUTION[0] * np.abs(bend_T), 1e-3))
         line_T = (event_T * PIXELS + row_T) * PIXELS
         parts.append((energy_T, line_T[:, None] + (column_T[:, None] + reach_TK) % PIXELS, prior_TK))
-    energy_T, pixel_TK, prior_TK = (np.concatenate(of) for of in zip(*parts, strict=True))
-    showers_T, rest_T = energy_T > EMCAL_ABOVE_GEV, (1 - EARLY) * energy_T
-    deposits_T = showers_T & (rest_T > HCAL_ABOVE_GEV)
-    rest_T = np.maximum(rest_T, HCAL_ABOVE_GEV)
+    energy_T, pixel_TK, prior_TK = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    showers_T, remaining_T = energy_T > EMCAL_ABOVE_GEV, (1 - EARLY) * energy_T
+    deposits_T = showers_T & (remaining_T > HCAL_ABOVE_GEV)
+    remaining_T = np.maximum(remaining_T, HCAL_ABOVE_GEV)
     emcal_T = np.where(showers_T, EARLY * energy_T, 0)
-    hcal_T = np.where(deposits_T, EFFICIENCY * (rest_T - NON_LINEARITY * np.sqrt(rest_T)), 0)
-    slope_T = np.where(deposits_T, (1 - EARLY) * EFFICIENCY * (1 - NON_LINEARITY / (2 * np.sqrt(rest_T))), 0)
+    hcal_T = np.where(deposits_T, EFFICIENCY * (remaining_T - NON_LINEARITY * np.sqrt(remaining_T)), 0)
+    slope_T = np.where(deposits_T, (1 - EARLY) * EFFICIENCY * (1 - NON_LINEARITY / (2 * np.sqrt(remaining_T))), 0)
     track, emcal, hcal = RESOLUTION
     return _Tracks(
         prior_TK,
@@ -214,16 +217,18 @@ def _excess(inputs_ECHW: NDArray[Any], field_E: NDArray[Any], tolerance: float) 
     def summed(link_TK: NDArray[Any], value_T: NDArray[Any]) -> NDArray[Any]:
         return np.bincount(tracks.pixel_TK.ravel(), (link_TK * value_T[:, None]).ravel(), n)
 
-    hcal, wanted_T1 = inputs_ECHW[:, 1].ravel(), tracks.hcal_T[:, None]
-    forgiven_T1 = tolerance * np.sqrt(tracks.hcal_variance_T)[:, None] + 1e-9
+    hcal, expected_T1 = inputs_ECHW[:, 1].ravel(), tracks.hcal_T[:, None]
+    tolerated_T1 = tolerance * np.sqrt(tracks.hcal_variance_T)[:, None] + 1e-9
     link_TK = tracks.prior_TK
     for _ in range(ROUNDS):
-        others_TK = summed(link_TK, tracks.hcal_T)[tracks.pixel_TK] - link_TK * wanted_T1
-        missing_TK = np.maximum(wanted_T1 - (hcal[tracks.pixel_TK] - others_TK), 0) / forgiven_T1
+        others_TK = summed(link_TK, tracks.hcal_T)[tracks.pixel_TK] - link_TK * expected_T1
+        missing_TK = np.maximum(expected_T1 - (hcal[tracks.pixel_TK] - others_TK), 0) / tolerated_T1
         # Beyond eight standard deviations only the floor is left.
         new_TK = tracks.prior_TK * (np.exp(-0.5 * np.minimum(missing_TK, 8) ** 2) + FLOOR)
         link_TK = (1 - STEP) * link_TK + STEP * new_TK / new_TK.sum(axis=1, keepdims=True)
-    emcal_width, hcal_width = (np.sqrt(summed(link_TK, of)) for of in (tracks.emcal_variance_T, tracks.hcal_variance_T))
+    emcal_width, hcal_width = (
+        np.sqrt(summed(link_TK, variance_T)) for variance_T in (tracks.emcal_variance_T, tracks.hcal_variance_T)
+    )
     return _Excess(
         emcal=inputs_ECHW[:, 0] - summed(link_TK, tracks.emcal_T).reshape(shape),
         hcal=inputs_ECHW[:, 1] - summed(link_TK, tracks.hcal_T).reshape(shape),

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.detector.crystals.events import DECAY_DISTANCE_MM, PION_MASS_GEV
+from caloedge.detector.constants import PI0_MASS_GEV
+from caloedge.detector.crystals.events import DECAY_DISTANCE_MM
 from caloedge.detector.crystals.geometry import PBWO4
 
 SIDE = 5
 X_XY, Y_XY = np.meshgrid(np.arange(SIDE) - 2.0, np.arange(SIDE) - 2.0, indexing="ij")
 MOMENT_GEV = 0.6
-"""Crystals below 3.6 times the electronic noise do not enter widths and moments."""
+"""Lowest energy of crystals that enter widths and moments: 3.6 times the electronic noise."""
 LOG_WEIGHT = 4.0
 """Crystals below e^−4 of the window's energy get no weight in logarithmic widths (Awes et al., NIM A 311 (1992) 130)."""
 SINGLE_RMS = 0.45
-"""A width, in crystals, that most single photons stay below (their median is 0.40): no mass is assigned to them."""
+"""Width, in crystals, that most single photons stay below (their median is 0.40): no mass is assigned to them."""
 RANGE = 4.0
 """Scaled variables, a network's inputs, lie in [−4, 4]."""
 
@@ -33,9 +34,9 @@ class Variable:
     name: str
     formula: str
     centre: float
-    """About the mean and..."""
+    """Rounded mean on training events of the task `shower_shape`."""
     scale: float
-    """...the standard deviation on training events of the task `shower_shape`."""
+    """Rounded standard deviation on the same events."""
 
 
 VARIABLES = (
@@ -56,7 +57,7 @@ VARIABLES = (
     Variable("log_kurtosis", "ln of the fourth moment along the longer axis over the square of the second", 1.09, 0.66),
     Variable("root_mass", "√(m / m_π⁰) with m = E25 √max(0, major² − 0.45²) · 22 mm / 1290 mm", 0.89, 0.79),
 )
-"""In the frame in which the window is flipped, then transposed, so that 0 ≤ asymmetry_y ≤ asymmetry_x."""
+"""Shower shapes in the frame in which the window is flipped, then transposed, so that 0 ≤ asymmetry_y ≤ asymmetry_x."""
 
 
 def highest_window(cells_EXY: NDArray[Any]) -> NDArray[Any]:
@@ -70,13 +71,13 @@ def highest_window(cells_EXY: NDArray[Any]) -> NDArray[Any]:
 
 def oriented(windows_EXY: NDArray[Any]) -> NDArray[Any]:
     """Return each window flipped and transposed so that most energy lies at higher x, then at higher y."""
-    turned = windows_EXY.copy()
+    flipped_EXY = windows_EXY.copy()
     for axis in (1, 2):
-        lower = _excess(turned, axis) < 0
-        turned[lower] = np.flip(turned[lower], axis=axis)
-    across = _excess(turned, 2) > _excess(turned, 1)
-    turned[across] = turned[across].swapaxes(1, 2)
-    return turned
+        lower = _excess(flipped_EXY, axis) < 0
+        flipped_EXY[lower] = np.flip(flipped_EXY[lower], axis=axis)
+    across = _excess(flipped_EXY, 2) > _excess(flipped_EXY, 1)
+    flipped_EXY[across] = flipped_EXY[across].swapaxes(1, 2)
+    return flipped_EXY
 
 
 def _excess(windows_EXY: NDArray[Any], axis: int) -> NDArray[Any]:
@@ -94,41 +95,41 @@ def variables(windows_EXY: NDArray[Any]) -> NDArray[Any]:
     third, second = np.sort(cells_EXY.reshape(-1, SIDE**2), axis=1)[:, -3:-1].T
     outer = np.where(np.pad(np.zeros((3, 3), bool), 1, constant_values=True), cells_EXY, 0).max(axis=(1, 2))
     above_EXY = np.where(cells_EXY >= MOMENT_GEV, cells_EXY, 0)
-    fraction_EXY = _over(above_EXY, e25[:, None, None])
+    fraction_EXY = _quotient(above_EXY, e25[:, None, None])
     with np.errstate(divide="ignore"):
         weight_EXY = np.maximum(0, LOG_WEIGHT + np.log(fraction_EXY))
     xx, yy, xy = _second_moments(weight_EXY)
     major, minor, kurtosis = _principal(above_EXY)
     mass = e25 * np.sqrt(np.maximum(0, major**2 - SINGLE_RMS**2)) * PBWO4.cell_mm / DECAY_DISTANCE_MM
-    found = {
+    values = {
         "log_energy": np.log2(np.maximum(e25, 1)),
-        "e1_e9": _over(e1, e9),
-        "e9_e25": _over(e9, e25),
-        "e2_e1": _over(second, e1),
-        "e3_e1": _over(third, e1),
-        "e4_e9": _over(e4, e9),
-        "outer_e1": _over(outer, e1),
+        "e1_e9": _quotient(e1, e9),
+        "e9_e25": _quotient(e9, e25),
+        "e2_e1": _quotient(second, e1),
+        "e3_e1": _quotient(third, e1),
+        "e4_e9": _quotient(e4, e9),
+        "outer_e1": _quotient(outer, e1),
         "width_x": np.sqrt(xx),
         "width_y": np.sqrt(yy),
         "covariance": xy,
-        "asymmetry_x": _over(_excess(cells_EXY, 1), e25),
-        "asymmetry_y": _over(_excess(cells_EXY, 2), e25),
+        "asymmetry_x": _quotient(_excess(cells_EXY, 1), e25),
+        "asymmetry_y": _quotient(_excess(cells_EXY, 2), e25),
         "major": major,
         "minor": minor,
         "log_kurtosis": np.log(np.maximum(1, kurtosis)),
-        "root_mass": np.sqrt(mass / PION_MASS_GEV),
+        "root_mass": np.sqrt(mass / PI0_MASS_GEV),
     }
-    return np.stack([found[variable.name] for variable in VARIABLES], axis=1)
+    return np.stack([values[variable.name] for variable in VARIABLES], axis=1)
 
 
-def _over(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:
+def _quotient(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:
     """Divide; nothing over nothing is 0."""
     return np.asarray(np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0))
 
 
 def _moment(weight_EXY: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
     """Return ⟨values⟩ (E,)."""
-    return _over((weight_EXY * values).sum(axis=(1, 2)), weight_EXY.sum(axis=(1, 2)))
+    return _quotient((weight_EXY * values).sum(axis=(1, 2)), weight_EXY.sum(axis=(1, 2)))
 
 
 def _second_moments(weight_EXY: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -150,7 +151,7 @@ def _principal(weight_EXY: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], ND
     x_E, y_E = _moment(weight_EXY, X_XY), _moment(weight_EXY, Y_XY)
     along_EXY = (X_XY - x_E[:, None, None]) * np.cos(angle_E)[:, None, None]
     along_EXY = along_EXY + (Y_XY - y_E[:, None, None]) * np.sin(angle_E)[:, None, None]
-    kurtosis = _over(_moment(weight_EXY, along_EXY**4), (mean + half) ** 2)
+    kurtosis = _quotient(_moment(weight_EXY, along_EXY**4), (mean + half) ** 2)
     return np.sqrt(mean + half), np.sqrt(np.maximum(mean - half, 0)), kurtosis
 
 
@@ -161,6 +162,6 @@ def scaled(shapes_EV: NDArray[Any]) -> NDArray[Any]:
 
 
 def unscaled(inputs_EV: NDArray[Any], name: str) -> NDArray[Any]:
-    """Return one variable (E,) in its own unit from scaled ones (E, V); beyond ±4 it stays saturated."""
+    """Return one variable (E,) in its own unit from scaled ones (E, V); values saturated at ±4 stay so."""
     number = next(i for i, variable in enumerate(VARIABLES) if variable.name == name)
     return np.asarray(VARIABLES[number].centre + VARIABLES[number].scale * inputs_EV[:, number].astype(np.float64))

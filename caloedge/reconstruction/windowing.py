@@ -1,8 +1,8 @@
-"""From crystal codes to what DeepCluster's networks see: windows, the best of each event, and the groups that they form.
+"""From crystal codes to the inputs of DeepCluster's networks: windows, the best of each event, and the groups that they form.
 
 This crystal matrix looks the same from eight sides, and so do photons that hit it at a right angle. So each window that is
-kept is turned until its core lies in one way (`orientations`), the same for every network, and positions are turned back at
-the end (`unoriented`): a small network then need not learn the same eight times. Tilted crystals or a field would break that.
+kept is brought to one orientation by its core (`orientations`), the same for every network, and positions are brought back
+at the end (`unoriented`): a small network then need not learn the same eight times. Tilted crystals or a field would break that.
 
 Everything up to the photons is integer arithmetic that the hardware parts `caloedge_extract`, `caloedge_top`,
 `caloedge_group` and `caloedge_photon` repeat bit for bit. Axes: E event, X and Y crystal, W window, M member (a window that
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from caloedge.detector.crystals.events import GRID, MARGIN, SEED_THRESHOLD_GEV, WINDOW
 
 CODE_BITS, CODE_FRACTION = 12, 5
-"""Of a digitised crystal: unsigned, 2⁻⁵ GeV = 31.25 MeV, a fifth of the noise; 127.97 GeV at most."""
+"""Format of a digitised crystal: unsigned, in steps of 2⁻⁵ GeV = 31.25 MeV, a fifth of the noise; 127.97 GeV at most."""
 THRESHOLD_CODE = int(SEED_THRESHOLD_GEV * 2**CODE_FRACTION)
 TOP_K = 4
 """Windows of an event that the center finder gets (arXiv 2311.17914)."""
@@ -26,19 +26,19 @@ REACH = 3.0
 """Two seeds w = 1 − distance / `REACH` crystals apart are neighbours, farther ones are not."""
 
 NORMALISED = 7
-"""A window is shifted until the leading bit of its central code is bit 7."""
+"""Bit to which a window's shift brings the leading bit of its central code."""
 FEATURE_BITS = 12
-"""Of a normalised code; larger cells saturate. So a cell may be 16 to 32 times as high as the centre: a small photon beside
+"""Width of a normalised code; larger cells saturate. So a cell may be 16 to 32 times as high as the centre: a small photon beside
 a large one is measured worse without."""
 UNIT = 2 ** (NORMALISED + 1)
 """The feature code of 1.0."""
 LOWEST_EXPONENT, HIGHEST_EXPONENT = 4, CODE_BITS - 1
-"""Of a central code above threshold: the position of its leading bit."""
+"""Range of the position of the leading bit of a central code above threshold."""
 OFFSETS = tuple((x, y) for x in range(-2, 3) for y in range(-2, 3) if (x, y) != (0, 0))
-"""Where a neighbour can be: all closer than `REACH`."""
+"""Steps in crystals to all neighbours closer than `REACH`."""
 WEIGHT_CODES = tuple(round(UNIT * (1 - np.hypot(x, y) / REACH)) for x, y in OFFSETS)
 FLIP_X, FLIP_Y, SWAP = 1, 2, 4
-"""Bits of a turn: x is reversed, y is reversed, and after that they change places."""
+"""Bits of an orientation: x is reversed, y is reversed, and after that they change places."""
 FEATURES = WINDOW * WINDOW + len(OFFSETS) + HIGHEST_EXPONENT - LOWEST_EXPONENT + 1
 
 
@@ -62,13 +62,13 @@ class Groups:
     """The windows that were kept, with their neighbours."""
 
     window_M: NDArray[Any]
-    """Number of the window."""
+    """(M,) number of the window."""
     event_M: NDArray[Any]
     crystal_M2: NDArray[Any]
     others_MK: NDArray[Any]
     """(M, 3) the other members of the event by rank, −1 for none."""
     weight_MK: NDArray[Any]
-    """(M, 3) 1 − distance / `REACH` of the others, 0 beyond; float32."""
+    """(M, 3) 1 − distance / `REACH` of the others, 0 for farther ones; float32."""
 
 
 def digitised(cells_gev: NDArray[Any]) -> NDArray[Any]:
@@ -77,7 +77,7 @@ def digitised(cells_gev: NDArray[Any]) -> NDArray[Any]:
 
 
 def extract(codes_EXY: NDArray[Any]) -> CodeWindows:
-    """Cut the window around every crystal above the threshold that is not too close to the border."""
+    """Extract the window around every crystal above the threshold that is not too close to the border."""
     n_events = len(codes_EXY)
     above = codes_EXY[:, MARGIN:-MARGIN, MARGIN:-MARGIN] > THRESHOLD_CODE
     inner = above.shape[1]
@@ -109,15 +109,15 @@ def grouped(event_W: NDArray[Any], crystal_W2: NDArray[Any], window_M: NDArray[A
     size_M = np.searchsorted(event_M, event_M, side="right") - first_M
     rank_M = np.arange(len(event_M)) - first_M
     slot_K = np.arange(TOP_K - 1)
-    of_rank_MK = slot_K + (slot_K >= rank_M[:, None])  # the other ranks in order
-    others_MK = np.where(of_rank_MK < size_M[:, None], first_M[:, None] + of_rank_MK, -1)
+    other_rank_MK = slot_K + (slot_K >= rank_M[:, None])  # the other ranks in order
+    others_MK = np.where(other_rank_MK < size_M[:, None], first_M[:, None] + other_rank_MK, -1)
     distance_MK = np.hypot(*np.moveaxis(crystal_M2[others_MK] - crystal_M2[:, None], -1, 0))
     weight_MK = np.where(others_MK >= 0, np.maximum(1 - distance_MK / REACH, 0), 0).astype(np.float32)
     return Groups(window_M, event_M, crystal_M2, others_MK, weight_MK)
 
 
 def orientations(codes_MXY: NDArray[Any]) -> NDArray[Any]:
-    """Return the turn (M,) of each window: what brings most energy of its nine central crystals to higher x, then higher y."""
+    """Return the orientation (M,) that brings most energy of each window's nine central crystals to higher x, then higher y."""
     core = codes_MXY[:, MARGIN - 1 : MARGIN + 2, MARGIN - 1 : MARGIN + 2].astype(np.int32)
     step_x_M = core[:, 2].sum(axis=1) - core[:, 0].sum(axis=1)
     step_y_M = core[:, :, 2].sum(axis=1) - core[:, :, 0].sum(axis=1)
@@ -125,25 +125,25 @@ def orientations(codes_MXY: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(FLIP_X * (step_x_M < 0) + FLIP_Y * (step_y_M < 0) + SWAP * swap_M)
 
 
-def _turned_square(square_XY: NDArray[Any], turn: int) -> NDArray[Any]:
-    flipped = square_XY[:: -1 if turn & FLIP_X else 1, :: -1 if turn & FLIP_Y else 1]
-    return flipped.T if turn & SWAP else flipped
+def _oriented_square(square_XY: NDArray[Any], orientation: int) -> NDArray[Any]:
+    flipped = square_XY[:: -1 if orientation & FLIP_X else 1, :: -1 if orientation & FLIP_Y else 1]
+    return flipped.T if orientation & SWAP else flipped
 
 
-CELL_OF_ORIENTATION = np.stack([_turned_square(np.arange(WINDOW**2).reshape(WINDOW, WINDOW), t).ravel() for t in range(8)])
-"""(8, 49) which cell of a window comes to each place."""
+CELL_OF_ORIENTATION = np.stack([_oriented_square(np.arange(WINDOW**2).reshape(WINDOW, WINDOW), t).ravel() for t in range(8)])
+"""(8, 49) the cell of a window that comes to each place, by orientation."""
 
 
-def oriented(vector_M2: NDArray[Any], turn_M: NDArray[Any]) -> NDArray[Any]:
-    """Return vectors (M, 2) along x and y as they lie in windows that were turned."""
-    flipped_M2 = np.where(np.stack([turn_M & FLIP_X, turn_M & FLIP_Y], axis=1) > 0, -vector_M2, vector_M2)
-    return np.where((turn_M & SWAP > 0)[:, None], flipped_M2[:, ::-1], flipped_M2)
+def oriented(vector_M2: NDArray[Any], orientation_M: NDArray[Any]) -> NDArray[Any]:
+    """Return vectors (M, 2) along x and y as they lie in oriented windows."""
+    flipped_M2 = np.where(np.stack([orientation_M & FLIP_X, orientation_M & FLIP_Y], axis=1) > 0, -vector_M2, vector_M2)
+    return np.where((orientation_M & SWAP > 0)[:, None], flipped_M2[:, ::-1], flipped_M2)
 
 
-def unoriented(vector_M2: NDArray[Any], turn_M: NDArray[Any]) -> NDArray[Any]:
-    """Return vectors (M, 2) in windows that were turned as they lie in the event: `oriented` undone."""
-    back_M2 = np.where((turn_M & SWAP > 0)[:, None], vector_M2[:, ::-1], vector_M2)
-    return np.where(np.stack([turn_M & FLIP_X, turn_M & FLIP_Y], axis=1) > 0, -back_M2, back_M2)
+def unoriented(vector_M2: NDArray[Any], orientation_M: NDArray[Any]) -> NDArray[Any]:
+    """Return vectors (M, 2) in oriented windows as they lie in the event: the inverse of `oriented`."""
+    back_M2 = np.where((orientation_M & SWAP > 0)[:, None], vector_M2[:, ::-1], vector_M2)
+    return np.where(np.stack([orientation_M & FLIP_X, orientation_M & FLIP_Y], axis=1) > 0, -back_M2, back_M2)
 
 
 def exponents(codes_MXY: NDArray[Any]) -> NDArray[Any]:
@@ -161,20 +161,20 @@ def sums(codes_MXY: NDArray[Any]) -> NDArray[Any]:
 def features(codes_MXY: NDArray[Any], groups: Groups) -> NDArray[Any]:
     """Return the input codes (M, F) int16 of the edge center finder.
 
-    Of the window as `orientations` turns it: 49 cells, shifted so that the central one lies in [128, 256); the weights of
+    They describe the window in its orientation: 49 cells, shifted so that the central one lies in [128, 256); the weights of
     neighbours at their places around the centre; one of eight words set for the exponent.
     """
-    exponent_M, turn_M = exponents(codes_MXY), orientations(codes_MXY)
+    exponent_M, orientation_M = exponents(codes_MXY), orientations(codes_MXY)
     out_MF = np.zeros((len(codes_MXY), FEATURES), np.int16)
     cells = WINDOW * WINDOW
     # 12 bits shifted left by at most 3 fit into uint16.
-    codes_MC = np.take_along_axis(codes_MXY.reshape(-1, cells), CELL_OF_ORIENTATION[turn_M], axis=1)
+    codes_MC = np.take_along_axis(codes_MXY.reshape(-1, cells), CELL_OF_ORIENTATION[orientation_M], axis=1)
     left_M = np.maximum(NORMALISED - exponent_M, 0).astype(np.uint16)
     right_M = np.maximum(exponent_M - NORMALISED, 0).astype(np.uint16)
     shifted_MC = (codes_MC << left_M[:, None]) >> right_M[:, None]
     out_MF[:, :cells] = np.minimum(shifted_MC, 2**FEATURE_BITS - 1)
     member, slot = np.nonzero(groups.weight_MK)
-    step = oriented(groups.crystal_M2[groups.others_MK[member, slot]] - groups.crystal_M2[member], turn_M[member])
+    step = oriented(groups.crystal_M2[groups.others_MK[member, slot]] - groups.crystal_M2[member], orientation_M[member])
     place = (step[:, 0] + 2) * 5 + step[:, 1] + 2
     place -= place > 12  # the centre has no word
     near = np.abs(step).max(axis=1, initial=0) <= 2
@@ -188,14 +188,15 @@ def photon_codes(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return positions (M, 2) and energies (M,) as codes with `fraction` fraction bits, in crystals and GeV.
 
-    `outputs_M4` are the network's output codes: offsets in x and y from the crystal's centre in the turned window, energy
-    beyond the nine central crystals in units of 2^(exponent − 4) GeV, and seed logit, with the same fraction bits, at least 5.
+    `outputs_M4` are the network's output codes: offsets in x and y from the crystal's centre in the oriented window, excess
+    of the energy over the nine central crystals in units of 2^(exponent − 4) GeV, and seed logit, with the same fraction bits,
+    at least 5.
     """
     exponent_M, sum_M = exponents(codes_MXY), sums(codes_MXY)
     offset_M2 = unoriented(outputs_M4[:, :2].astype(np.int64), orientations(codes_MXY))
     position_M2 = (crystal_M2.astype(np.int64) << fraction) + (1 << (fraction - 1)) + offset_M2
-    beyond_M = outputs_M4[:, 2] << (exponent_M.astype(np.int64) - LOWEST_EXPONENT)
-    return position_M2, (sum_M << (fraction - CODE_FRACTION)) + beyond_M
+    excess_M = outputs_M4[:, 2] << (exponent_M.astype(np.int64) - LOWEST_EXPONENT)
+    return position_M2, (sum_M << (fraction - CODE_FRACTION)) + excess_M
 
 
 def units_gev(exponent_M: NDArray[Any]) -> NDArray[Any]:
@@ -203,10 +204,10 @@ def units_gev(exponent_M: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.ldexp(1.0, exponent_M.astype(np.int64) - LOWEST_EXPONENT))
 
 
-def joined_windows(cells_EXY: NDArray[Any], groups: Groups, turn_M: NDArray[Any]) -> NDArray[Any]:
+def joined_windows(cells_EXY: NDArray[Any], groups: Groups, orientation_M: NDArray[Any]) -> NDArray[Any]:
     """Return the inputs (M, 4, 50) float32 of the published center finder: the own window and the others by rank.
 
-    49 cells in GeV each, zeros for an absent one, and the weight, 1 for the own. All are turned as the own one is.
+    49 cells in GeV each, zeros for an absent one, and the weight, 1 for the own. All have the orientation of the own one.
     """
     views = np.lib.stride_tricks.sliding_window_view(cells_EXY, (WINDOW, WINDOW), axis=(1, 2))
     corner_M2 = groups.crystal_M2 - MARGIN
@@ -214,6 +215,6 @@ def joined_windows(cells_EXY: NDArray[Any], groups: Groups, turn_M: NDArray[Any]
     out = np.zeros((len(own_MC), TOP_K, WINDOW * WINDOW + 1), np.float32)
     out[:, 0, :-1], out[:, 0, -1] = own_MC, 1
     out[:, 1:, :-1] = np.where(groups.others_MK[..., None] >= 0, own_MC[groups.others_MK], 0)
-    out[:, :, :-1] = np.take_along_axis(out[:, :, :-1], CELL_OF_ORIENTATION[turn_M][:, None], axis=2)
+    out[:, :, :-1] = np.take_along_axis(out[:, :, :-1], CELL_OF_ORIENTATION[orientation_M][:, None], axis=2)
     out[:, 1:, -1] = groups.weight_MK
     return out

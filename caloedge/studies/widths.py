@@ -16,7 +16,7 @@ from caloedge.errors import UserError
 from caloedge.evaluation.accuracy import evaluate, library_of
 from caloedge.export import export
 from caloedge.metrics import claims
-from caloedge.metrics.claims import Compared
+from caloedge.metrics.claims import ComparedFigure
 from caloedge.pipeline import data_label, open_beside, places, read_named_recipe
 from caloedge.progress import announce
 from caloedge.project import is_built, record
@@ -48,7 +48,7 @@ class Point:
     """Synthesised resources by name; empty where no synthesiser is installed."""
     cycles: int | None
     """Latency of the synthesised design from input to output [clock cycles]."""
-    ratios: Mapping[str, Compared] = field(default_factory=dict)
+    ratios: Mapping[str, ComparedFigure] = field(default_factory=dict)
     """Ratios of the figures, one per bin, to those of another method in the same assessment, by method."""
     remarks: tuple[str, ...] = ()
     """Reasons why something was not synthesised."""
@@ -171,7 +171,9 @@ def _measure(artifact: Artifact, projects: Path) -> tuple[Point, list[Check], di
     return Point(bits, levels.pop(INTEGER), ebops, resources, run.latency_cycles, ratios, remarks), checks, levels
 
 
-def _ratios(levels: Mapping[str, Mapping[str, Number]], replicas: Mapping[str, list[NDArray[Any]]], method: str) -> Compared:
+def _ratios(
+    levels: Mapping[str, Mapping[str, Number]], replicas: Mapping[str, list[NDArray[Any]]], method: str
+) -> ComparedFigure:
     """Return the integer network's figures over another method's."""
     mine, theirs = (np.array([number.value for number in levels[name].values()], float) for name in (INTEGER, method))
     return claims.ratio(mine, np.stack(replicas[INTEGER], axis=1), theirs, np.stack(replicas[method], axis=1))

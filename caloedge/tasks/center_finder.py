@@ -1,13 +1,13 @@
 """Find where photons hit and how much energy they have: the second step of DeepCluster (arXiv 2311.17914).
 
-One input is a 7 × 7 window that was taken for a seed, with up to three others of its event as neighbours, and is turned so
-that most energy of its core lies at higher x (`detector.groups`); positions in here are those in turned windows.
+One input is a 7 × 7 window that was taken for a seed, with up to three others of its event as neighbours, and is oriented so
+that most energy of its core lies at higher x (`reconstruction.windowing`); positions in here are those in oriented windows.
 Which windows are seeds is taken from the truth here, with some wrong ones among them, as a seed finder gives: a fifth of
 the windows within a crystal of an impact point, a twentieth of all others, in random order behind the right ones. Crystals
 that two photons hit are no windows: they have no one answer. What the true chain with a trained seed finder gives is another
 command's report (`caloedge reconstruct`).
 
-Targets: impact point from the crystal's centre, in crystals, where it is at most one crystal away; energy beyond the
+Targets: impact point from the crystal's centre, in crystals, where it is at most one crystal away; excess of the energy over the
 nine central crystals in the window's own unit, for seeds; whether the window is a seed.
 Axes: E event, P photon, W window, M member (window that was kept), K other member, B bin, R replica.
 """
@@ -32,11 +32,11 @@ EVENTS_PER_BLOCK = 500
 NEAR, OTHER = 0.2, 0.05
 """Shares of the windows near an impact point, and of others, that are kept although they are no seeds."""
 MOST_OFFSET = 1.0
-"""Crystals: farther impact points are no target."""
+"""Largest offset of a target in crystals; farther impact points are no target."""
 ENERGY_WEIGHT = 0.3
-"""Of an error of 1 GeV in the loss, as much as 0.3 crystals."""
+"""Weight of the energy in the loss: an error of 1 GeV counts as much as one of 0.3 crystals."""
 EFFICIENCY = 0.99
-"""Of seeds, at which the working points are set."""
+"""Efficiency for seeds at which the working points are set."""
 
 ENERGY_BINS_GEV = np.array([1, 2, 3, 5, 8, 12, 20, 30, 50, 100])
 TABLE_BINS = (3, 5, 8)
@@ -45,29 +45,29 @@ ABOVE_3_GEV, BELOW_30_GEV = 2, 7
 """First bin above 3 GeV, and the number of bins below 30 GeV."""
 DISTANCE_BINS = np.array([1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 6, 10, 20, 45])
 CLOSE = 3.0
-"""Crystals: the windows of closer pairs know of each other."""
+"""Distance in crystals below which the windows of a pair are neighbours of each other."""
 
 
 @dataclass(frozen=True)
 class MemberTruth:
-    """What the metrics need to know about each member."""
+    """Truth of each member that the metrics use."""
 
     kind_M: NDArray[Any]
-    """Index into `photons.KINDS`."""
+    """(M,) index into `photon_events.KINDS`."""
     energy_M: NDArray[Any]
-    """GeV of the photon that hit the central crystal, NaN where none did."""
+    """(M,) energy in GeV of the photon that hit the central crystal, NaN where none did."""
     offset_M2: NDArray[Any]
-    """(M, 2) crystals from the centre to the nearest impact point, in the turned window."""
+    """(M, 2) crystals from the centre to the nearest impact point, in the oriented window."""
     distance_M: NDArray[Any]
-    """Distance of the event's two impact points in crystals, NaN for one photon."""
+    """(M,) distance of the event's two impact points in crystals, NaN for one photon."""
     exponent_M: NDArray[Any]
     sum_M: NDArray[Any]
-    """Code of the nine central crystals."""
+    """(M,) sum of the codes of the nine central crystals."""
     event_M: NDArray[Any]
     crystal_M2: NDArray[Any]
     """(M, 2) central crystal."""
-    turn_M: NDArray[Any]
-    """How the window was turned."""
+    orientation_M: NDArray[Any]
+    """(M,) orientation of the window: bits of `windowing.FLIP_X`, `FLIP_Y` and `SWAP`."""
     shower_MP: NDArray[Any]
     """(M, 2) library rows of the event's photons, −1 for an absent one."""
     codes_EXY: NDArray[Any]
@@ -78,12 +78,12 @@ def sample(library: ShowerLibrary, split: str, n_events: int, seed: int) -> Samp
     """Compose events from one split and form their groups; the same arguments give the same arrays."""
     events.check_matrix(library)
     rows = events.split_rows(len(library), split)
-    made = []
+    blocks = []
     for block, first in enumerate(range(0, n_events, EVENTS_PER_BLOCK)):
         rng = events.block_generator(seed, split, block)
         composed = photon_events.compose(library, rows, min(EVENTS_PER_BLOCK, n_events - first), rng)
-        made.append(_block(composed, first, rng))
-    inputs, published, targets, truths = zip(*made, strict=True)
+        blocks.append(_block(composed, first, rng))
+    inputs, published, targets, truths = zip(*blocks, strict=True)
     joined = (np.concatenate([getattr(truth, field.name) for truth in truths]) for field in fields(MemberTruth))
     return Sample(np.concatenate(inputs), np.concatenate(targets), MemberTruth(*joined), np.concatenate(published))
 
@@ -93,27 +93,31 @@ def _block(
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], MemberTruth]:
     crystals = composed.crystals
     codes_EXY = windowing.digitised(crystals.cells_EXY)
-    cut = windowing.extract(codes_EXY)
+    windows = windowing.extract(codes_EXY)
     impact_EP2 = np.nan_to_num(crystals.impact_EP2, nan=-events.GRID)
-    offset_WP2 = impact_EP2[cut.event_W] - (cut.crystal_W2[:, None] + 0.5)
-    hit_WP = (np.floor(impact_EP2[cut.event_W]) == cut.crystal_W2[:, None]).all(axis=2)
+    offset_WP2 = impact_EP2[windows.event_W] - (windows.crystal_W2[:, None] + 0.5)
+    hit_WP = (np.floor(impact_EP2[windows.event_W]) == windows.crystal_W2[:, None]).all(axis=2)
     near_W = np.hypot(offset_WP2[..., 0], offset_WP2[..., 1]).min(axis=1) <= MOST_OFFSET
     hits_W = hit_WP.sum(axis=1)
-    kept_W = (hits_W == 1) | ((rng.random(len(near_W)) < np.where(near_W, NEAR, OTHER)) & (hits_W == 0))
-    score_W = np.where(kept_W, hits_W + rng.random(len(near_W)), -1)
-    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.top_k(cut.event_W, cut.key, score_W, 0))
-    codes_MXY = cut.codes_WXY[group.window_M]
-    exponent_M, sum_M, turn_M = windowing.exponents(codes_MXY), windowing.sums(codes_MXY), windowing.orientations(codes_MXY)
-    offset_MP2 = np.stack([windowing.oriented(offset_WP2[group.window_M, photon], turn_M) for photon in (0, 1)], axis=1)
+    selected_W = (hits_W == 1) | ((rng.random(len(near_W)) < np.where(near_W, NEAR, OTHER)) & (hits_W == 0))
+    score_W = np.where(selected_W, hits_W + rng.random(len(near_W)), -1)
+    group = windowing.grouped(windows.event_W, windows.crystal_W2, windowing.top_k(windows.event_W, windows.key, score_W, 0))
+    codes_MXY = windows.codes_WXY[group.window_M]
+    exponent_M, sum_M, orientation_M = (
+        windowing.exponents(codes_MXY),
+        windowing.sums(codes_MXY),
+        windowing.orientations(codes_MXY),
+    )
+    offset_MP2 = np.stack([windowing.oriented(offset_WP2[group.window_M, photon], orientation_M) for photon in (0, 1)], axis=1)
     targets, energy_M, offset_M2 = _targets(
         offset_MP2, hit_WP[group.window_M], crystals.energy_EP[group.event_M], exponent_M, sum_M
     )
     truth = MemberTruth(
         composed.kind_E[group.event_M], energy_M, offset_M2, composed.distance[group.event_M], exponent_M, sum_M,
-        group.event_M + first_event, group.crystal_M2, turn_M, crystals.shower_EP[group.event_M], codes_EXY,
+        group.event_M + first_event, group.crystal_M2, orientation_M, crystals.shower_EP[group.event_M], codes_EXY,
     )  # fmt: skip
     inputs = windowing.features(codes_MXY, group).astype(np.float32) / windowing.UNIT
-    return inputs, windowing.joined_windows(crystals.cells_EXY, group, turn_M), targets, truth
+    return inputs, windowing.joined_windows(crystals.cells_EXY, group, orientation_M), targets, truth
 
 
 def _targets(
@@ -125,18 +129,18 @@ def _targets(
     offset_M2 = offset_MP2[member_M, photon_M]
     is_seed_M, known_M = hit_MP.any(axis=1), apart_MP.min(axis=1) <= MOST_OFFSET
     energy_M = np.where(is_seed_M, energy_MP[member_M, photon_M], np.nan)
-    beyond_M = np.where(is_seed_M, _beyond(np.nan_to_num(energy_M), exponent_M, sum_M), 0)
+    excess_M = np.where(is_seed_M, _excess(np.nan_to_num(energy_M), exponent_M, sum_M), 0)
     targets = np.column_stack(
         [
-            np.where(known_M[:, None], offset_M2, 0), beyond_M, is_seed_M,
+            np.where(known_M[:, None], offset_M2, 0), excess_M, is_seed_M,
             known_M, is_seed_M * ENERGY_WEIGHT * windowing.units_gev(exponent_M),
         ]
     )  # fmt: skip
     return targets.astype(np.float32), energy_M, offset_M2
 
 
-def _beyond(energy_M: NDArray[Any], exponent_M: NDArray[Any], sum_M: NDArray[Any]) -> NDArray[Any]:
-    """Return energies in GeV as the outputs give them: beyond the nine central crystals, in the window's unit."""
+def _excess(energy_M: NDArray[Any], exponent_M: NDArray[Any], sum_M: NDArray[Any]) -> NDArray[Any]:
+    """Return the excess (M,) of energies in GeV over the nine central crystals, in the window's unit."""
     return np.asarray((energy_M - sum_M * 2.0**-windowing.CODE_FRACTION) / windowing.units_gev(exponent_M))
 
 
@@ -154,13 +158,13 @@ def baseline(sample: Sample[MemberTruth]) -> NDArray[Any]:
     truth, right = sample.truth, sample.targets[:, 3] > 0
     cells_EXY = truth.codes_EXY * np.float32(2.0**-windowing.CODE_FRACTION)
     position_M2, energy_M = clustering.shared(cells_EXY, truth.event_M, truth.crystal_M2, clustering.TUNING)
-    score_M = energy_M.copy()  # of a method that is not told
+    score_M = energy_M.copy()  # the score is that of a method which does not know the right seeds
     position_M2[right], energy_M[right] = clustering.shared(
         cells_EXY, truth.event_M[right], truth.crystal_M2[right], clustering.TUNING
     )
-    beyond_M = _beyond(energy_M, truth.exponent_M, truth.sum_M)
-    offset_M2 = windowing.oriented(position_M2 - truth.crystal_M2 - 0.5, truth.turn_M)
-    return np.column_stack([offset_M2, beyond_M, score_M])
+    excess_M = _excess(energy_M, truth.exponent_M, truth.sum_M)
+    offset_M2 = windowing.oriented(position_M2 - truth.crystal_M2 - 0.5, truth.orientation_M)
+    return np.column_stack([offset_M2, excess_M, score_M])
 
 
 def working_points(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any]]) -> dict[str, float]:
@@ -170,20 +174,22 @@ def working_points(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """One method's estimates, all of true seeds."""
+class _MemberFigures:
+    """One method's estimates for true seeds."""
 
     energy: Estimate
     """Relative width of single photons' energy in `ENERGY_BINS_GEV`."""
     scale: Estimate
+    """Median response of single photons in `ENERGY_BINS_GEV`."""
     position: Estimate
     """Width of single photons' position in `ENERGY_BINS_GEV`, crystals."""
     pair_energy: Estimate
-    """Relative width in `DISTANCE_BINS`."""
+    """Relative width of the energy of photons in pairs, in `DISTANCE_BINS`."""
     pair_position: Estimate
+    """Width of the position of photons in pairs, in `DISTANCE_BINS`, crystals."""
     close: Estimate
-    """Relative width of pairs closer than `CLOSE`, one bin."""
-    kept: bootstrap.Ratio
+    """Relative width of the energy of photons in pairs closer than `CLOSE`, one bin."""
+    passed: bootstrap.Ratio
     """Seeds and other windows above the threshold."""
 
 
@@ -218,21 +224,21 @@ def assess(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any]], thre
                 blocks=(_summary(measured, auc, thresholds, size), *_single_plots(measured), *_pair_plots(measured)),
             ),
         ),
-        headline=tuple((f"{what}, {name}", value) for name, of in measured.items() for what, value in _headline(of)),
+        headline=tuple((f"{label}, {name}", value) for name, figures in measured.items() for label, value in _headline(figures)),
         claims=_claims(measured) if REFERENCE in scores else (),
         caveats=_caveats(measured),
-        replicas={f"{what}, {name}": values for name, of in measured.items() for what, values in _replicas(of)},
+        replicas={f"{label}, {name}": values for name, figures in measured.items() for label, values in _replicas(figures)},
         items_per_event=len(seeds) / max(len(truth.codes_EXY), 1),
     )
 
 
-def _measure(truth: MemberTruth, outputs_M4: NDArray[Any], threshold: float, weights_RM: NDArray[Any]) -> _Measured:
+def _measure(truth: MemberTruth, outputs_M4: NDArray[Any], threshold: float, weights_RM: NDArray[Any]) -> _MemberFigures:
     response_M = energies(outputs_M4, truth) / truth.energy_M
-    # In the event's own orientation: in the turned one a pull towards the crystal's middle has one sign and no width.
-    apart_M2 = windowing.unoriented(outputs_M4[:, :2] - truth.offset_M2, truth.turn_M)
-    apart_M2 = np.where(np.isfinite(truth.energy_M)[:, None], apart_M2, np.nan)
-    one_M = truth.kind_M == photon_events.ONE
-    energy_bin_M = np.where(one_M, resolution.bin_of(truth.energy_M, ENERGY_BINS_GEV), -1)
+    # In the event's own orientation: in the window's a pull towards the crystal's middle has one sign and no width.
+    residual_M2 = windowing.unoriented(outputs_M4[:, :2] - truth.offset_M2, truth.orientation_M)
+    residual_M2 = np.where(np.isfinite(truth.energy_M)[:, None], residual_M2, np.nan)
+    single_M = truth.kind_M == photon_events.ONE
+    energy_bin_M = np.where(single_M, resolution.bin_of(truth.energy_M, ENERGY_BINS_GEV), -1)
     distance_bin_M = resolution.bin_of(truth.distance_M, DISTANCE_BINS)
     close_bin_M = np.where(truth.distance_M < CLOSE, 0, -1)
     seeds_M = np.isfinite(truth.energy_M)
@@ -241,38 +247,40 @@ def _measure(truth: MemberTruth, outputs_M4: NDArray[Any], threshold: float, wei
         return resolution.in_bins(values, bin_M, n_bins, weights_RM, statistic)
 
     n_energies, n_distances = len(ENERGY_BINS_GEV) - 1, len(DISTANCE_BINS) - 1
-    return _Measured(
+    return _MemberFigures(
         energy=in_bins(response_M, energy_bin_M, n_energies, resolution.relative_width),
         scale=in_bins(response_M, energy_bin_M, n_energies, resolution.median),
-        position=in_bins(apart_M2, energy_bin_M, n_energies, resolution.half_width),
+        position=in_bins(residual_M2, energy_bin_M, n_energies, resolution.half_width),
         pair_energy=in_bins(response_M, distance_bin_M, n_distances, resolution.relative_width),
-        pair_position=in_bins(apart_M2, distance_bin_M, n_distances, resolution.half_width),
+        pair_position=in_bins(residual_M2, distance_bin_M, n_distances, resolution.half_width),
         close=in_bins(response_M, close_bin_M, 1, resolution.relative_width),
-        kept=resolution.share(outputs_M4[:, 3] >= threshold, np.ones(len(seeds_M), bool), np.where(seeds_M, 0, 1), 2, weights_RM),
+        passed=resolution.share(
+            outputs_M4[:, 3] >= threshold, np.ones(len(seeds_M), bool), np.where(seeds_M, 0, 1), 2, weights_RM
+        ),
     )
 
 
-def _headline(of: _Measured) -> tuple[tuple[str, Number], ...]:
+def _headline(figures: _MemberFigures) -> tuple[tuple[str, Number], ...]:
     return (
-        *((f"Energy width at {_energies(b)}", _percent(of.energy, b)) for b in TABLE_BINS),
-        (f"Position width at {_energies(SHOWN_BIN)}", _position(of)),
-        (f"Energy width of pairs < {CLOSE:g} crystals", _percent(of.close, 0)),
+        *((f"Energy width at {_energies(b)}", _percent(figures.energy, b)) for b in TABLE_BINS),
+        (f"Position width at {_energies(SHOWN_BIN)}", _position(figures)),
+        (f"Energy width of pairs < {CLOSE:g} crystals", _percent(figures.close, 0)),
     )
 
 
-def _replicas(of: _Measured) -> tuple[tuple[str, NDArray[Any]], ...]:
+def _replicas(figures: _MemberFigures) -> tuple[tuple[str, NDArray[Any]], ...]:
     """Return the replicas of `_headline`."""
     columns = (
-        *(100 * of.energy.replicas_RB[:, b] for b in TABLE_BINS),
-        PBWO4.cell_mm * of.position.replicas_RB[:, SHOWN_BIN],
-        100 * of.close.replicas_RB[:, 0],
+        *(100 * figures.energy.replicas_RB[:, b] for b in TABLE_BINS),
+        PBWO4.cell_mm * figures.position.replicas_RB[:, SHOWN_BIN],
+        100 * figures.close.replicas_RB[:, 0],
     )
-    return tuple((what, column) for (what, _), column in zip(_headline(of), columns, strict=True))
+    return tuple((label, column) for (label, _), column in zip(_headline(figures), columns, strict=True))
 
 
-def _position(of: _Measured) -> Number:
-    count = int(of.position.count_B[SHOWN_BIN])
-    return resolution.number(of.position, SHOWN_BIN, "mm", PBWO4.cell_mm, f"{count:,} coordinates")
+def _position(figures: _MemberFigures) -> Number:
+    count = int(figures.position.count_B[SHOWN_BIN])
+    return resolution.number(figures.position, SHOWN_BIN, "mm", PBWO4.cell_mm, f"{count:,} coordinates")
 
 
 def _energies(bin_: int) -> str:
@@ -283,10 +291,22 @@ def _percent(estimate: Estimate, bin_: int) -> Number:
     return resolution.number(estimate, bin_, "%", 100, f"{int(estimate.count_B[bin_]):,} photons")
 
 
-def _summary(measured: Mapping[str, _Measured], auc: Mapping[str, Number], thresholds: Mapping[str, float], size: str) -> Table:
-    def row(name: str, of: _Measured) -> tuple[Number | str, ...]:
-        kept, wrong = (bootstrap.percent(of.kept, i, what) for i, what in enumerate(("seeds", "other windows")))
-        return name, *(_percent(of.energy, b) for b in TABLE_BINS), _position(of), _percent(of.close, 0), auc[name], kept, wrong
+def _summary(
+    measured: Mapping[str, _MemberFigures], auc: Mapping[str, Number], thresholds: Mapping[str, float], size: str
+) -> Table:
+    def row(name: str, figures: _MemberFigures) -> tuple[Number | str, ...]:
+        seeds_kept, others_kept = (
+            bootstrap.percent(figures.passed, i, counted) for i, counted in enumerate(("seeds", "other windows"))
+        )
+        return (
+            name,
+            *(_percent(figures.energy, b) for b in TABLE_BINS),
+            _position(figures),
+            _percent(figures.close, 0),
+            auc[name],
+            seeds_kept,
+            others_kept,
+        )
 
     points = ", ".join(f"{name}: {value:.3g}" for name, value in thresholds.items())
     return Table(
@@ -295,13 +315,13 @@ def _summary(measured: Mapping[str, _Measured], auc: Mapping[str, Number], thres
             "method", *(f"energy, {_energies(b)}" for b in TABLE_BINS), f"position, {_energies(SHOWN_BIN)}",
             f"energy, pairs < {CLOSE:g} crystals", "ROC AUC, seed", "seeds kept", "others kept",
         ),
-        rows=tuple(row(name, of) for name, of in measured.items()),
+        rows=tuple(row(name, figures) for name, figures in measured.items()),
         caption=f"{size}. Thresholds on the seed's logit ({points}; for the baseline GeV) keep 99 % of the validation seeds. "
         "The integer edge network is the quantised twin: their output codes are equal.",
     )  # fmt: skip
 
 
-def _single_plots(measured: Mapping[str, _Measured]) -> tuple[Plot, ...]:
+def _single_plots(measured: Mapping[str, _MemberFigures]) -> tuple[Plot, ...]:
     return tuple(
         Plot(
             title=title,
@@ -309,7 +329,9 @@ def _single_plots(measured: Mapping[str, _Measured]) -> tuple[Plot, ...]:
             y_label=label,
             x_scale="log",
             y_scale=y_scale,  # type: ignore[arg-type]
-            series=tuple(resolution.points(name, ENERGY_BINS_GEV, getattr(of, field), scale) for name, of in measured.items()),
+            series=tuple(
+                resolution.points(name, ENERGY_BINS_GEV, getattr(figures, field), scale) for name, figures in measured.items()
+            ),
             ratio_to=REFERENCE if field != "scale" and REFERENCE in measured else "",
             caption="Single photons.",
         )
@@ -321,7 +343,7 @@ def _single_plots(measured: Mapping[str, _Measured]) -> tuple[Plot, ...]:
     )
 
 
-def _pair_plots(measured: Mapping[str, _Measured]) -> tuple[Plot, ...]:
+def _pair_plots(measured: Mapping[str, _MemberFigures]) -> tuple[Plot, ...]:
     return tuple(
         Plot(
             title=title,
@@ -329,7 +351,9 @@ def _pair_plots(measured: Mapping[str, _Measured]) -> tuple[Plot, ...]:
             y_label=label,
             x_scale="log",
             y_scale="log",
-            series=tuple(resolution.points(name, DISTANCE_BINS, getattr(of, field), scale) for name, of in measured.items()),
+            series=tuple(
+                resolution.points(name, DISTANCE_BINS, getattr(figures, field), scale) for name, figures in measured.items()
+            ),
             ratio_to=REFERENCE if REFERENCE in measured else "",
             caption="Two photons and π⁰ together, both photons of each.",
         )
@@ -340,7 +364,7 @@ def _pair_plots(measured: Mapping[str, _Measured]) -> tuple[Plot, ...]:
     )
 
 
-def _claims(measured: Mapping[str, _Measured]) -> tuple[Claim, ...]:
+def _claims(measured: Mapping[str, _MemberFigures]) -> tuple[Claim, ...]:
     integer, reference, classical = measured[INTEGER], measured[REFERENCE], measured[BASELINE]
 
     def high(estimate: Estimate) -> Estimate:
@@ -354,27 +378,27 @@ def _claims(measured: Mapping[str, _Measured]) -> tuple[Claim, ...]:
     sharing = "is better than that of the classical sharing, which is told the seeds."
     return (
         *(
-            claims.of_most(
-                f"The integer network's {what} resolution {as_good}",
-                f"{what} resolution at most 5 % above the published network's",
-                resolution.compared(high(mine), high(theirs)),
+            claims.claim_at_most(
+                f"The integer network's {quantity} resolution {as_good}",
+                f"{quantity} resolution at most 5 % above the published network's",
+                resolution.compared(high(estimate), high(published)),
                 1.05,
                 high_places,
                 "ratio of the widths, ",
             )
-            for what, mine, theirs in (
+            for quantity, estimate, published in (
                 ("energy", integer.energy, reference.energy),
                 ("position", integer.position, reference.position),
             )
         ),
-        claims.of_less_everywhere(
+        claims.claim_below_everywhere(
             f"The integer network's energy resolution of single photons below 30 GeV {sharing}",
             "energy resolution below the classical fit's",
             resolution.compared(low(integer.energy), low(classical.energy)),
             1,
             low_places,
         ),
-        claims.of_clearly_less(
+        claims.claim_clearly_below(
             f"The integer network's energy resolution of photons in pairs closer than {CLOSE:g} crystals {sharing}",
             "energy resolution of close pairs below the classical fit's",
             resolution.compared(integer.close, classical.close),
@@ -384,23 +408,25 @@ def _claims(measured: Mapping[str, _Measured]) -> tuple[Claim, ...]:
     )
 
 
-def _caveats(measured: Mapping[str, _Measured]) -> tuple[str, ...]:
+def _caveats(measured: Mapping[str, _MemberFigures]) -> tuple[str, ...]:
     """Warn of bins in which the integer network is worse than the classical fit or its float twin, and of its energy scale."""
     if INTEGER not in measured:
         return ()
-    mine, places = measured[INTEGER], _places(slice(None))
+    figures, places = measured[INTEGER], _places(slice(None))
     others = ((BASELINE, "the classical fit, which is told the seeds,"), (FLOAT, "its own float twin"))
     return (
         *(
             warning
-            for name, said in others
+            for name, competitor in others
             if name in measured
-            for what, field in (("energy resolution", "energy"), ("position resolution", "position"))
+            for quantity, field in (("energy resolution", "energy"), ("position resolution", "position"))
             for warning in claims.worse(
-                said, what, resolution.compared(getattr(mine, field), getattr(measured[name], field)), places
+                competitor, quantity, resolution.compared(getattr(figures, field), getattr(measured[name], field)), places
             )
         ),
-        *claims.biased("The integer network's energy scale", claims.Compared(mine.scale.value_B, mine.scale.replicas_RB), places),
+        *claims.biased(
+            "The integer network's energy scale", claims.ComparedFigure(figures.scale.value_B, figures.scale.replicas_RB), places
+        ),
     )
 
 

@@ -40,10 +40,12 @@ WINDOW_BINS_GEV = np.geomspace(0.5, 80, 12)
 
 @dataclass(frozen=True)
 class SeedTruth:
-    """What the metrics need to know about a sample's windows and photons."""
+    """Truth of a sample's windows and photons that the metrics use."""
 
     event_W: NDArray[Any]
+    """(W,) event of each window."""
     crystal_W2: NDArray[Any]
+    """(W, 2) central crystal of each window."""
     window_EP: NDArray[Any]
     """(E, 2) number of each photon's window, −1 for none."""
     energy_EP: NDArray[Any]
@@ -62,7 +64,7 @@ class SeedTruth:
 
 
 def sample(library: ShowerLibrary, split: str, n_events: int, seed: int) -> Sample[SeedTruth]:
-    """Compose events from one split and cut their windows; the same arguments give the same arrays."""
+    """Compose events from one split and extract their windows; the same arguments give the same arrays."""
     check_matrix(library)
     rows = split_rows(len(library), split)
     blocks = []
@@ -74,21 +76,21 @@ def sample(library: ShowerLibrary, split: str, n_events: int, seed: int) -> Samp
 
 
 def _block(events: CrystalEvents) -> tuple[NDArray[Any], NDArray[Any], SeedTruth]:
-    cut = windows(events)
+    extracted = windows(events)
     n_events = len(events.cells_EXY)
     number_EXY = np.full((n_events, GRID, GRID), -1, np.int64)
-    number_EXY[cut.event_W, cut.crystal_W2[:, 0], cut.crystal_W2[:, 1]] = np.arange(len(cut.event_W))
+    number_EXY[extracted.event_W, extracted.crystal_W2[:, 0], extracted.crystal_W2[:, 1]] = np.arange(len(extracted.event_W))
     present_EP = np.isfinite(events.energy_EP)
     seed_EP2 = np.nan_to_num(np.floor(events.impact_EP2)).astype(np.int64)
     event_EP = np.arange(n_events)[:, None]
     window_EP = np.where(present_EP, number_EXY[event_EP, seed_EP2[..., 0], seed_EP2[..., 1]], -1)
-    labels = np.zeros(len(cut.event_W), np.float32)
+    labels = np.zeros(len(extracted.event_W), np.float32)
     labels[window_EP[window_EP >= 0]] = 1
     distance_E = np.hypot(*(events.impact_EP2[:, 0] - events.impact_EP2[:, 1]).T)
     truth = SeedTruth(
-        cut.event_W, cut.crystal_W2, window_EP, events.energy_EP, distance_E, shower_EP=events.shower_EP, shown=events
+        extracted.event_W, extracted.crystal_W2, window_EP, events.energy_EP, distance_E, shower_EP=events.shower_EP, shown=events
     )
-    return cut.cells_WXY, labels, truth
+    return extracted.cells_WXY, labels, truth
 
 
 def _join(truths: tuple[SeedTruth, ...]) -> SeedTruth:
@@ -129,7 +131,7 @@ def assess(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], thresh
     truth = sample.truth
     weights_RE = bootstrap.shared_bootstrap_weights(truth.shower_EP, seed=1)
     selected = {name: values >= thresholds[name] for name, values in scores.items()}
-    kinds = {name: _photons(truth, found, _kind(truth), 3, weights_RE) for name, found in selected.items()}
+    kinds = {name: _photons(truth, selected_W, _kind(truth), 3, weights_RE) for name, selected_W in selected.items()}
     summary = {name: _summary(sample, scores[name], selected[name], weights_RE) for name in scores}
     photons = int(np.isfinite(truth.energy_EP).sum())
     showers = len(np.unique(truth.shower_EP[truth.shower_EP >= 0]))
@@ -155,7 +157,7 @@ def assess(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], thresh
         claims=_claims(kinds, {name: values["fakes per 100 events"] for name, values in summary.items()})
         if REFERENCE in scores
         else (),
-        replicas={f"Seed efficiency, {name}": 100 * _overall(of).replicas[:, 0] for name, of in kinds.items()},
+        replicas={f"Seed efficiency, {name}": 100 * _overall(ratio).replicas[:, 0] for name, ratio in kinds.items()},
         items_per_event=len(truth.event_W) / max(truth.n_events, 1),
     )
 
@@ -249,8 +251,8 @@ def _efficiency_plots(truth: SeedTruth, selected: Mapping[str, NDArray[Any]], we
             y_label="seed efficiency [%]",
             x_scale="log",
             series=tuple(
-                bootstrap.points(name, edges, _photons(truth, found, bin_EP, len(edges) - 1, weights_RE), 100)
-                for name, found in selected.items()
+                bootstrap.points(name, edges, _photons(truth, selected_W, bin_EP, len(edges) - 1, weights_RE), 100)
+                for name, selected_W in selected.items()
             ),
             ratio_to=REFERENCE if REFERENCE in selected else "",
             caption=caption,
@@ -278,7 +280,7 @@ def _fake_plots(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]],
     truth = sample.truth
     window_bin_W = np.digitize(sample.inputs[:, 0, MARGIN, MARGIN], WINDOW_BINS_GEV) - 1
     every_E = np.ones((truth.n_events, len(WINDOW_BINS_GEV) - 1))
-    distance_bin_E = np.digitize(truth.distance_E, DISTANCE_BINS) - 1  # NaN falls beyond the last bin
+    distance_bin_E = np.digitize(truth.distance_E, DISTANCE_BINS) - 1  # NaN falls behind the last bin
     in_bin_E = distance_bin_E[:, None] == np.arange(len(DISTANCE_BINS) - 1)
     against_energy = {n: _fakes(sample, s, window_bin_W, every_E, weights_RE) for n, s in selected.items()}
     against_distance = {n: _fakes(sample, s, distance_bin_E[truth.event_W], in_bin_E, weights_RE) for n, s in selected.items()}
@@ -312,12 +314,14 @@ def _roc_plot(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], sel
         fakes = np.sort(scores_W[false_W])
         seeds = np.sort(scores_W[truth.window_EP[has_window]])
         rates = np.geomspace(3e-3, 3, 60)
-        cuts = [bootstrap.threshold_at_rate(fakes, truth.n_events, rate) for rate in rates]
-        x = [100 * float(len(fakes) - np.searchsorted(fakes, cut)) / truth.n_events for cut in cuts]
-        y = [100 * float(len(seeds) - np.searchsorted(seeds, cut)) / float(photons) for cut in cuts]
+        thresholds = [bootstrap.threshold_at_rate(fakes, truth.n_events, rate) for rate in rates]
+        x = [100 * float(len(fakes) - np.searchsorted(fakes, threshold)) / truth.n_events for threshold in thresholds]
+        y = [100 * float(len(seeds) - np.searchsorted(seeds, threshold)) / float(photons) for threshold in thresholds]
         curves.append(Series(name=name, x=tuple(x), y=tuple(y), style="line"))
-        at = (selected[name] & false_W).sum(), _found(truth, selected[name]).sum()
-        points.append(Series(name=name, x=(100 * float(at[0]) / truth.n_events,), y=(100 * float(at[1]) / float(photons),)))
+        counts = (selected[name] & false_W).sum(), _found(truth, selected[name]).sum()
+        points.append(
+            Series(name=name, x=(100 * float(counts[0]) / truth.n_events,), y=(100 * float(counts[1]) / float(photons),))
+        )
     return Plot(
         title="Seed efficiency against fake seeds",
         x_label="fake seeds per 100 events",
@@ -329,7 +333,7 @@ def _roc_plot(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], sel
 
 
 def _displays(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]]) -> tuple[Image, ...]:
-    """Show, of the first block's close pairs, the one whose energies differ least, cut to its neighbourhood."""
+    """Show, of the first block's close pairs, the one whose energies differ least, restricted to its neighbourhood."""
     truth, shown = sample.truth, sample.truth.shown
     distance_E = truth.distance_E[: len(shown.cells_EXY)]
     close = np.flatnonzero(distance_E < CLOSE)
@@ -360,28 +364,28 @@ def _displays(sample: Sample[SeedTruth], selected: Mapping[str, NDArray[Any]]) -
 
 def _claims(kinds: Mapping[str, bootstrap.Ratio], fakes: Mapping[str, Number]) -> tuple[Claim, ...]:
     """Test what the design promised: integer against published overall, and against the baseline for close pairs."""
-    found, wanted = (_overall(kinds[name]) for name in (INTEGER, REFERENCE))
+    integer, published = (_overall(kinds[name]) for name in (INTEGER, REFERENCE))
     close, base = kinds[INTEGER], kinds[BASELINE]
     rates = {name: f"{number.value:.2f} ± {number.uncertainty:.2f}" for name, number in fakes.items()}
 
-    def said(mine: float, theirs: float, other: str) -> str:
-        return f"{mine:.2%} against {theirs:.2%} at {rates[INTEGER]} and {rates[other]} fakes per 100 events: "
+    def prefix(value: float, other_value: float, other: str) -> str:
+        return f"{value:.2%} against {other_value:.2%} at {rates[INTEGER]} and {rates[other]} fakes per 100 events: "
 
     return (
-        claims.of_least(
+        claims.claim_at_least(
             "The integer network's seed efficiency is at most 0.5 % (absolute) below that of the published float "
             "network as trained here, at thresholds set for equal fake rate.",
             "seed efficiency at most 0.5 % below the published network's",
-            claims.difference(found, wanted),
+            claims.difference(integer, published),
             -0.5,
-            said(found.value[0], wanted.value[0], REFERENCE),
+            prefix(integer.value[0], published.value[0], REFERENCE),
         ),
-        claims.of_clearly_more(
+        claims.claim_clearly_above(
             f"The integer network is clearly above the local maximum for two photons closer than {CLOSE:g} crystals.",
             "efficiency for close pairs above the local maximum's",
             claims.difference(close, base, 1),
             0,
-            said(close.value[1], base.value[1], BASELINE),
+            prefix(close.value[1], base.value[1], BASELINE),
         ),
     )
 

@@ -6,14 +6,14 @@ form, 16 variables and 5 classes, are those of the field's benchmark (jet taggin
 Events: the total energy of every class is log-uniform from 8 to 100 GeV, and its sharing between two photons uniform with
 at least 1 GeV each. For a π⁰ that is the isotropic decay. Above 8 GeV a π⁰'s photons are then never farther apart than
 3 crystals, so that no cut on the distance bends its spectrum. The photons' distance follows from their energies and the
-π⁰'s mass (`detector.events.pion_distance`); that of the other pairs is uniform within their class. Photons hit at a right angle.
+π⁰'s mass (`events.pion_distance`); that of the other pairs is uniform within their class. Photons hit at a right angle.
 
 The classes overlap, and no method can be perfect: a π⁰ differs from two photons at its distance only by the mass relation
 between energy and distance, above 50 GeV its photons are mostly less than half a crystal apart, two photons within a
 tenth of a crystal are a photon but for fluctuations, and a second photon of little energy drowns in the first's shower or
 in the noise, or lies outside the window.
 
-The variables (`detector.shapes`) are computed before the network; they are not part of the firmware that is built from it.
+The variables (`reconstruction.shower_shapes`) are computed before the network; they are not part of its firmware.
 Axes: E event, P photon, X and Y crystal, K class, B bin, R replica.
 """
 
@@ -37,15 +37,15 @@ CLASSES = ("one photon", "two photons, < 1 crystal", "two photons, 1–2 crystal
 PHOTON, PION = 0, 4
 TOTAL_GEV = (8.0, 100.0)
 LOWEST_PHOTON_GEV = 1.0
-"""The library's."""
+"""Lowest energy of the library's photons."""
 BOUNDS_K2 = np.array([[0, 0], [0, 1], [1, 2], [2, 3], [0, 3]], np.float64)
 """Distances of each class in crystals, [low, high)."""
 EFFICIENCY = 0.9
-"""Of single photons, at which the working points are set."""
+"""Efficiency for single photons at which the working points are set."""
 
 CUT_VARIABLES = ("e2_e1", "major", "root_mass")
 CUTS = (0.4, 0.46, 0.74, 1.06, 0.56, 0.92)
-"""Of the baseline, in the order of `chosen_by_cuts`: what `tuned_cuts` finds on training events of the shipped library."""
+"""Cuts of the baseline, in the order of `chosen_by_cuts`: what `tuned_cuts` finds on training events of the shipped library."""
 CUT_GRID = np.arange(0.02, 1.6, 0.02).round(2)
 CUT_EVENTS, CUT_SEED = 40_000, 11
 
@@ -55,7 +55,7 @@ DISTANCE_BINS = np.array([0, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 1.75, 2, 2.5, 3])
 
 @dataclass(frozen=True)
 class ShapeTruth:
-    """What the metrics need to know about a sample's events."""
+    """Truth of a sample's events that the metrics use."""
 
     class_E: NDArray[Any]
     """(E,) index into `CLASSES`."""
@@ -113,10 +113,10 @@ def compose(
     step_E2 = np.zeros((n_events, 2), np.int64)
     near_EK = events.nearest_in_energy(library, rows, total_E[~two], min(events.CANDIDATES, len(rows)))
     shower_EP[~two, 0] = rng.permuted(near_EK, axis=1)[:, 0]
-    wanted_EP = np.stack([share_E, 1 - share_E], axis=1) * total_E[:, None]
-    wanted_E = np.where(pion, np.nan, distance_E)[two]
+    target_EP = np.stack([share_E, 1 - share_E], axis=1) * total_E[:, None]
+    target_distance_E = np.where(pion, np.nan, distance_E)[two]
     shower_EP[two], step_E2[two], distance_E[two] = events.match_pairs(
-        library, rows, wanted_EP[two], wanted_E, BOUNDS_K2[class_E[two]], rng
+        library, rows, target_EP[two], target_distance_E, BOUNDS_K2[class_E[two]], rng
     )
     energy_EP = np.where(shower_EP < 0, np.nan, library.energies_mev[shower_EP] * 1e-3)
     angle_E = np.where(pion, events.opening_angle(energy_EP), np.nan)
@@ -210,10 +210,10 @@ def assess(sample: Sample[ShapeTruth], scores: Mapping[str, NDArray[Any]], thres
     )
 
 
-def _share(passed_E: NDArray[Any], of_EB: NDArray[Any], weights_RE: NDArray[Any]) -> bootstrap.Ratio:
-    """Return the share of events passed in each bin; `of_EB` (E,) or (E, B) says which events count there."""
-    of_EB = of_EB.reshape(len(passed_E), -1).astype(bool)
-    return bootstrap.ratio(of_EB & passed_E[:, None], of_EB, weights_RE)
+def _share(passed_E: NDArray[Any], counted_EB: NDArray[Any], weights_RE: NDArray[Any]) -> bootstrap.Ratio:
+    """Return the share of events passed in each bin; `counted_EB` (E,) or (E, B) says which events count there."""
+    counted_EB = counted_EB.reshape(len(passed_E), -1).astype(bool)
+    return bootstrap.ratio(counted_EB & passed_E[:, None], counted_EB, weights_RE)
 
 
 def _summary_table(
@@ -233,10 +233,10 @@ def _summary_table(
             uncertainty=bootstrap.auc_uncertainty(score_E, photon_E, event_E, weights_RE),
             sample=f"{len(photon_E):,} events",
         )
-        kept = bootstrap.percent(_share(selected[name], photon_E, weights_RE), 0, "photons")
+        efficiency = bootstrap.percent(_share(selected[name], photon_E, weights_RE), 0, "photons")
         others = [_share(~selected[name], truth.class_E == kind, weights_RE) for kind in range(PHOTON + 1, len(CLASSES))]
         rejected = [bootstrap.percent(ratio, 0, "events") for ratio in others]
-        rows.append((name, bootstrap.percent(accuracy[name], 0, "events"), auc, kept, *rejected, f"{thresholds[name]:.4g}"))
+        rows.append((name, bootstrap.percent(accuracy[name], 0, "events"), auc, efficiency, *rejected, f"{thresholds[name]:.4g}"))
     showers = len(np.unique(truth.shower_EP[truth.shower_EP >= 0]))
     rejections = (f"rejected: {name}" for name in CLASSES[1:])
     return Table(
@@ -273,17 +273,17 @@ def _rejection_plots(truth: ShapeTruth, selected: Mapping[str, NDArray[Any]], we
     pion_E = truth.class_E == PION
     return tuple(
         Plot(
-            title=f"π⁰ rejected against {what}",
+            title=f"π⁰ rejected against {quantity}",
             x_label=x_label,
             y_label="π⁰ rejected [%]",
-            x_scale="log" if what == "energy" else "linear",
+            x_scale="log" if quantity == "energy" else "linear",
             series=tuple(
-                bootstrap.points(name, edges, _share(~found, pion_E[:, None] & _in_bins(values_E, edges), weights_RE), 100)
-                for name, found in selected.items()
+                bootstrap.points(name, edges, _share(~selected_E, pion_E[:, None] & _in_bins(values_E, edges), weights_RE), 100)
+                for name, selected_E in selected.items()
             ),
             caption=f"{int(pion_E.sum()):,} π⁰, at thresholds that keep 90 % of all single photons. {remark}",
         )
-        for what, x_label, edges, values_E, remark in (
+        for quantity, x_label, edges, values_E, remark in (
             ("energy", "true energy of the π⁰ [GeV]", ENERGY_BINS_GEV, truth.total_gev, "The threshold is one for all."),
             (
                 "the distance of its photons",
@@ -325,11 +325,11 @@ def _roc_plot(truth: ShapeTruth, scores: Mapping[str, NDArray[Any]], selected: M
         if not len(photons) or not len(pions):
             continue
         cuts = np.unique(np.quantile(photons, np.linspace(0, 0.6, 60), method="lower"))
-        kept = 100 * (1 - np.searchsorted(photons, cuts) / len(photons))
+        efficiency = 100 * (1 - np.searchsorted(photons, cuts) / len(photons))
         rejected = 100 * np.searchsorted(pions, cuts) / len(pions)
-        curves.append(Series(name=name, x=tuple(kept.tolist()), y=tuple(rejected.tolist()), style="line"))
-        at = 100 * float(selected[name][photon_E].mean()), 100 * float((~selected[name])[pion_E].mean())
-        points.append(Series(name=name, x=at[:1], y=at[1:]))
+        curves.append(Series(name=name, x=tuple(efficiency.tolist()), y=tuple(rejected.tolist()), style="line"))
+        point = 100 * float(selected[name][photon_E].mean()), 100 * float((~selected[name])[pion_E].mean())
+        points.append(Series(name=name, x=point[:1], y=point[1:]))
     return Plot(
         title="π⁰ rejected against photon efficiency",
         x_label="efficiency for single photons [%]",
@@ -363,25 +363,25 @@ def _mass_plot(sample: Sample[ShapeTruth]) -> Plot:
 
 def _claims(accuracy: Mapping[str, bootstrap.Ratio]) -> tuple[Claim, ...]:
     """Test integer against published, and integer against cuts; differences are paired by showers."""
-    found, published, cuts = (accuracy[name] for name in (INTEGER, REFERENCE, BASELINE))
+    integer, published, cuts = (accuracy[name] for name in (INTEGER, REFERENCE, BASELINE))
 
-    def said(other: bootstrap.Ratio) -> str:
-        return f"{found.value[0]:.2%} against {other.value[0]:.2%}: "
+    def prefix(other: bootstrap.Ratio) -> str:
+        return f"{integer.value[0]:.2%} against {other.value[0]:.2%}: "
 
     return (
-        claims.of_least(
+        claims.claim_at_least(
             "The integer network's accuracy is at most 1 % (absolute) below that of the published float network as trained here.",
             "accuracy at most 1 % below the published network's",
-            claims.difference(found, published),
+            claims.difference(integer, published),
             -1,
-            said(published),
+            prefix(published),
         ),
-        claims.of_clearly_more(
+        claims.claim_clearly_above(
             "The integer network is clearly more accurate than the cuts on shower shapes.",
             "accuracy above the cuts'",
-            claims.difference(found, cuts),
+            claims.difference(integer, cuts),
             0,
-            said(cuts),
+            prefix(cuts),
         ),
     )
 

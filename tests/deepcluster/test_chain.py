@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from turning import turned, turned_back
+from orienting import orient, unorient
 
 from caloedge.artifact import read_artifact
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Network, find
@@ -33,10 +33,10 @@ ANY = -(2**62)
 @pytest.fixture(scope="module")
 def cells(library: ShowerLibrary) -> np.ndarray:
     """Events, the first without a window, the second saturated."""
-    made = photon_events.compose(library, np.arange(len(library)), N, np.random.default_rng(1)).crystals.cells_EXY
-    made[0] = np.minimum(made[0], 0.5)
-    made[1] *= 1000
-    return made
+    composed = photon_events.compose(library, np.arange(len(library)), N, np.random.default_rng(1)).crystals.cells_EXY
+    composed[0] = np.minimum(composed[0], 0.5)
+    composed[1] *= 1000
+    return composed
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +79,10 @@ def centres(centre_file: Path) -> Graph:
 
 
 def plain_features(codes_XY: list[list[int]], x: int, y: int, others: list[tuple[int, int]]) -> tuple[list[int], list[str]]:
-    """Return the features, and how the window was turned."""
+    """Return the features, and the flips that orient the window."""
     exponent = codes_XY[x][y].bit_length() - 1
     around = [row[y - 3 : y + 4] for row in codes_XY[x - 3 : x + 4]]
-    window, steps, done = turned(around, [(i - x, j - y) for i, j in others])
+    window, steps, applied = orient(around, [(i - x, j - y) for i, j in others])
     cells = [min(4095, code << 7 >> exponent) for line in window for code in line]
     marks = [
         round(256 * (1 - hypot(i, j) / 3)) if (i, j) in steps else 0
@@ -90,7 +90,7 @@ def plain_features(codes_XY: list[list[int]], x: int, y: int, others: list[tuple
         for j in range(-2, 3)
         if (i, j) != (0, 0)
     ]
-    return cells + marks + [256 * (power == exponent) for power in range(4, 12)], done
+    return cells + marks + [256 * (power == exponent) for power in range(4, 12)], applied
 
 
 def plain_photons(
@@ -103,16 +103,16 @@ def plain_photons(
     windows = np.array([[row[y - 3 : y + 4] for row in codes_XY[x - 3 : x + 4]] for x, y in places])
     scores = seeds.run(windows[:, None])[seeds.outputs[0].name].ravel().tolist()
     passed = [(-score, place) for score, place in zip(scores, places, strict=True) if score >= seed_threshold]
-    kept = [place for _, place in sorted(passed)[:4]]  # of equal scores the first in reading order
-    found = []
+    seeds_kept = [place for _, place in sorted(passed)[:4]]  # of equal scores the first in reading order
+    photons = []
     fraction = centres.tensors[centres.outputs[0].name].format.fraction
-    for x, y in kept:
-        features, done = plain_features(codes_XY, x, y, [place for place in kept if place != (x, y)])
+    for x, y in seeds_kept:
+        features, applied = plain_features(codes_XY, x, y, [place for place in seeds_kept if place != (x, y)])
         (outputs,) = centres.run(np.array([features]))[centres.outputs[0].name].tolist()
-        dx, dy = turned_back(*outputs[:2], done)
+        dx, dy = unorient(*outputs[:2], applied)
         nine = sum(codes_XY[i][j] for i in range(x - 1, x + 2) for j in range(y - 1, y + 2))
         if outputs[3] >= photon_threshold:
-            found.append(
+            photons.append(
                 (
                     x * 2**fraction + 2 ** (fraction - 1) + dx,
                     y * 2**fraction + 2 ** (fraction - 1) + dy,
@@ -120,12 +120,12 @@ def plain_photons(
                     outputs[3],
                 )
             )
-    return found
+    return photons
 
 
-def rows_of(found: PhotonCodes, event: int) -> list[tuple[int, ...]]:
-    mine = found.event_N == event
-    table = np.column_stack([found.position_N2, found.energy_N, found.score_N])[mine]
+def rows_of(photons: PhotonCodes, event: int) -> list[tuple[int, ...]]:
+    in_event = photons.event_N == event
+    table = np.column_stack([photons.position_N2, photons.energy_N, photons.score_N])[in_event]
     return [tuple(row) for row in table.tolist()]
 
 
@@ -141,18 +141,18 @@ def test_integer_photons_are_those_of_a_plain_event_by_event_chain(
     threshold = int(np.ceil(artifact.manifest.working_points[INTEGER])) if seed_threshold == "working point" else ANY
     middle = middle_score(codes, seeds, centres, threshold)
     for photon_threshold in (ANY, middle, middle + 1):
-        found = chain.integer_photons(codes, chain.networks(seeds, centres, threshold, photon_threshold))
+        photons = chain.integer_photons(codes, chain.networks(seeds, centres, threshold, photon_threshold))
         expected = [plain_photons(event, seeds, centres, threshold, photon_threshold) for event in codes.tolist()]
-        assert [rows_of(found, event) for event in range(N)] == expected
-        assert (np.diff(found.event_N) >= 0).all()
-        assert found.energy_N.dtype == found.position_N2.dtype == np.int64
+        assert [rows_of(photons, event) for event in range(N)] == expected
+        assert (np.diff(photons.event_N) >= 0).all()
+        assert photons.energy_N.dtype == photons.position_N2.dtype == np.int64
         if photon_threshold == ANY:
             counts = [len(photons) for photons in expected]
             assert counts[0] == 0
             assert max(counts) == 4
             assert threshold == ANY or min(counts[2:]) < 4
             assert sum(counts) > N / 2
-    assert len(found.event_N) < sum(counts)
+    assert len(photons.event_N) < sum(counts)
 
 
 def test_a_wrong_constant_anywhere_is_seen(
@@ -171,7 +171,7 @@ def test_a_wrong_constant_anywhere_is_seen(
 def test_permuted_events_give_permuted_photons(codes: np.ndarray, seeds: Graph, centres: Graph) -> None:
     nets = chain.networks(seeds, centres, ANY, middle_score(codes, seeds, centres, ANY))
     order = np.random.default_rng(2).permutation(N)
-    start, shuffled = (chain.integer_photons(given, nets).slots(N) for given in (codes, codes[order]))
+    start, shuffled = (chain.integer_photons(event_codes, nets).slots(N) for event_codes in (codes, codes[order]))
     assert start[:, :, 0].any(axis=1).sum() > N / 2
     np.testing.assert_array_equal(shuffled, start[order])
     parts = [chain.integer_photons(codes[e : e + 1], nets).slots(1) for e in range(N)]
@@ -181,15 +181,15 @@ def test_permuted_events_give_permuted_photons(codes: np.ndarray, seeds: Graph, 
 @pytest.mark.parametrize("n_events", [0, 3])
 def test_nothing_gives_no_photons(n_events: int, seeds: Graph, centres: Graph) -> None:
     nothing = np.full((n_events, GRID, GRID), 16, np.uint16)
-    found = chain.integer_photons(nothing, chain.networks(seeds, centres, ANY, ANY))
-    assert found.position_N2.shape == (0, 2)
-    assert found.event_N.shape == found.energy_N.shape == found.score_N.shape == (0,)
-    np.testing.assert_array_equal(found.slots(n_events), np.zeros((n_events, 4, 5)))
-    assert found.photons.position_N2.shape == (0, 2)
+    photons = chain.integer_photons(nothing, chain.networks(seeds, centres, ANY, ANY))
+    assert photons.position_N2.shape == (0, 2)
+    assert photons.event_N.shape == photons.energy_N.shape == photons.score_N.shape == (0,)
+    np.testing.assert_array_equal(photons.slots(n_events), np.zeros((n_events, 4, 5)))
+    assert photons.photons.position_N2.shape == (0, 2)
 
 
 def test_slots_hold_photons_by_rank() -> None:
-    found = PhotonCodes(
+    photons = PhotonCodes(
         event_N=np.array([1, 1, 3]),
         position_N2=np.array([[10, 11], [20, 21], [30, 31]]),
         energy_N=np.array([100, 200, 300]),
@@ -200,10 +200,10 @@ def test_slots_hold_photons_by_rank() -> None:
     expected[1, 0] = 1, 10, 11, 100, -1
     expected[1, 1] = 1, 20, 21, 200, 5
     expected[3, 0] = 1, 30, 31, 300, 0
-    slots = found.slots(5)
+    slots = photons.slots(5)
     assert slots.dtype == np.int64
     np.testing.assert_array_equal(slots, expected)
-    values = found.photons
+    values = photons.photons
     assert values.event_N.tolist() == [1, 1, 3]
     assert values.position_N2.tolist() == [[1.25, 1.375], [2.5, 2.625], [3.75, 3.875]]
     assert values.energy_N.tolist() == [12.5, 25, 37.5]
@@ -214,18 +214,20 @@ def test_other_executors_are_taken_when_they_are_given(codes: np.ndarray, seeds:
     calls = []
 
     def run_of(graph: Graph) -> Any:
-        def run(given: np.ndarray) -> np.ndarray:
-            calls.append(given.shape)
-            return graph.run(given)[graph.outputs[0].name]
+        def run(inputs: np.ndarray) -> np.ndarray:
+            calls.append(inputs.shape)
+            return graph.run(inputs)[graph.outputs[0].name]
 
         return run
 
     nets = chain.networks(seeds, centres, ANY, ANY, (run_of(seeds), run_of(centres)))
-    found = chain.integer_photons(codes, nets)
+    photons = chain.integer_photons(codes, nets)
     windows, members = calls
     assert windows == (len(windowing.extract(codes).event_W), 1, 7, 7)
-    assert members == (len(found.event_N), 81)
-    np.testing.assert_array_equal(found.slots(N), chain.integer_photons(codes, chain.networks(seeds, centres, ANY, ANY)).slots(N))
+    assert members == (len(photons.event_N), 81)
+    np.testing.assert_array_equal(
+        photons.slots(N), chain.integer_photons(codes, chain.networks(seeds, centres, ANY, ANY)).slots(N)
+    )
 
 
 # What is refused
@@ -314,11 +316,11 @@ def test_a_float_chain_of_the_same_networks_gives_the_same_photons(codes: np.nda
     scores = seeds.run(windowing.extract(codes).codes_WXY[:, None])[seeds.outputs[0].name]
     threshold = int(np.median(scores))
     nets = FloatNetworks(values_of(seeds), values_of(centres), "edge", threshold * lsb)
-    found = chain.float_photons(cells, nets)
+    photons = chain.float_photons(cells, nets)
     expected = chain.integer_photons(codes, chain.networks(seeds, centres, threshold, ANY)).photons
-    assert len(found.event_N) > N
+    assert len(photons.event_N) > N
     for field in ("event_N", "position_N2", "energy_N", "score_N"):
-        np.testing.assert_array_equal(getattr(found, field), getattr(expected, field))
+        np.testing.assert_array_equal(getattr(photons, field), getattr(expected, field))
 
 
 def test_float_networks_see_undigitised_energies(cells: np.ndarray) -> None:
@@ -332,32 +334,34 @@ def test_float_networks_see_undigitised_energies(cells: np.ndarray) -> None:
         seen["members"] = x
         return np.tile([0.25, -0.5, 2.0, 7.0], (len(x), 1))
 
-    found = chain.float_photons(cells, FloatNetworks(seeds, centres, "published", 0.0))
+    photons = chain.float_photons(cells, FloatNetworks(seeds, centres, "published", 0.0))
     codes = windowing.digitised(cells)
-    cut = windowing.extract(codes)
-    assert seen["windows"].shape == (len(cut.event_W), 1, 7, 7)
+    extracted = windowing.extract(codes)
+    assert seen["windows"].shape == (len(extracted.event_W), 1, 7, 7)
     number = 0
     for event in range(N):
-        mine = np.flatnonzero(cut.event_W == event)
-        for w in mine:
-            x, y = cut.crystal_W2[w]
+        in_event = np.flatnonzero(extracted.event_W == event)
+        for w in in_event:
+            x, y = extracted.crystal_W2[w]
             np.testing.assert_array_equal(seen["windows"][w, 0], cells[event, x - 3 : x + 4, y - 3 : y + 4])
-        ranked = sorted(mine, key=lambda w: (-cells[event, cut.crystal_W2[w, 0], cut.crystal_W2[w, 1]], cut.key[w]))[:4]
+        ranked = sorted(
+            in_event, key=lambda w: (-cells[event, extracted.crystal_W2[w, 0], extracted.crystal_W2[w, 1]], extracted.key[w])
+        )[:4]
         for w in ranked:
-            x, y = cut.crystal_W2[w]
-            window, _, done = turned(codes[event, x - 3 : x + 4, y - 3 : y + 4].tolist(), [])
+            x, y = extracted.crystal_W2[w]
+            window, _, applied = orient(codes[event, x - 3 : x + 4, y - 3 : y + 4].tolist(), [])
             own = seen["members"][number, 0, :49]
             np.testing.assert_array_equal(np.sort(own), np.sort(cells[event, x - 3 : x + 4, y - 3 : y + 4].ravel()))
             np.testing.assert_array_equal(windowing.digitised(own), np.ravel(window))
-            assert found.event_N[number] == event
-            dx, dy = turned_back(0.25, -0.5, done)
-            assert found.position_N2[number].tolist() == [x + 0.5 + dx, y + 0.5 + dy]
+            assert photons.event_N[number] == event
+            dx, dy = unorient(0.25, -0.5, applied)
+            assert photons.position_N2[number].tolist() == [x + 0.5 + dx, y + 0.5 + dy]
             exponent = int(codes[event, x, y]).bit_length() - 1
             nine = int(codes[event, x - 1 : x + 2, y - 1 : y + 2].astype(int).sum())
-            assert found.energy_N[number] == nine / 32 + 2 * 2.0 ** (exponent - 4)
+            assert photons.energy_N[number] == nine / 32 + 2 * 2.0 ** (exponent - 4)
             number += 1
-    assert number == len(found.event_N) > N
-    assert (found.score_N == 7).all()
+    assert number == len(photons.event_N) > N
+    assert (photons.score_N == 7).all()
 
 
 # Artifacts
@@ -384,20 +388,20 @@ def test_all_methods_reconstruct_the_same_events(cells: np.ndarray, centre_file:
         assert both.floating(stage).seed_threshold == points[method]
         assert both.floating(stage).stage == stage
     few = cells[2:14]
-    found = {method: of(few) for method, of in chain.methods(both).items()}
-    assert list(found) == [REFERENCE, FLOAT, INTEGER, BASELINE, chain.PARTICLE_FLOW]
+    photons = {method: reconstruct(few) for method, reconstruct in chain.methods(both).items()}
+    assert list(photons) == [REFERENCE, FLOAT, INTEGER, BASELINE, chain.PARTICLE_FLOW]
     integer = chain.integer_photons(windowing.digitised(few), nets).photons
     for field in ("event_N", "position_N2", "energy_N", "score_N"):
-        np.testing.assert_array_equal(getattr(found[INTEGER], field), getattr(integer, field))
+        np.testing.assert_array_equal(getattr(photons[INTEGER], field), getattr(integer, field))
         expected = getattr(clustering.reconstruct(few, clustering.TUNING), field)
-        np.testing.assert_array_equal(getattr(found[BASELINE], field), expected)
-    for photons_of in found.values():
+        np.testing.assert_array_equal(getattr(photons[BASELINE], field), expected)
+    for photons_of in photons.values():
         assert 8 < len(photons_of.event_N) < 60
         assert np.isfinite(photons_of.energy_N).all()
         assert (np.diff(photons_of.event_N) >= 0).all()
     none = np.zeros((2, GRID, GRID), np.float32)
-    for method, of in chain.methods(both).items():
-        assert len(of(none).event_N) == 0, method
+    for method, reconstruct in chain.methods(both).items():
+        assert len(reconstruct(none).event_N) == 0, method
 
 
 # Photons of several blocks

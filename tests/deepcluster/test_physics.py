@@ -9,8 +9,9 @@ import pytest
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE
 from caloedge.deepcluster import physics
 from caloedge.deepcluster.physics import METHODS, sections
+from caloedge.detector.constants import PI0_MASS_GEV
 from caloedge.detector.crystals import photon_events
-from caloedge.detector.crystals.events import PION_MASS_GEV, CrystalEvents, pion_distance
+from caloedge.detector.crystals.events import CrystalEvents, pion_distance
 from caloedge.detector.crystals.photon_events import PhotonEvents, Photons
 from caloedge.errors import UserError
 from caloedge.metrics import bootstrap
@@ -36,7 +37,7 @@ def truth() -> PhotonEvents:
     kind = rng.choice(3, N_EVENTS, p=photon_events.SHARES)
     energy = np.exp(rng.uniform(0, np.log(100), (N_EVENTS, 2)))
     pion = kind == photon_events.PION
-    total = np.hypot(np.exp(rng.uniform(np.log(2.5), np.log(20), N_EVENTS)), PION_MASS_GEV)
+    total = np.hypot(np.exp(rng.uniform(np.log(2.5), np.log(20), N_EVENTS)), PI0_MASS_GEV)
     first = rng.uniform(1, total - 1)
     energy[pion] = np.stack([first, total - first], axis=1)[pion]
     distance = np.where(pion, pion_distance(energy), np.exp(rng.uniform(0, np.log(15), N_EVENTS)))
@@ -44,8 +45,8 @@ def truth() -> PhotonEvents:
     impact = np.repeat(rng.uniform(20, 30, (N_EVENTS, 1, 2)), 2, axis=1)
     impact[:, 1] += distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     shower = np.arange(2 * N_EVENTS).reshape(N_EVENTS, 2)
-    one = kind == photon_events.ONE
-    impact[one, 1], energy[one, 1], shower[one, 1] = np.nan, np.nan, -1
+    single = kind == photon_events.ONE
+    impact[single, 1], energy[single, 1], shower[single, 1] = np.nan, np.nan, -1
     cells = rng.exponential(0.1, (SHOWN, 51, 51)).astype(np.float32)
     return PhotonEvents(CrystalEvents(cells, impact, energy, shower), kind)
 
@@ -76,15 +77,15 @@ def smeared(truth: PhotonEvents, how: Smearing, seed: int) -> Photons:
     width = how.relative * np.where(close, how.close_width, 1)
     energy = how.scale * crystals.energy_EP * (1 + width * deviate((N_EVENTS, 2)))
     position = crystals.impact_EP2 + how.crystals * deviate((N_EVENTS, 2, 2))
-    kept = np.isfinite(energy) & (rng.random((N_EVENTS, 2)) < np.where(close, how.close_found, how.found))
-    event = np.repeat(np.arange(N_EVENTS), 2).reshape(N_EVENTS, 2)[kept]
-    double = kept & (rng.random((N_EVENTS, 2)) < how.doubled)
+    detected = np.isfinite(energy) & (rng.random((N_EVENTS, 2)) < np.where(close, how.close_found, how.found))
+    event = np.repeat(np.arange(N_EVENTS), 2).reshape(N_EVENTS, 2)[detected]
+    double = detected & (rng.random((N_EVENTS, 2)) < how.doubled)
     fake = np.flatnonzero(rng.random(N_EVENTS) < how.fakes)
     events = np.concatenate([event, np.nonzero(double)[0], fake])
     order = rng.permutation(len(events))  # the order within an event is any
     order = order[np.argsort(events[order], kind="stable")]
-    positions = np.concatenate([position[kept], position[double] + 1.2, np.full((len(fake), 2), 2.0)])
-    energies = np.concatenate([energy[kept], 0.3 * energy[double], np.full(len(fake), 0.7)])
+    positions = np.concatenate([position[detected], position[double] + 1.2, np.full((len(fake), 2), 2.0)])
+    energies = np.concatenate([energy[detected], 0.3 * energy[double], np.full(len(fake), 0.7)])
     return Photons(events[order], positions[order], energies[order], np.ones(len(order)))
 
 
@@ -128,9 +129,9 @@ def result_of(truth: PhotonEvents, **changed: Smearing) -> Result:
     return assessed(truth, {name: smeared(truth, how, seed) for seed, (name, how) in enumerate(methods.items())})
 
 
-def assessed(truth: PhotonEvents, found: dict[str, Photons], rivals: tuple[str, ...] = (BASELINE,)) -> Result:
-    made = sections(truth, found, rivals)
-    return Result(made.sections, made.claims, made.headline, made.caveats)
+def assessed(truth: PhotonEvents, photons: dict[str, Photons], rivals: tuple[str, ...] = (BASELINE,)) -> Result:
+    assessment = sections(truth, photons, rivals)
+    return Result(assessment.sections, assessment.claims, assessment.headline, assessment.caveats)
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +151,9 @@ def spoilt(truth: PhotonEvents) -> Result:
     )
 
 
-def near(number: Number, wanted: float, sigmas: float = 4) -> bool:
+def near(number: Number, expected: float, sigmas: float = 4) -> bool:
     assert number.uncertainty is not None
-    return abs(number.value - wanted) < sigmas * number.uncertainty
+    return abs(number.value - expected) < sigmas * number.uncertainty
 
 
 def test_the_smearing_is_what_is_measured(good: Result) -> None:
@@ -209,13 +210,13 @@ def test_a_bias_shows_in_the_scale_and_not_in_the_resolution(good: Result, spoil
 
 
 def test_the_order_of_an_events_photons_does_not_matter(truth: PhotonEvents, good: Result) -> None:
-    def reverse(of: Photons) -> Photons:
-        back = np.arange(len(of.event_N))[::-1]
-        back = back[np.argsort(of.event_N[back], kind="stable")]
-        return Photons(of.event_N[back], of.position_N2[back], of.energy_N[back], of.score_N[back])
+    def reverse(photons: Photons) -> Photons:
+        back = np.arange(len(photons.event_N))[::-1]
+        back = back[np.argsort(photons.event_N[back], kind="stable")]
+        return Photons(photons.event_N[back], photons.position_N2[back], photons.energy_N[back], photons.score_N[back])
 
-    made = {name: smeared(truth, how, seed) for seed, (name, how) in enumerate(GOOD.items())}
-    again = assessed(truth, {name: reverse(of) for name, of in made.items()})
+    methods = {name: smeared(truth, how, seed) for seed, (name, how) in enumerate(GOOD.items())}
+    again = assessed(truth, {name: reverse(photons) for name, photons in methods.items()})
     assert again.claims == good.claims
     assert again.headline == good.headline
     assert again.sections[:-1] == good.sections[:-1]  # the displays list their marks in the order given
@@ -228,7 +229,7 @@ def test_the_pion_mass_is_found(good: Result) -> None:
     for row in rows:
         both, _, peak, width = row[2:]
         assert both.value > 99
-        assert abs(peak.value - 1e3 * PION_MASS_GEV) < 5 * peak.uncertainty + 0.5  # the median of a product is not exact
+        assert abs(peak.value - 1e3 * PI0_MASS_GEV) < 5 * peak.uncertainty + 0.5  # the median of a product is not exact
         assert peak.unit == width.unit == "MeV"
     # Two photons of 5 % each: 5 % / √2 of the mass from the energies; positions matter where photons are close.
     assert 0.9 < rows[0][5].value / (135 * 0.05 / np.sqrt(2)) < 1.2
@@ -267,8 +268,8 @@ def test_each_claim_fails_for_a_worse_integer_network(truth: PhotonEvents, chang
 def test_a_method_that_finds_more_of_the_hard_pairs_is_not_measured_worse_for_it(truth: PhotonEvents) -> None:
     """What the baseline does not find decides no width of the claims."""
     methods = {name: smeared(truth, how, seed) for seed, (name, how) in enumerate(GOOD.items())}
-    mine, lost = match(truth.crystals, methods[INTEGER]).index_EP, ~match(truth.crystals, methods[BASELINE]).found
-    hard = mine[lost & (mine >= 0)]
+    index, lost = match(truth.crystals, methods[INTEGER]).index_EP, ~match(truth.crystals, methods[BASELINE]).found
+    hard = index[lost & (index >= 0)]
     assert len(hard) > 100
     energy = methods[INTEGER].energy_N.copy()
     energy[hard] *= 3  # and what the baseline has of a pair that it merges is no better for it
@@ -280,7 +281,7 @@ def test_a_method_that_finds_more_of_the_hard_pairs_is_not_measured_worse_for_it
     spoilt = methods | {
         INTEGER: replace(methods[INTEGER], energy_N=energy), BASELINE: replace(methods[BASELINE], energy_N=merged)
     }  # fmt: skip
-    before, after = (assessed(truth, of) for of in (methods, spoilt))
+    before, after = (assessed(truth, photons) for photons in (methods, spoilt))
     assert after.claims[2:] == before.claims[2:]
     column = "σ(E)/E, pairs"
     assert (
@@ -318,17 +319,19 @@ def test_a_claim_that_cannot_be_tested_says_so(truth: PhotonEvents) -> None:
 
 
 def test_events_are_shown_by_their_truth(truth: PhotonEvents, good: Result, spoilt: Result) -> None:
-    shown, others = ({block.title: block for block in of.blocks() if isinstance(block, Image)} for of in (good, spoilt))
+    shown, others = (
+        {block.title: block for block in assessment.blocks() if isinstance(block, Image)} for assessment in (good, spoilt)
+    )
     assert list(shown) == ["A close pair", "A π⁰", "A single photon of low energy"]
     assert [image.values for image in shown.values()] == [image.values for image in others.values()]
     for title, n in zip(shown, (2, 2, 1), strict=True):
         image = shown[title]
         true = [(x, y) for x, y, label in image.marks if label == "true impact"]
-        mine = [(x, y) for x, y, label in image.marks if label == INTEGER]
-        assert len(true) == len(mine) == n
+        marks = [(x, y) for x, y, label in image.marks if label == INTEGER]
+        assert len(true) == len(marks) == n
         assert np.shape(image.values) == (13, 13)
         for x, y in true:
-            assert min(np.hypot(x - a, y - b) for a, b in mine) < 0.5
+            assert min(np.hypot(x - a, y - b) for a, b in marks) < 0.5
     (x, y), *_ = ((x, y) for x, y, label in shown["A single photon of low energy"].marks if label == "true impact")
     energy = truth.crystals.energy_EP[:SHOWN]
     event = int(np.nanargmin(np.where(truth.kind_E[:SHOWN] == photon_events.ONE, np.abs(energy[:, 0] - 1.5), np.nan)))
@@ -340,8 +343,8 @@ def test_events_are_shown_by_their_truth(truth: PhotonEvents, good: Result, spoi
 
 def test_without_cells_there_are_no_displays(truth: PhotonEvents) -> None:
     none = replace(truth, crystals=replace(truth.crystals, cells_EXY=truth.crystals.cells_EXY[:0]))
-    made = {name: smeared(none, how, seed) for seed, (name, how) in enumerate(GOOD.items())}
-    assert not [block for section in sections(none, made).sections for block in section.blocks if isinstance(block, Image)]
+    methods = {name: smeared(none, how, seed) for seed, (name, how) in enumerate(GOOD.items())}
+    assert not [block for section in sections(none, methods).sections for block in section.blocks if isinstance(block, Image)]
 
 
 def test_every_number_is_finite_and_has_an_error_and_a_sample(good: Result) -> None:
@@ -371,13 +374,13 @@ def test_a_missing_method_is_named(truth: PhotonEvents) -> None:
 
 def test_claims_are_made_against_every_rival(truth: PhotonEvents) -> None:
     worse = Smearing(relative=0.09, crystals=0.1, close_found=0.4, close_width=2.0)
-    found = {name: smeared(truth, how, seed) for seed, (name, how) in enumerate({**GOOD, "particle flow": worse}.items())}
-    claims = sections(truth, found, ("particle flow", BASELINE)).claims
+    methods = {name: smeared(truth, how, seed) for seed, (name, how) in enumerate({**GOOD, "particle flow": worse}.items())}
+    claims = sections(truth, methods, ("particle flow", BASELINE)).claims
     assert [claim.verdict for claim in claims] == ["holds"] * 12
     assert [("particle flow's" in c.statement or "than the particle flow" in c.statement) for c in claims] == [False] * 2 + [
         True
     ] * 5 + [False] * 5
-    spoilt = found | {"particle flow": found[INTEGER]}
+    spoilt = methods | {"particle flow": methods[INTEGER]}
     claims = sections(truth, spoilt, ("particle flow", BASELINE)).claims
     # Of the same photons no width is smaller; that no pair of some hundreds is found by one alone does not exclude a few.
     same = ["fails", "fails", "undecided", "fails", "fails"]

@@ -53,15 +53,15 @@ def test_from_networks_to_the_page(models: Chain, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "CHOICES", (Choice("streaming", 2),))
     monkeypatch.setattr(module, "SIMULATED_EVENTS", 40)
     monkeypatch.setattr(module, "implement", lambda *_: None)  # synthesis has its own tests
-    made = module.report(models, None, 1000, 500, tmp_path / "work", tmp_path / "report")
+    written = module.report(models, None, 1000, 500, tmp_path / "work", tmp_path / "report")
     assert (tmp_path / "report" / "report.html").is_file()
-    *physics, exact = (block for block in made.sections[0].blocks if isinstance(block, Claim))
+    *physics, exact = (block for block in written.sections[0].blocks if isinstance(block, Claim))
     assert len(physics) >= 4
     assert exact.verdict == "holds", exact.found
     assert exact.found == "2 simulations of 54 whole events: 0 LSB everywhere"
-    found = made.sections[1].blocks[0]
-    assert isinstance(found, Table)
-    assert [row[0] for row in found.rows] == [
+    table = written.sections[1].blocks[0]
+    assert isinstance(table, Table)
+    assert [row[0] for row in table.rows] == [
         "float published",
         "float edge",
         "integer edge",
@@ -71,9 +71,9 @@ def test_from_networks_to_the_page(models: Chain, tmp_path: Path, monkeypatch: p
 
 
 def test_artifacts_in_the_wrong_place_are_refused(models: Chain, tmp_path: Path) -> None:
-    turned = Chain(models.centres, models.seeds)
+    swapped = Chain(models.centres, models.seeds)
     with pytest.raises(BadData, match=r"made/artifact: is of task 'center_finder'; 'seed_finder' is needed in this place$"):
-        module.report(turned, None, 500, 500, tmp_path / "work", tmp_path / "report")
+        module.report(swapped, None, 500, 500, tmp_path / "work", tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
 
@@ -99,7 +99,7 @@ def test_a_working_point_counts_fakes_after_its_own_cut() -> None:
     truth = PhotonEvents(crystals, np.zeros(40, np.int64))
     strong, weak = np.full(40, 5.0), np.full(40, 1.0)
     position = np.tile([[10.9, 10.5], [10.5, 10.5]], (40, 1))
-    found = Photons(np.repeat(np.arange(40), 2), position, np.full(80, 10.0), np.column_stack([strong, weak]).ravel())
-    assert module.working_point(truth, found, most_fakes=0) == 5
-    assert module.working_point(truth, found, most_fakes=40) == 1
-    assert module.working_point(truth, Photons(found.event_N, position + 20, found.energy_N, found.score_N), 0) == np.inf
+    photons = Photons(np.repeat(np.arange(40), 2), position, np.full(80, 10.0), np.column_stack([strong, weak]).ravel())
+    assert module.working_point(truth, photons, most_fakes=0) == 5
+    assert module.working_point(truth, photons, most_fakes=40) == 1
+    assert module.working_point(truth, Photons(photons.event_N, position + 20, photons.energy_N, photons.score_N), 0) == np.inf

@@ -61,7 +61,7 @@ def center_finder() -> Graph:
 
 
 def one_bit(weights: np.ndarray) -> np.ndarray:
-    """Return weights with the lowest bit of the central cell's first one turned."""
+    """Return weights with the lowest bit of the central cell's first one inverted."""
     changed = weights.copy()
     changed[0, 24] ^= 1
     return changed
@@ -104,18 +104,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def test_the_events_exercise_what_they_should(event_codes: np.ndarray) -> None:
-    cut = windowing.extract(event_codes)
-    score_W = SEEDS.run(cut.codes_WXY[:, None])["seed"][:, 0]
+    extracted = windowing.extract(event_codes)
+    score_W = SEEDS.run(extracted.codes_WXY[:, None])["seed"][:, 0]
     passed = score_W >= -185
-    per_event = np.bincount(cut.event_W[passed], minlength=len(event_codes))
+    per_event = np.bincount(extracted.event_W[passed], minlength=len(event_codes))
     assert per_event.max() > 1000
     assert (per_event == 0).any()
-    found = chain.integer_photons(event_codes, nets())
-    in_slots = np.bincount(found.event_N, minlength=len(event_codes))
+    photons = chain.integer_photons(event_codes, nets())
+    in_slots = np.bincount(photons.event_N, minlength=len(event_codes))
     assert set(in_slots) >= {0, 1, 2, 4}
     tied = 0
     for event in np.flatnonzero(per_event > 4):
-        scores = np.sort(score_W[passed & (cut.event_W == event)])[::-1]
+        scores = np.sort(score_W[passed & (extracted.event_W == event)])[::-1]
         tied += bool(scores[3] == scores[4])
     assert tied >= 3  # the key decides who is kept
 
@@ -125,18 +125,18 @@ def test_the_events_exercise_what_they_should(event_codes: np.ndarray) -> None:
 def test_the_hardware_gives_the_same_photons(
     name: str, stall: float, project: Callable[[str], Path], event_codes: np.ndarray
 ) -> None:
-    wanted = chain.integer_photons(event_codes, nets()).slots(len(event_codes))
+    expected = chain.integer_photons(event_codes, nets()).slots(len(event_codes))
     run = simulate(project(name), event_codes, stall_in=stall, stall_out=stall, seed=5)
-    found = run.codes["photons"]
-    assert found.shape == wanted.shape
-    assert (found != wanted).sum() == 0
+    photons = run.codes["photons"]
+    assert photons.shape == expected.shape
+    assert (photons != expected).sum() == 0
     assert run.interval_cycles >= events.GRID  # a row per cycle at best
 
 
 def test_order_of_events_does_not_matter(project: Callable[[str], Path], event_codes: np.ndarray) -> None:
     order = np.random.default_rng(1).permutation(len(event_codes))
-    found = simulate(project("three lanes"), event_codes[order]).codes["photons"]
-    assert np.array_equal(found, chain.integer_photons(event_codes, nets()).slots(len(event_codes))[order])
+    photons = simulate(project("three lanes"), event_codes[order]).codes["photons"]
+    assert np.array_equal(photons, chain.integer_photons(event_codes, nets()).slots(len(event_codes))[order])
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_order_of_events_does_not_matter(project: Callable[[str], Path], event_c
 def test_another_reconstruction_is_told_apart(
     what: str, other: dict[str, object], project: Callable[[str], Path], event_codes: np.ndarray
 ) -> None:
-    found = simulate(project("three lanes"), event_codes).codes["photons"]
-    wanted = chain.integer_photons(event_codes, nets(**other)).slots(len(event_codes))  # type: ignore[arg-type]
-    assert (found != wanted).any(), what
+    photons = simulate(project("three lanes"), event_codes).codes["photons"]
+    expected = chain.integer_photons(event_codes, nets(**other)).slots(len(event_codes))  # type: ignore[arg-type]
+    assert (photons != expected).any(), what
 
 
 def test_a_project_says_what_it_was_built_from(project: Callable[[str], Path]) -> None:
@@ -172,6 +172,6 @@ def test_a_project_says_what_it_was_built_from(project: Callable[[str], Path]) -
 
 def test_networks_of_another_form_are_refused() -> None:
     wrong = CENTRES.replacing("features", format=Format(False, 10, 8))
-    said = r"^center finder: takes ufixed<10,2> \(81,\); the reconstruction gives ufixed<12,4> \(81,\)$"
-    with pytest.raises(BadData, match=said):
+    message = r"^center finder: takes ufixed<10,2> \(81,\); the reconstruction gives ufixed<12,4> \(81,\)$"
+    with pytest.raises(BadData, match=message):
         nets(centres=wrong)

@@ -75,9 +75,9 @@ def test_impact_points_keep_their_place_in_the_crystal(library: ShowerLibrary, e
 def test_a_shower_is_added_where_it_hits(library: ShowerLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without noise, an event is the sum of its showers moved to their crystals, and nothing else."""
     monkeypatch.setattr("caloedge.detector.crystals.events.digitise", lambda cells, rng: cells)
-    made = compose(library, np.array([5]), 40, np.random.default_rng(2))
+    composed = compose(library, np.array([5]), 40, np.random.default_rng(2))
     shower = library.cells_mev[5].reshape(25, 25) * np.float32(1e-3)
-    for cells, impact in zip(made.cells_EXY, made.impact_EP2, strict=True):
+    for cells, impact in zip(composed.cells_EXY, composed.impact_EP2, strict=True):
         expected = np.zeros((GRID, GRID))
         for x, y in np.floor(impact[np.isfinite(impact).all(axis=1)]).astype(int):
             for i in range(25):
@@ -109,12 +109,12 @@ def test_the_photons_of_a_pion_balance_their_momenta() -> None:
     """E₁ sin θ₁ = E₂ sin θ₂ about the flight: the harder photon is nearer to it. Wide pairs tell that from equal angles."""
     energy = np.array([[0.2, 1.0], [1.0, 0.2], [0.1, 0.5], [0.3, 0.3], [5.0, 1.5]])
     m = 0.1349768
-    for (e1, e2), found in zip(energy, pion_distance(energy), strict=True):
+    for (e1, e2), distance in zip(energy, pion_distance(energy), strict=True):
         p = np.sqrt((e1 + e2) ** 2 - m**2)
         along = [(p**2 + e**2 - other**2) / (2 * p) for e, other in ((e1, e2), (e2, e1))]  # cosine theorem
         across = np.sqrt(e1**2 - along[0] ** 2)
         # 1e-9: differences of nearly equal squares in float64
-        assert found == pytest.approx((across / along[0] + across / along[1]) * 1290.0 / 22.0, rel=1e-9)
+        assert distance == pytest.approx((across / along[0] + across / along[1]) * 1290.0 / 22.0, rel=1e-9)
     narrow = 2 * np.tan(opening_angle(energy) / 2) * 1290.0 / 22.0
     assert abs(narrow[0] / pion_distance(energy)[0] - 1) > 1e-3
 
@@ -129,8 +129,8 @@ def test_each_term_of_the_noise_matters() -> None:
 
 def test_cells_below_the_read_out_threshold_are_zero() -> None:
     noisy = digitise(flat(0.0), np.random.default_rng(4))
-    kept = noisy[noisy != 0]
-    assert kept.min() >= READOUT_GEV
+    recorded = noisy[noisy != 0]
+    assert recorded.min() >= READOUT_GEV
     p = 0.38230  # of a Gaussian above 0.05 / 0.167 = 0.29940 standard deviations
     assert abs((noisy != 0).mean() - p) < 5 * np.sqrt(p * (1 - p) / noisy.size)  # 5σ, binomial
 
@@ -145,7 +145,7 @@ def test_the_same_generator_gives_the_same_events(library: ShowerLibrary) -> Non
 
 def test_windows_equal_a_plain_loop(events: CrystalEvents) -> None:
     few = CrystalEvents(events.cells_EXY[:25], events.impact_EP2[:25], events.energy_EP[:25], events.shower_EP[:25])
-    found = windows(few)
+    extracted = windows(few)
     cells, event, crystal = [], [], []
     for e in range(25):
         for x in range(MARGIN, GRID - MARGIN):
@@ -154,10 +154,10 @@ def test_windows_equal_a_plain_loop(events: CrystalEvents) -> None:
                     cells.append(few.cells_EXY[e, x - 3 : x + 4, y - 3 : y + 4])
                     event.append(e)
                     crystal.append((x, y))
-    assert found.cells_WXY.shape[1:] == (WINDOW, WINDOW)
-    np.testing.assert_array_equal(found.cells_WXY, np.array(cells))
-    np.testing.assert_array_equal(found.event_W, event)
-    np.testing.assert_array_equal(found.crystal_W2, crystal)
+    assert extracted.cells_WXY.shape[1:] == (WINDOW, WINDOW)
+    np.testing.assert_array_equal(extracted.cells_WXY, np.array(cells))
+    np.testing.assert_array_equal(extracted.event_W, event)
+    np.testing.assert_array_equal(extracted.crystal_W2, crystal)
 
 
 def test_another_calorimeter_is_refused(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def _geant4() -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def library_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("geant4") / "one.h5"
     simulate(LOW, path, workers=1)
     return path
@@ -40,29 +40,29 @@ def shower(path: Path, index: int) -> tuple[float, np.ndarray]:
     return float(library.energies_mev[index]), library.cells_mev[index]
 
 
-def same_showers(one: Path, other: Path) -> None:
-    with h5py.File(one) as a, h5py.File(other) as b:
+def same_showers(path: Path, other_path: Path) -> None:
+    with h5py.File(path) as a, h5py.File(other_path) as b:
         for key in ("deposited_energies", "impact_mm", "incident_energies", "showers"):
             np.testing.assert_array_equal(a[key][:], b[key][:])
 
 
-def test_another_crew_makes_the_same_showers(made: Path, tmp_path: Path) -> None:
+def test_another_crew_makes_the_same_showers(library_path: Path, tmp_path: Path) -> None:
     simulate(LOW, tmp_path / "two.h5", workers=2)
-    same_showers(made, tmp_path / "two.h5")
+    same_showers(library_path, tmp_path / "two.h5")
 
 
-def test_a_shower_is_a_function_of_seed_and_index(made: Path, tmp_path: Path) -> None:
+def test_a_shower_is_a_function_of_seed_and_index(library_path: Path, tmp_path: Path) -> None:
     """Neither the showers before it in its process nor the size of the library matter."""
     few = Production(showers=3, min_energy_gev=1.0, max_energy_gev=2.0, seed=21)
     simulate(few, tmp_path / "few.h5", workers=1)
     for index in range(3):
-        (energy, cells), (other_energy, other_cells) = shower(made, index), shower(tmp_path / "few.h5", index)
+        (energy, cells), (other_energy, other_cells) = shower(library_path, index), shower(tmp_path / "few.h5", index)
         assert energy == other_energy
         np.testing.assert_array_equal(cells, other_cells)
-    assert not np.array_equal(shower(made, 0)[1], shower(made, 1)[1])
+    assert not np.array_equal(shower(library_path, 0)[1], shower(library_path, 1)[1])
 
 
-def test_an_interrupted_run_goes_on_to_the_same_showers(made: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_showers(library_path: Path, tmp_path: Path) -> None:
     path, parts = tmp_path / "showers.h5", tmp_path / "showers.h5.parts"
     options = ["--showers", "150", "--min-energy-gev", "1", "--max-energy-gev", "2", "--seed", "21", "--workers", "1"]
     command = [sys.executable, "-m", "caloedge", "simulate", str(path), *options]
@@ -71,22 +71,22 @@ def test_an_interrupted_run_goes_on_to_the_same_showers(made: Path, tmp_path: Pa
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches every process of the group
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
     # Python's own process for semaphores outlives ours, and on a loaded machine has been seen to write behind the last word.
-    assert "caloedge: interrupted; what is finished is kept, the same command goes on" in said.splitlines()
-    assert "Traceback" not in said
+    assert "caloedge: interrupted; what is finished is kept, the same command goes on" in stderr.splitlines()
+    assert "Traceback" not in stderr
     assert not path.exists()
     assert len(list(parts.glob("[0-9]*.npz"))) < 3, "it was not interrupted"
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{path}: 150 showers, {path.stat().st_size / 1e6:.1f} MB\n", "Geant4's banner is not our output"
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout == f"{path}: 150 showers, {path.stat().st_size / 1e6:.1f} MB\n", "Geant4's banner is not our output"
     assert not parts.exists()
-    same_showers(made, path)
+    same_showers(library_path, path)
 
 
-def test_the_library_names_geant4_and_its_tables(made: Path) -> None:
-    provenance = open_library(made).provenance
+def test_the_library_names_geant4_and_its_tables(library_path: Path) -> None:
+    provenance = open_library(library_path).provenance
     assert provenance["version"].startswith("Geant4 11.")
     assert provenance["physics_list"] == "G4EmStandardPhysics"
     assert provenance["generator"] == "geant4"
@@ -95,8 +95,8 @@ def test_the_library_names_geant4_and_its_tables(made: Path) -> None:
         assert provenance["data_tables"].endswith("(not the official G4EMLOW)")
 
 
-def test_crystals_take_nearly_all_energy_around_the_impact_point(made: Path) -> None:
-    library = open_library(made)
+def test_crystals_take_nearly_all_energy_around_the_impact_point(library_path: Path) -> None:
+    library = open_library(library_path)
     share = library.cells_mev.sum(axis=1) / library.energies_mev
     assert share.max() <= 1.0005  # stored cells are rounded to 2⁻¹² relative
     # At 1 GeV almost nothing leaves 26 X0: half a percent at the sides, back and front and below the stored 0.1 MeV.
@@ -159,8 +159,8 @@ def test_tables_are_made_once_and_whole(tmp_path: Path, monkeypatch: pytest.Monk
     assert environment.keys() == {"GEANT4_DATA_DIR", *geant4_tables.FOLDERS}
     assert all(Path(folder).is_dir() for folder in environment.values())
     low = Path(environment["G4LEDATA"])
-    made = sorted(str(p.relative_to(low)) for p in low.rglob("*") if p.is_file())
-    assert made == sorted(
+    files = sorted(str(p.relative_to(low)) for p in low.rglob("*") if p.is_file())
+    assert files == sorted(
         f"{name}-{z}.dat" if name != "brem_SB/br" else f"brem_SB/br{z}"
         for z in (8, 74)
         for name in (

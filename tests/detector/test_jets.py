@@ -16,7 +16,7 @@ import pytest
 
 from caloedge.detector.crystals.library import shipped_names
 from caloedge.detector.images import jets as module
-from caloedge.detector.images.jets import Sample, jets, qcd_events, read_particles, shipped_sample, write_particles
+from caloedge.detector.images.jets import ParticleSample, jets, qcd_events, read_particles, shipped_sample, write_particles
 from caloedge.detector.images.response import (
     CHARGED_HADRON,
     ETA_H,
@@ -53,29 +53,31 @@ def fastjet() -> None:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Sample:
+def shipped() -> ParticleSample:
     return read_particles("qcd_jets")
 
 
 @pytest.fixture
-def toy() -> Sample:
+def toy() -> ParticleSample:
     """Particles that float16 holds exactly, with empty events."""
-    made = toy_particles(6, np.array([0, 20, 3, 0, 50, 0]), np.random.default_rng(1))
-    rounded = {name: getattr(made, name).astype("f2").astype("f8") for name in ("energy_N", "eta_N", "phi_N")}
-    return Sample(replace(made, **rounded), 6, {"generator": "toy", "settings": "[1]"})
+    particles = toy_particles(6, np.array([0, 20, 3, 0, 50, 0]), np.random.default_rng(1))
+    rounded = {name: getattr(particles, name).astype("f2").astype("f8") for name in ("energy_N", "eta_N", "phi_N")}
+    return ParticleSample(replace(particles, **rounded), 6, {"generator": "toy", "settings": "[1]"})
 
 
 @pytest.fixture
-def file(toy: Sample, tmp_path: Path) -> Path:
+def file(toy: ParticleSample, tmp_path: Path) -> Path:
     path = tmp_path / "toy.hdf5"
     write_particles(path, toy)
     return path
 
 
-def same(one: Sample, other: Sample) -> None:
+def same(sample: ParticleSample, other_sample: ParticleSample) -> None:
     for field in fields(Particles):
-        np.testing.assert_array_equal(getattr(one.particles, field.name), getattr(other.particles, field.name), field.name)
-    assert one.n_events == other.n_events
+        np.testing.assert_array_equal(
+            getattr(sample.particles, field.name), getattr(other_sample.particles, field.name), field.name
+        )
+    assert sample.n_events == other_sample.n_events
 
 
 def transverse_gev(particles: Particles) -> np.ndarray:
@@ -85,42 +87,42 @@ def transverse_gev(particles: Particles) -> np.ndarray:
 # The shipped sample
 
 
-def test_it_is_large_enough_and_small_enough(shipped: Sample) -> None:
+def test_it_is_large_enough_and_small_enough(shipped: ParticleSample) -> None:
     assert shipped.n_events >= 2000
     assert shipped_sample("qcd_jets").stat().st_size <= 4_000_000
 
 
-def test_it_says_how_it_was_made(shipped: Sample) -> None:
-    made = shipped.provenance
-    assert made["version"] == "pythia8mc 8.317.2"
-    settings = json.loads(made["settings"])
+def test_it_says_how_it_was_made(shipped: ParticleSample) -> None:
+    provenance = shipped.provenance
+    assert provenance["version"] == "pythia8mc 8.317.2"
+    settings = json.loads(provenance["settings"])
     assert settings == list(module.SETTINGS)
     for setting in ("Beams:eCM = 7000.", "HardQCD:all = on", "PhaseSpace:pTHatMin = 120.", "Tune:pp = 14"):
         assert setting in settings
-    assert int(made["events"]) == shipped.n_events
-    assert made["made_by"].startswith("caloedge ")
-    assert made["made_by"].endswith(f"qcd_events({shipped.n_events}, seed={made['seed']})")
+    assert int(provenance["events"]) == shipped.n_events
+    assert provenance["made_by"].startswith("caloedge ")
+    assert provenance["made_by"].endswith(f"qcd_events({shipped.n_events}, seed={provenance['seed']})")
 
 
 def test_it_is_no_shower_library() -> None:
     assert "qcd_jets" not in shipped_names()
 
 
-def test_every_particle_is_in_the_detector(shipped: Sample) -> None:
+def test_every_particle_is_in_the_detector(shipped: ParticleSample) -> None:
     particles = shipped.particles
     assert np.abs(particles.eta_N).max() < MAX_ETA
     assert np.abs(particles.phi_N).max() < 3.15  # π, and what float16 adds
     assert particles.energy_N.min() > 0
     assert particles.energy_N.max() < 3500  # a beam's
-    found = images(particles, shipped.n_events, FIELD_ON, np.random.default_rng(1))
+    seen = images(particles, shipped.n_events, FIELD_ON, np.random.default_rng(1))
     np.testing.assert_allclose(
-        found.truth_EHW.sum(axis=(1, 2)),
+        seen.truth_EHW.sum(axis=(1, 2)),
         np.bincount(particles.event_N, particles.energy_N, shipped.n_events),
         rtol=1e-5,  # float32
     )
 
 
-def test_energy_is_shared_as_in_jets(shipped: Sample) -> None:
+def test_energy_is_shared_as_in_jets(shipped: ParticleSample) -> None:
     """About 65 % of a jet are charged, 25 % photons and 10 % neutral hadrons (CMS, JINST 12 (2017) P10003)."""
     particles = shipped.particles
     total = particles.energy_N.sum()
@@ -134,13 +136,13 @@ def test_energy_is_shared_as_in_jets(shipped: Sample) -> None:
     assert 0.5 < electrons.sum() / shipped.n_events < 3  # mostly from π⁰ → e⁺e⁻γ
 
 
-def test_events_are_hard_balanced_and_alike_all_around(shipped: Sample) -> None:
+def test_events_are_hard_balanced_and_alike_all_around(shipped: ParticleSample) -> None:
     particles, n = shipped.particles, shipped.n_events
     pt = transverse_gev(particles)
     sums = np.bincount(particles.event_N, pt, n)
     assert 300 < np.median(sums) < 500  # two jets of more than 120 GeV and the underlying event, mostly inside |η| = 2.5
     assert (sums > 200).mean() > 0.95
-    px, py = (np.bincount(particles.event_N, pt * turn(particles.phi_N), n) for turn in (np.cos, np.sin))
+    px, py = (np.bincount(particles.event_N, pt * projection(particles.phi_N), n) for projection in (np.cos, np.sin))
     assert np.median(np.hypot(px, py) / sums) < 0.25
     charge = np.bincount(particles.event_N, particles.charge_N, n)
     assert abs(charge.mean() - 2 / 3) < 1.5  # two protons' charge at most
@@ -151,7 +153,7 @@ def test_events_are_hard_balanced_and_alike_all_around(shipped: Sample) -> None:
     assert abs(np.average(np.sign(particles.eta_N), weights=pt)) < 5 / np.sqrt(2 * n)
 
 
-def test_every_event_is_another(shipped: Sample) -> None:
+def test_every_event_is_another(shipped: ParticleSample) -> None:
     particles = shipped.particles
     energies = np.bincount(particles.event_N, particles.energy_N, shipped.n_events)
     assert len(np.unique(energies)) > 0.99 * shipped.n_events
@@ -168,19 +170,19 @@ def test_the_shipped_sample_is_made_again() -> None:
     few = qcd_events(4, int(shipped.provenance["seed"]))
     n = len(few.particles)
     first = Particles(*(getattr(shipped.particles, field.name)[:n] for field in fields(Particles)))
-    same(few, Sample(first, 4, {}))
+    same(few, ParticleSample(first, 4, {}))
     assert shipped.particles.event_N[n] == 4
     assert few.provenance["settings"] == shipped.provenance["settings"]
 
 
 @pytest.mark.usefixtures("pythia")
 def test_another_seed_makes_other_events_and_all_survive_a_file(tmp_path: Path) -> None:
-    one, other = qcd_events(2, 5), qcd_events(2, 6)
-    assert not np.array_equal(one.particles.energy_N, other.particles.energy_N)
-    write_particles(tmp_path / "one.hdf5", one)
+    sample, other_sample = qcd_events(2, 5), qcd_events(2, 6)
+    assert not np.array_equal(sample.particles.energy_N, other_sample.particles.energy_N)
+    write_particles(tmp_path / "one.hdf5", sample)
     again = read_particles(tmp_path / "one.hdf5")
-    same(one, again)
-    assert again.provenance == one.provenance
+    same(sample, again)
+    assert again.provenance == sample.provenance
     assert qcd_events(0, 1).n_events == len(qcd_events(0, 1).particles) == 0
 
 
@@ -230,26 +232,26 @@ def test_events_that_fail_are_tried_again_but_not_for_ever() -> None:
             return self.answers.pop(0) if self.answers else False
 
     generator = Generator(False, False, True, True)
-    module._next(generator)
+    module._generate_next(generator)
     assert generator.answers == [True]
     with pytest.raises(UserError) as caught:
-        module._next(Generator())
+        module._generate_next(Generator())
     assert str(caught.value) == "Pythia 8 gave up 100 events in a row; what it printed says why"
 
 
 # Files
 
 
-def test_a_file_gives_back_what_was_written(toy: Sample, file: Path) -> None:
+def test_a_file_gives_back_what_was_written(toy: ParticleSample, file: Path) -> None:
     again = read_particles(file)
     same(toy, again)
     assert again.provenance == toy.provenance
     assert again.n_events == 6  # the last is empty
 
 
-def test_particles_are_ordered_by_event(toy: Sample, tmp_path: Path) -> None:
+def test_particles_are_ordered_by_event(toy: ParticleSample, tmp_path: Path) -> None:
     reverse = Particles(*(getattr(toy.particles, field.name)[::-1] for field in fields(Particles)))
-    write_particles(tmp_path / "mixed.h5", Sample(reverse, 6, {}))
+    write_particles(tmp_path / "mixed.h5", ParticleSample(reverse, 6, {}))
     again = read_particles(tmp_path / "mixed.h5")
     assert (np.diff(again.particles.event_N) >= 0).all()
     np.testing.assert_array_equal(np.sort(again.particles.energy_N), np.sort(toy.particles.energy_N))
@@ -257,16 +259,16 @@ def test_particles_are_ordered_by_event(toy: Sample, tmp_path: Path) -> None:
 
 
 def test_values_are_rounded_far_below_any_resolution(tmp_path: Path) -> None:
-    made = toy_particles(3, 2000, np.random.default_rng(2))
-    write_particles(tmp_path / "a.hdf5", Sample(made, 3, {}))
+    particles = toy_particles(3, 2000, np.random.default_rng(2))
+    write_particles(tmp_path / "a.hdf5", ParticleSample(particles, 3, {}))
     again = read_particles(tmp_path / "a.hdf5").particles
-    large = made.energy_N > 0.01
-    assert np.abs(again.energy_N / made.energy_N - 1)[large].max() < 0.05 / 100
-    assert np.abs(again.eta_N - made.eta_N).max() < 5 / 56 / 90
-    assert np.abs(again.phi_N - made.phi_N).max() < 2 * np.pi / 56 / 110
+    large = particles.energy_N > 0.01
+    assert np.abs(again.energy_N / particles.energy_N - 1)[large].max() < 0.05 / 100
+    assert np.abs(again.eta_N - particles.eta_N).max() < 5 / 56 / 90
+    assert np.abs(again.phi_N - particles.phi_N).max() < 2 * np.pi / 56 / 110
 
 
-def test_equal_samples_give_equal_bytes(toy: Sample, file: Path, tmp_path: Path) -> None:
+def test_equal_samples_give_equal_bytes(toy: ParticleSample, file: Path, tmp_path: Path) -> None:
     write_particles(tmp_path / "again.hdf5", toy)
     assert (tmp_path / "again.hdf5").read_bytes() == file.read_bytes()
 
@@ -274,8 +276,8 @@ def test_equal_samples_give_equal_bytes(toy: Sample, file: Path, tmp_path: Path)
 @pytest.mark.parametrize("n_events", [0, 4])
 def test_no_particles_are_no_particles(n_events: int, tmp_path: Path) -> None:
     none = toy_particles(n_events, 0, np.random.default_rng(3))
-    write_particles(tmp_path / "none.hdf5", Sample(none, n_events, {}))
-    same(read_particles(tmp_path / "none.hdf5"), Sample(none, n_events, {}))
+    write_particles(tmp_path / "none.hdf5", ParticleSample(none, n_events, {}))
+    same(read_particles(tmp_path / "none.hdf5"), ParticleSample(none, n_events, {}))
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,7 @@ def test_missing_and_odd_data_sets_are_named(file: Path) -> None:
         f"{file}: no dataset 'phi' (found: charge, energy_gev, eta, multiplicity, species);"
         " a sample has multiplicity, species, charge, energy_gev, eta, phi"
     )
-    for values, said, wanted in (
+    for values, held, expected in (
         (phi[:, None], "(73, 1) float16", "(N,) numbers"),
         (phi.astype("i2"), "(73,) int16", "(N,) numbers"),
     ):
@@ -328,7 +330,7 @@ def test_missing_and_odd_data_sets_are_named(file: Path) -> None:
             opened["phi"] = values
         with pytest.raises(BadData) as caught:
             read_particles(file)
-        assert str(caught.value) == f"{file}: 'phi' holds {said}; expected {wanted}"
+        assert str(caught.value) == f"{file}: 'phi' holds {held}; expected {expected}"
         with h5py.File(file, "r+") as opened:
             del opened["phi"]
 
@@ -362,12 +364,12 @@ def test_damaged_and_absent_files_are_named(file: Path, tmp_path: Path) -> None:
 def test_what_no_file_can_hold_is_refused(change: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.hdf5"
     with pytest.raises(UserError) as caught:
-        write_particles(path, Sample(replace(toy_particles(1, 1, np.random.default_rng(4)), **change), 2, {}))
+        write_particles(path, ParticleSample(replace(toy_particles(1, 1, np.random.default_rng(4)), **change), 2, {}))
     assert str(caught.value) == f"{path}: {message}"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_must_be_those_of_samples(toy: Sample, tmp_path: Path) -> None:
+def test_names_must_be_those_of_samples(toy: ParticleSample, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         write_particles(tmp_path / "a.txt", toy)
     assert str(caught.value) == f"{tmp_path / 'a.txt'}: a sample of particles ends in .hdf5; give such a name"
@@ -416,13 +418,13 @@ def test_arguments_that_cannot_be_are_refused(call: Callable[[], object], messag
 def test_lone_pixels_are_jets_at_their_centres() -> None:
     image = np.zeros((3, 56, 56), np.float32)
     image[0, 28, 10], image[0, 40, 50], image[2, 5, 0] = 100, 80, 300
-    found = jets(image)
+    clustered = jets(image)
     order = [(0, 28, 10, 100), (0, 40, 50, 80), (2, 5, 0, 300)]
-    np.testing.assert_array_equal(found.event_N, [event for event, *_ in order])
+    np.testing.assert_array_equal(clustered.event_N, [event for event, *_ in order])
     for at, (_, row, column, energy) in enumerate(order):
-        assert found.pt_N[at] == pytest.approx(energy / np.cosh(ETA_H[row]), rel=1e-9)  # rounding of doubles
-        assert found.eta_N[at] == pytest.approx(ETA_H[row], abs=1e-9)
-        assert found.phi_N[at] == pytest.approx(PHI_W[column], abs=1e-9)
+        assert clustered.pt_N[at] == pytest.approx(energy / np.cosh(ETA_H[row]), rel=1e-9)  # rounding of doubles
+        assert clustered.eta_N[at] == pytest.approx(ETA_H[row], abs=1e-9)
+        assert clustered.phi_N[at] == pytest.approx(PHI_W[column], abs=1e-9)
 
 
 @pytest.mark.usefixtures("fastjet")
@@ -431,11 +433,11 @@ def test_near_pixels_are_one_jet_also_across_the_seam() -> None:
     image[0, 28, 0], image[0, 28, 55] = 60, 60  # one pixel of 0.112 rad apart
     image[1, 28, 10], image[1, 28, 13] = 60, 60  # 0.337 rad apart
     image[2, 28, 10], image[2, 28, 14] = 60, 60  # 0.449 rad apart
-    found = jets(image)
-    np.testing.assert_array_equal(found.event_N, [0, 1, 2, 2])
-    assert abs(abs(found.phi_N[0]) - np.pi) < 1e-9  # rounding of doubles
+    clustered = jets(image)
+    np.testing.assert_array_equal(clustered.event_N, [0, 1, 2, 2])
+    assert abs(abs(clustered.phi_N[0]) - np.pi) < 1e-9  # rounding of doubles
     half = np.pi / 56
-    np.testing.assert_allclose(found.pt_N[:2] * np.cosh(ETA_H[28]), [120 * np.cos(half), 120 * np.cos(3 * half)], rtol=1e-9)
+    np.testing.assert_allclose(clustered.pt_N[:2] * np.cosh(ETA_H[28]), [120 * np.cos(half), 120 * np.cos(3 * half)], rtol=1e-9)
 
 
 @pytest.mark.usefixtures("fastjet")
@@ -460,36 +462,36 @@ def plain_anti_kt(image: np.ndarray, lowest_pt_gev: float) -> list[tuple[float, 
         image[r, c] / np.cosh(ETA_H[r]) * np.array([np.cos(PHI_W[c]), np.sin(PHI_W[c]), np.sinh(ETA_H[r]), np.cosh(ETA_H[r])])
         for r, c in zip(rows, columns, strict=True)
     ]
-    found = []
+    clustered = []
     while momenta:
         px, py, pz, energy = np.array(momenta).T
         pt2, phi, rapidity = px**2 + py**2, np.arctan2(py, px), np.log((energy + pz) / (energy - pz)) / 2
-        turn = np.abs(phi[:, None] - phi)
-        apart2 = np.minimum(turn, 2 * np.pi - turn) ** 2 + (rapidity[:, None] - rapidity) ** 2
+        delta_phi = np.abs(phi[:, None] - phi)
+        apart2 = np.minimum(delta_phi, 2 * np.pi - delta_phi) ** 2 + (rapidity[:, None] - rapidity) ** 2
         distance = np.minimum(1 / pt2[:, None], 1 / pt2) * apart2 / 0.4**2
         np.fill_diagonal(distance, 1 / pt2)
         first, second = sorted(int(i) for i in np.unravel_index(np.argmin(distance), distance.shape))
         last = momenta.pop(second)
         if first == second:
             if np.hypot(last[0], last[1]) >= lowest_pt_gev:
-                found.append(
+                clustered.append(
                     (np.hypot(last[0], last[1]), np.arcsinh(last[2] / np.hypot(*last[:2])), np.arctan2(last[1], last[0]))
                 )
         else:
             momenta[first] = momenta[first] + last
-    return sorted(found, reverse=True)
+    return sorted(clustered, reverse=True)
 
 
 @pytest.mark.usefixtures("fastjet")
 def test_jets_are_anti_kt_by_its_definition() -> None:
     rng = np.random.default_rng(5)
     image = np.where(rng.random((4, 56, 56)) < 0.04, rng.exponential(12, (4, 56, 56)), 0)
-    found = jets(image)
+    clustered = jets(image)
     for event in range(4):
-        mine = found.event_N == event
+        in_event = clustered.event_N == event
         expected = np.array(plain_anti_kt(image[event], 20.0))
         assert len(expected) > 5
-        actual = np.stack([found.pt_N[mine], found.eta_N[mine], found.phi_N[mine]], axis=1)
+        actual = np.stack([clustered.pt_N[in_event], clustered.eta_N[in_event], clustered.phi_N[in_event]], axis=1)
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)  # rounding of sums of doubles
 
 
@@ -507,15 +509,15 @@ def test_blocks_of_events_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("fastjet")
-def test_the_shipped_events_have_two_hard_jets(shipped: Sample) -> None:
+def test_the_shipped_events_have_two_hard_jets(shipped: ParticleSample) -> None:
     n = 200
     chosen = shipped.particles.event_N < n
     particles = Particles(*(getattr(shipped.particles, field.name)[chosen] for field in fields(Particles)))
-    found = jets(images(particles, n, FIELD_ON, np.random.default_rng(7)).truth_EHW)
-    per_event = np.bincount(found.event_N, minlength=n)
+    clustered = jets(images(particles, n, FIELD_ON, np.random.default_rng(7)).truth_EHW)
+    per_event = np.bincount(clustered.event_N, minlength=n)
     assert (per_event >= 2).mean() > 0.85  # else one flies out of the detector
-    first = np.searchsorted(found.event_N, np.flatnonzero(per_event >= 2))
-    assert (found.pt_N[first] >= found.pt_N[first + 1]).all()
-    assert 120 < np.median(found.pt_N[first]) < 180  # momentum transfers fall steeply from 120 GeV
-    opposite = np.abs(np.abs(found.phi_N[first] - found.phi_N[first + 1]) - np.pi)
+    first = np.searchsorted(clustered.event_N, np.flatnonzero(per_event >= 2))
+    assert (clustered.pt_N[first] >= clustered.pt_N[first + 1]).all()
+    assert 120 < np.median(clustered.pt_N[first]) < 180  # momentum transfers fall steeply from 120 GeV
+    opposite = np.abs(np.abs(clustered.phi_N[first] - clustered.phi_N[first + 1]) - np.pi)
     assert np.median(opposite) < 0.4

@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
+from caloedge.detector.constants import PI0_MASS_GEV
 from caloedge.detector.layers import showers
 from caloedge.detector.layers.events import (
     EVENTS,
-    NEUTRAL_PION_MASS_GEV,
     Generated,
     Gun,
     LayeredEvents,
@@ -47,9 +47,9 @@ def charged(events: LayeredEvents) -> np.ndarray:
     return np.stack([cells.sum(axis=(1, 2), dtype=float) for cells in events.cells_gev], axis=1) - neutral(events)
 
 
-def same(one: LayeredEvents, other: LayeredEvents) -> bool:
-    cells = zip((*one.cells_gev, *one.neutral_gev), (*other.cells_gev, *other.neutral_gev), strict=True)
-    columns = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(LayeredEvents)[2:])
+def same(events: LayeredEvents, other_events: LayeredEvents) -> bool:
+    cells = zip((*events.cells_gev, *events.neutral_gev), (*other_events.cells_gev, *other_events.neutral_gev), strict=True)
+    columns = ((getattr(events, field.name), getattr(other_events, field.name)) for field in fields(LayeredEvents)[2:])
     return all(np.array_equal(a, b, equal_nan=True) for a, b in (*cells, *columns))
 
 
@@ -86,7 +86,7 @@ def test_photons_have_the_mass_energy_and_direction_of_their_pion() -> None:
     momentum = direction / np.linalg.norm(direction, axis=2, keepdims=True) * energy_EP[:, :, None]
     total = momentum.sum(axis=1)
     mass2 = energy**2 - (total**2).sum(axis=1)
-    np.testing.assert_allclose(mass2, NEUTRAL_PION_MASS_GEV**2, rtol=1e-6)  # a difference of squares 20,000 times larger
+    np.testing.assert_allclose(mass2, PI0_MASS_GEV**2, rtol=1e-6)  # a difference of squares 20,000 times larger
     np.testing.assert_allclose(total[:, :2] / total[:, 2:], slope, atol=1e-9)
 
 
@@ -107,17 +107,17 @@ def test_a_pion_deposits_its_energy_at_the_electron_scale(central: LayeredEvents
 def test_the_layers_share_a_pion_as_pdgs_profile_says(central: LayeredEvents) -> None:
     depth = np.linspace(1e-3, 60, 20_001)
     edges = np.searchsorted(depth, [6, 22, 25])
-    wanted = np.zeros(4)
+    expected = np.zeros(4)
     for cosine in np.linspace(-0.99, 0.99, 100):
         for energy in photon_energies(np.array([20.0]), np.array([cosine]))[0]:
             alpha = 1 + 0.5 * (np.log(energy / ECAL.critical_gev) + 0.5)
             profile = depth ** (alpha - 1) * np.exp(-0.5 * depth)
-            wanted += [part.sum() * energy / profile.sum() for part in np.split(profile, edges)]
-    found = neutral(central).sum(axis=0)
-    found = np.array([*found[:3], found[3:].sum()])
+            expected += [part.sum() * energy / profile.sum() for part in np.split(profile, edges)]
+    shares = neutral(central).sum(axis=0)
+    shares = np.array([*shares[:3], shares[3:].sum()])
     # Shower-to-shower fluctuations widen the mean profile a little.
-    np.testing.assert_allclose(found / found.sum(), wanted / wanted.sum(), atol=0.02)
-    assert wanted[1] / wanted.sum() > 0.7
+    np.testing.assert_allclose(shares / shares.sum(), expected / expected.sum(), atol=0.02)
+    assert expected[1] / expected.sum() > 0.7
 
 
 def test_photons_are_as_deep_and_as_long_as_pdgs_profile() -> None:
@@ -150,7 +150,7 @@ def test_the_hcals_sampling_term_is_that_of_its_spots() -> None:
 
 def test_nine_tenths_of_a_photon_are_within_a_moliere_radius() -> None:
     spots = showers.photons(np.random.default_rng(1), np.full(200, 10.0), np.zeros((200, 2)))
-    radius = np.hypot(*spots.aside_2N)
+    radius = np.hypot(*spots.offset_2N)
     for radii, share in ((1, 0.90), (2, 0.95)):
         inside = spots.energy_N[radius < radii * ECAL.moliere_mm].sum() / spots.energy_N.sum()
         assert inside == pytest.approx(share, abs=0.025)
@@ -235,13 +235,13 @@ def test_cells_are_what_both_particles_leave_there(usual: LayeredEvents) -> None
 
 def test_an_event_depends_on_seed_stream_and_number_only() -> None:
     generator = Generated()
-    made = generator.events(150, 4)
-    assert same(generator.events(150, 4), made)
-    assert same(generator.events(70, 4), made.rows(slice(0, 70)))
-    assert same(generator.events(80, 4, first=60), made.rows(slice(60, 140)))
+    events = generator.events(150, 4)
+    assert same(generator.events(150, 4), events)
+    assert same(generator.events(70, 4), events.rows(slice(0, 70)))
+    assert same(generator.events(80, 4, first=60), events.rows(slice(60, 140)))
     for other in (generator.events(150, 5), generator.events(150, 4, stream=1)):
-        assert not set(other.track_gev.tolist()) & set(made.track_gev.tolist())
-    assert len(set(made.track_gev.tolist())) == 150
+        assert not set(other.track_gev.tolist()) & set(events.track_gev.tolist())
+    assert len(set(events.track_gev.tolist())) == 150
     assert len(generator.events(0, 4)) == 0
 
 
@@ -398,8 +398,8 @@ def test_published_images_are_read(tmp_path: Path, suffix: str, tracks: bool) ->
             for name, values in arrays.items():
                 opened[name] = values
     read = read_layered(path).events
-    for found, wanted in zip((*read.cells_gev, *read.neutral_gev), (*events.cells_gev, *events.neutral_gev), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-6)  # there and back in single precision
+    for actual, expected in zip((*read.cells_gev, *read.neutral_gev), (*events.cells_gev, *events.neutral_gev), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)  # there and back in single precision
     np.testing.assert_array_equal(read.track_gev, events.track_gev if tracks else np.full(5, np.nan))
     assert np.isnan(read.track_mm).all() != tracks
     assert np.isnan(read.distance_mm).all()

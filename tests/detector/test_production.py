@@ -23,23 +23,23 @@ from caloedge.errors import BadData, UnknownName, UserError
 SMALL = Production(generator="parametrised", showers=150, seed=11)
 
 
-def same_showers(one: Path, other: Path) -> None:
-    with h5py.File(one) as a, h5py.File(other) as b:
+def same_showers(path: Path, other_path: Path) -> None:
+    with h5py.File(path) as a, h5py.File(other_path) as b:
         assert sorted(a) == sorted(b) == ["deposited_energies", "impact_mm", "incident_energies", "showers"]
         for key in a:
             np.testing.assert_array_equal(a[key][:], b[key][:])
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def library_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("made") / "one.h5"
     simulate(SMALL, path, workers=1)
     return path
 
 
-def test_two_workers_make_the_same_library(made: Path, tmp_path: Path) -> None:
+def test_two_workers_make_the_same_library(library_path: Path, tmp_path: Path) -> None:
     simulate(SMALL, tmp_path / "two.h5", workers=2)
-    same_showers(made, tmp_path / "two.h5")
+    same_showers(library_path, tmp_path / "two.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["two.h5"], "the parts must be gone"
 
 
@@ -61,13 +61,13 @@ def test_incident_photons_fill_the_range_and_the_crystal() -> None:
     assert len(set(seeds)) == 2000
 
 
-def test_the_library_says_how_it_was_made(made: Path) -> None:
-    provenance = open_library(made).provenance
-    wanted = {"generator": "parametrised", "seed": "11", "particle": "gamma", "showers": "150", "zero_below_mev": "0.1"}
-    assert wanted.items() <= provenance.items()
+def test_the_library_says_how_it_was_made(library_path: Path) -> None:
+    provenance = open_library(library_path).provenance
+    expected = {"generator": "parametrised", "seed": "11", "particle": "gamma", "showers": "150", "zero_below_mev": "0.1"}
+    assert expected.items() <= provenance.items()
     assert '"cells_per_side": 25' in provenance["geometry"]
     assert {"version", "physics_list", "data_tables", "made_by", "created"} <= provenance.keys()
-    assert str(made.parent) not in " ".join(provenance.values()), "a path of this machine in the file"
+    assert str(library_path.parent) not in " ".join(provenance.values()), "a path of this machine in the file"
 
 
 BAD_REQUESTS = [
@@ -88,12 +88,12 @@ def test_what_cannot_be_simulated_is_refused(change: dict[str, object], message:
     assert str(caught.value) == message
 
 
-def test_an_existing_file_is_not_overwritten(made: Path) -> None:
-    before = made.read_bytes()
+def test_an_existing_file_is_not_overwritten(library_path: Path) -> None:
+    before = library_path.read_bytes()
     with pytest.raises(UserError) as caught:
-        simulate(SMALL, made, workers=1)
-    assert str(caught.value) == f"{made}: exists already; remove it or give another name"
-    assert made.read_bytes() == before
+        simulate(SMALL, library_path, workers=1)
+    assert str(caught.value) == f"{library_path}: exists already; remove it or give another name"
+    assert library_path.read_bytes() == before
 
 
 def test_a_complaint_of_a_worker_is_one_line_and_keeps_nothing_half_written(tmp_path: Path) -> None:
@@ -115,13 +115,13 @@ def start(path: Path) -> subprocess.Popen[str]:
 
 def interrupt(process: subprocess.Popen[str], how: signal.Signals) -> tuple[int, str]:
     os.killpg(process.pid, how)
-    _, said = process.communicate(timeout=60)
-    return process.returncode, without_progress(said)
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, without_progress(stderr)
 
 
-def without_progress(said: str) -> str:
+def without_progress(stderr: str) -> str:
     """Leave out the lines that tell how long it will take, which a slow computer needs sooner."""
-    return "".join(line for line in said.splitlines(keepends=True) if not re.fullmatch(r"simulating .* left\n", line))
+    return "".join(line for line in stderr.splitlines(keepends=True) if not re.fullmatch(r"simulating .* left\n", line))
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -132,20 +132,20 @@ def test_an_interrupted_production_goes_on_to_the_same_library(tmp_path: Path, h
     while not list(parts.glob("[0-9]*.npz")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    code, said = interrupt(process, how)
-    assert (code, said) == (130, "caloedge: interrupted; what is finished is kept, the same command goes on\n")
+    code, stderr = interrupt(process, how)
+    assert (code, stderr) == (130, "caloedge: interrupted; what is finished is kept, the same command goes on\n")
     assert not path.exists()
     finished = sorted(p.name for p in parts.glob("*.npz"))
     assert 0 < sum(int(name[8:15]) - int(name[:7]) for name in finished) < 600
     assert sorted(p.name for p in parts.iterdir()) == [*finished, "plan.json"], "a part was left half-written"
 
-    kept = {name: (parts / name).stat().st_mtime_ns for name in finished}
+    modified = {name: (parts / name).stat().st_mtime_ns for name in finished}
     with pytest.raises(UserError) as caught:
         simulate(replace(SLOW_ENOUGH, seed=6), path, workers=1)
     assert str(caught.value) == (
         f"{parts}: holds an unfinished run with other settings; remove the folder or repeat its call ({parts / 'plan.json'})"
     )
-    assert {name: (parts / name).stat().st_mtime_ns for name in finished} == kept
+    assert {name: (parts / name).stat().st_mtime_ns for name in finished} == modified
 
     simulate(SLOW_ENOUGH, path, workers=1)
     assert not parts.exists()
@@ -163,15 +163,15 @@ def test_an_early_ctrl_c_prints_no_traceback(tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     time.sleep(0.3)
-    code, said = interrupt(process, signal.SIGINT)
-    assert (code, said) == (130, "caloedge: interrupted; what is finished is kept, the same command goes on\n")
+    code, stderr = interrupt(process, signal.SIGINT)
+    assert (code, stderr) == (130, "caloedge: interrupted; what is finished is kept, the same command goes on\n")
     assert not path.exists()
 
 
 # Several at once, full disks, kills
 
 
-def test_a_second_simulation_of_one_file_is_refused_and_loses_nothing(made: Path, tmp_path: Path) -> None:
+def test_a_second_simulation_of_one_file_is_refused_and_loses_nothing(library_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "showers.h5"
     process = start(path)
     while not list((tmp_path / "showers.h5.parts").glob("[0-9]*.npz")):
@@ -182,34 +182,34 @@ def test_a_second_simulation_of_one_file_is_refused_and_loses_nothing(made: Path
     assert str(caught.value) == (
         f"{path}: process {process.pid} on {socket.gethostname()} is writing it; wait until that has ended, or give another name"
     )
-    out, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    out, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
     assert out.startswith(f"{path}: 600 showers, ")
     with h5py.File(path) as file:
         assert len(file["showers"]) == 600
     assert [p.name for p in tmp_path.iterdir()] == ["showers.h5"]
     simulate(SMALL, tmp_path / "small.h5", workers=1)
-    same_showers(made, tmp_path / "small.h5")
+    same_showers(library_path, tmp_path / "small.h5")
 
 
 def part(parts: Path, first: int, last: int, showers: int | None = None) -> None:
     """Write a part as a worker does; `showers` are fewer or more than its name says."""
     shoot, provenance = parametrised.open_parametrised(geometry("pbwo4"), "gamma")
     incidents = [SMALL.incident(index) for index in range(first, first + (showers or last - first))]
-    made = [(energy, impact, shoot(energy, impact, seed)) for energy, impact, seed in incidents]
-    production._write_part(parts, first, made, provenance)
+    shower_rows = [(energy, impact, shoot(energy, impact, seed)) for energy, impact, seed in incidents]
+    production._write_part(parts, first, shower_rows, provenance)
     (written,) = parts.glob(f"{first:07d}-*.npz")
     written.rename(parts / f"{first:07d}-{last:07d}.npz")
 
 
-def test_parts_that_overlap_give_each_shower_once(made: Path, tmp_path: Path) -> None:
+def test_parts_that_overlap_give_each_shower_once(library_path: Path, tmp_path: Path) -> None:
     """A worker that outlives its killed parent for a moment may write what the next call simulates as well."""
     parts = tmp_path / "one.h5.parts"
     production._open_parts(parts, SMALL)
     for first, last in ((0, 40), (10, 30), (20, 64), (60, 70)):
         part(parts, first, last)
     simulate(SMALL, tmp_path / "one.h5", workers=1)
-    same_showers(made, tmp_path / "one.h5")
+    same_showers(library_path, tmp_path / "one.h5")
 
 
 def test_parts_that_do_not_cover_all_showers_are_no_library(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_parts_that_do_not_cover_all_showers_are_no_library(tmp_path: Path) -> N
     assert not path.exists()
 
 
-def test_a_full_disk_is_one_line_and_the_next_call_goes_on(made: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_the_next_call_goes_on(library_path: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: usual parts are larger than 8 KiB, a slow computer's are not."""
     path, parts = tmp_path / "one.h5", tmp_path / "one.h5.parts"
     command = [sys.executable, "-m", "caloedge", "simulate", str(path), "--generator", "parametrised", "--showers", "150",
@@ -246,27 +246,27 @@ def test_a_full_disk_is_one_line_and_the_next_call_goes_on(made: Path, tmp_path:
         without_progress(limited.stderr)
         == f"caloedge: {parts}: cannot be written (File too large); finished showers are kept, run again\n"
     )
-    plan, kept = parts / "plan.json", sorted(parts.glob("*.npz"))
-    assert sorted(parts.iterdir()) == sorted([plan, *kept]), "nothing half-written stays"
-    for shorter in kept:
+    plan, parts_kept = parts / "plan.json", sorted(parts.glob("*.npz"))
+    assert sorted(parts.iterdir()) == sorted([plan, *parts_kept]), "nothing half-written stays"
+    for shorter in parts_kept:
         with np.load(shorter) as arrays:
             assert len(arrays["energies_mev"]) == len(arrays["impact_mm"]) == len(arrays["cells_mev"]) > 0, "a kept part is whole"
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    same_showers(made, path)
+    same_showers(library_path, path)
 
 
-def test_all_parts_there_and_no_library_yet_is_finished_by_the_next_call(made: Path, tmp_path: Path) -> None:
+def test_all_parts_there_and_no_library_yet_is_finished_by_the_next_call(library_path: Path, tmp_path: Path) -> None:
     """As after a disk that was full when the parts were joined."""
     parts = tmp_path / "one.h5.parts"
     production._open_parts(parts, SMALL)
     part(parts, 0, 150)
     simulate(SMALL, tmp_path / "one.h5", workers=2)
-    same_showers(made, tmp_path / "one.h5")
+    same_showers(library_path, tmp_path / "one.h5")
 
 
 @pytest.mark.parametrize("moment_s", [0.7, 1.3, 1.9])
-def test_a_killed_simulation_goes_on_to_the_same_library(made: Path, tmp_path: Path, moment_s: float) -> None:
+def test_a_killed_simulation_goes_on_to_the_same_library(library_path: Path, tmp_path: Path, moment_s: float) -> None:
     path = tmp_path / "one.h5"
     command = [sys.executable, "-m", "caloedge", "simulate", str(path), "--generator", "parametrised", "--showers", "150",
                "--seed", "11", "--workers", "2"]  # fmt: skip
@@ -280,4 +280,4 @@ def test_a_killed_simulation_goes_on_to_the_same_library(made: Path, tmp_path: P
     assert again.returncode == 0 or without_progress(again.stderr) == (
         f"caloedge: {path}: exists already; remove it or give another name\n"
     )
-    same_showers(made, path)
+    same_showers(library_path, path)

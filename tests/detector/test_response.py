@@ -21,7 +21,7 @@ from caloedge.detector.images.response import (
     PHI_W,
     PION,
     TOY,
-    EventImages,
+    DetectorImages,
     Particles,
     Spectrum,
     images,
@@ -46,13 +46,13 @@ def one(species: int, charge: int, energy: float, eta: float = 0.01, phi: float 
     return Particles(*(np.array([value]) for value in (0, species, charge, energy, eta, phi)))
 
 
-def seen(particles: Particles, normal: float = 0.0, field: float = FIELD_OFF) -> EventImages:
+def seen(particles: Particles, normal: float = 0.0, field: float = FIELD_OFF) -> DetectorImages:
     return images(particles, 1, field, Dice(normal))  # type: ignore[arg-type]
 
 
-def sums(found: EventImages) -> list[float]:
+def sums(detected: DetectorImages) -> list[float]:
     """Return the energies of the channels in their order."""
-    return [float(channel.sum()) for channel in found.inputs_ECHW[0]]
+    return [float(channel.sum()) for channel in detected.inputs_ECHW[0]]
 
 
 def place(image: np.ndarray) -> tuple[int, int]:
@@ -106,9 +106,9 @@ def test_particles_are_uniform_in_their_ranges(toy: Particles, neutral: bool, re
 
 
 def test_multiplicities_may_differ_by_event() -> None:
-    found = toy_particles(4, np.array([3, 0, 1, 5]), np.random.default_rng(3))
-    np.testing.assert_array_equal(found.event_N, [0, 0, 0, 2, 3, 3, 3, 3, 3])
-    assert {len(getattr(found, field.name)) for field in fields(found)} == {9} == {len(found)}
+    drawn = toy_particles(4, np.array([3, 0, 1, 5]), np.random.default_rng(3))
+    np.testing.assert_array_equal(drawn.event_N, [0, 0, 0, 2, 3, 3, 3, 3, 3])
+    assert {len(getattr(drawn, field.name)) for field in fields(drawn)} == {9} == {len(drawn)}
 
 
 def test_hardness_scales_energies_and_nothing_else() -> None:
@@ -123,8 +123,8 @@ def test_hardness_scales_energies_and_nothing_else() -> None:
 
 
 def test_other_shares_are_obeyed() -> None:
-    found = toy_particles(2, 500, np.random.default_rng(5), spectrum=Spectrum(shares=(0, 1, 0)))
-    assert set(found.species_N.tolist()) == {NEUTRAL_HADRON}
+    drawn = toy_particles(2, 500, np.random.default_rng(5), spectrum=Spectrum(shares=(0, 1, 0)))
+    assert set(drawn.species_N.tolist()) == {NEUTRAL_HADRON}
     assert Spectrum(1.0, (0.25, 0.25, 0.5)) == TOY
 
 
@@ -147,9 +147,9 @@ def test_other_shares_are_obeyed() -> None:
     ],
 )
 def test_the_mean_response_is_the_definition(species: int, charge: int, energy: float, expected: tuple[float, ...]) -> None:
-    found = seen(one(species, charge, energy))
-    np.testing.assert_allclose(sums(found), expected, rtol=1e-6)  # float32
-    assert found.truth_EHW.sum() == pytest.approx(energy, rel=1e-6)
+    detected = seen(one(species, charge, energy))
+    np.testing.assert_allclose(sums(detected), expected, rtol=1e-6)  # float32
+    assert detected.truth_EHW.sum() == pytest.approx(energy, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -199,9 +199,9 @@ def test_measurements_are_smeared_apart(toy: Particles) -> None:
 
 
 def test_smearing_never_makes_negative_energies() -> None:
-    found = seen(one(CHARGED_HADRON, 1, 10.0), normal=-25.0)
-    assert found.inputs_ECHW.min() == 0
-    assert sums(found) == [0, 0, 0, 0]
+    detected = seen(one(CHARGED_HADRON, 1, 10.0), normal=-25.0)
+    assert detected.inputs_ECHW.min() == 0
+    assert sums(detected) == [0, 0, 0, 0]
 
 
 # Places
@@ -209,8 +209,13 @@ def test_smearing_never_makes_negative_energies() -> None:
 
 def test_pixels_are_eta_by_phi() -> None:
     for row, column in ((0, 0), (55, 55), (3, 40), (55, 0)):
-        found = seen(one(NEUTRAL_HADRON, 0, 5.0, float(ETA_H[row]), float(PHI_W[column])))
-        assert place(found.truth_EHW[0]) == place(found.inputs_ECHW[0, 0]) == place(found.inputs_ECHW[0, 1]) == (row, column)
+        detected = seen(one(NEUTRAL_HADRON, 0, 5.0, float(ETA_H[row]), float(PHI_W[column])))
+        assert (
+            place(detected.truth_EHW[0])
+            == place(detected.inputs_ECHW[0, 0])
+            == place(detected.inputs_ECHW[0, 1])
+            == (row, column)
+        )
     np.testing.assert_allclose(ETA_H[[0, -1]], [-2.5 + 2.5 / 56, 2.5 - 2.5 / 56], rtol=1e-12)  # rounding of doubles
     np.testing.assert_allclose(PHI_W[[0, -1]], [-math.pi * 55 / 56, math.pi * 55 / 56], rtol=1e-12)
 
@@ -226,27 +231,27 @@ def test_pixels_end_where_the_next_begin() -> None:
 
 @pytest.mark.parametrize("eta", [-2.5001, 2.5, 7.0, math.inf])
 def test_particles_outside_are_lost_from_inputs_and_truth(eta: float) -> None:
-    found = seen(one(CHARGED_HADRON, 1, 5.0, eta=eta), field=FIELD_ON)
-    assert not found.inputs_ECHW.any()
-    assert not found.truth_EHW.any()
+    detected = seen(one(CHARGED_HADRON, 1, 5.0, eta=eta), field=FIELD_ON)
+    assert not detected.inputs_ECHW.any()
+    assert not detected.truth_EHW.any()
 
 
 @pytest.mark.parametrize("charge", [-1, 1])
 def test_the_field_turns_charged_particles_after_the_tracker(charge: int) -> None:
     energy, phi = 2.0, float(PHI_W[30])
-    found = seen(one(CHARGED_HADRON, charge, energy, phi=phi), field=FIELD_ON)
-    turned = int((phi + charge * 0.5 / energy + math.pi) // (2 * math.pi / 56))
-    assert turned != 30
-    assert place(found.inputs_ECHW[0, 0])[1] == place(found.inputs_ECHW[0, 1])[1] == turned
-    assert place(found.inputs_ECHW[0, 2 if charge < 0 else 3])[1] == place(found.truth_EHW[0])[1] == 30
+    detected = seen(one(CHARGED_HADRON, charge, energy, phi=phi), field=FIELD_ON)
+    bent = int((phi + charge * 0.5 / energy + math.pi) // (2 * math.pi / 56))
+    assert bent != 30
+    assert place(detected.inputs_ECHW[0, 0])[1] == place(detected.inputs_ECHW[0, 1])[1] == bent
+    assert place(detected.inputs_ECHW[0, 2 if charge < 0 else 3])[1] == place(detected.truth_EHW[0])[1] == 30
 
 
 @pytest.mark.parametrize(("charge", "start", "end"), [(1, 54, 0), (-1, 1, 55)])
 def test_azimuths_come_round(charge: int, start: int, end: int) -> None:
     energy = 0.5 / (2 * 2 * math.pi / 56)  # turns by two pixels
-    found = seen(one(CHARGED_HADRON, charge, energy, phi=float(PHI_W[start])), field=FIELD_ON)
-    assert place(found.inputs_ECHW[0, 0])[1] == end
-    assert place(found.truth_EHW[0])[1] == start
+    detected = seen(one(CHARGED_HADRON, charge, energy, phi=float(PHI_W[start])), field=FIELD_ON)
+    assert place(detected.inputs_ECHW[0, 0])[1] == end
+    assert place(detected.truth_EHW[0])[1] == start
     # Several turns of a field far stronger than the published ones.
     whole = energy * 2 * math.pi * 3
     assert place(seen(one(CHARGED_HADRON, charge, energy, phi=0.01), field=whole).inputs_ECHW[0, 0])[1] == 28
@@ -254,9 +259,9 @@ def test_azimuths_come_round(charge: int, start: int, end: int) -> None:
 
 def test_slow_particles_bend_without_error() -> None:
     for energy in (0.0, 5e-324, 0.01, 0.15):
-        found = seen(one(CHARGED_HADRON, 1, energy), field=FIELD_ON)
-        assert np.isfinite(found.inputs_ECHW).all()
-        assert not found.inputs_ECHW[:, :2].any()
+        detected = seen(one(CHARGED_HADRON, 1, energy), field=FIELD_ON)
+        assert np.isfinite(detected.inputs_ECHW).all()
+        assert not detected.inputs_ECHW[:, :2].any()
 
 
 def test_the_field_moves_only_charged_particles_in_the_calorimeters(toy: Particles) -> None:
@@ -308,13 +313,13 @@ def plain_images(particles: Particles, n_events: int, field: float, rng: np.rand
 @pytest.mark.parametrize("field", [FIELD_ON, FIELD_OFF])
 def test_images_are_the_definition_read_particle_by_particle(field: float) -> None:
     particles = toy_particles(5, np.array([300, 0, 1600, 1, 40]), np.random.default_rng(8), spectrum=Spectrum(1.5))
-    found = images(particles, 5, field, np.random.default_rng(9))
+    detected = images(particles, 5, field, np.random.default_rng(9))
     inputs, truth = plain_images(particles, 5, field, np.random.default_rng(9))
-    assert found.inputs_ECHW.dtype == found.truth_EHW.dtype == np.float32
-    np.testing.assert_allclose(found.inputs_ECHW, inputs, rtol=1e-6, atol=1e-9)  # float32
-    np.testing.assert_allclose(found.truth_EHW, truth, rtol=1e-6, atol=1e-9)
+    assert detected.inputs_ECHW.dtype == detected.truth_EHW.dtype == np.float32
+    np.testing.assert_allclose(detected.inputs_ECHW, inputs, rtol=1e-6, atol=1e-9)  # float32
+    np.testing.assert_allclose(detected.truth_EHW, truth, rtol=1e-6, atol=1e-9)
     other, _ = plain_images(particles, 5, field + 0.01, np.random.default_rng(9))
-    assert not np.allclose(found.inputs_ECHW, other, rtol=1e-6, atol=1e-9)  # a slightly different field would be seen
+    assert not np.allclose(detected.inputs_ECHW, other, rtol=1e-6, atol=1e-9)  # a slightly different field would be seen
 
 
 def test_the_order_of_particles_does_not_matter_without_smearing(toy: Particles) -> None:
@@ -335,8 +340,8 @@ def mean_gev(measured: Callable[[float], float], opens_gev: float) -> float:
 
 def test_energies_close_within_statistics(toy: Particles) -> None:
     """Totals of 40 events agree with the integral over the spectrum within 4σ of their own scatter."""
-    found = images(toy, N_EVENTS, FIELD_ON, np.random.default_rng(11))
-    np.testing.assert_allclose(found.truth_EHW.sum(), toy.energy_N.sum(), rtol=1e-5)  # float32
+    detected = images(toy, N_EVENTS, FIELD_ON, np.random.default_rng(11))
+    np.testing.assert_allclose(detected.truth_EHW.sum(), toy.energy_N.sum(), rtol=1e-5)  # float32
 
     def shower(e: float) -> float:
         return 0.9 * (e - 0.3 * math.sqrt(e))
@@ -352,7 +357,7 @@ def test_energies_close_within_statistics(toy: Particles) -> None:
         0.25 * tracks,
         mean_gev(lambda e: e, 0.0),
     ]
-    totals = [*found.inputs_ECHW.astype(float).sum(axis=(2, 3)).T, found.truth_EHW.astype(float).sum(axis=(1, 2))]
+    totals = [*detected.inputs_ECHW.astype(float).sum(axis=(2, 3)).T, detected.truth_EHW.astype(float).sum(axis=(1, 2))]
     for total, mean in zip(totals, expected, strict=True):
         error = total.std(ddof=1) / math.sqrt(N_EVENTS)
         assert error < 0.01 * 1600 * mean  # else nothing would be compared; 0.2 to 0.7 % were measured
@@ -360,7 +365,7 @@ def test_energies_close_within_statistics(toy: Particles) -> None:
 
 
 def test_equal_generators_give_equal_events() -> None:
-    def made(seed: int) -> EventImages:
+    def made(seed: int) -> DetectorImages:
         rng = np.random.default_rng(seed)
         return images(toy_particles(6, 200, rng), 6, FIELD_ON, rng)
 
@@ -376,11 +381,11 @@ def test_empty_events_are_empty_images(n_events: int) -> None:
     rng = np.random.default_rng(14)
     none = toy_particles(n_events, 0, rng)
     assert len(none) == 0
-    found = images(none, n_events, FIELD_ON, rng)
-    assert found.inputs_ECHW.shape == (n_events, 4, 56, 56)
-    assert found.truth_EHW.shape == (n_events, 56, 56)
-    assert not found.inputs_ECHW.any()
-    assert not found.truth_EHW.any()
+    detected = images(none, n_events, FIELD_ON, rng)
+    assert detected.inputs_ECHW.shape == (n_events, 4, 56, 56)
+    assert detected.truth_EHW.shape == (n_events, 56, 56)
+    assert not detected.inputs_ECHW.any()
+    assert not detected.truth_EHW.any()
 
 
 def test_events_are_made_fast_enough() -> None:

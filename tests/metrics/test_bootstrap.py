@@ -10,30 +10,30 @@ def test_the_bootstrap_error_is_the_binomial_one_for_independent_events() -> Non
     rng = np.random.default_rng(1)
     for p in (0.1, 0.5, 0.95):
         passed = (rng.random((4000, 1)) < p).astype(float)
-        found = bootstrap.ratio(passed, np.ones((4000, 1)), bootstrap.bootstrap_weights(4000, seed=2))
+        ratio = bootstrap.ratio(passed, np.ones((4000, 1)), bootstrap.bootstrap_weights(4000, seed=2))
         value = passed.mean()
-        assert found.value[0] == value
-        assert found.total[0] == 4000
+        assert ratio.value[0] == value
+        assert ratio.total[0] == 4000
         # 200 replicas know a 68 % half width to about 7 %: three times that.
-        assert found.uncertainty[0] == pytest.approx(np.sqrt(value * (1 - value) / 4000), rel=0.21)
+        assert ratio.uncertainty[0] == pytest.approx(np.sqrt(value * (1 - value) / 4000), rel=0.21)
 
 
 def test_the_interval_is_the_central_68_percent_of_the_replicas() -> None:
     """Replicas 0.00, 0.01, … 1.00: any other pair of quantiles changes every error bar of every table."""
     share = np.arange(101) / 100
-    found = bootstrap.ratio(np.array([[1.0], [0.0]]), np.ones((2, 1)), np.stack([share, 1 - share], axis=1))
-    assert found.value[0] == 0.5
-    np.testing.assert_allclose(found.replicas[:, 0], share, rtol=1e-6)  # weights are float32
-    np.testing.assert_allclose([found.low[0], found.high[0], found.uncertainty[0]], 0.34, rtol=1e-6)
+    ratio = bootstrap.ratio(np.array([[1.0], [0.0]]), np.ones((2, 1)), np.stack([share, 1 - share], axis=1))
+    assert ratio.value[0] == 0.5
+    np.testing.assert_allclose(ratio.replicas[:, 0], share, rtol=1e-6)  # weights are float32
+    np.testing.assert_allclose([ratio.low[0], ratio.high[0], ratio.uncertainty[0]], 0.34, rtol=1e-6)
 
 
 def test_a_replica_without_trials_counts_as_the_value() -> None:
     """Counted as 0 it would draw the lower end of a thin bin to nothing."""
     weights = np.ones((100, 2), np.float32)
     weights[:30] = 0  # neither event is drawn
-    found = bootstrap.ratio(np.array([[1.0], [0.0]]), np.ones((2, 1)), weights)
-    np.testing.assert_array_equal(found.replicas, 0.5)
-    assert (found.low[0], found.high[0]) == (0, 0)
+    ratio = bootstrap.ratio(np.array([[1.0], [0.0]]), np.ones((2, 1)), weights)
+    np.testing.assert_array_equal(ratio.replicas, 0.5)
+    assert (ratio.low[0], ratio.high[0]) == (0, 0)
 
 
 def test_an_event_weighs_the_product_of_its_units() -> None:
@@ -53,8 +53,8 @@ def test_windows_of_one_event_are_not_independent() -> None:
     """Ten copies in each event: the error is that of the events, √10 times the binomial one of the windows."""
     rng = np.random.default_rng(3)
     passed = 10.0 * (rng.random((1000, 1)) < 0.5)
-    found = bootstrap.ratio(passed, np.full((1000, 1), 10.0), bootstrap.bootstrap_weights(1000, seed=4))
-    assert found.uncertainty[0] == pytest.approx(np.sqrt(0.25 / 1000), rel=0.21)  # as above
+    ratio = bootstrap.ratio(passed, np.full((1000, 1), 10.0), bootstrap.bootstrap_weights(1000, seed=4))
+    assert ratio.uncertainty[0] == pytest.approx(np.sqrt(0.25 / 1000), rel=0.21)  # as above
 
 
 def test_events_that_share_showers_are_not_independent() -> None:
@@ -71,12 +71,12 @@ def test_events_that_share_showers_are_not_independent() -> None:
 def test_certain_bins_get_the_wilson_interval_and_empty_ones_none() -> None:
     passed = np.array([[1.0, 0.0, 0.0]] * 50)
     total = np.array([[1.0, 1.0, 0.0]] * 50)
-    found = bootstrap.ratio(passed, total, bootstrap.bootstrap_weights(50, seed=5))
+    ratio = bootstrap.ratio(passed, total, bootstrap.bootstrap_weights(50, seed=5))
     # Wilson with z = 1 at p = 0 and 1: the interval is 1 / (n + 1) wide.
-    np.testing.assert_allclose([found.low[0], found.high[0]], [1 / 51, 0], atol=1e-12)  # rounding of doubles
-    np.testing.assert_allclose([found.low[1], found.high[1]], [0, 1 / 51], atol=1e-12)
-    assert np.isnan(found.value[2])
-    assert found.total[2] == 0
+    np.testing.assert_allclose([ratio.low[0], ratio.high[0]], [1 / 51, 0], atol=1e-12)  # rounding of doubles
+    np.testing.assert_allclose([ratio.low[1], ratio.high[1]], [0, 1 / 51], atol=1e-12)
+    assert np.isnan(ratio.value[2])
+    assert ratio.total[2] == 0
 
 
 def test_paired_differences_are_more_precise_than_unpaired_ones() -> None:
@@ -100,13 +100,13 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 def test_the_threshold_is_the_lowest_that_keeps_the_rate(levels: int, rate: float) -> None:
     """Against brute force over all scores, with few levels so that most scores are ties."""
     scores = np.random.default_rng(levels).integers(0, levels, 300).astype(float)
-    found = bootstrap.threshold_at_rate(scores, 200, rate)
-    assert (scores >= found).sum() <= rate * 200 or rate * 200 >= len(scores)
+    threshold = bootstrap.threshold_at_rate(scores, 200, rate)
+    assert (scores >= threshold).sum() <= rate * 200 or rate * 200 >= len(scores)
     possible = [t for t in np.unique(scores) if (scores >= t).sum() <= rate * 200]
     if possible:
-        assert found == min(possible)
+        assert threshold == min(possible)
     else:
-        assert found > scores.max()
+        assert threshold > scores.max()
 
 
 def test_a_rate_that_float64_cannot_hold_allows_what_it_says() -> None:
@@ -119,8 +119,8 @@ def test_a_rate_that_float64_cannot_hold_allows_what_it_says() -> None:
 
 
 def test_above_the_best_score_means_just_above() -> None:
-    found = bootstrap.threshold_at_rate(np.array([2.0, 2.0, 1.0]), 1, 0.5)
-    assert 2.0 < found < 2.0 + 1e-12
+    threshold = bootstrap.threshold_at_rate(np.array([2.0, 2.0, 1.0]), 1, 0.5)
+    assert 2.0 < threshold < 2.0 + 1e-12
 
 
 def test_an_efficiency_that_float64_cannot_hold_keeps_what_it_says() -> None:
@@ -171,8 +171,8 @@ def test_a_replica_of_an_auc_weighs_every_pair() -> None:
         both = np.outer(weight * labels, weight * (1 - labels))
         return float((both * ((pair > 0) + (pair == 0) / 2)).sum() / both.sum())
 
-    found = bootstrap.auc_uncertainty(scores, labels, event, weights)
-    assert found == pytest.approx(abs(weighted(0) - weighted(1)) / 2, rel=1e-9)  # another order of summation
+    uncertainty = bootstrap.auc_uncertainty(scores, labels, event, weights)
+    assert uncertainty == pytest.approx(abs(weighted(0) - weighted(1)) / 2, rel=1e-9)  # another order of summation
     assert bootstrap.auc_uncertainty(scores, labels, event, weights[:1]) == 0
     assert np.isnan(bootstrap.auc_uncertainty(scores, np.ones(80), event, weights))
 
@@ -186,5 +186,5 @@ def test_the_error_of_an_auc_is_that_of_independent_samples() -> None:
 
     truth = np.std([bootstrap.auc(*draw()) for _ in range(300)])
     scores, labels = draw()
-    found = bootstrap.auc_uncertainty(scores, labels, np.arange(400), bootstrap.bootstrap_weights(400, seed=1))
-    assert found == pytest.approx(truth, rel=0.35)  # 50 replicas know a standard deviation to 10 %, one sample adds its own
+    uncertainty = bootstrap.auc_uncertainty(scores, labels, np.arange(400), bootstrap.bootstrap_weights(400, seed=1))
+    assert uncertainty == pytest.approx(truth, rel=0.35)  # 50 replicas know a standard deviation to 10 %, one sample adds its own

@@ -6,7 +6,7 @@ import pytest
 from caloedge.errors import UserError
 from caloedge.metrics import energy_images, resolution
 from caloedge.metrics.bootstrap import bootstrap_weights
-from caloedge.metrics.energy_images import EventImages, measure, pixel_closure
+from caloedge.metrics.energy_images import TrueImages, measure, pixel_closure
 from caloedge.metrics.ssim import blur, ssim
 
 UNIT_GEV = 16.0
@@ -17,9 +17,9 @@ def random_truth(n_events: int, seed: int = 1) -> np.ndarray:
     return (rng.exponential(2, (n_events, 56, 56)) * (rng.random((n_events, 56, 56)) < 0.3)).astype(np.float32)
 
 
-def events_of(truth: np.ndarray, unit: float | np.ndarray = UNIT_GEV) -> EventImages:
+def events_of(truth: np.ndarray, unit: float | np.ndarray = UNIT_GEV) -> TrueImages:
     n = len(truth)
-    return EventImages(("one", "other"), np.arange(n) % 2, np.zeros(n), np.broadcast_to(unit, (n,)).astype(float), truth)
+    return TrueImages(("one", "other"), np.arange(n) % 2, np.zeros(n), np.broadcast_to(unit, (n,)).astype(float), truth)
 
 
 def noisy(truth: np.ndarray, size: float, seed: int = 2) -> np.ndarray:
@@ -28,31 +28,31 @@ def noisy(truth: np.ndarray, size: float, seed: int = 2) -> np.ndarray:
 
 def test_a_perfect_reconstruction() -> None:
     truth = random_truth(6)
-    found = measure(events_of(truth), truth / UNIT_GEV)
-    assert found.wmse_E.tolist() == found.relative_E.tolist() == [0] * 6
-    np.testing.assert_allclose(found.ssim_E, 1, rtol=0, atol=1e-12)  # sums in another order
-    np.testing.assert_allclose(found.closure_E, 1, rtol=1e-12)
+    errors = measure(events_of(truth), truth / UNIT_GEV)
+    assert errors.wmse_E.tolist() == errors.relative_E.tolist() == [0] * 6
+    np.testing.assert_allclose(errors.ssim_E, 1, rtol=0, atol=1e-12)  # sums in another order
+    np.testing.assert_allclose(errors.closure_E, 1, rtol=1e-12)
 
 
 def test_figures_of_two_pixels_by_hand() -> None:
     truth, output = np.zeros((1, 56, 56)), np.zeros((1, 1, 56, 56))
     truth[0, 3, 4], truth[0, 50, 9] = 2, 4
     output[0, 0, 3, 4], output[0, 0, 50, 9], output[0, 0, 0, 0] = 3 / 32, 3 / 32, 1 / 32
-    found = measure(events_of(truth, 32.0), output)
-    assert found.wmse_E[0] == pytest.approx((2 * 1 + 4 * 1) / 6)  # the pixel without true energy has no weight
-    assert found.relative_E[0] == pytest.approx(np.sqrt(6 / (8 + 64)))
-    assert found.closure_E[0] == pytest.approx(7 / 6)
+    errors = measure(events_of(truth, 32.0), output)
+    assert errors.wmse_E[0] == pytest.approx((2 * 1 + 4 * 1) / 6)  # the pixel without true energy has no weight
+    assert errors.relative_E[0] == pytest.approx(np.sqrt(6 / (8 + 64)))
+    assert errors.closure_E[0] == pytest.approx(7 / 6)
 
 
 @pytest.mark.parametrize("scale", [0.5, 8.0])
 def test_only_the_relative_error_does_not_depend_on_the_scale_of_energies(scale: float) -> None:
     truth = random_truth(4).astype(float)
     output = noisy(truth, 0.3) / UNIT_GEV
-    found, scaled = measure(events_of(truth), output), measure(events_of(scale * truth, scale * UNIT_GEV), output)
-    np.testing.assert_allclose(scaled.relative_E, found.relative_E, rtol=1e-12)
-    np.testing.assert_allclose(scaled.wmse_E, scale**2 * found.wmse_E, rtol=1e-12)
-    np.testing.assert_allclose(scaled.ssim_E, found.ssim_E, rtol=1e-12)  # in the networks' units nothing has changed
-    np.testing.assert_allclose(scaled.closure_E, found.closure_E, rtol=1e-12)
+    errors, scaled = measure(events_of(truth), output), measure(events_of(scale * truth, scale * UNIT_GEV), output)
+    np.testing.assert_allclose(scaled.relative_E, errors.relative_E, rtol=1e-12)
+    np.testing.assert_allclose(scaled.wmse_E, scale**2 * errors.wmse_E, rtol=1e-12)
+    np.testing.assert_allclose(scaled.ssim_E, errors.ssim_E, rtol=1e-12)  # in the networks' units nothing has changed
+    np.testing.assert_allclose(scaled.closure_E, errors.closure_E, rtol=1e-12)
 
 
 def test_the_relative_error_is_that_of_every_pixel_and_one_for_nothing() -> None:
@@ -70,19 +70,23 @@ def test_figures_are_those_of_the_training() -> None:
 
     truth = random_truth(12)
     output = noisy(truth, 0.5) / UNIT_GEV
-    found = measure(events_of(truth), output)
-    ours, theirs = (torch.from_numpy(np.asarray(of, np.float64))[:, None] for of in (output, truth / UNIT_GEV))
-    each = structural_similarity_index_measure(ours, theirs, kernel_size=11, sigma=1.5, data_range=1.0, reduction="none")
-    assert found.ssim_E.std() > 1e-4  # else the comparison says little
-    np.testing.assert_allclose(found.ssim_E, each.numpy(), rtol=0, atol=1e-6)
-    assert found.wmse_E.mean() == pytest.approx(UNIT_GEV**2 * weighted_mean_square(ours, theirs).item(), rel=1e-6)
-    loss = found.wmse_E.mean() / UNIT_GEV**2 + SSIM_WEIGHT * (1 - found.ssim_E.mean())
-    assert loss == pytest.approx(image_loss(ours, theirs).item(), rel=1e-6)
+    errors = measure(events_of(truth), output)
+    output_tensor, truth_tensor = (
+        torch.from_numpy(np.asarray(image, np.float64))[:, None] for image in (output, truth / UNIT_GEV)
+    )
+    each = structural_similarity_index_measure(
+        output_tensor, truth_tensor, kernel_size=11, sigma=1.5, data_range=1.0, reduction="none"
+    )
+    assert errors.ssim_E.std() > 1e-4  # else the comparison says little
+    np.testing.assert_allclose(errors.ssim_E, each.numpy(), rtol=0, atol=1e-6)
+    assert errors.wmse_E.mean() == pytest.approx(UNIT_GEV**2 * weighted_mean_square(output_tensor, truth_tensor).item(), rel=1e-6)
+    loss = errors.wmse_E.mean() / UNIT_GEV**2 + SSIM_WEIGHT * (1 - errors.ssim_E.mean())
+    assert loss == pytest.approx(image_loss(output_tensor, truth_tensor).item(), rel=1e-6)
 
 
 def test_ssim_sees_structure_and_the_edges() -> None:
-    def similar(one: np.ndarray, other: np.ndarray) -> float:
-        return float(ssim(one, other, *(blur(side) for side in one.shape[1:]))[0])
+    def similar(image: np.ndarray, other_image: np.ndarray) -> float:
+        return float(ssim(image, other_image, *(blur(side) for side in image.shape[1:]))[0])
 
     image = random_truth(1).astype(float) / UNIT_GEV
     assert similar(image, image) == pytest.approx(1, abs=1e-12)
@@ -130,11 +134,11 @@ def test_closure_of_pixels_by_hand() -> None:
 def test_bootstrap_errors_are_those_of_means() -> None:
     values = np.random.default_rng(3).normal(5, 2, 1600)
     values[::200] = np.nan
-    found = energy_images.mean(values, np.where(np.arange(1600) < 1200, 0, 1), 2, bootstrap_weights(1600, 1))
-    assert found.count_B.tolist() == [1194, 398]
-    np.testing.assert_allclose(found.value_B, [np.nanmean(values[:1200]), np.nanmean(values[1200:])])
+    estimate = energy_images.mean(values, np.where(np.arange(1600) < 1200, 0, 1), 2, bootstrap_weights(1600, 1))
+    assert estimate.count_B.tolist() == [1194, 398]
+    np.testing.assert_allclose(estimate.value_B, [np.nanmean(values[:1200]), np.nanmean(values[1200:])])
     # 200 replicas know an error to 6 % or so.
-    np.testing.assert_allclose(found.uncertainty_B, [2 / np.sqrt(1194), 2 / np.sqrt(398)], rtol=0.25)
+    np.testing.assert_allclose(estimate.uncertainty_B, [2 / np.sqrt(1194), 2 / np.sqrt(398)], rtol=0.25)
 
 
 def test_differences_are_paired() -> None:
@@ -142,7 +146,7 @@ def test_differences_are_paired() -> None:
     output = noisy(truth, 0.5) / UNIT_GEV
     events, weights = events_of(truth), bootstrap_weights(200, 1)
     better, worse = measure(events, output), measure(events, output + 0.1 * (output - truth / UNIT_GEV))
-    one, other = (energy_images.mean(of.wmse_E, np.zeros(200), 1, weights) for of in (better, worse))
+    one, other = (energy_images.mean(errors.wmse_E, np.zeros(200), 1, weights) for errors in (better, worse))
     ratio, error = resolution.ratio(other, one)
     assert ratio[0] == pytest.approx(1.21, rel=1e-9)
     assert error[0] < 1e-9 < one.uncertainty_B[0]

@@ -20,25 +20,25 @@ def jets_of(*rows: tuple[int, float, float, float]) -> Jets:
 
 def test_the_closest_are_matched_first_and_only_once() -> None:
     true = jets_of((0, 90, 0.0, 0.0), (0, 50, 0.25, 0.0), (1, 60, 1.0, 2.0))
-    found = jets_of((0, 80, 0.2, 0.0), (1, 55, 1.0, -2.0), (2, 70, 0.0, 0.0))
-    assert match(true, found).tolist() == [-1, 0, -1]  # the harder jet is farther; events and directions matter
-    found = jets_of((0, 80, 0.2, 0.0), (0, 40, 0.05, 0.0))
-    assert match(true, found).tolist() == [1, 0, -1]
+    reconstructed = jets_of((0, 80, 0.2, 0.0), (1, 55, 1.0, -2.0), (2, 70, 0.0, 0.0))
+    assert match(true, reconstructed).tolist() == [-1, 0, -1]  # the harder jet is farther; events and directions matter
+    reconstructed = jets_of((0, 80, 0.2, 0.0), (0, 40, 0.05, 0.0))
+    assert match(true, reconstructed).tolist() == [1, 0, -1]
 
 
 @pytest.mark.parametrize(("apart", "partner"), [(0.29, 0), (0.31, -1)])
 def test_the_distance_counts_over_the_edge_of_phi(apart: float, partner: int) -> None:
-    true, found = jets_of((0, 50, 0, np.pi - 0.1)), jets_of((0, 50, 0, -np.pi - 0.1 + apart))
-    assert match(true, found).tolist() == [partner]
+    true, reconstructed = jets_of((0, 50, 0, np.pi - 0.1)), jets_of((0, 50, 0, -np.pi - 0.1 + apart))
+    assert match(true, reconstructed).tolist() == [partner]
 
 
 def test_what_is_counted() -> None:
     true = jets_of((0, 100, 0, 0), (0, 40, 1, 1), (0, 20, 2, 2), (2, 60, 0, 0))
-    found = jets_of((0, 90, 0, 0), (0, 31, 2, 2), (1, 35, 0, 0), (1, 15, 1, 1), (2, 30, 0, 0))
-    made = pairs(true, found, 4)
-    np.testing.assert_array_equal(made.true_pt_EJ, [[100, 40], [np.nan] * 2, [60, np.nan], [np.nan] * 2])
-    np.testing.assert_array_equal(made.ratio_EJ, [[0.9, np.nan], [np.nan] * 2, [0.5, np.nan], [np.nan] * 2])
-    assert made.extra_E.tolist() == [0, 1, 0, 0]  # that of 31 GeV is a true jet of 20
+    reconstructed = jets_of((0, 90, 0, 0), (0, 31, 2, 2), (1, 35, 0, 0), (1, 15, 1, 1), (2, 30, 0, 0))
+    matched = pairs(true, reconstructed, 4)
+    np.testing.assert_array_equal(matched.true_pt_EJ, [[100, 40], [np.nan] * 2, [60, np.nan], [np.nan] * 2])
+    np.testing.assert_array_equal(matched.ratio_EJ, [[0.9, np.nan], [np.nan] * 2, [0.5, np.nan], [np.nan] * 2])
+    assert matched.extra_E.tolist() == [0, 1, 0, 0]  # that of 31 GeV is a true jet of 20
     nothing = pairs(jets_of(), jets_of(), 2)
     assert nothing.true_pt_EJ.shape == (2, 1)
     assert not np.isfinite(nothing.ratio_EJ).any()
@@ -70,6 +70,6 @@ def test_scaled_and_smeared_images() -> None:
     low = pairs(true, jets(0.3 * truth, lowest_pt_gev=jet_resolution.FOUND_ABOVE_GEV), 120)
     np.testing.assert_allclose(low.ratio_EJ, 0.3, rtol=1e-9)  # a low response loses no jet
     smeared = truth * (1 + 0.1 * rng.standard_normal((120, 56, 56)))
-    found = pairs(true, jets(smeared, lowest_pt_gev=jet_resolution.FOUND_ABOVE_GEV), 120)
+    matched = pairs(true, jets(smeared, lowest_pt_gev=jet_resolution.FOUND_ABOVE_GEV), 120)
     expected = 0.1 * np.hypot(100, 10) / 110
-    assert central_width(np.sort(found.ratio_EJ.ravel())) == pytest.approx(expected, rel=0.2)  # 240 jets: 6 %
+    assert central_width(np.sort(matched.ratio_EJ.ravel())) == pytest.approx(expected, rel=0.2)  # 240 jets: 6 %

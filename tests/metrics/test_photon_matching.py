@@ -25,14 +25,14 @@ def photons_of(*events: list[tuple[float, float]]) -> Photons:
     return Photons(event, position, np.full(len(event), 10.0), np.ones(len(event)))
 
 
-def cheapest(true: np.ndarray, found: np.ndarray) -> float:
+def cheapest(true: np.ndarray, places: np.ndarray) -> float:
     """Return the smallest sum of distances of all assignments of one event, by trying each."""
     best = np.inf
-    for chosen in product(range(-1, len(found)), repeat=len(true)):
-        used = [one for one in chosen if one >= 0]
+    for chosen in product(range(-1, len(places)), repeat=len(true)):
+        used = [index for index in chosen if index >= 0]
         if len(used) != len(set(used)):
             continue
-        apart = [MATCHED_WITHIN if one < 0 else float(np.hypot(*(true[p] - found[one]))) for p, one in enumerate(chosen)]
+        apart = [MATCHED_WITHIN if index < 0 else float(np.hypot(*(true[p] - places[index]))) for p, index in enumerate(chosen)]
         if max(apart) <= MATCHED_WITHIN:
             best = min(best, sum(apart))
     return best
@@ -41,20 +41,20 @@ def cheapest(true: np.ndarray, found: np.ndarray) -> float:
 def test_no_assignment_is_cheaper() -> None:
     rng = np.random.default_rng(1)
     true = [rng.uniform(0, 3, (rng.integers(1, 3), 2)) for _ in range(600)]
-    found = [rng.uniform(-0.5, 3.5, (rng.integers(0, 6), 2)) for _ in range(600)]
-    matches = match(truth_of(*map(list, true)), photons_of(*map(list, found)))
-    first = np.cumsum([0, *map(len, found)])
+    places_by_event = [rng.uniform(-0.5, 3.5, (rng.integers(0, 6), 2)) for _ in range(600)]
+    matches = match(truth_of(*map(list, true)), photons_of(*map(list, places_by_event)))
+    first = np.cumsum([0, *map(len, places_by_event)])
     for event in range(600):
         rows = matches.index_EP[event, : len(true[event])] - first[event]
         assert (matches.index_EP[event, len(true[event]) :] == -1).all()
         taken = matches.index_EP[event][matches.index_EP[event] >= 0]
         assert len(set(taken.tolist())) == len(taken)
         apart = [
-            MATCHED_WITHIN if index < 0 else float(np.hypot(*(place - found[event][row])))
+            MATCHED_WITHIN if index < 0 else float(np.hypot(*(place - places_by_event[event][row])))
             for place, index, row in zip(true[event], matches.index_EP[event], rows, strict=False)
         ]
         assert max(apart) <= MATCHED_WITHIN
-        assert sum(apart) == pytest.approx(cheapest(true[event], found[event]), abs=1e-12)  # sums in another order
+        assert sum(apart) == pytest.approx(cheapest(true[event], places_by_event[event]), abs=1e-12)  # sums in another order
     assert matches.fake_N.sum() == first[-1] - matches.found.sum()
     assert 100 < matches.fake_N.sum() < first[-1] - 100
 
@@ -104,16 +104,19 @@ def test_what_counts_as_split(true: list, found: list, split: tuple[bool, bool])
 def test_the_order_within_an_event_does_not_matter() -> None:
     rng = np.random.default_rng(2)
     true = [list(rng.uniform(10, 14, (2, 2))) for _ in range(300)]
-    found = [list(rng.uniform(9, 15, (rng.integers(0, 5), 2))) for _ in range(300)]
-    straight, turned = photons_of(*found), photons_of(*(places[::-1] for places in found))
-    one, other = match(truth_of(*true), straight), match(truth_of(*true), turned)
-    places = [np.concatenate([of.position_N2, [[-1, -1]]])[m.index_EP] for of, m in ((straight, one), (turned, other))]
+    places_by_event = [list(rng.uniform(9, 15, (rng.integers(0, 5), 2))) for _ in range(300)]
+    straight, reversed_order = photons_of(*places_by_event), photons_of(*(places[::-1] for places in places_by_event))
+    matches, matches_reversed = match(truth_of(*true), straight), match(truth_of(*true), reversed_order)
+    places = [
+        np.concatenate([photons.position_N2, [[-1, -1]]])[m.index_EP]
+        for photons, m in ((straight, matches), (reversed_order, matches_reversed))
+    ]
     np.testing.assert_array_equal(*places)
-    np.testing.assert_array_equal(one.split_EP, other.split_EP)
-    assert one.fake_N.sum() == other.fake_N.sum()
+    np.testing.assert_array_equal(matches.split_EP, matches_reversed.split_EP)
+    assert matches.fake_N.sum() == matches_reversed.fake_N.sum()
     swapped = match(truth_of(*(places[::-1] for places in true)), straight)
-    np.testing.assert_array_equal(swapped.index_EP[:, ::-1], one.index_EP)
-    np.testing.assert_array_equal(swapped.split_EP[:, ::-1], one.split_EP)
+    np.testing.assert_array_equal(swapped.index_EP[:, ::-1], matches.index_EP)
+    np.testing.assert_array_equal(swapped.split_EP[:, ::-1], matches.split_EP)
 
 
 def test_no_photons_at_all() -> None:

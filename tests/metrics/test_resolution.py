@@ -51,7 +51,7 @@ def test_a_weight_counts_a_value_as_often() -> None:
 @pytest.mark.parametrize("shared", [1, 8])
 def test_errors_are_the_scatter_of_repeated_samples(shared: int) -> None:
     """`shared` values come of one shower each, which carries half of the variance."""
-    n, found, errors, ratios, ratio_errors = 800, [], [], [], []
+    n, values, errors, ratios, ratio_errors = 800, [], [], [], []
     rng = np.random.default_rng(5)
     for repeat in range(60):
         shower = np.repeat(np.arange(n // shared), shared)
@@ -61,15 +61,15 @@ def test_errors_are_the_scatter_of_repeated_samples(shared: int) -> None:
             resolution.in_bins(1 + 0.1 * np.sqrt(0.5) * (common + z), np.zeros(n, int), 1, event_weights, resolution.half_width)
             for z in (own, 0.8 * own + 0.6 * other)
         )
-        found.append(one.value_B[0])
+        values.append(one.value_B[0])
         errors.append(one.uncertainty_B[0])
         value, error = resolution.ratio(two, one)
         ratios.append(value[0])
         ratio_errors.append(error[0])
     # The scatter of 60 samples is known to 9 %, and the smallest interval's bootstrap is not exact.
-    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.35)
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.35)
     assert np.mean(ratio_errors) == pytest.approx(np.std(ratios), rel=0.35)
-    unpaired = np.sqrt(2) * np.mean(errors) / np.mean(found)
+    unpaired = np.sqrt(2) * np.mean(errors) / np.mean(values)
     assert np.mean(ratio_errors) < 0.85 * unpaired
 
 
@@ -96,8 +96,8 @@ def test_a_bin_with_too_few_values_has_no_estimate() -> None:
 
 
 def test_edges_belong_to_the_bins_they_open_and_the_last_one_to_the_last() -> None:
-    found = resolution.bin_of(np.array([0.5, 1, 1.5, 2, 3, 3.5, np.nan]), np.array([1.0, 2, 3]))
-    np.testing.assert_array_equal(found, [-1, 0, 0, 1, 1, 2, 2])
+    bins = resolution.bin_of(np.array([0.5, 1, 1.5, 2, 3, 3.5, np.nan]), np.array([1.0, 2, 3]))
+    np.testing.assert_array_equal(bins, [-1, 0, 0, 1, 1, 2, 2])
 
 
 def generated(terms: tuple[float, float, float], n_per_bin: int, seed: int) -> tuple[Estimate, np.ndarray]:
@@ -116,10 +116,10 @@ def test_the_fit_finds_the_terms_that_widths_were_generated_with(terms: tuple[fl
     fit = resolution.fit(*generated(terms, 2500, 7))
     assert fit.ndf == 7
     assert 0.5 < fit.chi2 < 20  # 99 % of the χ² distribution of 7 degrees of freedom lie below 18.5
-    for found, error, wanted in zip(fit.terms_T, fit.uncertainty_T, terms, strict=True):
-        assert error < 0.5 * max(wanted, 0.1)
+    for term, error, expected in zip(fit.terms_T, fit.uncertainty_T, terms, strict=True):
+        assert error < 0.5 * max(expected, 0.1)
         # The smallest interval is 1 % too small with so few values, which is common to all terms.
-        assert abs(found - wanted) < 3.5 * error + 0.01 * wanted
+        assert abs(term - expected) < 3.5 * error + 0.01 * expected
 
 
 def test_the_fit_of_exact_widths_is_exact() -> None:
@@ -137,10 +137,10 @@ def test_the_fit_of_exact_widths_is_exact() -> None:
 def test_terms_are_never_negative_and_no_better_ones_are_on_a_grid() -> None:
     rng = np.random.default_rng(8)
     design, target = rng.uniform(0, 1, (6, 3)), rng.normal(0, 1, (6, 40))
-    found = resolution.non_negative_least_squares(design, target)
-    assert (found >= 0).all()
-    assert ((found == 0).any(axis=0)).sum() > 10
-    left = ((target - design @ found) ** 2).sum(axis=0)
+    solution = resolution.non_negative_least_squares(design, target)
+    assert (solution >= 0).all()
+    assert ((solution == 0).any(axis=0)).sum() > 10
+    left = ((target - design @ solution) ** 2).sum(axis=0)
     grid = np.stack(np.meshgrid(*[np.linspace(0, 3, 31)] * 3), axis=-1).reshape(-1, 3)
     on_grid = ((target[None] - (grid @ design.T)[:, :, None]) ** 2).sum(axis=1).min(axis=0)
     assert (left <= on_grid + 1e-12).all()

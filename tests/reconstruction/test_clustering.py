@@ -11,7 +11,7 @@ from caloedge.detector.crystals.events import GRID, MARGIN
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
 from caloedge.errors import BadData
 from caloedge.reconstruction import cluster_model, cluster_tuning, clustering
-from caloedge.reconstruction.clustering import PARTICLE_FLOW, TUNING, Tuning
+from caloedge.reconstruction.clustering import PARTICLE_FLOW, TUNING, ClusterTuning
 
 BOTH = pytest.mark.parametrize("tuning", [TUNING, PARTICLE_FLOW], ids=["fitted", "particle flow"])
 
@@ -49,29 +49,29 @@ def training(library: ShowerLibrary) -> photon_events.PhotonEvents:
 
 @BOTH
 @pytest.mark.parametrize("inside", [(0.5, 0.5), (0.1, 0.3), (0.85, 0.6), (0.02, 0.5)])
-def test_one_shower_without_noise_is_found_at_its_place(tuning: Tuning, inside: tuple[float, float]) -> None:
+def test_one_shower_without_noise_is_found_at_its_place(tuning: ClusterTuning, inside: tuple[float, float]) -> None:
     place = np.array([20, 31]) + inside
-    found = clustering.reconstruct(shower(*place, 30)[None], tuning)
-    assert found.event_N.tolist() == [0]
+    photons = clustering.reconstruct(shower(*place, 30)[None], tuning)
+    assert photons.event_N.tolist() == [0]
     # The curves were tuned for Geant4 showers, whose profile is another.
-    np.testing.assert_allclose(found.position_N2[0], place, atol=0.06)
-    np.testing.assert_allclose(found.energy_N, 30, rtol=0.03)
+    np.testing.assert_allclose(photons.position_N2[0], place, atol=0.06)
+    np.testing.assert_allclose(photons.energy_N, 30, rtol=0.03)
 
 
 @BOTH
 @pytest.mark.parametrize("ratio", [1, 4])
-def test_two_showers_two_crystals_apart_share_their_energy(tuning: Tuning, ratio: float) -> None:
+def test_two_showers_two_crystals_apart_share_their_energy(tuning: ClusterTuning, ratio: float) -> None:
     places = np.array([[20.4, 30.6], [22.5, 30.3]])
     energies = np.array([20.0, 20.0 / ratio])
     cells = sum(shower(*place, energy) for place, energy in zip(places, energies, strict=True))
-    found = clustering.reconstruct(cells[None], tuning)
-    np.testing.assert_allclose(found.energy_N, energies, rtol=0.05)
+    photons = clustering.reconstruct(cells[None], tuning)
+    np.testing.assert_allclose(photons.energy_N, energies, rtol=0.05)
     # Logarithmic weights leave out the faint crystals on the far side.
-    np.testing.assert_allclose(found.position_N2, places, atol=0.1 if tuning.fitted else 0.2)
+    np.testing.assert_allclose(photons.position_N2, places, atol=0.1 if tuning.fitted else 0.2)
     # The whole 3 × 3 around the weaker one also holds energy of the stronger.
     x, y = np.floor(places[1]).astype(int)
     alone = shower(*places[1], energies[1])[x - 1 : x + 2, y - 1 : y + 2].sum()
-    assert abs(found.energy_N[1] / energies[1] - 1) < cells[x - 1 : x + 2, y - 1 : y + 2].sum() / alone - 1
+    assert abs(photons.energy_N[1] / energies[1] - 1) < cells[x - 1 : x + 2, y - 1 : y + 2].sum() / alone - 1
 
 
 def test_a_photon_that_is_no_local_maximum_is_found_by_its_excess() -> None:
@@ -79,9 +79,9 @@ def test_a_photon_that_is_no_local_maximum_is_found_by_its_excess() -> None:
     cells = (shower(*places[0], 20) + shower(*places[1], 8))[None]
     event, _ = clustering.seeds(cells, TUNING.seed_gev)
     assert event.tolist() == [0]
-    found = clustering.reconstruct(cells, TUNING)
-    np.testing.assert_allclose(found.position_N2, places, atol=0.15)
-    np.testing.assert_allclose(found.energy_N, [20, 8], rtol=0.1)
+    photons = clustering.reconstruct(cells, TUNING)
+    np.testing.assert_allclose(photons.position_N2, places, atol=0.15)
+    np.testing.assert_allclose(photons.energy_N, [20, 8], rtol=0.1)
     assert len(clustering.reconstruct(cells, replace(TUNING, hidden_sigma=np.inf)).event_N) == 1
     alone = clustering.reconstruct(shower(20.3, 30.5, 28)[None], TUNING)
     assert len(alone.event_N) == 1
@@ -93,16 +93,16 @@ def test_shared_fractions_add_up_to_one() -> None:
     crystals = np.array([[20, 20], [20, 21], [21, 21], [40, 40]])
     event = np.zeros(4, int)
     guess = clustering.Clusters(rng.uniform(-0.4, 0.4, (2, 4)), rng.uniform(1, 20, 4), np.zeros(4))
-    mine, total = clustering._expected(guess, crystals, clustering._pairs(event, crystals), TUNING)
+    own, total = clustering._expected(guess, crystals, clustering._pairs(event, crystals), TUNING)
     for x, y in ((20, 20), (20, 21), (21, 21), (21, 20)):
         parts, totals = [], []
         for number in range(3):
             i, j = x - crystals[number, 0] + 1, y - crystals[number, 1] + 1
-            parts.append(mine[i, j, number] / total[i, j, number])
+            parts.append(own[i, j, number] / total[i, j, number])
             totals.append(total[i, j, number])
         np.testing.assert_allclose(totals, totals[0], rtol=1e-12)  # sums of doubles in another order
         np.testing.assert_allclose(sum(parts), 1, rtol=1e-12)
-    np.testing.assert_array_equal(mine[:, :, 3], total[:, :, 3])
+    np.testing.assert_array_equal(own[:, :, 3], total[:, :, 3])
 
 
 def test_energy_is_neither_lost_nor_counted_twice() -> None:
@@ -116,26 +116,26 @@ def test_energy_is_neither_lost_nor_counted_twice() -> None:
 
 
 @BOTH
-def test_moved_mirrored_and_transposed_events_give_moved_mirrored_and_transposed_photons(tuning: Tuning) -> None:
-    one = noisy(1, 12)[0].copy()
-    one[:12] = one[-12:] = one[:, :12] = one[:, -12:] = 0
-    one[20, 20] = 8  # at least one photon far from where the frame was cut
-    start = clustering.reconstruct(one[None], tuning)
+def test_moved_mirrored_and_transposed_events_give_moved_mirrored_and_transposed_photons(tuning: ClusterTuning) -> None:
+    event = noisy(1, 12)[0].copy()
+    event[:12] = event[-12:] = event[:, :12] = event[:, -12:] = 0
+    event[20, 20] = 8  # at least one photon far from the edge of the frame
+    start = clustering.reconstruct(event[None], tuning)
     assert len(start.event_N) >= 1
 
-    def sorted_rows(found: photon_events.Photons) -> np.ndarray:
-        rows = np.column_stack([found.position_N2, found.energy_N, found.score_N])
+    def sorted_rows(photons: photon_events.Photons) -> np.ndarray:
+        rows = np.column_stack([photons.position_N2, photons.energy_N, photons.score_N])
         return rows[np.lexsort(rows.T)]
 
     def expect(cells: np.ndarray, moved: np.ndarray) -> None:
         expected = photon_events.Photons(start.event_N, moved, start.energy_N, start.score_N)
-        found = clustering.reconstruct(cells[None], tuning)
+        photons = clustering.reconstruct(cells[None], tuning)
         # Sums run in another order, and iteration stops at changes below 1e-3.
-        np.testing.assert_allclose(sorted_rows(found), sorted_rows(expected), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(sorted_rows(photons), sorted_rows(expected), rtol=1e-6, atol=1e-6)
 
-    expect(np.roll(one, (4, -7), (0, 1)), start.position_N2 + np.array([4, -7]))
-    expect(one[::-1], np.column_stack([GRID - start.position_N2[:, 0], start.position_N2[:, 1]]))
-    expect(one.T, start.position_N2[:, ::-1])
+    expect(np.roll(event, (4, -7), (0, 1)), start.position_N2 + np.array([4, -7]))
+    expect(event[::-1], np.column_stack([GRID - start.position_N2[:, 0], start.position_N2[:, 1]]))
+    expect(event.T, start.position_N2[:, ::-1])
 
 
 def test_of_equal_neighbours_exactly_one_is_a_seed() -> None:
@@ -164,10 +164,10 @@ def test_seeds_are_local_maxima_away_from_the_border() -> None:
 
 @BOTH
 @pytest.mark.parametrize("n_events", [0, 3])
-def test_empty_events_have_no_photons(tuning: Tuning, n_events: int) -> None:
-    found = clustering.reconstruct(np.zeros((n_events, GRID, GRID), np.float32), tuning)
-    assert found.position_N2.shape == (0, 2)
-    assert len(found.event_N) == len(found.energy_N) == len(found.score_N) == 0
+def test_empty_events_have_no_photons(tuning: ClusterTuning, n_events: int) -> None:
+    photons = clustering.reconstruct(np.zeros((n_events, GRID, GRID), np.float32), tuning)
+    assert photons.position_N2.shape == (0, 2)
+    assert len(photons.event_N) == len(photons.energy_N) == len(photons.score_N) == 0
     position, energy = clustering.shared(
         np.zeros((n_events, GRID, GRID), np.float32), np.empty(0, int), np.empty((0, 2), int), tuning
     )
@@ -176,7 +176,7 @@ def test_empty_events_have_no_photons(tuning: Tuning, n_events: int) -> None:
 
 
 @BOTH
-def test_an_event_full_of_energy_gives_finite_photons_near_their_seeds(tuning: Tuning) -> None:
+def test_an_event_full_of_energy_gives_finite_photons_near_their_seeds(tuning: ClusterTuning) -> None:
     cells = np.random.default_rng(2).uniform(0, 100, (2, GRID, GRID)).astype(np.float32)
     event, crystal = clustering.seeds(cells, tuning.seed_gev)
     assert len(event) > 300
@@ -184,14 +184,14 @@ def test_an_event_full_of_energy_gives_finite_photons_near_their_seeds(tuning: T
     assert np.abs(position - crystal - 0.5).max() <= clustering.FARTHEST
     assert np.isfinite(energy).all()
     assert (energy > 0).all()
-    found = clustering.reconstruct(cells, tuning)
-    assert len(found.event_N) >= len(event)
-    for values in (found.position_N2, found.energy_N, found.score_N):
+    photons = clustering.reconstruct(cells, tuning)
+    assert len(photons.event_N) >= len(event)
+    for values in (photons.position_N2, photons.energy_N, photons.score_N):
         assert np.isfinite(values).all()
 
 
 @BOTH
-def test_a_seed_on_nothing_gets_almost_nothing(tuning: Tuning) -> None:
+def test_a_seed_on_nothing_gets_almost_nothing(tuning: ClusterTuning) -> None:
     cells = shower(20.5, 20.5, 10)[None]
     _, energy = clustering.shared(cells, np.zeros(2, int), np.array([[20, 20], [40, 40]]), tuning)
     assert energy[0] == pytest.approx(10, rel=0.05)
@@ -200,7 +200,7 @@ def test_a_seed_on_nothing_gets_almost_nothing(tuning: Tuning) -> None:
 
 @BOTH
 def test_photons_of_an_event_depend_neither_on_the_others_nor_on_their_order(
-    tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+    tuning: ClusterTuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = noisy(40, 5)
     together = clustering.reconstruct(cells, tuning)
@@ -212,18 +212,18 @@ def test_photons_of_an_event_depend_neither_on_the_others_nor_on_their_order(
     np.testing.assert_array_equal(batched.event_N, together.event_N)
     for event in range(40):
         alone = clustering.reconstruct(cells[event : event + 1], tuning)
-        mine, at = together.event_N == event, shuffled.event_N == int(np.flatnonzero(order == event)[0])
+        in_event, in_shuffled = together.event_N == event, shuffled.event_N == int(np.flatnonzero(order == event)[0])
         for field in ("position_N2", "energy_N", "score_N"):
-            expected = getattr(together, field)[mine]
+            expected = getattr(together, field)[in_event]
             # Products of matrices may round differently for other sizes.
             np.testing.assert_allclose(getattr(alone, field), expected, rtol=1e-12)
-            np.testing.assert_allclose(getattr(shuffled, field)[at], expected, rtol=1e-12)
-            np.testing.assert_allclose(getattr(batched, field)[mine], expected, rtol=1e-12)
+            np.testing.assert_allclose(getattr(shuffled, field)[in_shuffled], expected, rtol=1e-12)
+            np.testing.assert_allclose(getattr(batched, field)[in_event], expected, rtol=1e-12)
 
 
 def test_photons_are_in_the_order_of_their_events() -> None:
-    found = clustering.reconstruct(noisy(60, 8), TUNING)
-    assert (np.diff(found.event_N) >= 0).all()
+    photons = clustering.reconstruct(noisy(60, 8), TUNING)
+    assert (np.diff(photons.event_N) >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -254,9 +254,9 @@ def test_quality_of_photons_counted_by_hand() -> None:
         events.CrystalEvents(np.zeros((2, GRID, GRID)), impact, energy, np.zeros((2, 2), int)), np.array([1, 0])
     )
     position = np.array([[10.4, 10.5], [10.7, 10.5], [12.2, 11], [20.5, 22], [40, 40]])
-    found = photon_events.Photons(np.array([0, 0, 0, 1, 1]), position, np.ones(5), np.array([5.0, 5, 5, 5, 1]))
-    assert cluster_tuning.quality(found, composed, 0) == pytest.approx(2 * 2 / (3 + 5))
-    assert cluster_tuning.quality(found, composed, 2) == pytest.approx(2 * 2 / (3 + 4))
+    photons = photon_events.Photons(np.array([0, 0, 0, 1, 1]), position, np.ones(5), np.array([5.0, 5, 5, 5, 1]))
+    assert cluster_tuning.quality(photons, composed, 0) == pytest.approx(2 * 2 / (3 + 5))
+    assert cluster_tuning.quality(photons, composed, 2) == pytest.approx(2 * 2 / (3 + 4))
 
 
 def test_the_shipped_constants_are_what_tune_finds(library: ShowerLibrary, training: photon_events.PhotonEvents) -> None:
@@ -266,8 +266,8 @@ def test_the_shipped_constants_are_what_tune_finds(library: ShowerLibrary, train
     assert len(sample.energy_S) > 4000
     for tuning in (TUNING, PARTICLE_FLOW):
         for field in ("log_curve", "fit_curve", "response"):
-            found = getattr(cluster_tuning.with_curve(tuning, sample), field)
-            np.testing.assert_allclose(getattr(tuning, field), found, atol=1e-4)  # five digits are kept
+            constants = getattr(cluster_tuning.with_curve(tuning, sample), field)
+            np.testing.assert_allclose(getattr(tuning, field), constants, atol=1e-4)  # five digits are kept
 
 
 def test_the_shipped_positions_are_the_narrowest(training: photon_events.PhotonEvents) -> None:
@@ -285,7 +285,7 @@ def test_the_shipped_positions_are_the_narrowest(training: photon_events.PhotonE
 def test_the_shipped_thresholds_have_the_highest_quality(training: photon_events.PhotonEvents) -> None:
     part = cluster_tuning.first_events(training, cluster_tuning.THRESHOLD_EVENTS)
 
-    def quality(tuning: Tuning) -> float:
+    def quality(tuning: ClusterTuning) -> float:
         return cluster_tuning.quality(clustering.reconstruct(part.crystals.cells_EXY, tuning), part, tuning.best_score)
 
     best = quality(TUNING)
@@ -309,8 +309,8 @@ def test_energies_and_positions_of_showers_not_used_for_tuning(library: ShowerLi
     ratio = cluster_tuning.widths(response, sample.energy_S) / cluster_tuning.widths(centred, sample.energy_S)
     assert (ratio < [0.95, 0.9, 0.85, 0.95]).all()  # against the sum of the 3 × 3
     errors = position - sample.crystal_S2 - 0.5 - sample.offset_S2
-    found = cluster_tuning.widths(errors.ravel(), np.repeat(sample.energy_S, 2))
-    assert (found < [0.26, 0.125, 0.055, 0.022]).all()
+    widths = cluster_tuning.widths(errors.ravel(), np.repeat(sample.energy_S, 2))
+    assert (widths < [0.26, 0.125, 0.055, 0.022]).all()
 
 
 def test_tune_finds_the_same_constants_again(library: ShowerLibrary, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from caloedge.detector.images.response import (
     NEUTRAL_HADRON,
     PION,
     PIXELS,
-    EventImages,
+    DetectorImages,
     Particles,
     images,
     toy_particles,
@@ -23,7 +23,7 @@ ROW, COLUMN = 28, 40
 PHI = (COLUMN + 0.3) * 2 * np.pi / PIXELS - np.pi
 
 
-def single(species: tuple[int, ...], charge: int, energy_gev: float, field: float, phi: float = PHI) -> EventImages:
+def single(species: tuple[int, ...], charge: int, energy_gev: float, field: float, phi: float = PHI) -> DetectorImages:
     """Put the same particles into one pixel of every event."""
     n = len(species)
     event = np.repeat(np.arange(N), n)
@@ -36,11 +36,11 @@ def single(species: tuple[int, ...], charge: int, energy_gev: float, field: floa
 @pytest.mark.parametrize("species", [PION, NEUTRAL_HADRON])
 def test_neutral_particles_are_calibrated(species: int) -> None:
     seen = single((species,), 0, 10.0, FIELD_ON)
-    found = particle_flow(seen.inputs_ECHW, np.full(N, FIELD_ON))
-    assert found.dtype == np.float32
-    assert (found.sum(axis=(1, 2)) == found[:, ROW, COLUMN]).all()
+    energy = particle_flow(seen.inputs_ECHW, np.full(N, FIELD_ON))
+    assert energy.dtype == np.float32
+    assert (energy.sum(axis=(1, 2)) == energy[:, ROW, COLUMN]).all()
     # The scales were tuned where pixels hold several particles.
-    assert found[:, ROW, COLUMN].mean() == pytest.approx(10, rel=0.1)
+    assert energy[:, ROW, COLUMN].mean() == pytest.approx(10, rel=0.1)
     naive = seen.inputs_ECHW[:, :2].sum(axis=(1, 2, 3))
     assert abs(naive.mean() - 10) > 0.1
 
@@ -50,10 +50,10 @@ def test_neutral_particles_are_calibrated(species: int) -> None:
 @pytest.mark.parametrize("energy_gev", [1.0, 3.0, 20.0])
 def test_a_charged_hadron_is_counted_once_and_where_it_was_produced(charge: int, field: float, energy_gev: float) -> None:
     seen = single((CHARGED_HADRON,), charge, energy_gev, field)
-    found = particle_flow(seen.inputs_ECHW, np.full(N, field))
-    at_home = found[:, ROW, COLUMN]
+    energy = particle_flow(seen.inputs_ECHW, np.full(N, field))
+    at_home = energy[:, ROW, COLUMN]
     assert at_home.mean() == pytest.approx(energy_gev, rel=0.05)
-    rest = found.sum(axis=(1, 2)) - at_home
+    rest = energy.sum(axis=(1, 2)) - at_home
     # An excess above two standard deviations is one in forty, and 5 % of the tracks' energies are wrong by 10 %.
     assert rest.mean() < 0.03 * energy_gev
     if field and energy_gev == 1.0:  # it hits more than four columns away
@@ -63,9 +63,11 @@ def test_a_charged_hadron_is_counted_once_and_where_it_was_produced(charge: int,
 
 def test_a_field_that_is_not_told_takes_the_deposit_for_another_particle() -> None:
     seen = single((CHARGED_HADRON,), 1, 3.0, FIELD_ON)
-    told, untold = (particle_flow(seen.inputs_ECHW, np.full(N, field)).sum(axis=(1, 2)).mean() for field in (FIELD_ON, 0.0))
-    assert told == pytest.approx(3, rel=0.05)
-    assert untold > 5
+    with_field, without_field = (
+        particle_flow(seen.inputs_ECHW, np.full(N, field)).sum(axis=(1, 2)).mean() for field in (FIELD_ON, 0.0)
+    )
+    assert with_field == pytest.approx(3, rel=0.05)
+    assert without_field > 5
 
 
 @pytest.mark.parametrize("charge", [-1, 1])
@@ -73,14 +75,14 @@ def test_a_hadron_that_bends_over_the_edge_is_counted_once(charge: int) -> None:
     seen = single((CHARGED_HADRON,), charge, 1.5, FIELD_ON, charge * (np.pi - 0.05))
     hit = seen.inputs_ECHW[:, 1].sum(axis=(0, 1)).nonzero()[0]
     assert (np.abs(hit - (0 if charge < 0 else PIXELS - 1)) > PIXELS // 2).all()  # on the other side
-    found = particle_flow(seen.inputs_ECHW, np.full(N, FIELD_ON))
-    assert found.sum(axis=(1, 2)).mean() == pytest.approx(1.5, rel=0.05)
+    energy = particle_flow(seen.inputs_ECHW, np.full(N, FIELD_ON))
+    assert energy.sum(axis=(1, 2)).mean() == pytest.approx(1.5, rel=0.05)
 
 
 def test_a_neutral_hadron_below_a_track_is_an_excess() -> None:
     seen = single((CHARGED_HADRON, NEUTRAL_HADRON), 1, 8.0, 0.0)
-    found = particle_flow(seen.inputs_ECHW, np.zeros(N))[:, ROW, COLUMN]
-    assert found.mean() == pytest.approx(16, rel=0.08)
+    energy = particle_flow(seen.inputs_ECHW, np.zeros(N))[:, ROW, COLUMN]
+    assert energy.mean() == pytest.approx(16, rel=0.08)
 
 
 @pytest.mark.parametrize(("bend", "width"), [(0.0, 1e-3), (0.4, 0.02), (-4.46, 0.22), (13.3, 0.66)])
@@ -99,8 +101,8 @@ def test_each_step_beats_the_naive_one() -> None:
     seen = images(toy_particles(60, 1200, rng), 60, field, rng)
     inputs, truth = seen.inputs_ECHW, seen.truth_EHW.astype(float)
 
-    def wmse(found: np.ndarray) -> float:
-        return float(((truth * (found - truth) ** 2).sum(axis=(1, 2)) / truth.sum(axis=(1, 2))).mean())
+    def wmse(energy: np.ndarray) -> float:
+        return float(((truth * (energy - truth) ** 2).sum(axis=(1, 2)) / truth.sum(axis=(1, 2))).mean())
 
     flow, total = wmse(particle_flow(inputs, field)), wmse(calorimeter_sum(inputs))
     naive, tracks_too = wmse(inputs[:, :2].sum(axis=1)), wmse(inputs.sum(axis=1))
@@ -126,8 +128,8 @@ def test_scales_minimise_the_weighted_error() -> None:
     best = calibrated(seen.inputs_ECHW, truth)
 
     def wmse(scales: Calibration) -> float:
-        found = calorimeter_sum(seen.inputs_ECHW, scales)
-        return float(((truth * (found - truth) ** 2).sum(axis=(1, 2)) / truth.sum(axis=(1, 2))).mean())
+        energy = calorimeter_sum(seen.inputs_ECHW, scales)
+        return float(((truth * (energy - truth) ** 2).sum(axis=(1, 2)) / truth.sum(axis=(1, 2))).mean())
 
     for other in (
         Calibration(best.emcal + 0.02, best.hcal), Calibration(best.emcal - 0.02, best.hcal),

@@ -1,4 +1,4 @@
-"""Shower shapes: the window, and the variables against values computed by hand, turned windows and empty ones."""
+"""Shower shapes: the window, and the variables against values computed by hand, flipped windows and empty ones."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_the_window_is_centred_on_the_highest_crystal() -> None:
 def test_variables_of_a_window_computed_by_hand() -> None:
     window = np.zeros((1, 5, 5), np.float32)
     window[0, 2, 2], window[0, 3, 2], window[0, 2, 3], window[0, 4, 2] = 10, 4, 1, 1
-    found = dict(zip(NAMES, variables(window)[0], strict=True))
+    values = dict(zip(NAMES, variables(window)[0], strict=True))
     x_mean, y_mean = (4 + 2) / 16, 1 / 16
     xx, yy, xy = (4 + 4) / 16 - x_mean**2, 1 / 16 - y_mean**2, -x_mean * y_mean
     matrix = np.linalg.eigh([[xx, xy], [xy, yy]])
@@ -51,15 +51,15 @@ def test_variables_of_a_window_computed_by_hand() -> None:
         "root_mass": np.sqrt(mass_gev / 0.1349768),
     }
     assert list(expected) == NAMES
-    assert found == pytest.approx(expected, rel=1e-9)  # sums of doubles
+    assert values == pytest.approx(expected, rel=1e-9)  # sums of doubles
 
 
 def test_a_window_turned_or_mirrored_has_the_same_variables() -> None:
     rng = np.random.default_rng(1)
     windows = rng.gamma(0.3, 4, (200, 5, 5)).astype(np.float32)
     windows[:, 2, 2] += 8
-    for turned in (windows[:, ::-1], windows[:, :, ::-1], windows.swapaxes(1, 2), np.rot90(windows, axes=(1, 2))):
-        np.testing.assert_array_equal(oriented(turned), oriented(windows))
+    for view in (windows[:, ::-1], windows[:, :, ::-1], windows.swapaxes(1, 2), np.rot90(windows, axes=(1, 2))):
+        np.testing.assert_array_equal(oriented(view), oriented(windows))
     for axis in (1, 2):
         profile = oriented(windows).sum(axis=3 - axis)
         assert (profile[:, 3:].sum(axis=1) >= profile[:, :2].sum(axis=1)).all()
@@ -69,9 +69,9 @@ def test_a_window_turned_or_mirrored_has_the_same_variables() -> None:
 def test_empty_neighbours_give_numbers(energy: float) -> None:
     window = np.zeros((1, 5, 5), np.float32)
     window[0, 2, 2] = energy
-    found = variables(window)
-    assert np.isfinite(found).all()
-    assert np.isfinite(scaled(found)).all()
-    named = dict(zip(NAMES, found[0], strict=True))
+    values = variables(window)
+    assert np.isfinite(values).all()
+    assert np.isfinite(scaled(values)).all()
+    named = dict(zip(NAMES, values[0], strict=True))
     assert named["e2_e1"] == named["width_x"] == named["major"] == named["root_mass"] == named["log_kurtosis"] == 0
     assert named["e1_e9"] == named["e9_e25"] == (energy > 0)

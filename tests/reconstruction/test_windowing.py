@@ -5,7 +5,7 @@ from math import hypot
 
 import numpy as np
 import pytest
-from turning import turned
+from orienting import orient
 
 from caloedge.detector.crystals.events import GRID, MARGIN, SEED_THRESHOLD_GEV, WINDOW
 from caloedge.reconstruction import windowing
@@ -31,11 +31,13 @@ def random_codes(n_events: int, seed: int, share: float = 0.01) -> np.ndarray:
 def random_groups(codes: np.ndarray, seed: int) -> tuple[CodeWindows, Groups]:
     """Return groups of any size; most of their windows stand close to each other."""
     rng = np.random.default_rng(seed)
-    cut = windowing.extract(codes)
-    near = np.abs(cut.crystal_W2 - rng.integers(10, 40, (len(codes), 2))[cut.event_W]).max(axis=1) <= 2
-    chance = np.where(near, rng.choice([0.1, 0.4, 1], len(codes))[cut.event_W], 0.002)
+    extracted = windowing.extract(codes)
+    near = np.abs(extracted.crystal_W2 - rng.integers(10, 40, (len(codes), 2))[extracted.event_W]).max(axis=1) <= 2
+    chance = np.where(near, rng.choice([0.1, 0.4, 1], len(codes))[extracted.event_W], 0.002)
     score = np.where(rng.random(len(near)) < chance, rng.integers(0, 4, len(near)), -1)
-    return cut, windowing.grouped(cut.event_W, cut.crystal_W2, windowing.top_k(cut.event_W, cut.key, score, 0))
+    return extracted, windowing.grouped(
+        extracted.event_W, extracted.crystal_W2, windowing.top_k(extracted.event_W, extracted.key, score, 0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def codes() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def made(codes: np.ndarray) -> tuple[CodeWindows, Groups]:
+def grouped(codes: np.ndarray) -> tuple[CodeWindows, Groups]:
     return random_groups(codes, 2)
 
 
@@ -53,10 +55,12 @@ def made(codes: np.ndarray) -> tuple[CodeWindows, Groups]:
 
 def test_digitised_rounds_half_to_even_and_saturates() -> None:
     lsb = 2.0**-windowing.CODE_FRACTION
-    given = np.array([0, -0.0, 0.49, 0.5, 0.51, 1.5, 2.5, 3.5, 4094.4, 4094.5, 4095.4, 4096, 1e9], np.float32) * np.float32(lsb)
-    found = windowing.digitised(given)
-    assert found.dtype == np.uint16
-    assert found.tolist() == [0, 0, 0, 0, 1, 2, 2, 4, 4094, 4094, TOP, TOP, TOP]
+    energies = np.array([0, -0.0, 0.49, 0.5, 0.51, 1.5, 2.5, 3.5, 4094.4, 4094.5, 4095.4, 4096, 1e9], np.float32) * np.float32(
+        lsb
+    )
+    digitised = windowing.digitised(energies)
+    assert digitised.dtype == np.uint16
+    assert digitised.tolist() == [0, 0, 0, 0, 1, 2, 2, 4, 4094, 4094, TOP, TOP, TOP]
 
 
 def test_every_code_comes_back_from_its_energy() -> None:
@@ -71,37 +75,37 @@ def test_the_threshold_is_the_seed_threshold() -> None:
 # Windows
 
 
-def slow_cut(codes: np.ndarray) -> Iterator[tuple[int, int, int, list[list[int]]]]:
+def slow_extract(codes: np.ndarray) -> Iterator[tuple[int, int, int, list[list[int]]]]:
     for event in range(len(codes)):
-        one = codes[event].tolist()
+        event_codes = codes[event].tolist()
         for x in range(3, 48):
             for y in range(3, 48):
-                if one[x][y] > 16:
-                    yield event, x, y, [row[y - 3 : y + 4] for row in one[x - 3 : x + 4]]
+                if event_codes[x][y] > 16:
+                    yield event, x, y, [row[y - 3 : y + 4] for row in event_codes[x - 3 : x + 4]]
 
 
-def test_windows_are_cut_around_crystals_above_the_threshold() -> None:
+def test_windows_are_extracted_around_crystals_above_the_threshold() -> None:
     codes = random_codes(25, 3)
-    found = windowing.extract(codes)
-    expected = list(slow_cut(codes))
+    extracted = windowing.extract(codes)
+    expected = list(slow_extract(codes))
     assert len(expected) > 500
     assert codes[:, 3:-3, 3:-3].max() == TOP
     assert (codes[:, 3:-3, 3:-3] == 16).any(), "the case was not met"
     assert [(e, x, y) for e, x, y, _ in expected] == list(
-        zip(found.event_W.tolist(), *found.crystal_W2.T.tolist(), strict=True)
+        zip(extracted.event_W.tolist(), *extracted.crystal_W2.T.tolist(), strict=True)
     )  # in this order
-    assert found.codes_WXY.dtype == np.uint16
-    np.testing.assert_array_equal(found.codes_WXY, [window for *_, window in expected])
-    assert {int(v) for v in found.crystal_W2.ravel()} >= {3, 47}
-    np.testing.assert_array_equal(found.key, [51 * x + y for _, x, y, _ in expected])
+    assert extracted.codes_WXY.dtype == np.uint16
+    np.testing.assert_array_equal(extracted.codes_WXY, [window for *_, window in expected])
+    assert {int(v) for v in extracted.crystal_W2.ravel()} >= {3, 47}
+    np.testing.assert_array_equal(extracted.key, [51 * x + y for _, x, y, _ in expected])
 
 
-def test_cut_takes_views_of_any_order() -> None:
+def test_extract_takes_views_of_any_order() -> None:
     codes = random_codes(3, 4)
     for view in (codes.swapaxes(1, 2), codes[:, ::-1], codes[::2]):
-        given, copied = windowing.extract(view), windowing.extract(np.ascontiguousarray(view))
-        np.testing.assert_array_equal(given.codes_WXY, copied.codes_WXY)
-        np.testing.assert_array_equal(given.crystal_W2, copied.crystal_W2)
+        extracted, copied = windowing.extract(view), windowing.extract(np.ascontiguousarray(view))
+        np.testing.assert_array_equal(extracted.codes_WXY, copied.codes_WXY)
+        np.testing.assert_array_equal(extracted.crystal_W2, copied.crystal_W2)
 
 
 # The best
@@ -110,8 +114,8 @@ def test_cut_takes_views_of_any_order() -> None:
 def slow_best(event: list[int], key: list[int], score: list[float], threshold: float) -> list[int]:
     chosen = []
     for e in sorted(set(event)):
-        mine = [w for w in range(len(event)) if event[w] == e and score[w] >= threshold]
-        chosen += sorted(mine, key=lambda w: (-score[w], key[w]))[:4]
+        candidates = [w for w in range(len(event)) if event[w] == e and score[w] >= threshold]
+        chosen += sorted(candidates, key=lambda w: (-score[w], key[w]))[:4]
     return chosen
 
 
@@ -123,11 +127,11 @@ def test_the_best_are_the_highest_scores_and_then_the_lowest_keys(kind: type) ->
         key = np.concatenate([rng.permutation(2601)[: (event == e).sum()] for e in np.unique(event)])
         score = rng.integers(-3, 4, len(event)).astype(kind)  # many ties
         for threshold in (-10, 0, 1, 3, 4):
-            found = windowing.top_k(event, key, score, threshold)
+            best = windowing.top_k(event, key, score, threshold)
             expected = slow_best(event.tolist(), key.tolist(), score.tolist(), threshold)
-            assert found.tolist() == expected, f"case {case}, threshold {threshold}"
+            assert best.tolist() == expected, f"case {case}, threshold {threshold}"
             if threshold == -10:
-                assert max(np.bincount(event[found])) <= TOP_K
+                assert max(np.bincount(event[best])) <= TOP_K
 
 
 def test_the_best_do_not_depend_on_the_order_of_an_events_windows() -> None:
@@ -149,22 +153,22 @@ def test_the_best_do_not_depend_on_the_order_of_an_events_windows() -> None:
 def slow_others(event: np.ndarray, crystal: np.ndarray, window: np.ndarray) -> tuple[list[list[int]], list[list[float]]]:
     others, weights = [], []
     for member in range(len(window)):
-        mine = [m for m in range(len(window)) if event[window[m]] == event[window[member]] and m != member]
-        apart = [hypot(*(crystal[window[m]] - crystal[window[member]])) for m in mine]
-        others.append(mine + [-1] * (3 - len(mine)))
-        weights.append([1 - dr / 3 if dr < 3 else 0.0 for dr in apart] + [0.0] * (3 - len(mine)))
+        companions = [m for m in range(len(window)) if event[window[m]] == event[window[member]] and m != member]
+        apart = [hypot(*(crystal[window[m]] - crystal[window[member]])) for m in companions]
+        others.append(companions + [-1] * (3 - len(companions)))
+        weights.append([1 - dr / 3 if dr < 3 else 0.0 for dr in apart] + [0.0] * (3 - len(companions)))
     return others, weights
 
 
-def test_the_others_of_a_member_by_rank_with_their_weights(made: tuple[CodeWindows, Groups]) -> None:
-    cut, group = made
-    others, weights = slow_others(cut.event_W, cut.crystal_W2, group.window_M)
+def test_the_others_of_a_member_by_rank_with_their_weights(grouped: tuple[CodeWindows, Groups]) -> None:
+    extracted, group = grouped
+    others, weights = slow_others(extracted.event_W, extracted.crystal_W2, group.window_M)
     assert group.others_MK.tolist() == others
     assert group.weight_MK.dtype == np.float32
     # The same operations in double precision, rounded once.
     np.testing.assert_array_equal(group.weight_MK, np.array(weights).astype(np.float32))
-    np.testing.assert_array_equal(group.event_M, cut.event_W[group.window_M])
-    np.testing.assert_array_equal(group.crystal_M2, cut.crystal_W2[group.window_M])
+    np.testing.assert_array_equal(group.event_M, extracted.event_W[group.window_M])
+    np.testing.assert_array_equal(group.crystal_M2, extracted.crystal_W2[group.window_M])
     sizes = np.bincount(group.event_M)
     assert set(sizes[sizes > 0].tolist()) == {1, 2, 3, 4}
     assert len(np.unique(group.weight_MK)) == 6, "0 and the five distances √1 … √8 are met"
@@ -189,7 +193,7 @@ def slow_features(codes_MXY: np.ndarray, group: Groups) -> np.ndarray:
     for member, window in enumerate(codes_MXY.tolist()):
         others = [other for other in group.others_MK[member].tolist() if other >= 0]
         steps = [tuple((group.crystal_M2[other] - group.crystal_M2[member]).tolist()) for other in others]
-        window, steps, _ = turned(window, steps)
+        window, steps, _ = orient(window, steps)
         exponent = window[3][3].bit_length() - 1
         cells = [int(code * 2.0 ** (7 - exponent)) for line in window for code in line]
         marks = [0] * 24
@@ -202,31 +206,35 @@ def slow_features(codes_MXY: np.ndarray, group: Groups) -> np.ndarray:
     return np.array(rows)
 
 
-def test_windows_are_turned_the_way_their_core_says(codes: np.ndarray, made: tuple[CodeWindows, Groups]) -> None:
-    cut, group = made
-    windows = cut.codes_WXY[group.window_M]
-    turn = windowing.orientations(windows)
-    assert set(turn.tolist()) == set(range(8))
-    found = np.take_along_axis(windows.reshape(-1, 49), windowing.CELL_OF_ORIENTATION[turn], axis=1).reshape(windows.shape)
+def test_windows_are_oriented_by_their_core(codes: np.ndarray, grouped: tuple[CodeWindows, Groups]) -> None:
+    extracted, group = grouped
+    windows = extracted.codes_WXY[group.window_M]
+    orientation = windowing.orientations(windows)
+    assert set(orientation.tolist()) == set(range(8))
+    oriented_windows = np.take_along_axis(windows.reshape(-1, 49), windowing.CELL_OF_ORIENTATION[orientation], axis=1).reshape(
+        windows.shape
+    )
     for member in range(0, len(windows), 7):
-        expected, _, done = turned(windows[member].tolist(), [])
-        assert found[member].tolist() == expected
+        expected, _, steps = orient(windows[member].tolist(), [])
+        assert oriented_windows[member].tolist() == expected
         assert (
-            turn[member]
-            == ("x" in done) * windowing.FLIP_X + ("y" in done) * windowing.FLIP_Y + ("swap" in done) * windowing.SWAP
+            orientation[member]
+            == ("x" in steps) * windowing.FLIP_X + ("y" in steps) * windowing.FLIP_Y + ("swap" in steps) * windowing.SWAP
         )
-    assert not windowing.orientations(found).any(), "what was turned stays"
+    assert not windowing.orientations(oriented_windows).any(), "an oriented window stays as it is"
 
 
 def test_all_eight_views_of_a_window_become_one() -> None:
     window = np.random.default_rng(3).integers(0, TOP + 1, (7, 7)).astype(np.uint16)
     views = [np.rot90(flipped, k) for flipped in (window, window[::-1]) for k in range(4)]
-    turn = windowing.orientations(np.stack(views))
-    assert sorted(turn.tolist()) == list(range(8))
-    assert len({view.ravel()[windowing.CELL_OF_ORIENTATION[t]].tobytes() for view, t in zip(views, turn, strict=True)}) == 1
+    orientation = windowing.orientations(np.stack(views))
+    assert sorted(orientation.tolist()) == list(range(8))
+    assert (
+        len({view.ravel()[windowing.CELL_OF_ORIENTATION[t]].tobytes() for view, t in zip(views, orientation, strict=True)}) == 1
+    )
 
 
-def test_equal_sides_are_not_turned() -> None:
+def test_equal_sides_leave_the_orientation() -> None:
     window = np.zeros((1, 7, 7), np.uint16)
     window[0, 2:5, 2:5] = [[5, 8, 5], [8, 90, 8], [5, 8, 5]]
     assert windowing.orientations(window).tolist() == [0]
@@ -237,25 +245,25 @@ def test_equal_sides_are_not_turned() -> None:
 
 
 def test_vectors_turn_with_their_windows_and_back() -> None:
-    turn = np.repeat(np.arange(8), 24)
+    orientation = np.repeat(np.arange(8), 24)
     steps = np.tile(OFFSETS, (8, 1))
-    found = windowing.oriented(steps, turn)
-    for before, after, t in zip(steps.tolist(), found.tolist(), turn.tolist(), strict=True):
+    vectors = windowing.oriented(steps, orientation)
+    for before, after, t in zip(steps.tolist(), vectors.tolist(), orientation.tolist(), strict=True):
         grid = np.zeros((7, 7), int)
         grid[3 + before[0], 3 + before[1]] = 1
         assert grid.ravel()[windowing.CELL_OF_ORIENTATION[t]].reshape(7, 7)[3 + after[0], 3 + after[1]] == 1
-    np.testing.assert_array_equal(windowing.unoriented(found, turn), steps)
-    assert (found != steps).any(axis=1).sum() > 100
+    np.testing.assert_array_equal(windowing.unoriented(vectors, orientation), steps)
+    assert (vectors != steps).any(axis=1).sum() > 100
 
 
-def test_features_of_windows_that_know_their_neighbours(codes: np.ndarray, made: tuple[CodeWindows, Groups]) -> None:
-    cut, group = made
-    windows = cut.codes_WXY[group.window_M]
-    found = windowing.features(windows, group)
-    assert found.dtype == np.int16
-    assert found.shape == (len(windows), FEATURES) == (len(windows), 81)
+def test_features_of_windows_that_know_their_neighbours(codes: np.ndarray, grouped: tuple[CodeWindows, Groups]) -> None:
+    extracted, group = grouped
+    windows = extracted.codes_WXY[group.window_M]
+    features = windowing.features(windows, group)
+    assert features.dtype == np.int16
+    assert features.shape == (len(windows), FEATURES) == (len(windows), 81)
     expected = slow_features(windows, group)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(features, expected)
     assert (expected[:, 49:73] > 0).any(axis=0).all(), "every place of a neighbour is met"
     assert (expected[:, 73:] > 0).any(axis=0).all(), "every exponent is met"
     assert (expected[:, :49] == 4095).any(), "a cell saturates"
@@ -267,13 +275,13 @@ def test_features_of_every_central_code() -> None:
     windows[:, 3, 3] = np.arange(17, TOP + 1)
     windows[:, 0, 0] = TOP
     alone = windowing.grouped(np.arange(len(windows)), np.full((len(windows), 2), 20), np.arange(len(windows)))
-    found = windowing.features(windows, alone)
-    np.testing.assert_array_equal(found, slow_features(windows, alone))
-    assert found[:, 24].min() == 128
-    assert found[:, 24].max() == 255
-    assert found.min() >= 0
-    assert found.max() == 4095
-    assert not found[:, 49:73].any()
+    features = windowing.features(windows, alone)
+    np.testing.assert_array_equal(features, slow_features(windows, alone))
+    assert features[:, 24].min() == 128
+    assert features[:, 24].max() == 255
+    assert features.min() >= 0
+    assert features.max() == 4095
+    assert not features[:, 49:73].any()
     np.testing.assert_array_equal(windowing.exponents(windows), [code.bit_length() - 1 for code in range(17, TOP + 1)])
     np.testing.assert_array_equal(windowing.units_gev(windowing.exponents(windows)), 2.0 ** (windowing.exponents(windows) - 4.0))
 
@@ -291,7 +299,7 @@ def test_only_places_closer_than_three_crystals_are_marked() -> None:
             if (dx, dy) == (0, 0):
                 continue
             group = windowing.grouped(np.zeros(2, int), np.array([[20, 20], [20 + dx, 20 + dy]]), np.arange(2))
-            marks = windowing.features(windows, group)[:, 49:73]  # nothing is turned: the windows are flat
+            marks = windowing.features(windows, group)[:, 49:73]  # the windows are flat, so none is flipped
             near = max(abs(dx), abs(dy)) <= 2
             assert (marks > 0).sum(axis=1).tolist() == [near, near], (dx, dy)
             if near:
@@ -315,46 +323,46 @@ def test_exact_outputs_give_the_photon_to_the_rounding() -> None:
             [windowing.oriented(offset, windowing.orientations(windows)), (energy - total / 32) / unit, rng.normal(size=n)]
         )
         codes = np.rint(exact * 2**fraction).astype(np.int64)
-        position, found = windowing.photon_codes(codes, fraction, crystal, windows)
-        turn = windowing.orientations(windows)
+        position, energy_codes = windowing.photon_codes(codes, fraction, crystal, windows)
+        orientation = windowing.orientations(windows)
         lsb = 2.0**-fraction
         assert np.abs(position * lsb - (crystal + 0.5 + offset)).max() <= lsb / 2
-        assert (np.abs(found * lsb - energy) <= unit * lsb / 2 * (1 + 1e-9)).all()  # 1e-9: rounding of doubles
-        assert (np.abs(found * lsb - energy) > unit * lsb / 4).any()
+        assert (np.abs(energy_codes * lsb - energy) <= unit * lsb / 2 * (1 + 1e-9)).all()  # 1e-9: rounding of doubles
+        assert (np.abs(energy_codes * lsb - energy) > unit * lsb / 4).any()
         # and number by number, in integers
         for m in range(0, n, 50):
-            dx, dy, beyond, _ = codes[m].tolist()
-            dx, dy = (dy, dx) if turn[m] & windowing.SWAP else (dx, dy)
-            dx, dy = -dx if turn[m] & windowing.FLIP_X else dx, -dy if turn[m] & windowing.FLIP_Y else dy
+            dx, dy, excess, _ = codes[m].tolist()
+            dx, dy = (dy, dx) if orientation[m] & windowing.SWAP else (dx, dy)
+            dx, dy = -dx if orientation[m] & windowing.FLIP_X else dx, -dy if orientation[m] & windowing.FLIP_Y else dy
             assert position[m].tolist() == [
                 2**fraction * x + 2 ** (fraction - 1) + d for x, d in zip(crystal[m].tolist(), (dx, dy), strict=True)
             ]
-            assert int(found[m]) == int(total[m]) * 2 ** (fraction - 5) + beyond * 2 ** (int(exponent[m]) - 4)
+            assert int(energy_codes[m]) == int(total[m]) * 2 ** (fraction - 5) + excess * 2 ** (int(exponent[m]) - 4)
 
 
 # Inputs of the published network
 
 
-def test_joined_windows_are_the_own_one_and_the_others_by_rank(codes: np.ndarray, made: tuple[CodeWindows, Groups]) -> None:
-    _, group = made
+def test_joined_windows_are_the_own_one_and_the_others_by_rank(codes: np.ndarray, grouped: tuple[CodeWindows, Groups]) -> None:
+    _, group = grouped
     cells = (codes / np.float32(32)).astype(np.float32)
-    turn = np.random.default_rng(4).integers(0, 8, len(group.window_M))
-    found = windowing.joined_windows(cells, group, turn)
-    assert found.dtype == np.float32
-    assert found.shape == (len(group.window_M), 4, WINDOW * WINDOW + 1)
+    orientation = np.random.default_rng(4).integers(0, 8, len(group.window_M))
+    inputs = windowing.joined_windows(cells, group, orientation)
+    assert inputs.dtype == np.float32
+    assert inputs.shape == (len(group.window_M), 4, WINDOW * WINDOW + 1)
 
-    def window(member: int, turned_as: int) -> np.ndarray:
+    def window(member: int, oriented_as: int) -> np.ndarray:
         x, y = group.crystal_M2[member]
         window = cells[group.event_M[member], x - 3 : x + 4, y - 3 : y + 4]
-        window = window[::-1] if turn[turned_as] & windowing.FLIP_X else window
-        window = window[:, ::-1] if turn[turned_as] & windowing.FLIP_Y else window
-        return (window.T if turn[turned_as] & windowing.SWAP else window).ravel()
+        window = window[::-1] if orientation[oriented_as] & windowing.FLIP_X else window
+        window = window[:, ::-1] if orientation[oriented_as] & windowing.FLIP_Y else window
+        return (window.T if orientation[oriented_as] & windowing.SWAP else window).ravel()
 
-    for member in range(len(found)):
-        np.testing.assert_array_equal(found[member, 0], [*window(member, member), 1])
+    for member in range(len(inputs)):
+        np.testing.assert_array_equal(inputs[member, 0], [*window(member, member), 1])
         for slot, other in enumerate(group.others_MK[member]):
             expected = [*(window(other, member) if other >= 0 else np.zeros(49)), group.weight_MK[member, slot]]
-            np.testing.assert_array_equal(found[member, slot + 1], np.array(expected, np.float32))
+            np.testing.assert_array_equal(inputs[member, slot + 1], np.array(expected, np.float32))
 
 
 # Batches
@@ -362,10 +370,12 @@ def test_joined_windows_are_the_own_one_and_the_others_by_rank(codes: np.ndarray
 
 def whole(codes: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return everything that is known of the members of events; a score that depends on the event alone."""
-    cut = windowing.extract(codes)
-    score = cut.codes_WXY.astype(np.int64).sum(axis=(1, 2)) % 7
-    group = windowing.grouped(cut.event_W, cut.crystal_W2, windowing.top_k(cut.event_W, cut.key, score, 2))
-    windows = cut.codes_WXY[group.window_M]
+    extracted = windowing.extract(codes)
+    score = extracted.codes_WXY.astype(np.int64).sum(axis=(1, 2)) % 7
+    group = windowing.grouped(
+        extracted.event_W, extracted.crystal_W2, windowing.top_k(extracted.event_W, extracted.key, score, 2)
+    )
+    windows = extracted.codes_WXY[group.window_M]
     outputs = windowing.features(windows, group)[:, 20:24].astype(np.int64) - 300
     photons = windowing.photon_codes(outputs, 8, group.crystal_M2, windows)
     joined = windowing.joined_windows(codes / np.float32(32), group, windowing.orientations(windows))
@@ -380,8 +390,8 @@ def test_the_groups_of_an_event_do_not_depend_on_the_others() -> None:
     alone = [whole(codes[e : e + 1]) for e in range(12)]
     for number, values in enumerate(together):
         if number:
-            np.testing.assert_array_equal(values, np.concatenate([one[number] for one in alone]))
-    np.testing.assert_array_equal(together[0], np.repeat(np.arange(12), [len(one[0]) for one in alone]))
+            np.testing.assert_array_equal(values, np.concatenate([alone_event[number] for alone_event in alone]))
+    np.testing.assert_array_equal(together[0], np.repeat(np.arange(12), [len(alone_event[0]) for alone_event in alone]))
 
 
 @pytest.mark.parametrize("n_events", [0, 3])

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from caloedge.errors import UserError
-from caloedge.metrics.claims import Compared
+from caloedge.metrics.claims import ComparedFigure
 from caloedge.reports.summary import ONCE
 from caloedge.results import Claim, Number, Plot, Table
 from caloedge.studies.widths import Point, axis_of, claim, front, inverted_widths, recommended
@@ -29,7 +29,7 @@ def against(points: list[Point], width: float, other: float, error: float = 0.00
     result = []
     for p in points:
         value = np.array([p.figures["width"].value / width, p.figures["other"].value / other])
-        result.append(replace(p, ratios={"m": Compared(value, value * (1 + error * z))}))
+        result.append(replace(p, ratios={"m": ComparedFigure(value, value * (1 + error * z))}))
     return result
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from turning import turned, turned_back
+from orienting import orient, unorient
 
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Sample
 from caloedge.detector.crystals import events, photon_events
@@ -25,7 +25,7 @@ SEED = 5
 
 
 @pytest.fixture(scope="module")
-def made(library: ShowerLibrary) -> Sample[MemberTruth]:
+def members(library: ShowerLibrary) -> Sample[MemberTruth]:
     return TASK.sample(library, "all", N, SEED)
 
 
@@ -47,16 +47,16 @@ def large() -> Sample[MemberTruth]:
 # Samples
 
 
-def test_the_same_arguments_give_the_same_arrays(library: ShowerLibrary, made: Sample[MemberTruth]) -> None:
+def test_the_same_arguments_give_the_same_arrays(library: ShowerLibrary, members: Sample[MemberTruth]) -> None:
     again = TASK.sample(library, "all", N, SEED)
     for field in ("inputs", "published_inputs", "targets"):
-        np.testing.assert_array_equal(getattr(again, field), getattr(made, field))
-        assert getattr(made, field).dtype == np.float32
+        np.testing.assert_array_equal(getattr(again, field), getattr(members, field))
+        assert getattr(members, field).dtype == np.float32
     few = TASK.sample(library, "all", EVENTS_PER_BLOCK, SEED)  # whole blocks do not depend on how many events are asked for
-    np.testing.assert_array_equal(few.inputs, made.inputs[: len(few.inputs)])
+    np.testing.assert_array_equal(few.inputs, members.inputs[: len(few.inputs)])
     for split, seed in (("all", SEED + 1), ("train", SEED)):
         other = TASK.sample(library, split, N, seed)
-        assert other.inputs.shape != made.inputs.shape or not np.array_equal(other.inputs, made.inputs)
+        assert other.inputs.shape != members.inputs.shape or not np.array_equal(other.inputs, members.inputs)
 
 
 def test_splits_share_no_showers(library: ShowerLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,9 +79,9 @@ def test_splits_share_no_showers(library: ShowerLibrary, monkeypatch: pytest.Mon
     assert not used["valid"] & used["test"]
 
 
-def plain(made: Sample[MemberTruth], composed: PhotonEvents, member: int) -> dict[str, Any]:
+def plain(members: Sample[MemberTruth], composed: PhotonEvents, member: int) -> dict[str, Any]:
     """Return what is to be known of a member, from the event alone."""
-    event, (x, y) = int(made.truth.event_M[member]), made.truth.crystal_M2[member].tolist()
+    event, (x, y) = int(members.truth.event_M[member]), members.truth.crystal_M2[member].tolist()
     crystals = composed.crystals
     codes = [
         [min(round(float(cell) * 32), 4095) for cell in row[y - 3 : y + 4]] for row in crystals.cells_EXY[event, x - 3 : x + 4]
@@ -89,13 +89,13 @@ def plain(made: Sample[MemberTruth], composed: PhotonEvents, member: int) -> dic
     photons_here = [
         p for p in zip(crystals.impact_EP2[event].tolist(), crystals.energy_EP[event].tolist(), strict=True) if p[1] > 0
     ]
-    _, steps, done = turned(codes, [(ix - x - 0.5, iy - y - 0.5) for (ix, iy), _ in photons_here])
+    _, steps, applied = orient(codes, [(ix - x - 0.5, iy - y - 0.5) for (ix, iy), _ in photons_here])
     around = [(*step, energy, (int(ix), int(iy)) == (x, y)) for step, ((ix, iy), energy) in zip(steps, photons_here, strict=True)]
     nearest = min(around, key=lambda photon: (not photon[3], hypot(*photon[:2])))
     unit = 2.0 ** (codes[3][3].bit_length() - 5)
     return {
         "codes": codes,
-        "done": done,
+        "done": applied,
         "offset": nearest[:2],
         "known": nearest[3] or hypot(*nearest[:2]) <= 1,
         "seed": nearest[3],
@@ -105,23 +105,23 @@ def plain(made: Sample[MemberTruth], composed: PhotonEvents, member: int) -> dic
     }
 
 
-def test_targets_and_truth_are_those_of_the_events(made: Sample[MemberTruth], composed: PhotonEvents) -> None:
-    truth = made.truth
-    assert made.targets.shape == (len(made.inputs), 4 + TASK.loss_weights)
+def test_targets_and_truth_are_those_of_the_events(members: Sample[MemberTruth], composed: PhotonEvents) -> None:
+    truth = members.truth
+    assert members.targets.shape == (len(members.inputs), 4 + TASK.loss_weights)
     kinds = {"seed": 0, "near": 0, "far": 0}
-    for m in range(len(made.inputs)):
-        of = plain(made, composed, m)
-        kinds["seed" if of["seed"] else "near" if of["known"] else "far"] += 1
-        beyond = (of["energy"] - of["nine"] / 32) / of["unit"]
+    for m in range(len(members.inputs)):
+        by_hand = plain(members, composed, m)
+        kinds["seed" if by_hand["seed"] else "near" if by_hand["known"] else "far"] += 1
+        excess = (by_hand["energy"] - by_hand["nine"] / 32) / by_hand["unit"]
         expected = [
-            *(of["offset"] if of["known"] else (0, 0)), beyond if of["seed"] else 0, of["seed"],
-            of["known"], 0.3 * of["unit"] if of["seed"] else 0,
+            *(by_hand["offset"] if by_hand["known"] else (0, 0)), excess if by_hand["seed"] else 0, by_hand["seed"],
+            by_hand["known"], 0.3 * by_hand["unit"] if by_hand["seed"] else 0,
         ]  # fmt: skip
         # float32 of what was computed in double precision
-        np.testing.assert_allclose(made.targets[m], expected, rtol=1e-6, atol=1e-6, err_msg=f"member {m}")
-        assert (truth.energy_M[m] == of["energy"]) if of["seed"] else np.isnan(truth.energy_M[m])
-        np.testing.assert_allclose(truth.offset_M2[m], of["offset"], rtol=0, atol=1e-9)  # rounding of doubles
-        assert (int(truth.sum_M[m]), 2.0 ** (int(truth.exponent_M[m]) - 4)) == (of["nine"], of["unit"])
+        np.testing.assert_allclose(members.targets[m], expected, rtol=1e-6, atol=1e-6, err_msg=f"member {m}")
+        assert (truth.energy_M[m] == by_hand["energy"]) if by_hand["seed"] else np.isnan(truth.energy_M[m])
+        np.testing.assert_allclose(truth.offset_M2[m], by_hand["offset"], rtol=0, atol=1e-9)  # rounding of doubles
+        assert (int(truth.sum_M[m]), 2.0 ** (int(truth.exponent_M[m]) - 4)) == (by_hand["nine"], by_hand["unit"])
         event = int(truth.event_M[m])
         assert truth.kind_M[m] == composed.kind_E[event]
         np.testing.assert_array_equal(truth.distance_M[m], composed.distance[event])
@@ -152,48 +152,50 @@ def test_the_photon_that_hit_counts_even_if_another_is_nearer() -> None:
     np.testing.assert_array_equal(nearest, [[0.45, 0.45], [0.45, 0.45], [-0.55, 0], [0.9, 0.9]])
 
 
-def test_the_targets_stand_for_the_true_energies(made: Sample[MemberTruth]) -> None:
-    seeds = np.isfinite(made.truth.energy_M)
+def test_the_targets_stand_for_the_true_energies(members: Sample[MemberTruth]) -> None:
+    seeds = np.isfinite(members.truth.energy_M)
     # float32 of differences of up to a few hundred GeV
-    np.testing.assert_allclose(energies(made.targets[:, :4], made.truth)[seeds], made.truth.energy_M[seeds], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        energies(members.targets[:, :4], members.truth)[seeds], members.truth.energy_M[seeds], rtol=0, atol=1e-4
+    )
 
 
-def test_inputs_of_both_kinds_show_the_same_windows(made: Sample[MemberTruth], composed: PhotonEvents) -> None:
-    assert made.published_inputs is not None
-    assert made.inputs_of("published") is made.published_inputs
-    assert made.inputs_of("edge") is made.inputs_of("quantised") is made.inputs
-    assert made.inputs.shape[1:] == TASK.shape_of("edge") == (81,)
-    assert made.published_inputs.shape[1:] == TASK.shape_of("published") == (4, 50)
-    truth = made.truth
+def test_inputs_of_both_kinds_show_the_same_windows(members: Sample[MemberTruth], composed: PhotonEvents) -> None:
+    assert members.published_inputs is not None
+    assert members.inputs_of("published") is members.published_inputs
+    assert members.inputs_of("edge") is members.inputs_of("quantised") is members.inputs
+    assert members.inputs.shape[1:] == TASK.shape_of("edge") == (81,)
+    assert members.published_inputs.shape[1:] == TASK.shape_of("published") == (4, 50)
+    truth = members.truth
     by_event = {e: np.flatnonzero(truth.event_M == e).tolist() for e in np.unique(truth.event_M).tolist()}
     assert max(map(len, by_event.values())) == 4
     alone = 0
-    for m in range(len(made.inputs)):
-        own, others = made.published_inputs[m, 0], made.published_inputs[m, 1:]
+    for m in range(len(members.inputs)):
+        own, others = members.published_inputs[m, 0], members.published_inputs[m, 1:]
         x, y = truth.crystal_M2[m]
         around = windowing.digitised(composed.crystals.cells_EXY[truth.event_M[m], x - 3 : x + 4, y - 3 : y + 4]).tolist()
-        window, *_ = turned(around, [])
+        window, *_ = orient(around, [])
         np.testing.assert_array_equal(windowing.digitised(own[:49]), np.ravel(window))
         assert own[49] == 1
         codes = windowing.digitised(own[:49]).astype(int)
         exponent = int(codes[24]).bit_length() - 1
         expected = np.minimum((codes * 2.0 ** (7 - exponent)).astype(int), 4095)
-        np.testing.assert_array_equal(made.inputs[m, :49] * 256, expected)
-        np.testing.assert_array_equal(made.inputs[m, 73:], np.arange(4, 12) == exponent)
+        np.testing.assert_array_equal(members.inputs[m, :49] * 256, expected)
+        np.testing.assert_array_equal(members.inputs[m, 73:], np.arange(4, 12) == exponent)
         marks = np.zeros((5, 5))
         rest = [other for other in by_event[int(truth.event_M[m])] if other != m]
         for slot in range(3):
             if slot >= len(rest):
                 assert not others[slot].any()
                 continue
-            np.testing.assert_array_equal(np.sort(others[slot, :49]), np.sort(made.published_inputs[rest[slot], 0, :49]))
-            (dx, dy), *_ = turned(around, [tuple((truth.crystal_M2[rest[slot]] - truth.crystal_M2[m]).tolist())])[1]
+            np.testing.assert_array_equal(np.sort(others[slot, :49]), np.sort(members.published_inputs[rest[slot], 0, :49]))
+            (dx, dy), *_ = orient(around, [tuple((truth.crystal_M2[rest[slot]] - truth.crystal_M2[m]).tolist())])[1]
             assert others[slot, 49] == pytest.approx(max(0, 1 - hypot(dx, dy) / 3), abs=1e-7)  # float32
             if hypot(dx, dy) < 3:
                 marks[dx + 2, dy + 2] = round(256 * (1 - hypot(dx, dy) / 3))
-        np.testing.assert_array_equal(made.inputs[m, 49:73] * 256, np.delete(marks.ravel(), 12))
+        np.testing.assert_array_equal(members.inputs[m, 49:73] * 256, np.delete(marks.ravel(), 12))
         alone += not marks.any()
-    assert 0 < alone < len(made.inputs) - 100
+    assert 0 < alone < len(members.inputs) - 100
 
 
 def test_windows_are_kept_at_random_but_for_the_seeds(library: ShowerLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +207,7 @@ def test_windows_are_kept_at_random_but_for_the_seeds(library: ShowerLibrary, mo
         return chosen[-1]
 
     monkeypatch.setattr(windowing, "top_k", spy)
-    made = TASK.sample(library, "train", EVENTS_PER_BLOCK, 2)
+    members = TASK.sample(library, "train", EVENTS_PER_BLOCK, 2)
     rows = split_rows(len(library), "train")
     impact = photon_events.compose(library, rows, EVENTS_PER_BLOCK, block_generator(2, "train", 0)).crystals.impact_EP2
     ((event, key, score),) = offered
@@ -224,41 +226,41 @@ def test_windows_are_kept_at_random_but_for_the_seeds(library: ShowerLibrary, mo
     assert score[seed].min() >= 1 > score[~seed].max()
     for kind in (seed, (score >= 0) & ~seed):
         assert abs(np.mod(score[kind], 1).mean() - 0.5) < 4 / np.sqrt(12 * kind.sum())
-    assert made.targets[:, 3].sum() == seed[chosen[0]].sum() == seed.sum()
+    assert members.targets[:, 3].sum() == seed[chosen[0]].sum() == seed.sum()
 
 
 # Baseline and working points
 
 
 def test_the_baseline_has_the_form_of_outputs(large: Sample[MemberTruth]) -> None:
-    truth, found = large.truth, TASK.baseline(large)
-    assert found.shape == (len(large.inputs), 4)
+    truth, outputs = large.truth, TASK.baseline(large)
+    assert outputs.shape == (len(large.inputs), 4)
     # The score is the energy of a sharing that is not told the seeds: 1e-9, rounding of doubles
-    energy, told = energies(found, truth), np.isfinite(truth.energy_M)
-    np.testing.assert_allclose(energy[~told], found[~told, 3], rtol=1e-9)
-    assert 0.02 < (np.abs(energy[told] / found[told, 3] - 1) > 1e-6).mean() < 0.9
+    energy, is_seed = energies(outputs, truth), np.isfinite(truth.energy_M)
+    np.testing.assert_allclose(energy[~is_seed], outputs[~is_seed, 3], rtol=1e-9)
+    assert 0.02 < (np.abs(energy[is_seed] / outputs[is_seed, 3] - 1) > 1e-6).mean() < 0.9
     single = (truth.kind_M == ONE) & (truth.energy_M > 10)
     assert single.sum() > 300
     response = energy[single] / truth.energy_M[single]
     assert abs(np.median(response) - 1) < 0.01
     assert np.quantile(np.abs(response - 1), 0.68) < 0.04
-    assert np.quantile(np.abs(found[single, :2] - truth.offset_M2[single]), 0.68) < 0.08
-    # Not mixed up, not mirrored; in turned windows x and y are correlated.
-    at, true = (windowing.unoriented(v[single, :2], truth.turn_M[single]) for v in (found, truth.offset_M2))
+    assert np.quantile(np.abs(outputs[single, :2] - truth.offset_M2[single]), 0.68) < 0.08
+    # Not mixed up, not mirrored; in oriented windows x and y are correlated.
+    at, true = (windowing.unoriented(v[single, :2], truth.orientation_M[single]) for v in (outputs, truth.offset_M2))
     for output in (0, 1):
         assert np.corrcoef(at[:, output], true[:, output])[0, 1] > 0.9
         assert abs(np.corrcoef(at[:, output], true[:, 1 - output])[0, 1]) < 0.3
 
 
-def test_working_points_keep_99_percent_of_the_seeds(made: Sample[MemberTruth]) -> None:
+def test_working_points_keep_99_percent_of_the_seeds(members: Sample[MemberTruth]) -> None:
     rng = np.random.default_rng(3)
-    seeds = made.targets[:, 3] > 0
+    seeds = members.targets[:, 3] > 0
     scores = {
-        REFERENCE: rng.normal(size=(len(seeds), 4)) + made.targets[:, :4],
+        REFERENCE: rng.normal(size=(len(seeds), 4)) + members.targets[:, :4],
         INTEGER: np.rint(3 * rng.normal(size=(len(seeds), 4))),
-        BASELINE: TASK.baseline(made),
+        BASELINE: TASK.baseline(members),
     }
-    points = TASK.working_points(made, scores)
+    points = TASK.working_points(members, scores)
     assert list(points) == list(scores)
     for name, threshold in points.items():
         of_seeds = scores[name][seeds, 3]
@@ -333,27 +335,27 @@ def test_headline_figures_counted_in_a_plain_way(large: Sample[MemberTruth]) -> 
     for name, outputs in scores.items():
         energy = truth.sum_M / 32 + outputs[:, 2] * 2.0 ** (truth.exponent_M - 4.0)
         for low, high in ((5, 8), (12, 20), (50, 100)):
-            of = [energy[m] / truth.energy_M[m] for m in np.flatnonzero(single) if low <= truth.energy_M[m] < high]
-            assert len(of) > 100
+            ratios = [energy[m] / truth.energy_M[m] for m in np.flatnonzero(single) if low <= truth.energy_M[m] < high]
+            assert len(ratios) > 100
             number = headline[f"Energy width at {low}–{high} GeV, {name}"]
             # rounding of doubles
-            assert number.value == pytest.approx(100 * smallest_half(np.array(of)) / np.median(of), rel=1e-9)
+            assert number.value == pytest.approx(100 * smallest_half(np.array(ratios)) / np.median(ratios), rel=1e-9)
             assert number.unit == "%"
         apart = []  # in the event's own orientation
         for m in np.flatnonzero(single & (truth.energy_M >= 12) & (truth.energy_M < 20)):
-            done = [
+            applied = [
                 what
                 for bit, what in ((windowing.FLIP_X, "x"), (windowing.FLIP_Y, "y"), (windowing.SWAP, "swap"))
-                if truth.turn_M[m] & bit
+                if truth.orientation_M[m] & bit
             ]
-            apart += turned_back(*(outputs[m, :2] - truth.offset_M2[m]), done)
+            apart += unorient(*(outputs[m, :2] - truth.offset_M2[m]), applied)
         number = headline[f"Position width at 12–20 GeV, {name}"]
         assert number.value == pytest.approx(PBWO4.cell_mm * smallest_half(np.array(apart)), rel=1e-9)
         assert number.unit == "mm"
         close = np.isfinite(truth.energy_M) & (truth.distance_M < 3)
-        of = energy[close] / truth.energy_M[close]
+        ratios = energy[close] / truth.energy_M[close]
         number = headline[f"Energy width of pairs < 3 crystals, {name}"]
-        assert number.value == pytest.approx(100 * smallest_half(of) / np.median(of), rel=1e-9)
+        assert number.value == pytest.approx(100 * smallest_half(ratios) / np.median(ratios), rel=1e-9)
     assert all(number.uncertainty and number.sample for number in headline.values())
     assert len(headline) == 5 * len(METHODS)
     assert TASK.lower_is_better

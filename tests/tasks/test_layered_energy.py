@@ -93,19 +93,19 @@ def test_the_track_is_where_the_charged_energy_is(test_sample: Sample[NeutralEve
     _, row, column = np.nonzero(test_sample.inputs[:, 6])
     events = np.arange(len(row))
     near = np.stack([charged[events, row + i, column + j] for i in (-1, 0, 1) for j in (-1, 0, 1)]).sum(axis=0)
-    turned = np.stack([charged[events, column + i, row + j] for i in (-1, 0, 1) for j in (-1, 0, 1)]).sum(axis=0)
+    transposed = np.stack([charged[events, column + i, row + j] for i in (-1, 0, 1) for j in (-1, 0, 1)]).sum(axis=0)
     assert near.sum() > 0.6 * charged.sum()
-    assert turned.sum() < 0.5 * near.sum()
+    assert transposed.sum() < 0.5 * near.sum()
 
 
 def test_generated_samples_are_deterministic_and_their_splits_differ() -> None:
     library = Generated()
-    made = {split: TASK.sample(library, split, 70, 4) for split in ("train", "valid", "test", "all")}
-    for split, sample in made.items():
+    samples = {split: TASK.sample(library, split, 70, 4) for split in ("train", "valid", "test", "all")}
+    for split, sample in samples.items():
         few = TASK.sample(library, split, 10, 4)
         np.testing.assert_array_equal(few.inputs, sample.inputs[:10])
         np.testing.assert_array_equal(few.targets, sample.targets[:10])
-    tracks = [momentum for sample in made.values() for momentum in sample.truth.track_gev.tolist()]
+    tracks = [momentum for sample in samples.values() for momentum in sample.truth.track_gev.tolist()]
     tracks += TASK.sample(library, "train", 70, 5).truth.track_gev.tolist()
     assert len(set(tracks)) == 5 * 70
 
@@ -149,8 +149,8 @@ def test_the_task_opens_the_generator_and_files(small: LayeredSample) -> None:
 
 
 def test_the_mean_deposit_is_what_training_events_have() -> None:
-    found, wanted = np.array(tuned_profile(Generated())), np.array(PROFILE)
-    np.testing.assert_allclose(found, wanted, rtol=0.01)  # three digits of sums in single precision
+    tuned, expected = np.array(tuned_profile(Generated())), np.array(PROFILE)
+    np.testing.assert_allclose(tuned, expected, rtol=0.01)  # three digits of sums in single precision
 
 
 def test_the_factors_are_the_best_on_training_events() -> None:
@@ -175,10 +175,10 @@ def test_the_classical_method_looks_at_the_track_only_where_it_is(test_sample: S
 
 
 def test_nothing_is_left_below_zero_or_made_from_nothing(test_sample: Sample[NeutralEvents]) -> None:
-    found = TASK.baseline(test_sample)
-    assert found.shape == (400, 64, 64)
-    assert (found >= 0).all()
-    assert (found <= test_sample.inputs[:, :3].sum(axis=1) + 1e-6).all()
+    image = TASK.baseline(test_sample)
+    assert image.shape == (400, 64, 64)
+    assert (image >= 0).all()
+    assert (image <= test_sample.inputs[:, :3].sum(axis=1) + 1e-6).all()
 
 
 # Figures on images made by hand
@@ -194,10 +194,10 @@ def by_hand(n: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_a_perfect_image_has_perfect_figures() -> None:
     neutral, total, distance = by_hand()
-    found = measure(neutral, neutral, total, distance, bootstrap.bootstrap_weights(64, 1))
-    assert found.median.value_B[-1] == 1
-    assert found.width.value_B[-1] == 0
-    assert found.weighted_square.value[0] == found.misplaced.value[0] == found.share_error.value[0] == 0
+    figures = measure(neutral, neutral, total, distance, bootstrap.bootstrap_weights(64, 1))
+    assert figures.median.value_B[-1] == 1
+    assert figures.width.value_B[-1] == 0
+    assert figures.weighted_square.value[0] == figures.misplaced.value[0] == figures.share_error.value[0] == 0
 
 
 def test_figures_are_what_their_definitions_say() -> None:
@@ -205,11 +205,11 @@ def test_figures_are_what_their_definitions_say() -> None:
     image = neutral.copy()
     image[:, 1, 1] += 1
     image[:, 0, 0] += 0.5
-    found = measure(image, neutral, total, distance, bootstrap.bootstrap_weights(64, 1))
-    assert found.median.value_B[-1] == pytest.approx(5.5 / 4, rel=1e-12)  # rounding of doubles
-    assert found.weighted_square.value[0] == pytest.approx(3 * 1**2 / 4, rel=1e-6)
-    assert found.misplaced.value[0] == pytest.approx((1 + 0.5) / 20, rel=1e-6)
-    assert found.share_error.value[0] == pytest.approx((1 / 4 + 0.5) / 16, rel=1e-6)
+    figures = measure(image, neutral, total, distance, bootstrap.bootstrap_weights(64, 1))
+    assert figures.median.value_B[-1] == pytest.approx(5.5 / 4, rel=1e-12)  # rounding of doubles
+    assert figures.weighted_square.value[0] == pytest.approx(3 * 1**2 / 4, rel=1e-6)
+    assert figures.misplaced.value[0] == pytest.approx((1 + 0.5) / 20, rel=1e-6)
+    assert figures.share_error.value[0] == pytest.approx((1 / 4 + 0.5) / 16, rel=1e-6)
 
 
 def test_no_pixel_counts_with_less_than_nothing_or_more_than_there_is(test_sample: Sample[NeutralEvents]) -> None:
@@ -228,16 +228,16 @@ def test_widths_are_relative_and_in_bins_of_the_distance() -> None:
     distance = np.repeat([50.0, 250.0], 2000)
     scale = 0.5 * rng.normal(1, np.where(distance < 100, 0.2, 0.1))
     image = neutral * scale[:, None, None]
-    found = measure(image, neutral, total, distance, bootstrap.bootstrap_weights(4000, 1))
-    assert found.width.value_B[1] == pytest.approx(0.2, rel=0.1)
-    assert found.width.value_B[5] == pytest.approx(0.1, rel=0.1)
-    assert found.median.value_B[-1] == pytest.approx(0.5, rel=0.02)
-    assert np.isnan(found.width.value_B[[0, 2, 3, 4]]).all()
+    figures = measure(image, neutral, total, distance, bootstrap.bootstrap_weights(4000, 1))
+    assert figures.width.value_B[1] == pytest.approx(0.2, rel=0.1)
+    assert figures.width.value_B[5] == pytest.approx(0.1, rel=0.1)
+    assert figures.median.value_B[-1] == pytest.approx(0.5, rel=0.02)
+    assert np.isnan(figures.width.value_B[[0, 2, 3, 4]]).all()
     # σ / √(2 N), and the smallest interval is known two to three times worse.
-    assert 1 < found.width.uncertainty_B[1] / (0.2 / np.sqrt(2 * 2000)) < 5
+    assert 1 < figures.width.uncertainty_B[1] / (0.2 / np.sqrt(2 * 2000)) < 5
     unknown = measure(image, neutral, total, np.full(4000, np.nan), bootstrap.bootstrap_weights(4000, 1))
     assert np.isnan(unknown.width.value_B[:-1]).all()
-    assert unknown.width.value_B[-1] == found.width.value_B[-1]
+    assert unknown.width.value_B[-1] == figures.width.value_B[-1]
 
 
 # Assessment
@@ -246,16 +246,16 @@ def test_widths_are_relative_and_in_bins_of_the_distance() -> None:
 def test_an_assessment_can_be_shown(test_sample: Sample[NeutralEvents]) -> None:
     scores = scores_of(test_sample)
     assert TASK.working_points(test_sample, scores) == {}
-    found = TASK.assess(test_sample, scores, {})
-    names = [name.removeprefix("Neutral energy resolution, ") for name, _ in found.headline]
+    assessed = TASK.assess(test_sample, scores, {})
+    names = [name.removeprefix("Neutral energy resolution, ") for name, _ in assessed.headline]
     assert names == [*METHODS, FOR_EVENTS]
-    assert all(number.origin == "computed" and number.uncertainty for _, number in found.headline)
-    table, *plots = found.sections[0].blocks
+    assert all(number.origin == "computed" and number.uncertainty for _, number in assessed.headline)
+    table, *plots = assessed.sections[0].blocks
     assert isinstance(table, Table)
     assert [row[0] for row in table.rows] == [*METHODS, FOR_EVENTS, SUM]
     assert len(plots) == 2
     assert all(isinstance(plot, Plot) and len(plot.series) == 5 for plot in plots)
-    images = found.sections[1].blocks
+    images = assessed.sections[1].blocks
     assert [block.title for block in images] == [
         "All energy",
         "Neutral energy deposited",
@@ -265,8 +265,8 @@ def test_an_assessment_can_be_shown(test_sample: Sample[NeutralEvents]) -> None:
         title="six layers",
         summary="a test",
         created="2026-01-01T00:00:00+00:00",
-        headline=found.headline,
-        sections=found.sections,
+        headline=assessed.headline,
+        sections=assessed.sections,
     )
     page = render(report)
     assert "Neutral energy of events and pixels" in page
@@ -274,8 +274,8 @@ def test_an_assessment_can_be_shown(test_sample: Sample[NeutralEvents]) -> None:
 
 
 def test_a_display_shows_rows_upwards_and_columns_to_the_right(test_sample: Sample[NeutralEvents]) -> None:
-    found = TASK.assess(test_sample, {BASELINE: TASK.baseline(test_sample)}, {})
-    block = found.sections[1].blocks[0]
+    assessed = TASK.assess(test_sample, {BASELINE: TASK.baseline(test_sample)}, {})
+    block = assessed.sections[1].blocks[0]
     assert isinstance(block, Image)
     ((x, y, _),) = block.marks
     event = int(np.argmin(np.abs(test_sample.truth.distance_mm - 60)))
@@ -289,9 +289,9 @@ def test_a_display_shows_rows_upwards_and_columns_to_the_right(test_sample: Samp
 
 def test_shapes_of_scores_do_not_matter(test_sample: Sample[NeutralEvents]) -> None:
     flat = TASK.baseline(test_sample)
-    one = TASK.assess(test_sample, {BASELINE: flat}, {})
+    assessed = TASK.assess(test_sample, {BASELINE: flat}, {})
     other = TASK.assess(test_sample, {BASELINE: flat[:, None].astype(np.float32)}, {})
-    assert one.headline == other.headline
+    assert assessed.headline == other.headline
 
 
 def test_claims_hold_for_good_networks_and_fail_for_bad_ones(test_sample: Sample[NeutralEvents]) -> None:
@@ -322,10 +322,10 @@ def test_too_few_events_leave_claims_open() -> None:
 
 def test_events_of_unknown_distance_are_assessed_without_plots(test_sample: Sample[NeutralEvents]) -> None:
     unknown = replace(test_sample, truth=replace(test_sample.truth, distance_mm=np.full(400, np.nan)))
-    found = TASK.assess(unknown, scores_of(unknown), {})
-    assert len(found.sections) == 1
-    assert len(found.sections[0].blocks) == 1
-    assert all(isinstance(number, Number) and np.isfinite(number.value) for _, number in found.headline)
+    assessed = TASK.assess(unknown, scores_of(unknown), {})
+    assert len(assessed.sections) == 1
+    assert len(assessed.sections[0].blocks) == 1
+    assert all(isinstance(number, Number) and np.isfinite(number.value) for _, number in assessed.headline)
 
 
 def test_the_loss_takes_its_images() -> None:
@@ -344,10 +344,10 @@ def test_the_measured_error_is_the_losses(test_sample: Sample[NeutralEvents]) ->
     pytest.importorskip("lightning")
     from caloedge.training.fit import weighted_mean_square
 
-    found = TASK.baseline(test_sample)[:, None]
-    wanted = float(weighted_mean_square(torch.from_numpy(found), torch.from_numpy(test_sample.targets)))
-    ours = assessment.weighted_square(found[:, 0], test_sample.targets[:, 0]).mean()
-    assert ours == pytest.approx(wanted, rel=1e-4)  # single precision sums there
+    image = TASK.baseline(test_sample)[:, None]
+    expected = float(weighted_mean_square(torch.from_numpy(image), torch.from_numpy(test_sample.targets)))
+    mean_error = assessment.weighted_square(image[:, 0], test_sample.targets[:, 0]).mean()
+    assert mean_error == pytest.approx(expected, rel=1e-4)  # single precision sums there
 
 
 def test_composed_events_may_be_none() -> None:

@@ -29,7 +29,7 @@ def library() -> Any:
 
 
 @pytest.fixture(scope="module")
-def made(library: Any) -> Sample[EventTruth]:
+def generated(library: Any) -> Sample[EventTruth]:
     return TASK.sample(library, "test", N, 5)
 
 
@@ -40,13 +40,13 @@ def of(sample: Sample[EventTruth], name: str) -> np.ndarray:
 # Samples
 
 
-def test_the_same_arguments_give_the_same_arrays(library: Any, made: Sample[EventTruth]) -> None:
+def test_the_same_arguments_give_the_same_arrays(library: Any, generated: Sample[EventTruth]) -> None:
     again = TASK.sample(library, "test", N, 5)
-    np.testing.assert_array_equal(again.inputs, made.inputs)
-    np.testing.assert_array_equal(again.targets, made.targets)
-    assert made.inputs.dtype == made.targets.dtype == np.float32
-    assert made.inputs.shape == (len(made.targets), *TASK.input_shape)
-    assert made.targets.shape == (len(made.inputs), 1, PIXELS, PIXELS)
+    np.testing.assert_array_equal(again.inputs, generated.inputs)
+    np.testing.assert_array_equal(again.targets, generated.targets)
+    assert generated.inputs.dtype == generated.targets.dtype == np.float32
+    assert generated.inputs.shape == (len(generated.targets), *TASK.input_shape)
+    assert generated.targets.shape == (len(generated.inputs), 1, PIXELS, PIXELS)
 
 
 def test_more_events_begin_with_the_same_ones(library: Any) -> None:
@@ -57,9 +57,9 @@ def test_more_events_begin_with_the_same_ones(library: Any) -> None:
     assert not np.array_equal(many[100:130], few)  # the next block is another
 
 
-def test_splits_and_seeds_share_no_event(library: Any, made: Sample[EventTruth]) -> None:
+def test_splits_and_seeds_share_no_event(library: Any, generated: Sample[EventTruth]) -> None:
     samples = [TASK.sample(library, split, N, seed) for split in ("train", "valid", "all") for seed in (5, 6)]
-    parts = [sample.inputs[:N].reshape(N, -1) for sample in samples] + [made.inputs[:N].reshape(N, -1)]
+    parts = [sample.inputs[:N].reshape(N, -1) for sample in samples] + [generated.inputs[:N].reshape(N, -1)]
     sums = np.concatenate([part.astype(float).sum(axis=1) for part in parts])
     assert len(np.unique(sums)) == len(sums)
     with pytest.raises(UserError, match=r"^split 'tests': there are train, valid, test, all$"):
@@ -71,8 +71,8 @@ def test_only_the_trained_set_is_trained_on(split: str) -> None:
     assert (TASK.sample(None, split, 20, 1).truth.set_E == 0).all()  # the library is not even asked
 
 
-def test_the_test_split_has_all_sets(library: Any, made: Sample[EventTruth]) -> None:
-    assert [int(of(made, name).sum()) for name in SETS] == [N, *[N // 2] * (len(SETS) - 1)]
+def test_the_test_split_has_all_sets(library: Any, generated: Sample[EventTruth]) -> None:
+    assert [int(of(generated, name).sum()) for name in SETS] == [N, *[N // 2] * (len(SETS) - 1)]
     limited = TASK.sample(Few(library, 7), "test", 40, 5)
     assert int(of(limited, JETS).sum()) == 7
 
@@ -101,20 +101,20 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, np.ndarray]
 def test_sets_hold_what_they_are_called(library: Any, drawn: list[tuple[np.ndarray, np.ndarray]]) -> None:
     sample = TASK.sample(library, "test", 100, 2)
     assert len(drawn) == 1 + len(OTHERS)
-    for each, (multiplicity, hardness) in zip((TRAINED, *OTHERS), drawn, strict=True):
+    for event_set, (multiplicity, hardness) in zip((TRAINED, *OTHERS), drawn, strict=True):
         combinations = set(zip(multiplicity.tolist(), hardness.tolist(), strict=True))
-        assert combinations == {(n, h) for n in each.multiplicities for h in each.hardnesses}, each.name
-        events = of(sample, each.name)
+        assert combinations == {(n, h) for n in event_set.multiplicities for h in event_set.hardnesses}, event_set.name
+        events = of(sample, event_set.name)
         # A particle has |N(0, √5)| GeV: 1.78 in the mean.
         expected = (multiplicity * hardness)[: int(events.sum())] * np.sqrt(5) * np.sqrt(2 / np.pi)
         energy = sample.truth.energy_EHW[events].sum(axis=(1, 2))
         np.testing.assert_allclose(energy, expected, rtol=0.12)  # 800 particles: 2.7 %
-    unseen = {(each.multiplicities, each.hardnesses) for each in OTHERS}
+    unseen = {(event_set.multiplicities, event_set.hardnesses) for event_set in OTHERS}
     assert (TRAINED.multiplicities, TRAINED.hardnesses) not in unseen
 
 
-def test_jets_are_the_librarys_particles(library: Any, made: Sample[EventTruth]) -> None:
-    energy = made.truth.energy_EHW[of(made, JETS)].sum(axis=(1, 2))
+def test_jets_are_the_librarys_particles(library: Any, generated: Sample[EventTruth]) -> None:
+    energy = generated.truth.energy_EHW[of(generated, JETS)].sum(axis=(1, 2))
     particles = library.particles
     first = particles.event_N < len(energy)
     inside = np.abs(particles.eta_N[first]) < response.MAX_ETA
@@ -128,16 +128,16 @@ def test_half_of_the_events_are_in_the_field(library: Any) -> None:
     assert 0.4 < (truth.field_E == FIELD_ON).mean() < 0.6  # 4 σ
 
 
-def test_images_are_ranged_by_powers_of_two(made: Sample[EventTruth]) -> None:
-    factor = made.truth.factor_E
+def test_images_are_ranged_by_powers_of_two(generated: Sample[EventTruth]) -> None:
+    factor = generated.truth.factor_E
     assert set(factor) <= set(2.0 ** np.arange(12))
-    largest = pf_energy.inputs_gev(made).max(axis=(1, 2, 3))
+    largest = pf_energy.inputs_gev(generated).max(axis=(1, 2, 3))
     assert (largest / factor < 32).all()
     assert (largest[factor > 1] / factor[factor > 1] >= 16).all()  # no larger than needed
-    assert (factor[of(made, JETS)] > 1).any()
-    assert made.inputs.max() < 32 / UNIT_GEV
-    found = made.targets[:, 0] * pf_energy.units_gev(made.truth)[:, None, None]
-    np.testing.assert_allclose(found, made.truth.energy_EHW, rtol=1e-6)
+    assert (factor[of(generated, JETS)] > 1).any()
+    assert generated.inputs.max() < 32 / UNIT_GEV
+    energy = generated.targets[:, 0] * pf_energy.units_gev(generated.truth)[:, None, None]
+    np.testing.assert_allclose(energy, generated.truth.energy_EHW, rtol=1e-6)
 
 
 def test_ranging_at_its_borders() -> None:
@@ -155,30 +155,32 @@ def test_constants_are_what_validation_events_give() -> None:
 
 def wmse(sample: Sample[EventTruth], outputs: np.ndarray) -> np.ndarray:
     truth = sample.truth.energy_EHW.astype(float)
-    found = outputs.reshape(truth.shape) * pf_energy.units_gev(sample.truth)[:, None, None]
-    return (truth * (found - truth) ** 2).sum(axis=(1, 2)) / truth.sum(axis=(1, 2))
+    energy = outputs.reshape(truth.shape) * pf_energy.units_gev(sample.truth)[:, None, None]
+    return (truth * (energy - truth) ** 2).sum(axis=(1, 2)) / truth.sum(axis=(1, 2))
 
 
-def test_the_classical_methods_beat_naive_sums(made: Sample[EventTruth]) -> None:
-    flow, total = TASK.baseline(made), pf_energy.calorimeter_sum(made)
-    assert flow.shape == total.shape == made.targets.shape
+def test_the_classical_methods_beat_naive_sums(generated: Sample[EventTruth]) -> None:
+    flow, total = TASK.baseline(generated), pf_energy.calorimeter_sum(generated)
+    assert flow.shape == total.shape == generated.targets.shape
     for name in SETS:
-        events = of(made, name)
-        mine, theirs, naive, everything = (
-            wmse(made, outputs)[events].mean()
-            for outputs in (flow, total, made.inputs[:, :2].sum(axis=1), made.inputs.sum(axis=1))
+        events = of(generated, name)
+        flow_error, sum_error, naive, everything = (
+            wmse(generated, outputs)[events].mean()
+            for outputs in (flow, total, generated.inputs[:, :2].sum(axis=1), generated.inputs.sum(axis=1))
         )
-        assert mine < 0.5 * theirs, name
-        assert mine < 0.5 * everything, name
+        assert flow_error < 0.5 * sum_error, name
+        assert flow_error < 0.5 * everything, name
         if name != JETS:  # its scales are those of pixels with some GeV: where the response is nearly linear, they are too high
-            assert theirs < naive, name
+            assert sum_error < naive, name
 
 
-def test_the_baseline_uses_each_events_factor_and_field(made: Sample[EventTruth]) -> None:
-    hot = np.flatnonzero(made.truth.factor_E > 4)[:5]
-    part = pf_energy.inputs_gev(made)[hot]
-    expected = energy_flow.particle_flow(part, made.truth.field_E[hot]) / pf_energy.units_gev(made.truth)[hot, None, None]
-    np.testing.assert_allclose(TASK.baseline(made)[hot, 0], expected, rtol=1e-6)
+def test_the_baseline_uses_each_events_factor_and_field(generated: Sample[EventTruth]) -> None:
+    hot = np.flatnonzero(generated.truth.factor_E > 4)[:5]
+    part = pf_energy.inputs_gev(generated)[hot]
+    expected = (
+        energy_flow.particle_flow(part, generated.truth.field_E[hot]) / pf_energy.units_gev(generated.truth)[hot, None, None]
+    )
+    np.testing.assert_allclose(TASK.baseline(generated)[hot, 0], expected, rtol=1e-6)
 
 
 # The assessment
@@ -188,24 +190,24 @@ Make = Callable[..., dict[str, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
-def scores(made: Sample[EventTruth]) -> Make:
+def scores(generated: Sample[EventTruth]) -> Make:
     """Stand-ins: the truth with a relative error, by method."""
-    flow = TASK.baseline(made)
+    flow = TASK.baseline(generated)
 
     def make(**size: float) -> dict[str, np.ndarray]:
         sizes = {REFERENCE: 0.03, FLOAT: 0.04, INTEGER: 0.0404} | dict.fromkeys(RIVALS, 0.05)
         sizes |= {name.replace("_", " "): value for name, value in size.items()}
-        noise = np.random.default_rng(1).standard_normal(made.targets.shape)
-        found = {name: made.targets * (1 + value * noise) for name, value in sizes.items()}
-        return {REFERENCE: found[REFERENCE], FLOAT: found[FLOAT], INTEGER: found[INTEGER], BASELINE: flow} | found
+        noise = np.random.default_rng(1).standard_normal(generated.targets.shape)
+        outputs = {name: generated.targets * (1 + value * noise) for name, value in sizes.items()}
+        return {REFERENCE: outputs[REFERENCE], FLOAT: outputs[FLOAT], INTEGER: outputs[INTEGER], BASELINE: flow} | outputs
 
     return make
 
 
 @pytest.fixture(scope="module")
-def assessment(made: Sample[EventTruth], scores: Make) -> Assessment:
+def assessment(generated: Sample[EventTruth], scores: Make) -> Assessment:
     pytest.importorskip("fastjet")
-    return TASK.assess(made, scores(), {})
+    return TASK.assess(generated, scores(), {})
 
 
 def tables(assessment: Assessment) -> dict[str, Table]:
@@ -214,15 +216,15 @@ def tables(assessment: Assessment) -> dict[str, Table]:
 
 def test_all_methods_are_in_every_table_in_the_order_given(assessment: Assessment) -> None:
     methods = (REFERENCE, FLOAT, INTEGER, BASELINE, *RIVALS, CALORIMETER_SUM)
-    found = tables(assessment)
-    assert len(found) >= 10
-    for table in found.values():
+    tables_by_title = tables(assessment)
+    assert len(tables_by_title) >= 10
+    for table in tables_by_title.values():
         assert tuple(row[0] for row in table.rows) == methods, table.title
     for section in assessment.sections:
         for block in section.blocks:
             if isinstance(block, Plot):
                 assert tuple(series.name for series in block.series) == methods, block.title
-    assert found["Error weighted by energy"].columns == ("method", *SETS)
+    assert tables_by_title["Error weighted by energy"].columns == ("method", *SETS)
 
 
 def test_numbers_have_errors_and_events(assessment: Assessment) -> None:
@@ -237,12 +239,12 @@ def test_numbers_have_errors_and_events(assessment: Assessment) -> None:
     assert all(number.uncertainty > 0 for _, number in assessment.headline)
 
 
-def test_figures_are_those_of_the_sample(made: Sample[EventTruth], assessment: Assessment, scores: Make) -> None:
+def test_figures_are_those_of_the_sample(generated: Sample[EventTruth], assessment: Assessment, scores: Make) -> None:
     table = tables(assessment)["Error weighted by energy"]
     for name, outputs in scores().items():
         (row,) = (row for row in table.rows if row[0] == name)
-        for cell, each in zip(row[1:], SETS, strict=True):
-            assert cell.value == pytest.approx(wmse(made, outputs)[of(made, each)].mean(), rel=1e-9)
+        for cell, event_set in zip(row[1:], SETS, strict=True):
+            assert cell.value == pytest.approx(wmse(generated, outputs)[of(generated, event_set)].mean(), rel=1e-9)
     (row,) = (row for row in tables(assessment)["Relative error"].rows if row[0] == RIVALS[0])
     np.testing.assert_allclose([cell.value for cell in row[1:-1]], 5, rtol=0.02)  # percent; in jets one pixel may be all
 
@@ -276,7 +278,7 @@ def verdicts(claims: tuple[Claim, ...]) -> dict[str, bool]:
     return {claim.statement: claim.verdict == "holds" for claim in claims}
 
 
-def test_claims_hold_and_fail(made: Sample[EventTruth], assessment: Assessment, scores: Make) -> None:
+def test_claims_hold_and_fail(generated: Sample[EventTruth], assessment: Assessment, scores: Make) -> None:
     pytest.importorskip("fastjet")
     good = verdicts(assessment.claims)
     to_float = "The integer network's WMSE (as trained) is at most 3 % above that of the method “float edge”."
@@ -293,70 +295,72 @@ def test_claims_hold_and_fail(made: Sample[EventTruth], assessment: Assessment, 
     }
     assert set(few.values()) < set(good)
     assert len(good) == 10
-    bad = verdicts(TASK.assess(made, scores(integer_edge=0.3), {}).claims)
+    bad = verdicts(TASK.assess(generated, scores(integer_edge=0.3), {}).claims)
     assert not bad[to_float]
     assert not bad[to_flow]
     assert not bad[jets_to_float]
     assert assessment.claims[0].found.endswith("(limits at 95% confidence, paired bootstrap)")
 
 
-def test_a_biased_response_is_a_caveat(made: Sample[EventTruth], scores: Make) -> None:
+def test_a_biased_response_is_a_caveat(generated: Sample[EventTruth], scores: Make) -> None:
     pytest.importorskip("fastjet")
-    given = scores()
-    caveats = TASK.assess(made, given | {INTEGER: np.asarray(1.2 * given[FLOAT])}, {}).caveats
+    outputs = scores()
+    caveats = TASK.assess(generated, outputs | {INTEGER: np.asarray(1.2 * outputs[FLOAT])}, {}).caveats
     assert re.match(r"The integer network's jet response \(QCD jets\) differs from 1: 1\.[12]\d+ \(1\.", caveats[0])
     assert any(caveat.startswith("The integer network's energy of whole events over the true one differs") for caveat in caveats)
 
 
-def test_no_better_is_not_clearly_better(made: Sample[EventTruth]) -> None:
-    flow = TASK.baseline(made)
-    found = verdicts(TASK.assess(made, {INTEGER: flow, BASELINE: flow}, {}).claims)
-    assert not found["The integer network's WMSE (as trained) is clearly below that of the method “classical baseline”."]
-    assert found["The integer network's WMSE (as trained) is clearly below that of the method “calorimeter sum”."]
-    assert not any("float" in statement for statement in found)
+def test_no_better_is_not_clearly_better(generated: Sample[EventTruth]) -> None:
+    flow = TASK.baseline(generated)
+    verdicts_found = verdicts(TASK.assess(generated, {INTEGER: flow, BASELINE: flow}, {}).claims)
+    assert not verdicts_found["The integer network's WMSE (as trained) is clearly below that of the method “classical baseline”."]
+    assert verdicts_found["The integer network's WMSE (as trained) is clearly below that of the method “calorimeter sum”."]
+    assert not any("float" in statement for statement in verdicts_found)
 
 
-def test_any_methods_will_do(made: Sample[EventTruth], scores: Make) -> None:
-    one = TASK.assess(made, {"my network": scores()[FLOAT][:, 0]}, {})  # without the axis of the only channel
-    assert one.claims == ()
-    assert [label for label, _ in one.headline] == ["WMSE, my network", "Jet resolution, my network"]
+def test_any_methods_will_do(generated: Sample[EventTruth], scores: Make) -> None:
+    assessed = TASK.assess(generated, {"my network": scores()[FLOAT][:, 0]}, {})  # without the axis of the only channel
+    assert assessed.claims == ()
+    assert [label for label, _ in assessed.headline] == ["WMSE, my network", "Jet resolution, my network"]
 
 
-def test_without_fastjet_the_assessment_says_so(made: Sample[EventTruth], scores: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fastjet_the_assessment_says_so(
+    generated: Sample[EventTruth], scores: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(*_: object, **__: object) -> None:
         raise MissingTool("Jets need the package fastjet; pip install 'caloedge[jets]'")
 
     monkeypatch.setattr(comparison, "jets", missing)
-    found = TASK.assess(made, scores(), {})
-    (section,) = (section for section in found.sections if section.title == "Jets")
+    assessed = TASK.assess(generated, scores(), {})
+    (section,) = (section for section in assessed.sections if section.title == "Jets")
     assert section.text == "Jets are not compared here: Jets need the package fastjet; pip install 'caloedge[jets]'."
     assert not section.blocks
-    jets = [claim for claim in found.claims if "jet resolution" in claim.statement]
+    jets = [claim for claim in assessed.claims if "jet resolution" in claim.statement]
     assert len(jets) == 4
     assert all(claim.verdict == "not tested" and "fastjet" in claim.found for claim in jets)
-    assert all("Jet" not in label for label, _ in found.headline)
+    assert all("Jet" not in label for label, _ in assessed.headline)
 
 
 @pytest.mark.parametrize("n_events", [1, 3])
 def test_sets_may_be_nearly_empty(library: Any, n_events: int) -> None:
     few = TASK.sample(library, "test", n_events, 1)
     flow = TASK.baseline(few)
-    found = TASK.assess(few, {FLOAT: flow, INTEGER: flow}, {})
-    assert len(found.sections) == 5
-    assert found.claims
+    assessed = TASK.assess(few, {FLOAT: flow, INTEGER: flow}, {})
+    assert len(assessed.sections) == 5
+    assert assessed.claims
 
 
-def test_statements_on_sizes_hold_and_fail(made: Sample[EventTruth]) -> None:
+def test_statements_on_sizes_hold_and_fail(generated: Sample[EventTruth]) -> None:
     """A network that is nearer to the truth everywhere is best everywhere; one that is not, is not."""
-    far = TASK.baseline(made)
-    near = 0.9 * made.targets + 0.1 * far
+    far = TASK.baseline(generated)
+    near = 0.9 * generated.targets + 0.1 * far
     few = "The WMSE (as trained) of “float published” is at most 5 % above that of “float reference_5m”, as trained."
     best = "“float reference_25m” has the smallest relative error of all float networks ({}), as trained."
-    wanted = [best.format(name) for name in ("2400 particles", "3200 particles", "harder", "QCD jets")]
-    good = verdicts(TASK.assess(made, {REFERENCE: far, "float reference_5m": far, "float reference_25m": near}, {}).claims)
-    assert [good[statement] for statement in (few, *wanted)] == [True] * 5
-    bad = verdicts(TASK.assess(made, {REFERENCE: far, "float reference_5m": near, "float reference_25m": far}, {}).claims)
-    assert [bad[statement] for statement in (few, *wanted)] == [False] * 5
+    expected = [best.format(name) for name in ("2400 particles", "3200 particles", "harder", "QCD jets")]
+    good = verdicts(TASK.assess(generated, {REFERENCE: far, "float reference_5m": far, "float reference_25m": near}, {}).claims)
+    assert [good[statement] for statement in (few, *expected)] == [True] * 5
+    bad = verdicts(TASK.assess(generated, {REFERENCE: far, "float reference_5m": near, "float reference_25m": far}, {}).claims)
+    assert [bad[statement] for statement in (few, *expected)] == [False] * 5
 
 
 def test_training_events_have_empty_regions_and_others_have_not() -> None:
@@ -368,8 +372,8 @@ def test_training_events_have_empty_regions_and_others_have_not() -> None:
 def test_a_cut_keeps_what_is_inside_or_outside_one_rectangle() -> None:
     rng = np.random.default_rng(1)
     whole = response.toy_particles(200, 400, rng)
-    cut = pf_energy.with_empty_regions(whole, 200, np.random.default_rng(2))
-    kept = np.bincount(cut.event_N, minlength=200)
-    assert 70 < (kept == 400).sum() < 135  # half of the events, and a few whose rectangle is nearly empty
-    assert kept.min() < 100
-    assert set(zip(cut.event_N, cut.energy_N, strict=True)) <= set(zip(whole.event_N, whole.energy_N, strict=True))
+    cropped = pf_energy.with_empty_regions(whole, 200, np.random.default_rng(2))
+    counts = np.bincount(cropped.event_N, minlength=200)
+    assert 70 < (counts == 400).sum() < 135  # half of the events, and a few whose rectangle is nearly empty
+    assert counts.min() < 100
+    assert set(zip(cropped.event_N, cropped.energy_N, strict=True)) <= set(zip(whole.event_N, whole.energy_N, strict=True))

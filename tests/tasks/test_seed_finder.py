@@ -15,7 +15,7 @@ from caloedge.tasks.seed_finder import PUBLISHED_THRESHOLD, TASK, SeedTruth
 
 
 @pytest.fixture(scope="module")
-def made(library: ShowerLibrary) -> Sample[SeedTruth]:
+def composed(library: ShowerLibrary) -> Sample[SeedTruth]:
     return TASK.sample(library, "test", 600, 5)
 
 
@@ -46,20 +46,20 @@ def test_events_are_composed_of_showers_of_their_split_only(
     assert len(seen) > 50  # 450 draws on average of 60 showers or more
 
 
-def test_the_same_arguments_give_the_same_arrays(library: ShowerLibrary, made: Sample[SeedTruth]) -> None:
+def test_the_same_arguments_give_the_same_arrays(library: ShowerLibrary, composed: Sample[SeedTruth]) -> None:
     again = TASK.sample(library, "test", 600, 5)
-    np.testing.assert_array_equal(again.inputs, made.inputs)
-    np.testing.assert_array_equal(again.targets, made.targets)
-    np.testing.assert_array_equal(again.truth.window_EP, made.truth.window_EP)
+    np.testing.assert_array_equal(again.inputs, composed.inputs)
+    np.testing.assert_array_equal(again.targets, composed.targets)
+    np.testing.assert_array_equal(again.truth.window_EP, composed.truth.window_EP)
     for split, seed in (("test", 6), ("valid", 5), ("all", 5)):
         other = TASK.sample(library, split, 600, seed)
-        assert other.inputs.shape != made.inputs.shape or not np.array_equal(other.inputs, made.inputs)
+        assert other.inputs.shape != composed.inputs.shape or not np.array_equal(other.inputs, composed.inputs)
 
 
-def test_fewer_events_are_the_first_of_more(library: ShowerLibrary, made: Sample[SeedTruth]) -> None:
+def test_fewer_events_are_the_first_of_more(library: ShowerLibrary, composed: Sample[SeedTruth]) -> None:
     """Whole blocks do not depend on how many events are asked for."""
     few = TASK.sample(library, "test", 250, 5)
-    np.testing.assert_array_equal(few.inputs, made.inputs[: len(few.inputs)])
+    np.testing.assert_array_equal(few.inputs, composed.inputs[: len(few.inputs)])
 
 
 @pytest.fixture(scope="module")
@@ -105,54 +105,54 @@ def test_every_photon_whose_crystal_is_high_enough_has_its_window(whole: tuple[C
     assert lost > 0, "the case was not met"
 
 
-def test_windows_of_later_blocks_are_numbered_on(made: Sample[SeedTruth]) -> None:
-    truth = made.truth
+def test_windows_of_later_blocks_are_numbered_on(composed: Sample[SeedTruth]) -> None:
+    truth = composed.truth
     assert truth.n_events == 600
     assert (np.diff(truth.event_W) >= 0).all()
     assert truth.event_W.max() >= 550
     has = truth.window_EP >= 0
     event_EP = np.broadcast_to(np.arange(600)[:, None], (600, 2))
     np.testing.assert_array_equal(truth.event_W[truth.window_EP[has]], event_EP[has])
-    assert (made.targets[truth.window_EP[has], 0] == 1).all()
-    assert made.targets.sum() == len(np.unique(truth.window_EP[has]))
+    assert (composed.targets[truth.window_EP[has], 0] == 1).all()
+    assert composed.targets.sum() == len(np.unique(truth.window_EP[has]))
     assert truth.crystal_W2.min() == MARGIN
     assert truth.crystal_W2.max() == GRID - MARGIN - 1
 
 
-def test_close_pairs_are_frequent(made: Sample[SeedTruth]) -> None:
-    distance = made.truth.distance_E
+def test_close_pairs_are_frequent(composed: Sample[SeedTruth]) -> None:
+    distance = composed.truth.distance_E
     assert np.nanmin(distance) >= 1
     assert (distance < 3).sum() > 50
     assert (distance < 1.5).sum() > 5
     assert np.isnan(distance).sum() > 200
 
 
-def test_the_baseline_is_a_local_maximum(made: Sample[SeedTruth]) -> None:
-    found = TASK.baseline(made)
-    for score, window in zip(found[:800], made.inputs[:800, 0], strict=True):
+def test_the_baseline_is_a_local_maximum(composed: Sample[SeedTruth]) -> None:
+    scores = TASK.baseline(composed)
+    for score, window in zip(scores[:800], composed.inputs[:800, 0], strict=True):
         centre = window[3, 3]
         higher = any(window[3 + i, 3 + j] > centre for i in (-1, 0, 1) for j in (-1, 0, 1))
         assert score == (0 if higher else centre)
-    assert 0 < (found == 0).sum() < len(found)
+    assert 0 < (scores == 0).sum() < len(scores)
 
 
-def test_working_points_give_equal_fake_rates(made: Sample[SeedTruth]) -> None:
+def test_working_points_give_equal_fake_rates(composed: Sample[SeedTruth]) -> None:
     rng = np.random.default_rng(2)
-    n = len(made.inputs)
+    n = len(composed.inputs)
     scores = {
-        REFERENCE: rng.standard_normal(n) + 4 * made.targets[:, 0] - 2,
-        FLOAT: rng.standard_normal(n) + 3 * made.targets[:, 0],
-        INTEGER: np.rint(20 * rng.standard_normal(n) + 60 * made.targets[:, 0]),
-        BASELINE: TASK.baseline(made),
+        REFERENCE: rng.standard_normal(n) + 4 * composed.targets[:, 0] - 2,
+        FLOAT: rng.standard_normal(n) + 3 * composed.targets[:, 0],
+        INTEGER: np.rint(20 * rng.standard_normal(n) + 60 * composed.targets[:, 0]),
+        BASELINE: TASK.baseline(composed),
     }
-    points = TASK.working_points(made, scores)
+    points = TASK.working_points(composed, scores)
     assert points.keys() == scores.keys()
     assert points[REFERENCE] == PUBLISHED_THRESHOLD == pytest.approx(np.log(0.3 / 0.7), rel=1e-15)  # rounding of doubles
-    fakes = {name: int(((scores[name] >= t) & (made.targets[:, 0] == 0)).sum()) for name, t in points.items()}
+    fakes = {name: int(((scores[name] >= t) & (composed.targets[:, 0] == 0)).sum()) for name, t in points.items()}
     assert fakes[REFERENCE] > 20
     assert fakes[FLOAT] == fakes[REFERENCE]
     # Integer codes have ties: never more fakes, and fewer only by the ties at the threshold.
-    ties = int((scores[INTEGER][made.targets[:, 0] == 0] == points[INTEGER] - 1).sum())
+    ties = int((scores[INTEGER][composed.targets[:, 0] == 0] == points[INTEGER] - 1).sum())
     assert fakes[REFERENCE] - ties <= fakes[INTEGER] <= fakes[REFERENCE]
     assert fakes[BASELINE] <= fakes[REFERENCE]
 
@@ -214,22 +214,22 @@ def test_figures_of_a_case_counted_by_hand() -> None:
     assert assessment.items_per_event == 6 / 4
 
 
-def test_curves_agree_with_the_table(made: Sample[SeedTruth]) -> None:
+def test_curves_agree_with_the_table(composed: Sample[SeedTruth]) -> None:
     rng = np.random.default_rng(4)
-    good = rng.standard_normal(len(made.inputs)) + 4 * made.targets[:, 0]
-    scores = {REFERENCE: good - 2, FLOAT: good, INTEGER: np.rint(8 * good), BASELINE: TASK.baseline(made)}
-    assessment = TASK.assess(made, scores, TASK.working_points(made, scores))
+    good = rng.standard_normal(len(composed.inputs)) + 4 * composed.targets[:, 0]
+    scores = {REFERENCE: good - 2, FLOAT: good, INTEGER: np.rint(8 * good), BASELINE: TASK.baseline(composed)}
+    assessment = TASK.assess(composed, scores, TASK.working_points(composed, scores))
     within, above = assessment.claims
     assert within.verdict == "holds"
     assert above.verdict == "holds"
     assert re.match(r"\d+\.\d\d% against \d+\.\d\d% at .* fakes per 100 events: \+\d+\.\d\d % \(\+\d", above.found)
-    assert assessment.items_per_event == len(made.inputs) / made.truth.n_events
+    assert assessment.items_per_event == len(composed.inputs) / composed.truth.n_events
     blocks = assessment.sections[0].blocks
     plots = {block.title: block for block in blocks if isinstance(block, Plot)}
-    photons = int(np.isfinite(made.truth.energy_EP).sum())
+    photons = int(np.isfinite(composed.truth.energy_EP).sum())
     against_energy = plots["Seed efficiency against photon energy"].series
     overall = dict(assessment.headline)[f"Seed efficiency, {FLOAT}"].value
-    counts, _ = np.histogram(made.truth.energy_EP[np.isfinite(made.truth.energy_EP)], seed_finder.ENERGY_BINS_GEV)
+    counts, _ = np.histogram(composed.truth.energy_EP[np.isfinite(composed.truth.energy_EP)], seed_finder.ENERGY_BINS_GEV)
     assert counts.sum() == photons
     float_series = next(s for s in against_energy if s.name == FLOAT)
     # 1e-6: the bins' efficiencies are summed in double precision

@@ -41,7 +41,7 @@ def shipped() -> ShowerLibrary:
 
 
 @pytest.fixture(scope="module")
-def made(shipped: ShowerLibrary) -> Sample[ShapeTruth]:
+def composed(shipped: ShowerLibrary) -> Sample[ShapeTruth]:
     return TASK.sample(shipped, "train", 20_000, 5)
 
 
@@ -49,15 +49,15 @@ def made(shipped: ShowerLibrary) -> Sample[ShapeTruth]:
 
 
 def test_the_same_arguments_give_the_same_arrays(library: ShowerLibrary) -> None:
-    one, again = (TASK.sample(library, "test", 1500, 5) for _ in range(2))
-    np.testing.assert_array_equal(one.inputs, again.inputs)
-    np.testing.assert_array_equal(one.targets, again.targets)
-    np.testing.assert_array_equal(one.truth.distance_E, again.truth.distance_E)
+    first, again = (TASK.sample(library, "test", 1500, 5) for _ in range(2))
+    np.testing.assert_array_equal(first.inputs, again.inputs)
+    np.testing.assert_array_equal(first.targets, again.targets)
+    np.testing.assert_array_equal(first.truth.distance_E, again.truth.distance_E)
     few = TASK.sample(library, "test", 1000, 5)  # whole blocks do not depend on how many events are asked for
-    np.testing.assert_array_equal(few.inputs, one.inputs[:1000])
-    assert not np.array_equal(one.inputs[:500], one.inputs[1000:])
+    np.testing.assert_array_equal(few.inputs, first.inputs[:1000])
+    assert not np.array_equal(first.inputs[:500], first.inputs[1000:])
     for split, seed in (("test", 6), ("valid", 5), ("all", 5)):
-        assert not np.array_equal(TASK.sample(library, split, 1500, seed).inputs, one.inputs)
+        assert not np.array_equal(TASK.sample(library, split, 1500, seed).inputs, first.inputs)
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test", "all"])
@@ -88,9 +88,9 @@ def test_events_are_of_showers_of_their_split_and_what_the_truth_says(
     np.testing.assert_allclose(truth.energy_EP, energy, rtol=1e-12)  # MeV to GeV in doubles
 
 
-def test_distances_are_those_of_the_class(made: Sample[ShapeTruth]) -> None:
-    truth = made.truth
-    np.testing.assert_array_equal(made.targets, np.eye(5)[truth.class_E])
+def test_distances_are_those_of_the_class(composed: Sample[ShapeTruth]) -> None:
+    truth = composed.truth
+    np.testing.assert_array_equal(composed.targets, np.eye(5)[truth.class_E])
     counts = np.bincount(truth.class_E, minlength=5)
     assert (np.abs(counts - 4000) < 5 * np.sqrt(20_000 * 0.2 * 0.8)).all()
     for kind in range(1, 5):
@@ -101,27 +101,27 @@ def test_distances_are_those_of_the_class(made: Sample[ShapeTruth]) -> None:
             assert abs(distance.mean() - low - 0.5) < 5 / np.sqrt(12 * len(distance))
 
 
-def test_a_pion_has_its_mass_and_the_distance_that_follows_from_it(made: Sample[ShapeTruth]) -> None:
-    pion = made.truth.class_E == PION
-    first, second = made.truth.energy_EP[pion].T
-    angle = made.truth.angle_E[pion]
-    assert np.isnan(made.truth.angle_E[~pion]).all()
+def test_a_pion_has_its_mass_and_the_distance_that_follows_from_it(composed: Sample[ShapeTruth]) -> None:
+    pion = composed.truth.class_E == PION
+    first, second = composed.truth.energy_EP[pion].T
+    angle = composed.truth.angle_E[pion]
+    assert np.isnan(composed.truth.angle_E[~pion]).all()
     mass_mev = 1e3 * np.sqrt(2 * first * second * (1 - np.cos(angle)))
     np.testing.assert_allclose(mass_mev, 134.9768, rtol=1e-9)  # 1 − cos of a milliradian keeps ten digits
     # The two momenta cancel across the flight: two triangles from the decay point to the face.
     along_first = np.arctan(second * np.sin(angle) / (first + second * np.cos(angle)))
     expected = DECAY_DISTANCE_MM * (np.tan(along_first) + np.tan(angle - along_first)) / PBWO4.cell_mm
-    difference = made.truth.distance_E[pion] - expected
+    difference = composed.truth.distance_E[pion] - expected
     assert np.abs(difference).max() <= MISMATCH
     assert abs(difference.mean()) < 5e-4, "the choice of pairs prefers one side"
 
 
-def test_a_pion_decays_isotropically(made: Sample[ShapeTruth]) -> None:
+def test_a_pion_decays_isotropically(composed: Sample[ShapeTruth]) -> None:
     """The energy sharing is uniform between the limits of 1 GeV: Kolmogorov–Smirnov distance below its 0.1 % quantile."""
     for kind in range(1, 5):
-        energy = made.truth.energy_EP[made.truth.class_E == kind]
+        energy = composed.truth.energy_EP[composed.truth.class_E == kind]
         total = energy.sum(axis=1)
-        # Library energies miss the wanted ones by a few per mille, so that a share may lie just outside.
+        # Library energies miss the target energies by a few per mille, so that a share may lie just outside.
         share = np.sort(np.clip((energy[:, 0] / total - 1 / total) / (1 - 2 / total), 0, 1))
         distance = np.abs(share - (np.arange(len(share)) + 0.5) / len(share)).max()
         assert distance < 1.95 / np.sqrt(len(share)), CLASSES[kind]
@@ -136,8 +136,8 @@ def best_by_histogram(values: np.ndarray, classes: np.ndarray, bins: int = 25) -
     return float((counts.argmax(axis=1)[number[half:]] == classes[half:]).mean())
 
 
-def test_energy_alone_is_no_handle(made: Sample[ShapeTruth]) -> None:
-    truth = made.truth
+def test_energy_alone_is_no_handle(composed: Sample[ShapeTruth]) -> None:
+    truth = composed.truth
     total = truth.total_gev
     assert total.min() > 0.98 * TOTAL_GEV[0]
     assert total.max() < 1.02 * TOTAL_GEV[1]
@@ -149,8 +149,8 @@ def test_energy_alone_is_no_handle(made: Sample[ShapeTruth]) -> None:
     chance, error = 0.2, np.sqrt(0.2 * 0.8 / 10_000)
     assert best_by_histogram(total, truth.class_E) < chance + 4 * error
     # The window's energy tells a little: of photons 2–3 crystals apart a part lies outside.
-    assert best_by_histogram(unscaled(made.inputs, "log_energy"), truth.class_E) < 0.25
-    assert best_by_histogram(unscaled(made.inputs, "major"), truth.class_E) > 0.35, "the classifier itself finds nothing"
+    assert best_by_histogram(unscaled(composed.inputs, "log_energy"), truth.class_E) < 0.25
+    assert best_by_histogram(unscaled(composed.inputs, "major"), truth.class_E) > 0.35, "the classifier itself finds nothing"
 
 
 def test_the_highest_crystal_is_found_in_every_event(shipped: ShowerLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,29 +165,29 @@ def test_the_highest_crystal_is_found_in_every_event(shipped: ShowerLibrary, mon
 # Inputs
 
 
-def test_inputs_fill_the_range_of_the_network_s_input(made: Sample[ShapeTruth]) -> None:
-    assert made.inputs.shape == (20_000, 16)
-    assert np.abs(made.inputs).max() <= RANGE
+def test_inputs_fill_the_range_of_the_network_s_input(composed: Sample[ShapeTruth]) -> None:
+    assert composed.inputs.shape == (20_000, 16)
+    assert np.abs(composed.inputs).max() <= RANGE
     # Centre and scale are the mean and standard deviation of training events, to two digits.
-    assert np.abs(made.inputs.mean(axis=0)).max() < 0.15
-    assert np.abs(made.inputs.std(axis=0) - 1).max() < 0.1
-    assert (np.abs(made.inputs) == RANGE).mean(axis=0).max() < 0.01, "a variable saturates too often"
+    assert np.abs(composed.inputs.mean(axis=0)).max() < 0.15
+    assert np.abs(composed.inputs.std(axis=0) - 1).max() < 0.1
+    assert (np.abs(composed.inputs) == RANGE).mean(axis=0).max() < 0.01, "a variable saturates too often"
     q = read_recipe(ROOT / "models" / "shower_shape" / "recipe.yaml").quantisation
     assert q.input_signed
     assert 2.0 ** (q.input_bits - 1 - q.input_fraction) == RANGE
     for number, name in enumerate(NAMES):
-        found = unscaled(made.inputs, name)
+        values = unscaled(composed.inputs, name)
         np.testing.assert_allclose(
-            (found - VARIABLES[number].centre) / VARIABLES[number].scale, made.inputs[:, number], atol=1e-6
+            (values - VARIABLES[number].centre) / VARIABLES[number].scale, composed.inputs[:, number], atol=1e-6
         )
 
 
 # The baseline
 
 
-def test_the_baseline_is_a_sequence_of_cuts(made: Sample[ShapeTruth]) -> None:
-    scores = TASK.baseline(made)
-    e2_e1, major, root_mass = (unscaled(made.inputs, name) for name in ("e2_e1", "major", "root_mass"))
+def test_the_baseline_is_a_sequence_of_cuts(composed: Sample[ShapeTruth]) -> None:
+    scores = TASK.baseline(composed)
+    e2_e1, major, root_mass = (unscaled(composed.inputs, name) for name in ("e2_e1", "major", "root_mass"))
     for event in range(3000):
         if e2_e1[event] < CUTS[0] and major[event] < CUTS[1]:
             chosen = PHOTON
@@ -196,7 +196,7 @@ def test_the_baseline_is_a_sequence_of_cuts(made: Sample[ShapeTruth]) -> None:
         else:
             chosen = 1 if major[event] < CUTS[4] else 2 if major[event] < CUTS[5] else 3
         assert scores[event].argmax() == chosen
-    assert (scores.argmax(axis=1) == made.truth.class_E).mean() > 0.44
+    assert (scores.argmax(axis=1) == composed.truth.class_E).mean() > 0.44
     assert len(np.unique(photon_score(scores))) > 10_000, "no curve can be drawn"
 
 
@@ -215,11 +215,11 @@ def graded(sample: Sample[ShapeTruth]) -> dict[str, np.ndarray]:
     return {REFERENCE: good, FLOAT: 2 * good, INTEGER: np.rint(16 * good), BASELINE: TASK.baseline(sample)}
 
 
-def test_working_points_keep_nine_in_ten_photons(made: Sample[ShapeTruth]) -> None:
-    scores = graded(made)
-    points = TASK.working_points(made, scores)
+def test_working_points_keep_nine_in_ten_photons(composed: Sample[ShapeTruth]) -> None:
+    scores = graded(composed)
+    points = TASK.working_points(composed, scores)
     assert list(points) == list(METHODS)
-    photon = made.truth.class_E == PHOTON
+    photon = composed.truth.class_E == PHOTON
     for name, threshold in points.items():
         score = photon_score(scores[name])[photon]
         assert (score >= threshold).mean() >= 0.9
@@ -268,9 +268,9 @@ def test_figures_of_a_case_counted_by_hand() -> None:
     assert within.verdict == above.verdict == "not tested"  # six events decide nothing
 
 
-def test_curves_agree_with_the_table(made: Sample[ShapeTruth]) -> None:
-    scores = graded(made)
-    assessment = TASK.assess(made, scores, TASK.working_points(made, scores))
+def test_curves_agree_with_the_table(composed: Sample[ShapeTruth]) -> None:
+    scores = graded(composed)
+    assessment = TASK.assess(composed, scores, TASK.working_points(composed, scores))
     within, above = assessment.claims
     assert within.verdict == "holds"
     assert above.verdict == "holds"
@@ -279,10 +279,10 @@ def test_curves_agree_with_the_table(made: Sample[ShapeTruth]) -> None:
     summary = next(block for block in blocks if isinstance(block, Table))
     rejected = {row[0]: row[summary.columns.index("rejected: π⁰")] for row in summary.rows}
     plots = {block.title: block for block in blocks if isinstance(block, Plot)}
-    pion = made.truth.class_E == PION
+    pion = composed.truth.class_E == PION
     for title, values, edges in (
-        ("π⁰ rejected against energy", made.truth.total_gev, shower_shape.ENERGY_BINS_GEV),
-        ("π⁰ rejected against the distance of its photons", made.truth.distance_E, shower_shape.DISTANCE_BINS),
+        ("π⁰ rejected against energy", composed.truth.total_gev, shower_shape.ENERGY_BINS_GEV),
+        ("π⁰ rejected against the distance of its photons", composed.truth.distance_E, shower_shape.DISTANCE_BINS),
     ):
         counts, _ = np.histogram(values[pion], edges)
         outside = int(pion.sum()) - counts.sum()

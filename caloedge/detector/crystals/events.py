@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloedge.detector.constants import PI0_MASS_GEV
 from caloedge.detector.crystals.geometry import PBWO4
 from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.errors import BadData
@@ -18,7 +19,7 @@ GRID = 51
 """Crystals per side of an event."""
 WINDOW = 7
 MARGIN = WINDOW // 2
-"""Windows do not reach over the border, so seeds keep this distance from it."""
+"""Smallest distance of a seed from the border, over which windows do not reach."""
 SEED_THRESHOLD_GEV = 0.5
 MAX_DISTANCE = 45.0
 
@@ -31,18 +32,16 @@ READOUT_GEV = 0.05
 SPLITS = {"train": (0.0, 0.7), "valid": (0.7, 0.85), "test": (0.85, 1.0), "all": (0.0, 1.0)}
 SPLIT_SEED = 20231117
 
-PION_MASS_GEV = 0.1349768
-"""Of the π⁰ (Particle Data Group 2024)."""
 DECAY_DISTANCE_MM = 1290.0
-"""From the decay point to the crystals: the CMS barrel's inner radius (JINST 3 (2008) S08004), and these are its crystals."""
+"""Distance from the decay point to the crystals: the inner radius of the CMS barrel (JINST 3 (2008) S08004)."""
 PATCH = 13
 """Crystals per side of a close pair's surroundings: all windows around either photon fit."""
 CANDIDATES = 8
-"""Library showers of nearly the wanted energy that are tried per photon."""
+"""Number of library showers of nearly the target energy that are tried per photon."""
 MOST_CANDIDATES = 128
-"""As many are tried at most; only a library too small for more than tests needs them."""
+"""Largest number that is tried; only a library too small for more than tests needs so many."""
 MISMATCH = 0.02
-"""Largest difference of wanted and composed distance, in crystals: 0.4 mm. The mean difference is six times smaller."""
+"""Largest difference of target and composed distance, in crystals: 0.4 mm. The mean difference is six times smaller."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class CrystalEvents:
     """Digitised events with their truth; rows of absent photons are NaN."""
 
     cells_EXY: NDArray[Any]
-    """(E, 51, 51) float32 GeV."""
+    """(E, 51, 51) float32 energies in GeV."""
     impact_EP2: NDArray[Any]
     """(E, 2, 2) impact points in crystals."""
     energy_EP: NDArray[Any]
@@ -64,8 +63,9 @@ class Windows:
     """7 × 7 windows around crystals above the seed threshold, in (event, x, y) order."""
 
     cells_WXY: NDArray[Any]
-    """(W, 7, 7) float32 GeV."""
+    """(W, 7, 7) float32 energies in GeV."""
     event_W: NDArray[Any]
+    """(W,) event of each window."""
     crystal_W2: NDArray[Any]
     """(W, 2) central crystal."""
 
@@ -117,7 +117,7 @@ def compose(library: ShowerLibrary, rows: NDArray[Any], n_events: int, rng: np.r
 
 def opening_angle(energy_EP: NDArray[Any]) -> NDArray[Any]:
     """Return the angle (E,) in radians between the photons of a π⁰ from their energies in GeV: m² = 2 E₁ E₂ (1 − cos θ)."""
-    return np.asarray(2 * np.arcsin(PION_MASS_GEV / (2 * np.sqrt(energy_EP[..., 0] * energy_EP[..., 1]))))
+    return np.asarray(2 * np.arcsin(PI0_MASS_GEV / (2 * np.sqrt(energy_EP[..., 0] * energy_EP[..., 1]))))
 
 
 def pion_distance(energy_EP: NDArray[Any]) -> NDArray[Any]:
@@ -134,69 +134,73 @@ def pion_distance(energy_EP: NDArray[Any]) -> NDArray[Any]:
 def match_pairs(
     library: ShowerLibrary,
     rows: NDArray[Any],
-    wanted_gev_EP: NDArray[Any],
-    wanted_E: NDArray[Any],
+    target_gev_EP: NDArray[Any],
+    target_distance_E: NDArray[Any],
     bounds_E2: NDArray[Any],
     rng: np.random.Generator,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Choose two showers per event of nearly the wanted energies and place the second at the wanted distance from the first.
+    """Choose two showers per event of nearly the target energies and place the second at the target distance from the first.
 
     Impact points keep their place inside the crystal, so a distance can only be met nearly: of `CANDIDATES`² pairs of
-    showers and the four crystals around the wanted point, in a random direction, those that meet it best are taken; more
-    are tried where it is missed by more than `MISMATCH`. A wanted distance (E,) of NaN means that of a π⁰ of the showers'
+    showers and the four crystals around the target point, in a random direction, those that meet it best are taken; more
+    are tried where it is missed by more than `MISMATCH`. A target distance (E,) of NaN means that of a π⁰ of the showers'
     energies. Distances stay within [low, high) of `bounds_E2`. Returns showers (E, P), crystals (E, 2) from the first
     photon's to the second's, and distances (E,) in crystals.
     """
-    n_events = len(wanted_E)
+    n_events = len(target_distance_E)
     shower_EP = np.empty((n_events, 2), np.int64)
     step_E2 = np.empty((n_events, 2), np.int64)
     distance_E = np.empty(n_events)
-    todo, n_candidates, most = np.arange(n_events), min(CANDIDATES, len(rows)), min(MOST_CANDIDATES, len(rows))
-    while len(todo):
-        near_EPK = nearest_in_energy(library, rows, wanted_gev_EP[todo], n_candidates)
-        shower_EP[todo], step_E2[todo], distance_E[todo], mismatch = _best_pairs(
-            library, near_EPK, wanted_E[todo], bounds_E2[todo], rng
+    pending, n_candidates, most = np.arange(n_events), min(CANDIDATES, len(rows)), min(MOST_CANDIDATES, len(rows))
+    while len(pending):
+        near_EPK = nearest_in_energy(library, rows, target_gev_EP[pending], n_candidates)
+        shower_EP[pending], step_E2[pending], distance_E[pending], mismatch = _best_pairs(
+            library, near_EPK, target_distance_E[pending], bounds_E2[pending], rng
         )
-        todo = todo[mismatch > MISMATCH] if n_candidates < most else todo[:0]
+        pending = pending[mismatch > MISMATCH] if n_candidates < most else pending[:0]
         n_candidates = min(2 * n_candidates, most)
     return shower_EP, step_E2, distance_E
 
 
-def nearest_in_energy(library: ShowerLibrary, rows: NDArray[Any], wanted_gev: NDArray[Any], n: int) -> NDArray[Any]:
-    """Return for each wanted energy (...) the `n` showers (..., n) of `rows` around it in the order of energy."""
+def nearest_in_energy(library: ShowerLibrary, rows: NDArray[Any], target_gev: NDArray[Any], n: int) -> NDArray[Any]:
+    """Return for each target energy (...) the `n` showers (..., n) of `rows` around it in the order of energy."""
     ordered = rows[np.argsort(library.energies_mev[rows], kind="stable")]
-    place = np.searchsorted(library.energies_mev[ordered], 1e3 * wanted_gev) - n // 2
-    return np.asarray(ordered[np.clip(place, 0, len(rows) - n)[..., None] + np.arange(n)])
+    position = np.searchsorted(library.energies_mev[ordered], 1e3 * target_gev) - n // 2
+    return np.asarray(ordered[np.clip(position, 0, len(rows) - n)[..., None] + np.arange(n)])
 
 
 def _best_pairs(
-    library: ShowerLibrary, near_EPK: NDArray[Any], wanted_E: NDArray[Any], bounds_E2: NDArray[Any], rng: np.random.Generator
+    library: ShowerLibrary,
+    near_EPK: NDArray[Any],
+    target_distance_E: NDArray[Any],
+    bounds_E2: NDArray[Any],
+    rng: np.random.Generator,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return showers (E, P), step (E, 2), distance (E,) and what it misses, of the best of all pairs of candidates."""
+    """Return showers (E, P), step (E, 2), distance (E,) and mismatch (E,) of the best of all pairs of candidates."""
     n_events, _, n = near_EPK.shape
     energy_EPK = library.energies_mev[near_EPK] * 1e-3
     inside_EPK2 = inside(library, near_EPK)
     pair_EKL2 = np.stack(np.broadcast_arrays(energy_EPK[:, 0, :, None], energy_EPK[:, 1, None, :]), axis=-1)
-    wanted_EKL = np.where(np.isnan(wanted_E)[:, None, None], pion_distance(pair_EKL2), wanted_E[:, None, None])
+    target_EKL = np.where(np.isnan(target_distance_E)[:, None, None], pion_distance(pair_EKL2), target_distance_E[:, None, None])
     angle_E = rng.uniform(0, 2 * np.pi, n_events)
-    aimed, squares = [], []
+    lower_steps, squares = [], []
     for axis, direction_E in enumerate((np.cos(angle_E), np.sin(angle_E))):
         offset_EKL = inside_EPK2[:, 1, None, :, axis] - inside_EPK2[:, 0, :, None, axis]
-        step_EKL = np.floor(wanted_EKL * direction_E[:, None, None] - offset_EKL)
-        aimed.append(step_EKL)
+        step_EKL = np.floor(target_EKL * direction_E[:, None, None] - offset_EKL)
+        lower_steps.append(step_EKL)
         lower_or_higher_EKL2 = (step_EKL + offset_EKL)[..., None] + np.arange(2)
         squares.append(np.expand_dims(lower_or_higher_EKL2**2, 4 - axis))
-    apart_EKLC = np.sqrt(squares[0] + squares[1]).reshape(n_events, n, n, 4)
+    distance_EKLC = np.sqrt(squares[0] + squares[1]).reshape(n_events, n, n, 4)
     low, high = bounds_E2.T[:, :, None, None, None]
-    mismatch_EKLC = np.abs(apart_EKLC - wanted_EKL[..., None])
-    mismatch_EKLC[(apart_EKLC < low) | (apart_EKLC >= high)] = np.inf
+    mismatch_EKLC = np.abs(distance_EKLC - target_EKL[..., None])
+    mismatch_EKLC[(distance_EKLC < low) | (distance_EKLC >= high)] = np.inf
     event_E = np.arange(n_events)
     best_E = mismatch_EKLC.reshape(n_events, -1).argmin(axis=1)
     first_E, second_E, x_E, y_E = np.unravel_index(best_E, (n, n, 2, 2))
     shower_EP = np.stack([near_EPK[event_E, 0, first_E], near_EPK[event_E, 1, second_E]], axis=1)
-    steps = [lowest[event_E, first_E, second_E] + corner_E for lowest, corner_E in zip(aimed, (x_E, y_E), strict=True)]
-    apart_E, mismatch_E = (values.reshape(n_events, -1)[event_E, best_E] for values in (apart_EKLC, mismatch_EKLC))
-    return shower_EP, np.stack(steps, axis=1).astype(np.int64), apart_E, mismatch_E
+    steps = [lowest[event_E, first_E, second_E] + corner_E for lowest, corner_E in zip(lower_steps, (x_E, y_E), strict=True)]
+    distance_E, mismatch_E = (values.reshape(n_events, -1)[event_E, best_E] for values in (distance_EKLC, mismatch_EKLC))
+    return shower_EP, np.stack(steps, axis=1).astype(np.int64), distance_E, mismatch_E
 
 
 def deposit_patch(library: ShowerLibrary, shower_EP: NDArray[Any], step_E2: NDArray[Any]) -> NDArray[Any]:
@@ -230,7 +234,7 @@ def digitise(cells_gev: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
 
 
 def windows(events: CrystalEvents) -> Windows:
-    """Cut the window around every crystal above 0.5 GeV that is not too close to the border."""
+    """Extract the window around every crystal above 0.5 GeV that is not too close to the border."""
     inner = events.cells_EXY[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
     event_W, x_W, y_W = np.nonzero(inner > SEED_THRESHOLD_GEV)
     views = np.lib.stride_tricks.sliding_window_view(events.cells_EXY, (WINDOW, WINDOW), axis=(1, 2))
@@ -248,16 +252,16 @@ def place(inside_EP2: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     n = len(inside_EP2)
     first = rng.integers(MARGIN, GRID - MARGIN, (n, 2))
     second = np.zeros((n, 2), np.int64)
-    todo = np.arange(n)
-    while len(todo):
-        distance = np.exp(rng.uniform(0, np.log(MAX_DISTANCE), len(todo)))
-        angle = rng.uniform(0, 2 * np.pi, len(todo))
-        aim = first[todo] + inside_EP2[todo, 0] + distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        second[todo] = np.rint(aim - inside_EP2[todo, 1])
-        apart = second[todo] + inside_EP2[todo, 1] - first[todo] - inside_EP2[todo, 0]
-        fits = ((second[todo] >= MARGIN) & (second[todo] < GRID - MARGIN)).all(axis=1)
-        good = fits & (np.hypot(*apart.T) >= 1) & (second[todo] != first[todo]).any(axis=1)
-        todo = todo[~good]
+    pending = np.arange(n)
+    while len(pending):
+        distance = np.exp(rng.uniform(0, np.log(MAX_DISTANCE), len(pending)))
+        angle = rng.uniform(0, 2 * np.pi, len(pending))
+        target = first[pending] + inside_EP2[pending, 0] + distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        second[pending] = np.rint(target - inside_EP2[pending, 1])
+        separation = second[pending] + inside_EP2[pending, 1] - first[pending] - inside_EP2[pending, 0]
+        fits = ((second[pending] >= MARGIN) & (second[pending] < GRID - MARGIN)).all(axis=1)
+        accepted = fits & (np.hypot(*separation.T) >= 1) & (second[pending] != first[pending]).any(axis=1)
+        pending = pending[~accepted]
     return np.stack([first, second], axis=1)
 
 

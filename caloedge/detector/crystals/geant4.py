@@ -145,7 +145,7 @@ def _place_crystals(g4: Any, matrix: CrystalMatrix) -> tuple[Any, list[Any]]:
 
 
 def _place_stack(g4: Any, stack: SamplingStack) -> tuple[Any, list[Any]]:
-    """Place the cylinder as replicas of layers, each an absorber disc before a sensor disc cut in azimuth and radius."""
+    """Place the cylinder as replicas of layers, each an absorber disc before a sensor disc segmented in azimuth and radius."""
     nist = g4.G4NistManager.Instance()
     absorber, sensor = (nist.FindOrBuildMaterial(name) for name in (stack.absorber, stack.sensor))
     vacuum = nist.FindOrBuildMaterial("G4_Galactic")
@@ -165,14 +165,14 @@ def _place_stack(g4: Any, stack: SamplingStack) -> tuple[Any, list[Any]]:
     }
     volumes = {}
     for name, (shape, material) in shapes.items():
-        volumes[name], kept = _volume(g4, shape, material, name)
-        keep += kept
-    at = g4.G4ThreeVector
+        volumes[name], solids = _volume(g4, shape, material, name)
+        keep += solids
+    vector = g4.G4ThreeVector
     keep += [
-        g4.G4PVPlacement(None, at(0, 0, length), volumes["block"], "block", world_volume, False, 0),
+        g4.G4PVPlacement(None, vector(0, 0, length), volumes["block"], "block", world_volume, False, 0),
         g4.G4PVReplica("layer", volumes["layer"], volumes["block"], g4.kZAxis, stack.physical_layers, period),
-        g4.G4PVPlacement(None, at(0, 0, -thin / 2), volumes["absorber"], "absorber", volumes["layer"], False, 0),
-        g4.G4PVPlacement(None, at(0, 0, thick / 2), volumes["sensor"], "sensor", volumes["layer"], False, 0),
+        g4.G4PVPlacement(None, vector(0, 0, -thin / 2), volumes["absorber"], "absorber", volumes["layer"], False, 0),
+        g4.G4PVPlacement(None, vector(0, 0, thick / 2), volumes["sensor"], "sensor", volumes["layer"], False, 0),
         g4.G4PVReplica("wedge", volumes["wedge"], volumes["sensor"], g4.kPhi, stack.n_phi, wedge),
         g4.G4PVReplica("cell", volumes["cell"], volumes["wedge"], g4.kRho, rings, ring),
     ]

@@ -19,12 +19,12 @@ class CrystalMatrix:
 
     @property
     def cell_shape(self) -> tuple[int, ...]:
-        """Axes (x, y), row-major in the shower library."""
+        """Number of cells along x and y, row-major in the shower library."""
         return (self.cells_per_side, self.cells_per_side)
 
     @property
     def impact_half_width_mm(self) -> float:
-        """Showers start uniformly over the face of the central crystal."""
+        """Half width in mm of the square of impact points: the face of the central crystal."""
         return self.cell_mm / 2
 
 
@@ -39,25 +39,25 @@ class SamplingStack:
     sensor_mm: float
     physical_layers: int
     merged_layers: int
-    """Neighbouring physical layers added into one read-out layer."""
+    """Number of neighbouring physical layers added into one read-out layer."""
     n_phi: int
     r_edges_mm: tuple[float, ...]
     outer_rings: int
-    """Rings of the same width outside the read-out, kept so that the shower is contained and scatters back."""
+    """Number of rings of the same width outside the read-out, kept so that the shower is contained and scatters back."""
 
     @property
     def cell_shape(self) -> tuple[int, ...]:
-        """Axes (layer, azimuth, radius), row-major in the shower library."""
+        """Number of cells along layer, azimuth and radius, row-major in the shower library."""
         return (self.physical_layers // self.merged_layers, self.n_phi, len(self.r_edges_mm) - 1)
 
     @property
     def ring_mm(self) -> float:
-        """Width of one radial bin."""
+        """Width of one radial bin in mm."""
         return self.r_edges_mm[1] - self.r_edges_mm[0]
 
     @property
     def impact_half_width_mm(self) -> float:
-        """Showers start on the axis."""
+        """Half width in mm of the square of impact points: 0, since showers start on the axis."""
         return 0.0
 
 

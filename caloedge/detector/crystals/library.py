@@ -43,7 +43,7 @@ class ShowerLibrary:
 
     @cached_property
     def cells_mev(self) -> NDArray[Any]:
-        """(N, cells) float32, read once on first use."""
+        """(N, cells) float32 energies in MeV, read once on first use."""
         with open_hdf5(self.path) as file:
             cells = _dataset(self.path, file, "showers").astype("f4")[:]
         _require(self.path, "showers", np.isfinite(cells), cells, "is not finite")
@@ -64,9 +64,9 @@ def shipped(name: str) -> Path:
     """
     path = Path(str(package_files("caloedge"))) / "detector" / "libraries" / f"{name}.h5"
     if not path.is_file():
-        there = shipped_names()
+        names = shipped_names()
         raise UnknownName(
-            f"no shipped shower library {name!r}{meant(name, there)}; there are: {', '.join(there)}"
+            f"no shipped shower library {name!r}{meant(name, names)}; there are: {', '.join(names)}"
             " (or give a path ending in .h5)"
         )
     return path
@@ -143,8 +143,8 @@ def round_mantissa(values: NDArray[Any]) -> NDArray[Any]:
 
 def _dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
     if (data := dataset(path, file, key)) is None:
-        found = ", ".join(sorted(file)) or "nothing"
-        raise BadData(f"{path}: no dataset {key!r} (found: {found}); a library has incident_energies, showers and impact_mm")
+        keys = ", ".join(sorted(file)) or "nothing"
+        raise BadData(f"{path}: no dataset {key!r} (found: {keys}); a library has incident_energies, showers and impact_mm")
     if data.dtype.kind not in "fiu":
         raise BadData(f"{path}: {key!r} holds {data.dtype}, not numbers")
     return data
@@ -157,11 +157,11 @@ def _column(path: Path, file: h5py.File, key: str, width: int) -> NDArray[Any]:
     return np.asarray(data[:], np.float64)
 
 
-def _require(path: Path, key: str, good: NDArray[Any], values: NDArray[Any], complaint: str) -> None:
-    if not good.all():
-        where = np.unravel_index(int(np.argmin(good)), good.shape)
-        place = ", ".join(str(int(i)) for i in where)
-        raise BadData(f"{path}: {key}[{place}] = {values[where]} {complaint}; remove that shower or make the file again")
+def _require(path: Path, key: str, valid: NDArray[Any], values: NDArray[Any], complaint: str) -> None:
+    if not valid.all():
+        index = np.unravel_index(int(np.argmin(valid)), valid.shape)
+        index_text = ", ".join(str(int(i)) for i in index)
+        raise BadData(f"{path}: {key}[{index_text}] = {values[index]} {complaint}; remove that shower or make the file again")
 
 
 def _text(value: object) -> str:

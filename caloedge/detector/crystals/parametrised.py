@@ -19,7 +19,7 @@ MIN_SPOTS = 500
 
 
 @dataclass(frozen=True)
-class Medium:
+class ShowerMedium:
     """Shower constants of the (average) material."""
 
     effective_z: float
@@ -30,9 +30,9 @@ class Medium:
 
 
 MEDIA = {
-    "pbwo4": Medium(effective_z=68.4, radiation_length_mm=8.9, moliere_mm=20.0, critical_mev=9.64),
+    "pbwo4": ShowerMedium(effective_z=68.4, radiation_length_mm=8.9, moliere_mm=20.0, critical_mev=9.64),
     # 1.4 mm W + 0.3 mm Si: X0 and Moliere radius of the mixture; the fraction is what our Geant4 stack gives.
-    "wsi": Medium(effective_z=72.0, radiation_length_mm=4.2, moliere_mm=11.5, critical_mev=8.1, sampling_fraction=0.0323),
+    "wsi": ShowerMedium(effective_z=72.0, radiation_length_mm=4.2, moliere_mm=11.5, critical_mev=8.1, sampling_fraction=0.0323),
 }
 
 
@@ -53,7 +53,7 @@ def open_parametrised(geometry: Geometry, particle: str) -> tuple[Shoot, dict[st
     return shoot, {"version": "Grindhammer-Peters, hep-ex/0001020", "physics_list": "none", "data_tables": "none"}
 
 
-def _spots(rng: np.random.Generator, energy_mev: float, medium: Medium, n: int) -> tuple[NDArray[Any], ...]:
+def _spots(rng: np.random.Generator, energy_mev: float, medium: ShowerMedium, n: int) -> tuple[NDArray[Any], ...]:
     """Return n energy spots (x, y, z) in mm: longitudinal gamma profile with correlated fluctuations, two-component radius."""
     z = medium.effective_z
     ln_y = np.log(energy_mev / medium.critical_mev)

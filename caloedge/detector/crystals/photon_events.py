@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloedge.detector.constants import PI0_MASS_GEV
 from caloedge.detector.crystals import events
 from caloedge.detector.crystals.events import GRID, MARGIN, CrystalEvents
 from caloedge.detector.crystals.library import ShowerLibrary
@@ -18,18 +19,18 @@ from caloedge.detector.crystals.library import ShowerLibrary
 ONE, TWO, PION = range(3)
 KINDS = ("one photon", "two photons", "π⁰ → γγ")
 SHARES = (0.35, 0.4, 0.25)
-"""Of the kinds among events."""
+"""Shares of the kinds among events."""
 PION_GEV = (2.5, 20.0)
-"""Momenta of the π⁰, log-uniform: its photons hit 6.3 to 0.8 crystals apart where they share its energy equally."""
+"""Range of the momentum of the π⁰ in GeV, log-uniform: photons of equal energies hit 6.3 to 0.8 crystals apart."""
 LOWEST_PHOTON_GEV = 1.0
-"""Of a π⁰'s photons: the shipped library's lowest."""
+"""Lowest energy of a π⁰'s photons: that of the shipped library."""
 MOST_APART = 12.0
 """Largest distance of a π⁰'s photons in crystals; lower momenta reach it only with very unequal photons."""
 
 
 @dataclass(frozen=True)
 class PhotonEvents:
-    """Digitised events, what is in them, and which kind each is."""
+    """Digitised events with their truth and kind."""
 
     crystals: CrystalEvents
     kind_E: NDArray[Any]
@@ -50,51 +51,51 @@ class Photons:
     position_N2: NDArray[Any]
     """(N, 2) impact points in crystals, as in `CrystalEvents.impact_EP2`."""
     energy_N: NDArray[Any]
-    """(N,) GeV."""
+    """(N,) energies in GeV."""
     score_N: NDArray[Any]
-    """(N,) how photon-like; the reconstruction's own scale, higher is better."""
+    """(N,) scores on the reconstruction's own scale, higher for what is more photon-like."""
 
 
 def compose(library: ShowerLibrary, rows: NDArray[Any], n_events: int, rng: np.random.Generator) -> PhotonEvents:
     """Compose events of all kinds from the showers `rows` of a library.
 
     One and two photons are placed as `events.compose` does, the latter 1 to 45 crystals apart, log-uniform. All events are
-    mirrored and turned at random: the showers have the crystals' symmetry, so that is one more shower for each.
+    mirrored and transposed at random: the showers have the crystals' symmetry, so that is one more shower for each.
     """
     kind_E = rng.choice(len(KINDS), n_events, p=SHARES)
     shower_EP = rng.choice(rows, (n_events, 2))
     pion = kind_E == PION
     step_E2 = np.zeros((n_events, 2), np.int64)
-    shower_EP[pion], step_E2[pion] = _pions(library, rows, int(pion.sum()), rng)
+    shower_EP[pion], step_E2[pion] = _pion_decays(library, rows, int(pion.sum()), rng)
     inside_EP2 = events.inside(library, shower_EP)
     crystal_EP2 = events.place(inside_EP2, rng)
-    crystal_EP2[pion] = _placed(step_E2[pion], rng)
+    crystal_EP2[pion] = _place_pairs(step_E2[pion], rng)
     two_E = kind_E != ONE
     cells_EXY = events.deposit(library.cells_mev, shower_EP, crystal_EP2, two_E)
     absent_EP = np.stack([np.zeros_like(two_E), ~two_E], axis=1)
     impact_EP2 = np.where(absent_EP[:, :, None], np.nan, crystal_EP2 + inside_EP2)
     energy_EP = np.where(absent_EP, np.nan, library.energies_mev[shower_EP] * 1e-3)
-    cells_EXY, impact_EP2 = _turned(cells_EXY, impact_EP2, rng)
+    cells_EXY, impact_EP2 = _oriented_at_random(cells_EXY, impact_EP2, rng)
     crystals = CrystalEvents(events.digitise(cells_EXY, rng), impact_EP2, energy_EP, np.where(absent_EP, -1, shower_EP))
     return PhotonEvents(crystals, kind_E)
 
 
-def _pions(
+def _pion_decays(
     library: ShowerLibrary, rows: NDArray[Any], n_events: int, rng: np.random.Generator
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Choose the showers (E, P) of π⁰ decays and the steps (E, 2) between their crystals."""
     momentum_E = np.exp(rng.uniform(np.log(PION_GEV[0]), np.log(PION_GEV[1]), n_events))
-    total_E = np.hypot(momentum_E, events.PION_MASS_GEV)
+    total_E = np.hypot(momentum_E, PI0_MASS_GEV)
     # E₁ = (E + p cos θ*) / 2 with cos θ* uniform, as long as both photons are above the lowest energy.
-    most_E = np.minimum((total_E - 2 * LOWEST_PHOTON_GEV) / momentum_E, 1)
-    first_E = (total_E + momentum_E * rng.uniform(-most_E, most_E)) / 2
-    wanted_EP = np.stack([first_E, total_E - first_E], axis=1)
+    max_cosine_E = np.minimum((total_E - 2 * LOWEST_PHOTON_GEV) / momentum_E, 1)
+    first_E = (total_E + momentum_E * rng.uniform(-max_cosine_E, max_cosine_E)) / 2
+    target_EP = np.stack([first_E, total_E - first_E], axis=1)
     bounds_E2 = np.broadcast_to(np.array([0.0, MOST_APART]), (n_events, 2))
-    shower_EP, step_E2, _ = events.match_pairs(library, rows, wanted_EP, np.full(n_events, np.nan), bounds_E2, rng)
+    shower_EP, step_E2, _ = events.match_pairs(library, rows, target_EP, np.full(n_events, np.nan), bounds_E2, rng)
     return shower_EP, step_E2
 
 
-def _placed(step_E2: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+def _place_pairs(step_E2: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     """Return crystals (E, P, 2) of pairs a step apart, anywhere where both windows fit."""
     low_E2 = MARGIN - np.minimum(step_E2, 0)
     high_E2 = GRID - MARGIN - np.maximum(step_E2, 0)
@@ -102,7 +103,9 @@ def _placed(step_E2: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     return np.stack([first_E2, first_E2 + step_E2], axis=1)
 
 
-def _turned(cells_EXY: NDArray[Any], impact_EP2: NDArray[Any], rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
+def _oriented_at_random(
+    cells_EXY: NDArray[Any], impact_EP2: NDArray[Any], rng: np.random.Generator
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Mirror and transpose each event at random: the eight symmetries of a square."""
     cells_EXY, impact_EP2 = cells_EXY.copy(), impact_EP2.copy()
     for axis in (0, 1):

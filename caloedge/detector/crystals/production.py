@@ -33,14 +33,14 @@ from caloedge.progress import progress
 
 SHOWERS_PER_PART = 64
 SHOWER, WRITTEN, STOP = "shower", "written", "stop"
-"""What workers report, and what ends them."""
+"""Messages: what workers report, and what ends them."""
 MIN_ENERGY_GEV, MAX_ENERGY_GEV = 0.01, 10_000.0
 GENERATORS = {"geant4": geant4.open_geant4, "parametrised": parametrised.open_parametrised}
 
 
 @dataclass(frozen=True)
 class Production:
-    """What to simulate; two equal values give the same library, shower by shower."""
+    """Settings of a simulation; two equal values give the same library, shower by shower."""
 
     geometry: str = "pbwo4"
     generator: str = "geant4"
@@ -127,7 +127,7 @@ def _finished(parts: Path) -> list[tuple[int, int]]:
 
 
 def _missing(parts: Path, showers: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges still to do, cut into parts."""
+    """Yield the ranges still to do, divided into parts."""
     edge = 0
     for start, stop in [*_finished(parts), (showers, showers)]:
         for first in range(edge, start, SHOWERS_PER_PART):
@@ -136,7 +136,7 @@ def _missing(parts: Path, showers: int) -> Iterator[tuple[int, int]]:
 
 
 def _run_workers(production: Production, parts: Path, ranges: list[tuple[int, int]], workers: int, advance: Any) -> None:
-    """Let processes simulate all ranges; each is told one at a time through its pipe, and says what it did.
+    """Let processes simulate all ranges; each gets one at a time through its pipe, and reports what it did.
 
     Pipes, unlike the queues and events of `multiprocessing`, have no names that an interrupt could leave behind, and end with
     the process at either end.
@@ -147,16 +147,16 @@ def _run_workers(production: Production, parts: Path, ranges: list[tuple[int, in
     try:
         with _signals_held():
             for _ in range(workers):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(production, parts, theirs), daemon=True)
+                connection, worker_end = context.Pipe()
+                process = context.Process(target=_work, args=(production, parts, worker_end), daemon=True)
                 process.start()
-                theirs.close()
-                crew[ours] = process
+                worker_end.close()
+                crew[connection] = process
         _hand_out(ranges, crew, advance)
     except BaseException:
-        for ours in crew:
+        for connection in crew:
             with suppress(OSError):
-                ours.send(STOP)  # the worker finishes its shower and writes what it has
+                connection.send(STOP)  # the worker finishes its shower and writes what it has
         raise
     finally:
         for worker in crew.values():
@@ -164,27 +164,27 @@ def _run_workers(production: Production, parts: Path, ranges: list[tuple[int, in
 
 
 def _hand_out(ranges: list[tuple[int, int]], crew: Mapping[Connection, BaseProcess], advance: Any) -> None:
-    todo, busy = iter(ranges), set(crew)
+    pending, busy = iter(ranges), set(crew)
     for pipe in crew:
-        pipe.send(next(todo))  # there are no more workers than ranges
+        pipe.send(next(pending))  # there are no more workers than ranges
     while busy:
-        for ours in wait(busy):
-            assert isinstance(ours, Connection)
+        for connection in wait(busy):
+            assert isinstance(connection, Connection)
             try:
-                said = ours.recv()
+                message = connection.recv()
             except (EOFError, OSError):
-                crew[ours].join()
-                code = crew[ours].exitcode
+                crew[connection].join()
+                code = crew[connection].exitcode
                 raise UserError(f"a simulation worker died (exit code {code}); finished showers are kept, run again") from None
-            if said == SHOWER:
+            if message == SHOWER:
                 advance(1)
-            elif said != WRITTEN:
-                raise UserError(said)
-            elif (following := next(todo, STOP)) == STOP:
-                busy.remove(ours)
-                ours.send(STOP)
+            elif message != WRITTEN:
+                raise UserError(message)
+            elif (following := next(pending, STOP)) == STOP:
+                busy.remove(connection)
+                connection.send(STOP)
             else:
-                ours.send(following)
+                connection.send(following)
 
 
 @contextmanager
@@ -264,14 +264,14 @@ def _merge(production: Production, parts: Path, path: Path) -> None:
     joined, provenance = _joined(parts, production.showers)
     # The geometry's description replaces its name.
     settings = asdict(production) | {"geometry": describe(geometry(production.geometry))}
-    made = {"made_by": f"caloedge {version('caloedge')}", "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    origin = {"made_by": f"caloedge {version('caloedge')}", "created": datetime.now(UTC).isoformat(timespec="seconds")}
     settings.pop("zero_below_mev")
     write_library(
         path,
         joined["energies_mev"],
         joined["impact_mm"],
         joined["cells_mev"],
-        {**settings, **provenance, **made},
+        {**settings, **provenance, **origin},
         zero_below_mev=production.zero_below_mev,
     )
     shutil.rmtree(parts)

@@ -1,4 +1,4 @@
-"""QCD events of Pythia 8 as particles for the detector of `full_events`, the shipped sample of them, and jets in images.
+"""QCD events of Pythia 8 as particles for the detector of `images.response`, the shipped sample of them, and jets in images.
 
 A sample is an HDF5 file: `multiplicity` (E,) particles of each event; then, event by event, `species` and `charge` (N,) int8 and
 `energy_gev`, `eta` and `phi` (N,) float16: rounded by about a hundredth of the best resolution and of a pixel.
@@ -46,36 +46,36 @@ SETTINGS = (
     "Tune:pp = 14",
     "Random:setSeed = on",
 )
-"""Of Pythia: the jets of arXiv 2410.07250, with underlying event, initial- and final-state radiation."""
+"""Settings of Pythia for the jets of arXiv 2410.07250, with underlying event, initial- and final-state radiation."""
 MAX_SEED = 900_000_000
-"""Pythia's largest; its 0 means the clock."""
+"""Largest seed of Pythia, whose seed 0 means the clock."""
 MAX_FAILURES = 100
-"""In a row: Pythia gives up an event now and then, and is asked for another."""
+"""Largest number of failures in a row: Pythia gives up an event now and then, and is asked for another."""
 ELECTRON, PHOTON = 11, 22
 LAST_ETA = float(np.nextafter(np.float16(MAX_ETA), np.float16(0)))
-"""What is stored for pseudorapidities that float16 would round to the edge of the detector."""
+"""Pseudorapidity stored for those that float16 would round to the edge of the detector."""
 
 SAMPLE_SUFFIX = ".hdf5"
-"""Of shipped samples; shower libraries beside them end in .h5."""
+"""Suffix of shipped samples; shower libraries beside them end in .h5."""
 MAX_GEV = float(np.finfo(np.float16).max)
 COLUMNS = {"species": "i1", "charge": "i1", "energy_gev": "f2", "eta": "f2", "phi": "f2"}
 
 RADIUS = 0.4
 LOWEST_PT_GEV = 20.0
 EVENTS_PER_CALL = 64
-"""FastJet keeps all that it was given in memory."""
+"""Events that are clustered at a time: FastJet keeps all its inputs in memory."""
 
 
 @dataclass(frozen=True)
-class Sample:
+class ParticleSample:
     """Particles of a known number of events; events may be empty."""
 
     particles: Particles
     n_events: int
     provenance: Mapping[str, str]
-    """How it was made; empty for files from elsewhere."""
+    """How the sample was made; empty for files from elsewhere."""
     path: Path = Path()
-    """Where it was read from."""
+    """File that the sample was read from."""
 
     def __len__(self) -> int:
         return self.n_events
@@ -92,14 +92,14 @@ class Jets:
 
     event_N: NDArray[Any]
     pt_N: NDArray[Any]
-    """(N,) GeV."""
+    """(N,) transverse momentum in GeV."""
     eta_N: NDArray[Any]
     """(N,) pseudorapidity."""
     phi_N: NDArray[Any]
-    """(N,) rad, −π to π."""
+    """(N,) azimuth in rad, −π to π."""
 
 
-def qcd_events(n_events: int, seed: int) -> Sample:
+def qcd_events(n_events: int, seed: int) -> ParticleSample:
     """Generate QCD events with Pythia 8: proton–proton at 7 TeV, momentum transfer above 120 GeV; needs the extra `jets`.
 
     The particles are those that reach a detector (Pythia's final state without neutrinos) within |η| = 2.5, in the direction
@@ -118,15 +118,15 @@ def qcd_events(n_events: int, seed: int) -> Sample:
         assert known, setting
     if not generator.init():
         raise UserError("Pythia 8 does not start; what it printed says why, most often that its data files do not match it")
-    found: list[NDArray[Any]] = [np.empty((0, 5))]
+    rows: list[NDArray[Any]] = [np.empty((0, 5))]
     multiplicity_E = np.zeros(n_events, np.int64)
     with progress("generating QCD events", n_events) as advance:
         for event in range(n_events):
-            _next(generator)
-            found.append(_visible(generator.event))
-            multiplicity_E[event] = len(found[-1])
+            _generate_next(generator)
+            rows.append(_visible(generator.event))
+            multiplicity_E[event] = len(rows[-1])
             advance(1)
-    code_N, charge_N, energy_N, eta_N, phi_N = np.concatenate(found).T
+    code_N, charge_N, energy_N, eta_N, phi_N = np.concatenate(rows).T
     showers_early = np.isin(np.abs(code_N), (ELECTRON, PHOTON))
     species_N = np.where(showers_early, PION, np.where(charge_N == 0, NEUTRAL_HADRON, CHARGED_HADRON))
     columns = {
@@ -137,7 +137,7 @@ def qcd_events(n_events: int, seed: int) -> Sample:
         "phi": phi_N,
     }
     stored = {name: columns[name].astype(kind) for name, kind in COLUMNS.items()}
-    made = {
+    provenance = {
         "generator": "pythia8",
         "version": f"pythia8mc {version('pythia8mc')}",
         "settings": json.dumps(SETTINGS),
@@ -145,10 +145,10 @@ def qcd_events(n_events: int, seed: int) -> Sample:
         "events": str(n_events),
         "made_by": f"caloedge {version('caloedge')}: qcd_events({n_events}, seed={seed})",
     }
-    return Sample(_particles(multiplicity_E, stored), n_events, made)
+    return ParticleSample(_particles(multiplicity_E, stored), n_events, provenance)
 
 
-def _next(generator: Any) -> None:
+def _generate_next(generator: Any) -> None:
     for _ in range(MAX_FAILURES):
         if generator.next():
             return
@@ -171,7 +171,7 @@ def _particles(multiplicity_E: NDArray[Any], columns: Mapping[str, NDArray[Any]]
     return Particles(event_N, columns["species"], columns["charge"], *numbers)
 
 
-def write_particles(path: Path, sample: Sample) -> None:
+def write_particles(path: Path, sample: ParticleSample) -> None:
     """Write a sample whole, its particles ordered by event; equal samples give equal bytes.
 
     Raises `UserError` for another suffix than HDF5's, for energies that float16 cannot hold and for unknown events.
@@ -194,13 +194,13 @@ def write_particles(path: Path, sample: Sample) -> None:
         stored = {"multiplicity": np.bincount(particles.event_N, minlength=sample.n_events).astype("i4")}
         for (name, kind), values in zip(COLUMNS.items(), columns, strict=True):
             stored[name] = values[order_N].astype(kind)
-        for name, values in stored.items():  # HDF5 cannot cut empty data sets into chunks
+        for name, values in stored.items():  # HDF5 cannot divide empty data sets into chunks
             file.create_dataset(name, data=values, **(packing if len(values) else {}))
         for key, value in sample.provenance.items():
             file.attrs[key] = value
 
 
-def read_particles(source: str | Path) -> Sample:
+def read_particles(source: str | Path) -> ParticleSample:
     """Read a sample by path, or a shipped one by name; bad files raise `BadData` naming file, data set and cure."""
     path = Path(source)
     if path.suffix not in SUFFIXES:
@@ -222,7 +222,7 @@ def read_particles(source: str | Path) -> Sample:
     _require(path, "charge", np.abs(charge_N.astype(int)) <= 1, charge_N, "is not −1, 0 or 1")
     fits = (species_N == PION) | ((species_N == CHARGED_HADRON) == (charge_N != 0))
     _require(path, "charge", fits, charge_N, "contradicts 'species'")
-    return Sample(_particles(multiplicity_E, columns), len(multiplicity_E), provenance, path)
+    return ParticleSample(_particles(multiplicity_E, columns), len(multiplicity_E), provenance, path)
 
 
 def shipped_sample(name: str) -> Path:
@@ -234,9 +234,9 @@ def shipped_sample(name: str) -> Path:
     folder = Path(str(package_files("caloedge"))) / "detector" / "libraries"
     path = folder / f"{name}{SAMPLE_SUFFIX}"
     if not path.is_file():
-        there = sorted(file.stem for file in folder.glob(f"*{SAMPLE_SUFFIX}"))
+        names = sorted(file.stem for file in folder.glob(f"*{SAMPLE_SUFFIX}"))
         raise UnknownName(
-            f"no shipped sample {name!r}{meant(name, there)}; there are: {', '.join(there)}"
+            f"no shipped sample {name!r}{meant(name, names)}; there are: {', '.join(names)}"
             f" (or give a path ending in {SAMPLE_SUFFIX})"
         )
     return path
@@ -244,18 +244,18 @@ def shipped_sample(name: str) -> Path:
 
 def _column(path: Path, file: h5py.File, key: str, kinds: str) -> NDArray[Any]:
     if (data := dataset(path, file, key)) is None:
-        found = ", ".join(sorted(file)) or "nothing"
-        raise BadData(f"{path}: no dataset {key!r} (found: {found}); a sample has multiplicity, {', '.join(COLUMNS)}")
+        available = ", ".join(sorted(file)) or "nothing"
+        raise BadData(f"{path}: no dataset {key!r} (found: {available}); a sample has multiplicity, {', '.join(COLUMNS)}")
     if data.ndim != 1 or data.dtype.kind not in kinds:
-        wanted = "(N,) numbers" if kinds == "f" else "(N,) integers"
-        raise BadData(f"{path}: {key!r} holds {data.shape} {data.dtype}; expected {wanted}")
+        expected = "(N,) numbers" if kinds == "f" else "(N,) integers"
+        raise BadData(f"{path}: {key!r} holds {data.shape} {data.dtype}; expected {expected}")
     return np.asarray(data[:])
 
 
-def _require(path: Path, key: str, good: NDArray[Any], values: NDArray[Any], complaint: str) -> None:
-    if not good.all():
-        place = int(np.argmin(good))
-        raise BadData(f"{path}: {key}[{place}] = {values[place]} {complaint}; make the file again")
+def _require(path: Path, key: str, valid: NDArray[Any], values: NDArray[Any], complaint: str) -> None:
+    if not valid.all():
+        index = int(np.argmin(valid))
+        raise BadData(f"{path}: {key}[{index}] = {values[index]} {complaint}; make the file again")
 
 
 def jets(image_EHW: NDArray[Any], *, lowest_pt_gev: float = LOWEST_PT_GEV) -> Jets:
@@ -291,9 +291,9 @@ def _clustered(
     pt_P, eta_P, phi_P = energy_P / np.cosh(ETA_H[row_P]), ETA_H[row_P], PHI_W[column_P]
     momenta = {"px": pt_P * np.cos(phi_P), "py": pt_P * np.sin(phi_P), "pz": pt_P * np.sinh(eta_P), "E": energy_P}
     pixels = awkward.unflatten(awkward.zip(momenta), np.bincount(event_P, minlength=len(image_EHW)))
-    found = fastjet.ClusterSequence(pixels, definition).inclusive_jets(min_pt=lowest_pt_gev)
-    number_N = np.repeat(number_E, awkward.to_numpy(awkward.num(found)))
-    px, py, pz = (awkward.to_numpy(awkward.flatten(found[axis])) for axis in ("px", "py", "pz"))
+    clusters = fastjet.ClusterSequence(pixels, definition).inclusive_jets(min_pt=lowest_pt_gev)
+    number_N = np.repeat(number_E, awkward.to_numpy(awkward.num(clusters)))
+    px, py, pz = (awkward.to_numpy(awkward.flatten(clusters[axis])) for axis in ("px", "py", "pz"))
     pt_N = np.hypot(px, py)
     return np.stack([number_N, pt_N, np.arcsinh(pz / pt_N), np.arctan2(py, px)], axis=1)
 

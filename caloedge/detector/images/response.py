@@ -3,13 +3,13 @@
 Generator and response are those that arXiv 2410.07250 trains with, read from its authors' published simulation:
 
 - tracker: charged particles above 0.1 GeV with their energy, smeared by 5 %, where they are produced;
-- field: charged particles then turn by ± `field` / E in φ, and hit the calorimeters there;
+- field: charged particles then bend by ± `field` / E in φ, and hit the calorimeters there;
 - EMCal: above 0.2 GeV a π⁰ deposits 0.9 (E − 0.3 √E) and keeps 0.1 E, a hadron deposits 0.1 E and keeps 0.9 E; smeared by 5 %;
 - HCal: a remaining energy R above 0.3 GeV deposits 0.9 (R − 0.3 √R), smeared by 10 %.
 
 Here differs on purpose: φ is an angle, so a particle that bends over ± π comes back on the other side (the published
 simulation loses its calorimeter energy). Deposits that the smearing would make negative are 0: ten standard deviations away,
-as the thresholds keep E − 0.3 √E positive. Particles beyond |η| = 2.5 are lost from the inputs and from the truth.
+as the thresholds keep E − 0.3 √E positive. Particles of |η| above 2.5 are lost from the inputs and from the truth.
 Axes: E event, N particle, C channel, H row in η, W column in φ.
 """
 
@@ -23,11 +23,11 @@ from caloedge.errors import UserError
 
 PION, NEUTRAL_HADRON, CHARGED_HADRON = range(3)
 SPECIES = ("π⁰", "neutral hadron", "charged hadron")
-"""How a particle showers: π⁰ stands for everything that ends in the EMCal. The charge decides about track and bending."""
+"""Ways in which a particle showers: π⁰ stands for all that ends in the EMCal. The charge decides about track and bending."""
 CHANNELS = ("EMCal", "HCal", "track −", "track +")
 
 PIXELS = 56
-"""Per side of an image."""
+"""Pixels per side of an image."""
 MAX_ETA = 2.5
 ETA_H = (np.arange(PIXELS) + 0.5) * (2 * MAX_ETA / PIXELS) - MAX_ETA
 """Pseudorapidities of the rows' centres."""
@@ -35,11 +35,11 @@ PHI_W = (np.arange(PIXELS) + 0.5) * (2 * np.pi / PIXELS) - np.pi
 """Azimuths of the columns' centres in rad."""
 
 FIELD_ON, FIELD_OFF = 0.5, 0.0
-"""Of the two published data sets, in rad · GeV."""
+"""Fields of the two published data sets, in rad · GeV."""
 CHARGED_REACH = 0.9
-"""Charged toy particles keep to this part of the η and φ ranges."""
+"""Part of the η and φ ranges that charged toy particles keep to."""
 WIDTH_GEV = np.sqrt(1.0**2 + 2.0**2)
-"""N(0, 1) + N(0, 2) is one normal number of this width."""
+"""Width of the sum of N(0, 1) and N(0, 2), which is one normal number."""
 
 TRACK_ABOVE_GEV, EMCAL_ABOVE_GEV, HCAL_ABOVE_GEV = 0.1, 0.2, 0.3
 NON_LINEARITY = 0.3  # GeV^½
@@ -47,7 +47,7 @@ EFFICIENCY = 0.9
 EARLY = 0.1
 """Part of a hadron's energy that ends in the EMCal, and of a π⁰'s that passes it."""
 RESOLUTION = (0.05, 0.05, 0.1)
-"""Of tracker, EMCal and HCal, relative."""
+"""Relative resolutions of tracker, EMCal and HCal."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Particles:
     """The particles of many events, in any order."""
 
     event_N: NDArray[Any]
-    """(N,) integers from 0."""
+    """(N,) event of each particle, from 0."""
     species_N: NDArray[Any]
     """(N,) index into `SPECIES`."""
     charge_N: NDArray[Any]
     """(N,) −1, 0 or 1."""
     energy_N: NDArray[Any]
-    """(N,) GeV."""
+    """(N,) true energy in GeV."""
     eta_N: NDArray[Any]
     """(N,) pseudorapidity at production."""
     phi_N: NDArray[Any]
@@ -73,12 +73,12 @@ class Particles:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What toy particles are drawn from."""
+    """Distribution of energies and species that toy particles are drawn from."""
 
     hardness: float | NDArray[Any] = 1.0
     """Energies are |N(0, 1) + N(0, 2)| GeV times this; one number, or one per event (E,)."""
     shares: tuple[float, float, float] = (0.25, 0.25, 0.5)
-    """Of the species."""
+    """Shares of the species among particles."""
 
     def __post_init__(self) -> None:
         """Refuse what is no spectrum."""
@@ -90,12 +90,12 @@ class Spectrum:
 
 
 TOY = Spectrum()
-"""The published one."""
+"""Spectrum of the published data sets."""
 
 
 @dataclass(frozen=True)
-class EventImages:
-    """What the detector sees of events and what is there, both in GeV per pixel."""
+class DetectorImages:
+    """Detector images of events and the true images, both in GeV per pixel."""
 
     inputs_ECHW: NDArray[Any]
     """(E, 4, 56, 56) float32 in the order of `CHANNELS`."""
@@ -123,11 +123,11 @@ def toy_particles(
     species_N = np.searchsorted(np.cumsum(spectrum.shares)[:-1], rng.random(n), side="right").astype(np.int8)
     charged_N = species_N == CHARGED_HADRON
     charge_N = np.where(charged_N, np.where(rng.random(n) < 0.5, -1, 1), 0).astype(np.int8)
-    at_2N = rng.uniform(-1, 1, (2, n)) * np.where(charged_N, CHARGED_REACH, 1.0)
-    return Particles(event_N, species_N, charge_N, energy_N, MAX_ETA * at_2N[0], np.pi * at_2N[1])
+    direction_2N = rng.uniform(-1, 1, (2, n)) * np.where(charged_N, CHARGED_REACH, 1.0)
+    return Particles(event_N, species_N, charge_N, energy_N, MAX_ETA * direction_2N[0], np.pi * direction_2N[1])
 
 
-def images(particles: Particles, n_events: int, field: float | NDArray[Any], rng: np.random.Generator) -> EventImages:
+def images(particles: Particles, n_events: int, field: float | NDArray[Any], rng: np.random.Generator) -> DetectorImages:
     """Put events through the detector; `field` in rad · GeV, one number or one per event (E,), 0 is off.
 
     The smearing does not depend on the field: equal `rng` give equal measurements, only elsewhere. Raises `UserError` for
@@ -156,7 +156,7 @@ def images(particles: Particles, n_events: int, field: float | NDArray[Any], rng
     inputs_ECHW[:, 0], inputs_ECHW[:, 1] = image(hit_N, emcal_N), image(hit_N, hcal_N)
     for channel, charge in ((2, -1), (3, 1)):
         inputs_ECHW[:, channel] = image(produced_N, np.where(particles.charge_N == charge, track_N, 0))
-    return EventImages(inputs_ECHW, image(produced_N, particles.energy_N).astype(np.float32))
+    return DetectorImages(inputs_ECHW, image(produced_N, particles.energy_N).astype(np.float32))
 
 
 def response(particles: Particles, rng: np.random.Generator) -> NDArray[Any]:
@@ -177,7 +177,7 @@ def _measured(energy_N: NDArray[Any]) -> NDArray[Any]:
 
 
 def _column(phi_N: NDArray[Any]) -> NDArray[Any]:
-    """Return columns of azimuths; any number of turns is allowed."""
+    """Return columns of azimuths, which may lie outside −π to π."""
     return np.floor((phi_N + np.pi) * (PIXELS / (2 * np.pi))).astype(np.int64) % PIXELS
 
 

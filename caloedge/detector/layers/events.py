@@ -1,7 +1,7 @@
 """Events of a charged and a neutral pion that overlap in the six layers, generated as they are asked for.
 
 The gun is that of arXiv 2003.08863 (EPJ C 81 (2021) 107), read from the program that makes its images; the showers are those of
-`layered_showers`:
+`layers.showers`:
 
 - both pions start 150 cm before the face; the π⁰ decays there, and its photons hit as the kinematics say; no magnetic field;
 - a cell is the sum of its charged and its neutral energy, as in the published images: there is no noise and no threshold.
@@ -23,33 +23,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloedge.detector.constants import PI0_MASS_GEV, PI_CHARGED_MASS_GEV
 from caloedge.detector.layers import showers
 from caloedge.detector.layers.geometry import GUN_DISTANCE_MM, LAYERS, SIDE_MM, TRACK_DEPTH_MM
 from caloedge.errors import UserError
 
 VERSION = 1
-"""Of the generator: another one gives other events for the same seed."""
+"""Version of the generator: another one gives other events for the same seed."""
 EVENTS_PER_BLOCK = 64
 EVENTS = 1_000_000
-"""Of each seed and stream."""
-PION_MASS_GEV, NEUTRAL_PION_MASS_GEV = 0.13957039, 0.1349768
-"""Particle Data Group 2024."""
+"""Number of events of each seed and stream."""
 TRACK_CONSTANT, TRACK_PER_GEV = 0.01, 5e-4
-"""Momentum resolution: 1 % ⊕ 0.05 % · p / GeV, the design of ATLAS's inner detector (JINST 3 (2008) S08003)."""
+"""Relative momentum resolution: 1 % ⊕ 0.05 % · p / GeV, the design of ATLAS's inner detector (JINST 3 (2008) S08003)."""
 TRACK_MM = 1.0
-"""Position resolution in x and y; ours."""
+"""Position resolution in x and y in mm; ours."""
 
 
 @dataclass(frozen=True)
 class Gun:
-    """What the particles of an event are drawn from; all uniform."""
+    """Ranges that the particles of an event are drawn from, all uniform."""
 
     charged_gev: tuple[float, float] = (15.0, 30.0)
     neutral_gev: tuple[float, float] = (10.0, 30.0)
     impact_mm: float = 144.0
-    """The π⁺ hits this close to the centre in x and y, as in the source."""
+    """Largest |x| and |y| of the π⁺'s impact, as in the source."""
     distance_mm: tuple[float, float] = (0.0, 288.0)
-    """From the π⁺'s impact to where the π⁰ flies, in any direction; ours: the source draws both impacts independently."""
+    """Distance from the π⁺'s impact to where the π⁰ flies, in any direction; ours: the source draws both independently."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be shot."""
@@ -73,19 +72,19 @@ class LayeredEvents:
     """Events with the energy of each cell of each layer; what is not known is NaN."""
 
     cells_gev: tuple[NDArray[Any], ...]
-    """Per layer (E, φ cells, η cells) float32."""
+    """Energies (E, φ cells, η cells) float32 in GeV, per layer."""
     neutral_gev: tuple[NDArray[Any], ...]
-    """The part of `cells_gev` that the π⁰ deposited."""
+    """Part of `cells_gev` that the π⁰ deposited."""
     track_gev: NDArray[Any]
     """(E,) measured momentum of the π⁺."""
     track_mm: NDArray[Any]
-    """(E, 2) where its track, measured, passes `TRACK_DEPTH_MM`: x along η, y along φ."""
+    """(E, 2) measured position of its track at `TRACK_DEPTH_MM`: x along η, y along φ."""
     true_charged_gev: NDArray[Any]
     """(E,) energy of the π⁺."""
     true_neutral_gev: NDArray[Any]
     """(E,) energy of the π⁰."""
     distance_mm: NDArray[Any]
-    """(E,) between the two at the face."""
+    """(E,) distance between the two pions at the face."""
 
     def __len__(self) -> int:
         return len(self.track_gev)
@@ -105,20 +104,20 @@ class Generated:
 
     gun: Gun = GUN
     path: Path = Path("generated")
-    """Of no file: what the library is called."""
+    """Name of the library; it is no file."""
 
     def __len__(self) -> int:
         return EVENTS
 
     @cached_property
     def provenance(self) -> dict[str, str]:
-        """How events are made."""
+        """Version, settings and maker of the events."""
         made_by = f"caloedge {package_version('caloedge')}"
         return {"version": "parametrised", "settings": json.dumps(self.settings, sort_keys=True), "made_by": made_by}
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All that decides an event, but for its seed and number."""
+        """Settings that decide an event, together with its seed and number."""
         return {
             "version": VERSION,
             "block": EVENTS_PER_BLOCK,
@@ -134,7 +133,7 @@ class Generated:
     def events(self, n_events: int, seed: int, stream: int = 0, first: int = 0) -> LayeredEvents:
         """Return events `first` to `first + n_events − 1`; an event depends on (seed, stream, number) only.
 
-        Raises `UserError` for negative numbers, and beyond the last event.
+        Raises `UserError` for negative numbers, and for events behind the last one.
         """
         for name, value in (("n_events", n_events), ("seed", seed), ("stream", stream), ("first", first)):
             if value < 0:
@@ -143,11 +142,11 @@ class Generated:
             raise UserError(f"events {first} to {first + n_events - 1}: a seed has {EVENTS:,} events, use another one for more")
         parts = [_block(self.gun, np.random.default_rng(0), 0)] if n_events == 0 else []
         for block in range(first // EVENTS_PER_BLOCK, -(-(first + n_events) // EVENTS_PER_BLOCK) if n_events else 0):
-            # A whole block is made even if less is wanted, so that more events begin with the same ones.
+            # A whole block is made even if fewer events are asked for, so that more events begin with the same ones.
             rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, block)))
             start = block * EVENTS_PER_BLOCK
-            wanted = slice(max(first - start, 0), min(first + n_events - start, EVENTS_PER_BLOCK))
-            parts.append(_block(self.gun, rng, EVENTS_PER_BLOCK).rows(wanted))
+            selection = slice(max(first - start, 0), min(first + n_events - start, EVENTS_PER_BLOCK))
+            parts.append(_block(self.gun, rng, EVENTS_PER_BLOCK).rows(selection))
         return joined(parts)
 
 
@@ -162,31 +161,31 @@ def joined(parts: Sequence[LayeredEvents]) -> LayeredEvents:
 
 def photon_energies(pion_gev: NDArray[Any], cosine: NDArray[Any]) -> NDArray[Any]:
     """Return the energies (E, 2) of a π⁰'s photons from its energy and the cosine of the first one's angle at rest."""
-    momentum_E = np.sqrt(pion_gev**2 - NEUTRAL_PION_MASS_GEV**2)
+    momentum_E = np.sqrt(pion_gev**2 - PI0_MASS_GEV**2)
     return np.asarray(np.stack([pion_gev + momentum_E * cosine, pion_gev - momentum_E * cosine], axis=1) / 2)
 
 
 def photon_slopes(
-    pion_gev: NDArray[Any], slope_E2: NDArray[Any], cosine: NDArray[Any], turn: NDArray[Any]
+    pion_gev: NDArray[Any], slope_E2: NDArray[Any], cosine: NDArray[Any], azimuth_E: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the photons' energies (E, P) in GeV and slopes dx/dz and dy/dz (E, P, 2) of decays of π⁰ with slopes (E, 2).
 
-    `cosine` (E,) is that of the first photon's angle at rest, `turn` (E,) its azimuth around the π⁰. A photon that flies sideways
-    or backwards, of a few MeV at most, has infinite slopes.
+    `cosine` (E,) is that of the first photon's angle at rest, `azimuth_E` (E,) its azimuth around the π⁰. A photon
+    that flies sideways or backwards, of a few MeV at most, has infinite slopes.
     """
     energy_EP = photon_energies(pion_gev, cosine)
-    momentum_E = np.sqrt(pion_gev**2 - NEUTRAL_PION_MASS_GEV**2)
+    momentum_E = np.sqrt(pion_gev**2 - PI0_MASS_GEV**2)
     # Transverse momentum is the same at rest; the longitudinal one follows from the energy: E₁ = (E + p cos θ*) / 2.
-    aside_E = NEUTRAL_PION_MASS_GEV / 2 * np.sqrt(1 - cosine**2)
-    aside_EP = np.stack([aside_E, -aside_E], axis=1)
-    along_EP = np.stack([momentum_E + cosine * pion_gev, momentum_E - cosine * pion_gev], axis=1) / 2
+    transverse_E = PI0_MASS_GEV / 2 * np.sqrt(1 - cosine**2)
+    transverse_EP = np.stack([transverse_E, -transverse_E], axis=1)
+    longitudinal_EP = np.stack([momentum_E + cosine * pion_gev, momentum_E - cosine * pion_gev], axis=1) / 2
     forward_E3 = np.concatenate([slope_E2, np.ones((len(slope_E2), 1))], axis=1)
     forward_E3 /= np.linalg.norm(forward_E3, axis=1, keepdims=True)
     first_E3 = np.cross(forward_E3, np.array([0.0, 1.0, 0.0]))
     first_E3 /= np.linalg.norm(first_E3, axis=1, keepdims=True)
     second_E3 = np.cross(forward_E3, first_E3)
-    sideways_E3 = np.cos(turn)[:, None] * first_E3 + np.sin(turn)[:, None] * second_E3
-    momentum_EP3 = along_EP[:, :, None] * forward_E3[:, None] + aside_EP[:, :, None] * sideways_E3[:, None]
+    sideways_E3 = np.cos(azimuth_E)[:, None] * first_E3 + np.sin(azimuth_E)[:, None] * second_E3
+    momentum_EP3 = longitudinal_EP[:, :, None] * forward_E3[:, None] + transverse_EP[:, :, None] * sideways_E3[:, None]
     z_EP1 = momentum_EP3[:, :, 2:]
     with np.errstate(divide="ignore", invalid="ignore"):
         return energy_EP, np.where(z_EP1 > 0.1 * energy_EP[:, :, None], momentum_EP3[:, :, :2] / z_EP1, np.inf)
@@ -199,17 +198,17 @@ def _block(gun: Gun, rng: np.random.Generator, n: int) -> LayeredEvents:
     other_E2 = impact_E2 + distance_E[:, None] * np.stack([np.cos(azimuth_E), np.sin(azimuth_E)], axis=1)
     slope_E2 = impact_E2 / GUN_DISTANCE_MM
     photon_EP, slope_EP2 = photon_slopes(neutral_E, other_E2 / GUN_DISTANCE_MM, *_decays(rng, n))
-    # A photon beyond the face is lost as a whole.
+    # A photon that misses the face is lost as a whole.
     hits_EP = (np.abs(slope_EP2) * GUN_DISTANCE_MM < SIDE_MM / 2).all(axis=2)
     photon_slopes_S2 = np.where(hits_EP[:, :, None], slope_EP2, 0.0).reshape(-1, 2)
     photons = showers.photons(rng, np.where(hits_EP, photon_EP, 0.0).ravel(), photon_slopes_S2)
     neutral = showers.cells(photons, np.repeat(np.arange(n), 2), photon_slopes_S2, n)
     charged = showers.cells(showers.hadrons(rng, charged_E, slope_E2), np.arange(n), slope_E2, n)
-    momentum_E = np.sqrt(charged_E**2 - PION_MASS_GEV**2)
+    momentum_E = np.sqrt(charged_E**2 - PI_CHARGED_MASS_GEV**2)
     resolution_E = np.hypot(TRACK_CONSTANT, TRACK_PER_GEV * momentum_E)
     passes_E2 = impact_E2 + slope_E2 * TRACK_DEPTH_MM
     return LayeredEvents(
-        cells_gev=tuple(one + other for one, other in zip(charged, neutral, strict=True)),
+        cells_gev=tuple(charged_cells + neutral_cells for charged_cells, neutral_cells in zip(charged, neutral, strict=True)),
         neutral_gev=neutral,
         track_gev=momentum_E * (1 + resolution_E * rng.standard_normal(n)),
         track_mm=passes_E2 + TRACK_MM * rng.standard_normal((n, 2)),

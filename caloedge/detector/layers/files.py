@@ -35,10 +35,10 @@ NUMBERS = range(1, len(LAYERS) + 1)
 OURS = tuple(f"{kind}_energy_L{n}" for kind in ("cell", "neutral") for n in NUMBERS)
 PUBLISHED = tuple(f"{kind}_Energy_L{n}" for kind in ("cell", "cellCh", "cellNu") for n in NUMBERS)
 COLUMNS = {"track_gev": (), "track_mm": (2,), "true_charged_gev": (), "true_neutral_gev": (), "distance_mm": ()}
-"""Shapes behind the events' axis."""
+"""Shapes of the data sets of one number or pair per event, without the events' axis."""
 PUBLISHED_GEV = 1e-3
 TOLERANCE = 1e-4
-"""Relative, of sums in single precision."""
+"""Relative tolerance of sums in single precision."""
 TOLERANCE_GEV = 1e-5
 
 
@@ -48,9 +48,9 @@ class LayeredSample:
 
     events: LayeredEvents
     provenance: Mapping[str, str]
-    """How they were made; empty for files from elsewhere."""
+    """How the events were made; empty for files from elsewhere."""
     path: Path = Path()
-    """Where they were read from."""
+    """File that the events were read from."""
 
     def __len__(self) -> int:
         return len(self.events)
@@ -107,7 +107,9 @@ def read_layered(source: str | Path) -> LayeredSample:
     cells_gev, *_, neutral_gev = (layers[i : i + len(LAYERS)] for i in range(0, len(layers), len(LAYERS)))
     if published:
         _check_sums(path, layers)
-        cells_gev, neutral_gev = ([cells * np.float32(PUBLISHED_GEV) for cells in some] for some in (cells_gev, neutral_gev))
+        cells_gev, neutral_gev = (
+            [cells * np.float32(PUBLISHED_GEV) for cells in arrays_by_layer] for arrays_by_layer in (cells_gev, neutral_gev)
+        )
     else:
         for name, total, part in zip(OURS[len(LAYERS) :], cells_gev, neutral_gev, strict=True):
             _require(path, name, part <= total * (1 + TOLERANCE) + TOLERANCE_GEV, part, "is more than its cell has")
@@ -160,13 +162,13 @@ def _column(path: Path, arrays: Mapping[str, NDArray[Any]], name: str, n_events:
 
 def _array(path: Path, arrays: Mapping[str, NDArray[Any]], name: str, names: tuple[str, ...]) -> NDArray[Any]:
     if name not in arrays:
-        found = ", ".join(sorted(arrays)) or "nothing"
-        raise BadData(f"{path}: no dataset {name!r} (found: {found}); such a file has {', '.join(names)}")
+        available = ", ".join(sorted(arrays)) or "nothing"
+        raise BadData(f"{path}: no dataset {name!r} (found: {available}); such a file has {', '.join(names)}")
     return arrays[name]
 
 
-def _require(path: Path, name: str, good: NDArray[Any], values: NDArray[Any], complaint: str) -> None:
-    if not good.all():
-        where = np.unravel_index(int(np.argmin(good)), good.shape)
-        place = ", ".join(str(int(i)) for i in where)
-        raise BadData(f"{path}: {name}[{place}] = {values[where]:g} {complaint}; make the file again")
+def _require(path: Path, name: str, valid: NDArray[Any], values: NDArray[Any], complaint: str) -> None:
+    if not valid.all():
+        index = np.unravel_index(int(np.argmin(valid)), valid.shape)
+        index_text = ", ".join(str(int(i)) for i in index)
+        raise BadData(f"{path}: {name}[{index_text}] = {values[index]:g} {complaint}; make the file again")

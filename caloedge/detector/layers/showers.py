@@ -35,14 +35,16 @@ from caloedge.detector.layers.geometry import (
 )
 
 ECAL_SPOT_GEV = ECAL.sampling**2
-"""All alike: their number is Poisson's."""
+"""Energy of a spot in the ECAL, the same for all: their number is Poisson distributed."""
 HCAL_SPOT_GEV = HCAL.sampling**2 / 2
-"""The mean of an exponential, which doubles the variance: no cell is a multiple of one energy, which would give hadrons away."""
+"""Mean energy of a spot in the HCAL, exponentially distributed, which doubles the variance.
+
+So no cell is a multiple of one energy, which would give hadrons away."""
 
 PROFILE_B = 0.5
 """PDG's b for photons and electrons, per radiation length; the shower maximum is at ln(E / critical) + 0.5."""
 MOST_TAU = 4.0
-"""Depth over depth of the maximum, beyond which the radius grows no more."""
+"""Depth over depth of the maximum above which the radius grows no more."""
 GROOM_K, GROOM_GEV = 0.82, 1.0
 EM_SPREAD = 0.35
 """Relative spread of the electromagnetic part, beta-distributed; ours."""
@@ -52,7 +54,7 @@ HALO_INTERACTION_LENGTHS = 0.25
 """Radius that holds half of the halo; ours, so that nine tenths of a shower lie within one interaction length."""
 
 _OFFSETS = np.cumsum([0, *(layer.phi_cells * layer.eta_cells for layer in LAYERS)])
-"""Of the layers in a row of all cells of an event."""
+"""Offsets of the layers in a row of all cells of an event."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ class Spots:
     """Energy spots of many showers: offsets from their showers' axes."""
 
     shower_N: NDArray[Any]
+    """(N,) number of the shower."""
     z_mm: NDArray[Any]
-    """(N,) float32 depth below the face."""
-    aside_2N: NDArray[Any]
-    """(2, N) float32 mm."""
+    """(N,) float32 depth below the face in mm."""
+    offset_2N: NDArray[Any]
+    """(2, N) float32 offsets in x and y from the shower's axis in mm."""
     energy_N: NDArray[Any]
-    """(N,) float32 GeV as seen."""
+    """(N,) float32 seen energy in GeV."""
 
 
 def _slant(slope_S2: NDArray[Any]) -> NDArray[Any]:
@@ -119,8 +122,8 @@ def _em_spots(
     energy_N = np.full(n, ECAL_SPOT_GEV, np.float32)
     behind = np.flatnonzero(z_mm >= ECAL_MM)
     # Fewer and larger spots behind the ECAL.
-    kept = rng.random(len(behind)) < ECAL_SPOT_GEV / HCAL_SPOT_GEV
-    energy_N[behind] = np.where(kept, rng.exponential(HCAL_SPOT_GEV, len(behind)), 0)
+    selected = rng.random(len(behind)) < ECAL_SPOT_GEV / HCAL_SPOT_GEV
+    energy_N[behind] = np.where(selected, rng.exponential(HCAL_SPOT_GEV, len(behind)), 0)
     return Spots(shower_N, z_mm, _around(rng, radius_N), energy_N)
 
 
@@ -150,7 +153,7 @@ def _within(rng: np.random.Generator, n: int) -> NDArray[Any]:
 
 
 def _around(rng: np.random.Generator, radius_N: NDArray[Any]) -> NDArray[Any]:
-    """Turn radii into offsets (2, N) in x and y."""
+    """Return offsets (2, N) in x and y of given radii and random azimuths."""
     phi_N = rng.random(len(radius_N), np.float32) * np.float32(2 * np.pi)
     return np.stack([radius_N * np.cos(phi_N), radius_N * np.sin(phi_N)])
 
@@ -175,7 +178,7 @@ def hadrons(rng: np.random.Generator, energy_S: NDArray[Any], slope_S2: NDArray[
         _ionisation(rng, ionised_2S[1], np.full(n, ECAL_MM), within_mm[1], HCAL_SPOT_GEV),
     ]
     arrays = ([getattr(part, field.name) for part in parts] for field in fields(Spots))
-    return Spots(*(np.concatenate(some, axis=-1) for some in arrays))
+    return Spots(*(np.concatenate(values, axis=-1) for values in arrays))
 
 
 def _em_fraction(rng: np.random.Generator, energy_S: NDArray[Any]) -> NDArray[Any]:
@@ -213,8 +216,8 @@ def _ionisation(
     z_mm = top_mm_S[shower_N] + length_mm_S[shower_N] * rng.random(len(shower_N))
     equal = np.full(len(shower_N), spot_gev)
     seen_N = equal if spot_gev == ECAL_SPOT_GEV else rng.exponential(spot_gev, len(shower_N))
-    aside_2N = np.zeros((2, len(shower_N)), np.float32)
-    return Spots(shower_N, z_mm.astype(np.float32), aside_2N, seen_N.astype(np.float32))
+    offset_2N = np.zeros((2, len(shower_N)), np.float32)
+    return Spots(shower_N, z_mm.astype(np.float32), offset_2N, seen_N.astype(np.float32))
 
 
 def cells(spots: Spots, event_S: NDArray[Any], slope_S2: NDArray[Any], n_events: int) -> tuple[NDArray[Any], ...]:
@@ -225,8 +228,8 @@ def cells(spots: Spots, event_S: NDArray[Any], slope_S2: NDArray[Any], n_events:
     slope_2S = slope_S2.T.astype(np.float32)
     # The axis of a shower goes on in the direction of its particle, which comes from the gun.
     x_N, y_N = (
-        slope_S[spots.shower_N] * (spots.z_mm + np.float32(GUN_DISTANCE_MM)) + aside_N
-        for slope_S, aside_N in zip(slope_2S, spots.aside_2N, strict=True)
+        slope_S[spots.shower_N] * (spots.z_mm + np.float32(GUN_DISTANCE_MM)) + offset_N
+        for slope_S, offset_N in zip(slope_2S, spots.offset_2N, strict=True)
     )
     half = np.float32(SIDE_MM / 2)
     inside = np.flatnonzero((np.abs(x_N) < half) & (np.abs(y_N) < half) & (spots.z_mm < EDGES_MM[-1]) & (spots.energy_N > 0))

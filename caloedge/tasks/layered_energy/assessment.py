@@ -1,4 +1,4 @@
-"""How well images of the neutral energy beside a charged pion are estimated: of each event, of each pixel, against the distance.
+"""Accuracy of images of the neutral energy beside a charged pion: per event, per pixel and against the distance.
 
 An event's response is its estimated neutral energy over the deposited one, both summed over all pixels. Resolution is the
 relative width of the response: half of the smallest interval with 68.27 % of the events, over the median; so a method is neither
@@ -16,26 +16,26 @@ from numpy.typing import NDArray
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment
 from caloedge.detector.layers.geometry import PIXELS, SIDE_MM
 from caloedge.metrics import bootstrap, claims, resolution
-from caloedge.metrics.claims import Compared
+from caloedge.metrics.claims import ComparedFigure
 from caloedge.metrics.resolution import Estimate
 from caloedge.results import Claim, Image, Number, Plot, Section, Table
 
 DISTANCE_BINS_MM = np.array([0, 36, 72, 108, 144, 216, 288])
 CLOSE_MM = 72.0
-"""Two cells of ECAL 2: closer than that the showers' cores overlap."""
+"""Distance of two cells of ECAL 2: the cores of closer showers overlap."""
 SHARE_FROM_GEV = 0.1
 """Pixels with less in all layers together do not count where a pixel's neutral share is asked for."""
 SUM = "ECAL sum"
-"""Nothing subtracted."""
+"""Name of the method that subtracts nothing from the ECAL's energy."""
 SHOWN_PIXELS = 28
 SHOWN_DISTANCE_MM = 60.0
 TOLERANCE = 0.05
-"""Relative, of the integer network's resolution."""
+"""Relative loss of the integer network's resolution that a claim allows."""
 
 
 @dataclass(frozen=True)
 class NeutralEvents:
-    """What a detector knows of an event beside its cells, and how far apart the particles are."""
+    """Measured track of an event, and the true distance of its particles."""
 
     track_gev: NDArray[Any]
     """(E,) measured momentum of the charged pion."""
@@ -46,58 +46,59 @@ class NeutralEvents:
 
 
 @dataclass(frozen=True)
-class Measured:
+class NeutralFigures:
     """One method's figures; estimates in the distance bins, and in the last bin for all events."""
 
     median: Estimate
     width: Estimate
     weighted_square: bootstrap.Ratio
-    """Of pixels, GeV²."""
+    """Mean weighted square error of the pixels, in GeV²."""
     misplaced: bootstrap.Ratio
     """Energy that is taken for neutral and is not, or the other way round, of all energy in the calorimeter."""
     share_error: bootstrap.Ratio
     """Mean |difference| of the neutral share of a pixel."""
 
 
-def weighted_square(found_EHW: NDArray[Any], target_EHW: NDArray[Any]) -> NDArray[Any]:
+def weighted_square(estimate_EHW: NDArray[Any], target_EHW: NDArray[Any]) -> NDArray[Any]:
     """Return Σ y (ŷ − y)² / Σ y of each event (E,), as in the loss."""
-    weighted = (target_EHW * (found_EHW - target_EHW) ** 2).sum(axis=(1, 2), dtype=np.float64)
+    weighted = (target_EHW * (estimate_EHW - target_EHW) ** 2).sum(axis=(1, 2), dtype=np.float64)
     return np.asarray(weighted / (target_EHW.sum(axis=(1, 2), dtype=np.float64) + 1e-8))
 
 
-def response(found_EHW: NDArray[Any], target_EHW: NDArray[Any]) -> NDArray[Any]:
+def response(estimate_EHW: NDArray[Any], target_EHW: NDArray[Any]) -> NDArray[Any]:
     """Return estimated over deposited neutral energy of each event (E,), NaN where none is deposited."""
     deposited_E = target_EHW.sum(axis=(1, 2), dtype=np.float64)
-    found_E = found_EHW.sum(axis=(1, 2), dtype=np.float64)
-    return np.where(deposited_E > 0, found_E / np.where(deposited_E > 0, deposited_E, 1), np.nan)
+    estimated_E = estimate_EHW.sum(axis=(1, 2), dtype=np.float64)
+    return np.where(deposited_E > 0, estimated_E / np.where(deposited_E > 0, deposited_E, 1), np.nan)
 
 
 def measure(
-    found_EHW: NDArray[Any],
+    estimate_EHW: NDArray[Any],
     target_EHW: NDArray[Any],
     total_EHW: NDArray[Any],
     distance_mm: NDArray[Any],
     weights_RE: NDArray[Any],
-) -> Measured:
+) -> NeutralFigures:
     """Return one method's figures from estimated, neutral and total energy in GeV per pixel."""
     n_bins = len(DISTANCE_BINS_MM) - 1
-    response_E = response(found_EHW, target_EHW)
+    response_E = response(estimate_EHW, target_EHW)
     bin_E = resolution.bin_of(distance_mm, DISTANCE_BINS_MM)
     # The events of all bins, and behind them all events once more.
     values, bins = np.concatenate([response_E, response_E]), np.concatenate([bin_E, np.full(len(bin_E), n_bins)])
     bins[: len(bin_E)][(bin_E < 0) | (bin_E >= n_bins)] = -1
     twice_RE = np.concatenate([weights_RE, weights_RE], axis=1)
     median, width = (
-        resolution.in_bins(values, bins, n_bins + 1, twice_RE, of) for of in (resolution.median, resolution.relative_width)
+        resolution.in_bins(values, bins, n_bins + 1, twice_RE, statistic)
+        for statistic in (resolution.median, resolution.relative_width)
     )
-    one_E1 = np.ones((len(found_EHW), 1))
-    square = bootstrap.ratio(weighted_square(found_EHW, target_EHW)[:, None], one_E1, weights_RE, binomial=False)
-    wrong_EHW = np.abs(found_EHW - target_EHW)
-    misplaced = bootstrap.ratio(_sums(wrong_EHW), _sums(total_EHW), weights_RE, binomial=False)
+    ones_E1 = np.ones((len(estimate_EHW), 1))
+    square = bootstrap.ratio(weighted_square(estimate_EHW, target_EHW)[:, None], ones_E1, weights_RE, binomial=False)
+    error_EHW = np.abs(estimate_EHW - target_EHW)
+    misplaced = bootstrap.ratio(_sums(error_EHW), _sums(total_EHW), weights_RE, binomial=False)
     counts_EHW = total_EHW >= SHARE_FROM_GEV
-    share_EHW = np.where(counts_EHW, wrong_EHW / np.where(counts_EHW, total_EHW, 1), 0)
+    share_EHW = np.where(counts_EHW, error_EHW / np.where(counts_EHW, total_EHW, 1), 0)
     share = bootstrap.ratio(_sums(share_EHW), _sums(counts_EHW), weights_RE, binomial=False)
-    return Measured(median, width, square, misplaced, share)
+    return NeutralFigures(median, width, square, misplaced, share)
 
 
 def _sums(image_EHW: NDArray[Any]) -> NDArray[Any]:
@@ -119,7 +120,7 @@ def assess(
     """
     total_EHW = layers_ELHW.sum(axis=1)
     images = {name: np.clip(image, 0, total_EHW) for name, image in {**images, SUM: layers_ELHW[:, :3].sum(axis=1)}.items()}
-    found = {name: measure(image, target_EHW, total_EHW, truth.distance_mm, weights_RE) for name, image in images.items()}
+    figures = {name: measure(image, target_EHW, total_EHW, truth.distance_mm, weights_RE) for name, image in images.items()}
     sections = [
         Section(
             title="Neutral energy on the same test events",
@@ -130,38 +131,38 @@ def assess(
             "way round, of all energy in the calorimeter. Errors are 68 % bootstrap intervals over events. The classical "
             "baseline subtracts the mean deposit of a charged pion of the track's momentum times a factor tuned for pixels; "
             f"'{for_events}' is the same with one tuned for the response; '{SUM}' subtracts nothing.",
-            blocks=(_table(found, len(target_EHW)), *_plots(found)),
+            blocks=(_table(figures, len(target_EHW)), *_plots(figures)),
         )
     ]
-    if one := _display(truth, total_EHW, target_EHW, images):
-        sections.append(Section(title="One event", blocks=one))
-    shown = {f"Neutral energy resolution, {name}": of.width for name, of in found.items() if name != SUM}
+    if display := _display(truth, total_EHW, target_EHW, images):
+        sections.append(Section(title="One event", blocks=display))
+    shown = {f"Neutral energy resolution, {name}": method.width for name, method in figures.items() if name != SUM}
     return Assessment(
         sections=tuple(sections),
         headline=tuple((label, _number(width, len(target_EHW))) for label, width in shown.items()),
-        claims=tuple(_claims(found, for_events)),
-        caveats=_caveats(found),
+        claims=tuple(_claims(figures, for_events)),
+        caveats=_caveats(figures),
         replicas={label: 100 * width.replicas_RB[:, -1] for label, width in shown.items()},
     )
 
 
-def _caveats(found: Mapping[str, Measured]) -> tuple[str, ...]:
+def _caveats(figures: Mapping[str, NeutralFigures]) -> tuple[str, ...]:
     """Warn of an integer network whose response to all events is not 1."""
-    if INTEGER not in found:
+    if INTEGER not in figures:
         return ()
-    median = found[INTEGER].median
-    of_all = Compared(median.value_B[-1:], median.replicas_RB[:, -1:])
-    return claims.biased("The integer network's median response", of_all, ("",))
+    median = figures[INTEGER].median
+    overall = ComparedFigure(median.value_B[-1:], median.replicas_RB[:, -1:])
+    return claims.biased("The integer network's median response", overall, ("",))
 
 
 def _number(estimate: Estimate, n_events: int) -> Number:
     return resolution.number(estimate, len(DISTANCE_BINS_MM) - 1, "%", 100, f"{n_events:,} events")
 
 
-def _table(found: Mapping[str, Measured], n_events: int) -> Table:
-    def square(of: Measured) -> Number:
-        error = float(of.weighted_square.uncertainty[0])
-        value = float(of.weighted_square.value[0])
+def _table(figures: Mapping[str, NeutralFigures], n_events: int) -> Table:
+    def square(method: NeutralFigures) -> Number:
+        error = float(method.weighted_square.uncertainty[0])
+        value = float(method.weighted_square.value[0])
         return Number(value=value, unit="GeV²", origin="computed", uncertainty=error, sample=f"{n_events:,} events")
 
     return Table(
@@ -170,33 +171,33 @@ def _table(found: Mapping[str, Measured], n_events: int) -> Table:
         rows=tuple(
             (
                 name,
-                _number(of.median, n_events),
-                _number(of.width, n_events),
-                square(of),
-                bootstrap.percent(of.misplaced, 0, "GeV"),
-                bootstrap.percent(of.share_error, 0, "pixels"),
+                _number(method.median, n_events),
+                _number(method.width, n_events),
+                square(method),
+                bootstrap.percent(method.misplaced, 0, "GeV"),
+                bootstrap.percent(method.share_error, 0, "pixels"),
             )
-            for name, of in found.items()
+            for name, method in figures.items()
         ),
         caption=f"{n_events:,} events, {PIXELS} × {PIXELS} pixels each. A pixel's neutral share counts where it has "
         f"{SHARE_FROM_GEV:g} GeV or more in all layers; cells of coarse layers are shared evenly by their pixels.",
     )
 
 
-def _plots(found: Mapping[str, Measured]) -> Iterator[Plot]:
+def _plots(figures: Mapping[str, NeutralFigures]) -> Iterator[Plot]:
     for title, y_label, field, ratio_to in (
         ("Resolution of the neutral energy", "resolution [%]", "width", REFERENCE),
         ("Response to the neutral energy", "median response [%]", "median", ""),
     ):
-        estimates = {name: _without_last(getattr(of, field)) for name, of in found.items() if name != SUM}
+        estimates = {name: _without_last(getattr(method, field)) for name, method in figures.items() if name != SUM}
         series = tuple(resolution.points(name, DISTANCE_BINS_MM, estimate, 100) for name, estimate in estimates.items())
-        if any(one.x for one in series):
+        if any(curve.x for curve in series):
             yield Plot(
                 title=title,
                 x_label="true distance of the pions at the face [mm]",
                 y_label=y_label,
                 series=series,
-                ratio_to=ratio_to if ratio_to in found else "",
+                ratio_to=ratio_to if ratio_to in figures else "",
                 caption="A cell of ECAL 2 is 36 mm wide.",
             )
 
@@ -216,7 +217,7 @@ def _display(
     low = (PIXELS - SHOWN_PIXELS) // 2
     middle = slice(low, low + SHOWN_PIXELS)
     pixel_mm = SIDE_MM / PIXELS
-    x, y = (float((at + SIDE_MM / 2) / pixel_mm - low) for at in truth.track_mm[event])
+    x, y = (float((coordinate_mm + SIDE_MM / 2) / pixel_mm - low) for coordinate_mm in truth.track_mm[event])
     chosen = {"All energy": total_EHW, "Neutral energy deposited": target_EHW}
     chosen |= {f"Neutral energy, {name}": images[name] for name in (REFERENCE, INTEGER, BASELINE) if name in images}
     about = (
@@ -237,36 +238,36 @@ def _display(
     )
 
 
-def _claims(found: Mapping[str, Measured], for_events: str) -> Iterator[Claim]:
+def _claims(figures: Mapping[str, NeutralFigures], for_events: str) -> Iterator[Claim]:
     """Compare the integer network, or the float one where there is no other, with the reference and the classical methods."""
-    mine = next((name for name in (INTEGER, FLOAT, REFERENCE) if name in found), None)
-    if mine is None:
+    network = next((name for name in (INTEGER, FLOAT, REFERENCE) if name in figures), None)
+    if network is None:
         return
     everything = len(DISTANCE_BINS_MM) - 1
-    if REFERENCE in found and mine != REFERENCE:
-        yield claims.of_most(
-            f"The neutral energy resolution of the {mine} network is at most {TOLERANCE:.0%} (relative) above that of"
+    if REFERENCE in figures and network != REFERENCE:
+        yield claims.claim_at_most(
+            f"The neutral energy resolution of the {network} network is at most {TOLERANCE:.0%} (relative) above that of"
             f" the {REFERENCE} network as trained here.",
             f"resolution at most {TOLERANCE:.0%} above the published network's",
-            _ratio(found[mine].width, found[REFERENCE].width, [everything]),
+            _ratio(figures[network].width, figures[REFERENCE].width, [everything]),
             1 + TOLERANCE,
-            said="ratio of the resolutions ",
+            prefix="ratio of the resolutions ",
         )
     close = [int(b) for b in np.flatnonzero(DISTANCE_BINS_MM[1:] <= CLOSE_MM)]
     for other in (BASELINE, for_events):
         for bins, where in (([everything], "on all events"), (close, f"of pions closer than {CLOSE_MM:g} mm")):
-            if other in found:
-                yield claims.of_clearly_less(
-                    f"The neutral energy resolution of the {mine} network {where} is clearly better than that of the"
+            if other in figures:
+                yield claims.claim_clearly_below(
+                    f"The neutral energy resolution of the {network} network {where} is clearly better than that of the"
                     f" method '{other}'.",
                     f"resolution {where} below that of '{other}'",
-                    _ratio(found[mine].width, found[other].width, bins),
+                    _ratio(figures[network].width, figures[other].width, bins),
                     1,
                     "ratio of the resolutions" + (f", mean of {len(bins)} bins, " if len(bins) > 1 else " "),
                 )
 
 
-def _ratio(found: Estimate, wanted: Estimate, bins: list[int]) -> Compared:
+def _ratio(estimate: Estimate, reference: Estimate, bins: list[int]) -> ComparedFigure:
     """Return the mean over bins of the ratio of two estimates; NaN where a bin has too few events."""
-    of = resolution.compared(found, wanted)
-    return Compared(of.value_B[bins], of.replicas_RB[:, bins]).mean()
+    ratio = resolution.compared(estimate, reference)
+    return ComparedFigure(ratio.value_B[bins], ratio.replicas_RB[:, bins]).mean()

@@ -1,7 +1,7 @@
 """Energy of the neutral pion beside a charged one, from images of six calorimeter layers and the track (arXiv 2003.08863).
 
-Events are generated as they are asked for (library `generated`, `detector.layered_events`) or come from a file
-(`detector.layered_files`), whose rows are split. Inputs are the six layers on the finest grid, a coarse cell's energy shared
+Events are generated as they are asked for (library `generated`, `detector.layers.events`) or come from a file
+(`detector.layers.files`), whose rows are split. Inputs are the six layers on the finest grid, a coarse cell's energy shared
 evenly by its pixels, and the track: its momentum in the pixel where it passes the middle of ECAL 2.
 
 The target is the neutral energy of each pixel, summed over the layers; the paper asks for the neutral share of each cell. One
@@ -33,7 +33,7 @@ from caloedge.tasks.layered_energy import assessment
 from caloedge.tasks.layered_energy.assessment import NeutralEvents
 
 UNIT_GEV = 16.0
-"""Inputs, outputs and targets are divided by it: all are then below 2."""
+"""Energy that 1 stands for in inputs, outputs and targets, all of which are then below 2."""
 SPLITS = ("train", "valid", "test", "all")
 CHANNELS = (*(layer.name for layer in LAYERS), "track")
 N_ECAL = 3
@@ -42,7 +42,7 @@ CENTRES_MM = (np.arange(PIXELS) + 0.5) * PIXEL_MM - SIDE_MM / 2
 
 FOR_EVENTS = "classical, for the event's energy"
 RING_EDGES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 48])
-"""Distances from the track in pixels."""
+"""Edges of the rings: distances from the track in pixels."""
 PROFILE = (
     (0.0132, 0.00449, 0.00218, 0.000323, 5.63e-05, 2.63e-05, 9.53e-06, 2.98e-06, 7.99e-07, 2.77e-07, 6.62e-08, 9.22e-09),
     (0.125, 0.0277, 0.00286, 0.00126, 0.000615, 0.000284, 0.000104, 3.6e-05, 1.02e-05, 2.94e-06, 7.22e-07, 1.41e-07),
@@ -50,7 +50,7 @@ PROFILE = (
 )
 """Mean share of the track's momentum in a pixel, by ECAL layer and ring: what `tuned_profile` finds on training events."""
 PIXEL_FACTOR, EVENT_FACTOR = 1.25, 2.5
-"""Times which the profile is subtracted: what `tuned_factors` finds on training events."""
+"""Factors by which the profile is multiplied before it is subtracted: what `tuned_factors` finds on training events."""
 FACTORS = np.arange(0.5, 8.25, 0.25)
 PROFILE_EVENTS, FACTOR_EVENTS, TUNING_SEED = 2048, 1024, 11
 
@@ -151,11 +151,11 @@ def tuned_factors(library: Generated) -> tuple[float, float]:
     """
     training = sample(library, "train", FACTOR_EVENTS, TUNING_SEED)
     target_EHW = training.targets[:, 0]
-    of_pixels, of_events = [], []
-    for found_EHW in subtracted(training, *FACTORS.tolist()):
-        of_pixels.append(assessment.weighted_square(found_EHW, target_EHW).mean())
-        of_events.append(((assessment.response(found_EHW, target_EHW) - 1) ** 2).mean())
-    return float(FACTORS[np.argmin(of_pixels)]), float(FACTORS[np.argmin(of_events)])
+    pixel_errors, response_errors = [], []
+    for image_EHW in subtracted(training, *FACTORS.tolist()):
+        pixel_errors.append(assessment.weighted_square(image_EHW, target_EHW).mean())
+        response_errors.append(((assessment.response(image_EHW, target_EHW) - 1) ** 2).mean())
+    return float(FACTORS[np.argmin(pixel_errors)]), float(FACTORS[np.argmin(response_errors)])
 
 
 def assess(sample: Sample[NeutralEvents], scores: Mapping[str, NDArray[Any]], points: Mapping[str, float]) -> Assessment:

@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.catalog import BASELINE, FLOAT, INTEGER
-from caloedge.metrics.energy_images import EventImages
+from caloedge.metrics.energy_images import TrueImages
 from caloedge.results import Image, Section
 
 SHOWN_ABOVE_GEV = 0.05
 """Pixels below are white in displays."""
 
 
-def section(events: EventImages, shown: Sequence[str], inputs_ECHW: NDArray[Any], outputs: Mapping[str, NDArray[Any]]) -> Section:
+def section(events: TrueImages, shown: Sequence[str], inputs_ECHW: NDArray[Any], outputs: Mapping[str, NDArray[Any]]) -> Section:
     """Show a typical event of some sets; inputs and outputs in units."""
     blocks: list[Image] = []
-    for each in shown:
-        event = typical(events, each)
+    for set_name in shown:
+        event = typical(events, set_name)
         if event is not None:
-            blocks += _display(events, event, each, inputs_ECHW[event], outputs)
+            blocks += _display(events, event, set_name, inputs_ECHW[event], outputs)
     return Section(
         title="Event displays",
         text="x: column in φ, −π to π; y: row in η, −2.5 to 2.5. Of each set is shown the event in the field whose true energy "
@@ -32,7 +32,7 @@ def section(events: EventImages, shown: Sequence[str], inputs_ECHW: NDArray[Any]
     )
 
 
-def typical(events: EventImages, name: str) -> int | None:
+def typical(events: TrueImages, name: str) -> int | None:
     """Return the event of a set, in the field if there is one, of median true energy; None of an empty set."""
     number_E = np.flatnonzero(events.of(name))
     in_field = number_E[events.field_E[number_E] > 0]
@@ -44,22 +44,22 @@ def typical(events: EventImages, name: str) -> int | None:
 
 
 def _display(
-    events: EventImages, event: int, each: str, inputs_CHW: NDArray[Any], outputs: Mapping[str, NDArray[Any]]
+    events: TrueImages, event: int, set_name: str, inputs_CHW: NDArray[Any], outputs: Mapping[str, NDArray[Any]]
 ) -> list[Image]:
     unit, truth = events.unit_E[event], events.truth_EHW[event]
     seen = inputs_CHW * unit
-    found = {name: np.maximum(values[event].reshape(truth.shape), 0) * unit for name, values in outputs.items()}
+    reconstructed = {name: np.maximum(values[event].reshape(truth.shape), 0) * unit for name, values in outputs.items()}
     shown = [("EMCal", seen[0]), ("HCal", seen[1]), ("tracks", seen[2] + seen[3]), ("true energy", truth)]
-    shown += [(name, found[name]) for name in (BASELINE, FLOAT, INTEGER) if name in found]
+    shown += [(name, reconstructed[name]) for name in (BASELINE, FLOAT, INTEGER) if name in reconstructed]
     largest = max(2 * SHOWN_ABOVE_GEV, *(float(values.max()) for _, values in shown))
     colours = (SHOWN_ABOVE_GEV, round(largest, 2))
-    images = [_image(f"{what}, {each}", values, f"{values.sum():,.0f} GeV in total.", colours) for what, values in shown]
-    last = next((name for name in (INTEGER, *found) if name in found), None)
+    images = [_image(f"{label}, {set_name}", values, f"{values.sum():,.0f} GeV in total.", colours) for label, values in shown]
+    last = next((name for name in (INTEGER, *reconstructed) if name in reconstructed), None)
     if last:
-        difference = found[last] - truth
+        difference = reconstructed[last] - truth
         width = float(difference.std())
         caption = f"Standard deviation {width:.2f} GeV; the true energy's is {truth.std():.2f} GeV."
-        images.append(_image(f"{last} − true energy, {each}", difference, caption))
+        images.append(_image(f"{last} − true energy, {set_name}", difference, caption))
     return images
 
 

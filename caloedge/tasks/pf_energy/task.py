@@ -1,7 +1,7 @@
 """Energy of each pixel of a full event, from images of tracker and calorimeters (arXiv 2410.07250).
 
-Events are generated as they are asked for (`detector.full_events`); those of jets are the library's particles
-(`detector.jets`) put through the same detector. Half of the events of every set are in the magnetic field.
+Events are generated as they are asked for (`detector.images.response`); those of jets are the library's particles
+(`detector.images.jets`) put through the same detector. Half of the events of every set are in the magnetic field.
 
 Images are ranged: where a pixel of an event exceeds `RANGE_GEV`, the whole event is divided by the power of two that brings it
 below, and the networks' results are multiplied by it. Hardware cannot have more bits for rare hot pixels; the paper scales
@@ -21,21 +21,21 @@ from caloedge.detector.images import response
 from caloedge.detector.images.jets import read_particles
 from caloedge.detector.images.response import CHANNELS, FIELD_OFF, FIELD_ON, PIXELS, Particles, Spectrum
 from caloedge.errors import UserError
-from caloedge.metrics.energy_images import EventImages
+from caloedge.metrics.energy_images import TrueImages
 from caloedge.reconstruction import energy_flow
 from caloedge.tasks.pf_energy import comparison, report
 
 UNIT_GEV = 16.0
-"""Inputs, outputs and targets are divided by it: about the largest pixel of the published events."""
+"""Energy that 1 stands for in inputs, outputs and targets: about that of the largest pixel of the published events."""
 RANGE_GEV = 32.0
 EVENTS_PER_BLOCK = 100
 CUT_HALF_WIDTHS = (0.1, 0.8)
-"""Of the rectangles of `with_empty_regions`, as shares of the detector's in η and φ."""
+"""Half widths of the rectangles of `with_empty_regions`, as shares of the detector's in η and φ."""
 
 
 @dataclass(frozen=True)
 class EventSet:
-    """What one set of generated events is drawn from, every combination with the same chance."""
+    """Distribution that one set of generated events is drawn from, every combination with the same probability."""
 
     name: str
     multiplicities: tuple[int, ...]
@@ -53,19 +53,19 @@ OTHERS = (
 )
 JETS = "QCD jets"
 LARGER = ("float reference_5m", "float reference_25m")
-"""Rivals that the paper's statements on sizes are tested with."""
-SETS = (TRAINED.name, *(of.name for of in OTHERS), JETS)
+"""Larger networks that the paper's statements on sizes are tested with."""
+SETS = (TRAINED.name, *(event_set.name for event_set in OTHERS), JETS)
 SHARE = 0.5
 """Events of every other set, as a share of those as trained."""
 CALORIMETER_SUM = "calorimeter sum"
-"""The other classical method, which `assess` adds."""
+"""Name of the other classical method, which `assess` adds."""
 TUNING_EVENTS, TUNING_SEED = 250, 11
 SPLITS = ("train", "valid", "test", "all")
 
 
 @dataclass(frozen=True)
 class EventTruth:
-    """What the metrics need to know about a sample's events."""
+    """Truth of a sample's events that the metrics use."""
 
     set_E: NDArray[Any]
     """(E,) index into `SETS`."""
@@ -85,7 +85,7 @@ def sample(library: Any, split: str, n_events: int, seed: int) -> Sample[EventTr
     parts = [_generated(TRAINED, 0, split, n_events, seed)]
     if split in ("test", "all"):
         n_others = int(SHARE * n_events)
-        parts += [_generated(of, number, split, n_others, seed) for number, of in enumerate(OTHERS, 1)]
+        parts += [_generated(event_set, number, split, n_others, seed) for number, event_set in enumerate(OTHERS, 1)]
         parts.append(_jets(library, min(n_others, library.n_events), seed))
     truth = EventTruth(*(np.concatenate([getattr(truth, f.name) for _, truth in parts]) for f in fields(EventTruth)))
     inputs = np.concatenate([inputs for inputs, _ in parts])
@@ -100,34 +100,34 @@ def _generator(seed: int, split: str, set_number: int, block: int) -> np.random.
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), set_number, block)))
 
 
-def _generated(of: EventSet, number: int, split: str, n_events: int, seed: int) -> tuple[NDArray[Any], EventTruth]:
+def _generated(event_set: EventSet, number: int, split: str, n_events: int, seed: int) -> tuple[NDArray[Any], EventTruth]:
     blocks = []
     for block, first in enumerate(range(0, n_events, EVENTS_PER_BLOCK)):
         rng = _generator(seed, split, number, block)
-        # A whole block is drawn even if less is wanted, so that more events begin with the same ones.
-        multiplicity_E = rng.choice(of.multiplicities, EVENTS_PER_BLOCK)
-        hardness_E = rng.choice(of.hardnesses, EVENTS_PER_BLOCK)
+        # A whole block is drawn even if fewer events are asked for, so that more events begin with the same ones.
+        multiplicity_E = rng.choice(event_set.multiplicities, EVENTS_PER_BLOCK)
+        hardness_E = rng.choice(event_set.hardnesses, EVENTS_PER_BLOCK)
         particles = response.toy_particles(EVENTS_PER_BLOCK, multiplicity_E, rng, spectrum=Spectrum(hardness_E))
         if split == "train":
             particles = with_empty_regions(particles, EVENTS_PER_BLOCK, rng)
-        blocks.append(_measured(particles, EVENTS_PER_BLOCK, number, rng, min(EVENTS_PER_BLOCK, n_events - first)))
+        blocks.append(_detected(particles, EVENTS_PER_BLOCK, number, rng, min(EVENTS_PER_BLOCK, n_events - first)))
     return _joined(blocks)
 
 
 def with_empty_regions(particles: Particles, n_events: int, rng: np.random.Generator) -> Particles:
-    """Cut particles out of half of the events: those inside a random rectangle, or those outside.
+    """Remove particles from half of the events: those inside a random rectangle, or those outside.
 
-    The loss weighs errors by energy, and full events have few empty regions: without the cuts networks learn to put a little
+    The loss weighs errors by energy, and full events have few empty regions: without these regions networks learn to put a little
     energy everywhere, which adds up where most of an event is empty.
     """
     kind_E = rng.integers(4, size=n_events)  # 0 keeps what is inside, 1 what is outside, others all
     half_E2 = rng.uniform(*CUT_HALF_WIDTHS, (n_events, 2))
     centre_E2 = rng.uniform(-1, 1, (n_events, 2))
     event_N = particles.event_N
-    at_N2 = np.stack([particles.eta_N / response.MAX_ETA, particles.phi_N / np.pi], axis=1)
-    inside_N = (np.abs(at_N2 - centre_E2[event_N]) < half_E2[event_N]).all(axis=1)
-    kept_N = np.where(kind_E[event_N] == 0, inside_N, (kind_E[event_N] != 1) | ~inside_N)
-    return Particles(*(getattr(particles, f.name)[kept_N] for f in fields(Particles)))
+    position_N2 = np.stack([particles.eta_N / response.MAX_ETA, particles.phi_N / np.pi], axis=1)
+    inside_N = (np.abs(position_N2 - centre_E2[event_N]) < half_E2[event_N]).all(axis=1)
+    keep_N = np.where(kind_E[event_N] == 0, inside_N, (kind_E[event_N] != 1) | ~inside_N)
+    return Particles(*(getattr(particles, f.name)[keep_N] for f in fields(Particles)))
 
 
 def _jets(library: Any, n_events: int, seed: int) -> tuple[NDArray[Any], EventTruth]:
@@ -139,7 +139,7 @@ def _jets(library: Any, n_events: int, seed: int) -> tuple[NDArray[Any], EventTr
         low, high = np.searchsorted(particles.event_N, (first, first + size))
         chosen = Particles(*(getattr(particles, f.name)[low:high] for f in fields(Particles)))
         shifted = Particles(chosen.event_N - first, *(getattr(chosen, f.name) for f in fields(Particles)[1:]))
-        blocks.append(_measured(shifted, size, len(OTHERS) + 1, rng, size))
+        blocks.append(_detected(shifted, size, len(OTHERS) + 1, rng, size))
     return _joined(blocks)
 
 
@@ -151,15 +151,15 @@ def _joined(blocks: list[tuple[NDArray[Any], EventTruth]]) -> tuple[NDArray[Any]
     return np.concatenate([inputs for inputs, _ in blocks]), truth
 
 
-def _measured(
-    particles: Particles, n_events: int, number: int, rng: np.random.Generator, kept: int
+def _detected(
+    particles: Particles, n_events: int, number: int, rng: np.random.Generator, n_kept: int
 ) -> tuple[NDArray[Any], EventTruth]:
     """Put a block of events through the detector, each in the field or not, and range the images."""
     field_E = np.where(rng.random(n_events) < 0.5, FIELD_ON, FIELD_OFF)
     seen = response.images(particles, n_events, field_E, rng)
-    inputs_ECHW = seen.inputs_ECHW[:kept]
+    inputs_ECHW = seen.inputs_ECHW[:n_kept]
     factor_E = ranging(inputs_ECHW)
-    truth = EventTruth(np.full(kept, number), field_E[:kept], factor_E, seen.truth_EHW[:kept])
+    truth = EventTruth(np.full(n_kept, number), field_E[:n_kept], factor_E, seen.truth_EHW[:n_kept])
     return inputs_ECHW / np.float32(UNIT_GEV) / factor_E[:, None, None, None].astype(np.float32), truth
 
 
@@ -185,7 +185,7 @@ def units_gev(truth: EventTruth) -> NDArray[Any]:
 
 
 def baseline(sample: Sample[EventTruth]) -> NDArray[Any]:
-    """Reconstruct with a particle flow of tracks and calorimeters, (E, 1, 56, 56); it is told each event's field."""
+    """Reconstruct with a particle flow of tracks and calorimeters, (E, 1, 56, 56); it knows each event's field."""
     energy_EHW = energy_flow.particle_flow(inputs_gev(sample), sample.truth.field_E)
     return _output(energy_EHW, sample.truth)
 
@@ -200,7 +200,7 @@ def _output(energy_EHW: NDArray[Any], truth: EventTruth) -> NDArray[Any]:
     return np.asarray(energy_EHW / units_gev(truth).astype(np.float32)[:, None, None])[:, None]
 
 
-def tuned_on(library: Any) -> tuple[energy_flow.Calibration, energy_flow.Tuning]:
+def tuned_on(library: Any) -> tuple[energy_flow.Calibration, energy_flow.FlowTuning]:
     """Return the constants of the classical methods; `energy_flow` has them, and a test repeats this."""
     training = sample(library, "valid", TUNING_EVENTS, TUNING_SEED)  # whole events
     images, truth = inputs_gev(training), training.truth
@@ -210,7 +210,7 @@ def tuned_on(library: Any) -> tuple[energy_flow.Calibration, energy_flow.Tuning]
 def assess(sample: Sample[EventTruth], scores: Mapping[str, NDArray[Any]], _points: Mapping[str, float]) -> Assessment:
     """Compare the methods' images (E, 1, 56, 56), and those of the calorimeters' sum, with the truth."""
     truth = sample.truth
-    events = EventImages(SETS, truth.set_E, truth.field_E, units_gev(truth), truth.energy_EHW)
+    events = TrueImages(SETS, truth.set_E, truth.field_E, units_gev(truth), truth.energy_EHW)
     outputs = {**scores, CALORIMETER_SUM: calorimeter_sum(sample)}
     compared = comparison.compare(events, outputs, JETS)
     return Assessment(
@@ -218,7 +218,7 @@ def assess(sample: Sample[EventTruth], scores: Mapping[str, NDArray[Any]], _poin
         headline=comparison.headline(compared, scores),
         claims=(
             *comparison.claims_of(compared, rivals=(BASELINE, CALORIMETER_SUM)),
-            *comparison.size_claims(compared, *LARGER, further=(*(of.name for of in OTHERS[1:]), JETS)),
+            *comparison.size_claims(compared, *LARGER, further=(*(event_set.name for event_set in OTHERS[1:]), JETS)),
         ),
         caveats=comparison.caveats(compared),
         replicas=comparison.replicas(compared, scores),
