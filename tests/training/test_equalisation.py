@@ -95,6 +95,6 @@ def test_a_rare_value_saturates_where_the_recipe_says_so() -> None:
     all_of, most = (scales(network, found, inputs, quantile, {}) for quantile in (1.0, 0.9))
     assert (channel_ranges(network, inputs, 0.9)[name] <= channel_ranges(network, inputs, 1.0)[name]).all()
     assert (
-        most.factors[found[0].layer].median() / most.full_scales[name]
-        > all_of.factors[found[0].layer].median() / all_of.full_scales[name]
+        most.factors[found[0].source].median() / most.full_scales[name]
+        > all_of.factors[found[0].source].median() / all_of.full_scales[name]
     )
