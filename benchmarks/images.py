@@ -21,7 +21,7 @@ from caloedge.files import write_text
 REPEATS = 5
 EVENTS = 400
 WANTED = 200.0
-TASKS = {"pf_energy": "qcd_jets", "layered_energy": "generated"}
+TASKS = {"pf_energy": "qcd_jets"}
 
 
 def rate(action: Callable[[], object]) -> dict[str, float]:

@@ -250,14 +250,6 @@ class Backend:
     """Key of `extras.EXTRAS` whose packages it needs; empty if it needs none."""
 
 
-class Plugin(Protocol):
-    """Anything with a sentence that says what it is."""
-
-    @property
-    def description(self) -> str:
-        """One line for `caloedge list`."""
-
-
 P = TypeVar("P")
 
 FOLDERS = {"task": "tasks", "network": "networks", "backend": "backends", "target": "targets"}

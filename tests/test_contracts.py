@@ -124,7 +124,7 @@ def showers(tmp_path_factory: pytest.TempPathFactory) -> ShowerLibrary:
     return open_library(path)
 
 
-SHIPPED = {"pf_energy": "qcd_jets", "layered_energy": "generated"}
+SHIPPED = {"pf_energy": "qcd_jets"}
 """What tasks open that do not take showers of the PbWO4 matrix."""
 
 

@@ -229,16 +229,6 @@ def exact_codes(values: ArrayLike, fraction: int) -> Codes | None:
     return scaled.astype(np.int64)
 
 
-def power_of_two(scale: float) -> int | None:
-    """Return the fraction bits f with scale == 2**-f, or None if the scale is not a power of two.
-
-    >>> power_of_two(0.125), power_of_two(0.3)
-    (3, None)
-    """
-    mantissa, exponent = math.frexp(scale)
-    return 1 - exponent if mantissa == 0.5 else None
-
-
 def to_float(codes: Codes, fraction: int) -> NDArray[np.float64]:
     """Return the real values of codes; exact for codes below 2**53."""
     return np.ldexp(codes.astype(np.float64), -fraction)

@@ -22,7 +22,6 @@ from caloedge.compiler.rationals import (
     Rationals,
     common_unit,
     compressed,
-    exponent_of,
     magnitude_of,
     nearest_exponent,
     rationals,
@@ -508,9 +507,3 @@ def positive(builder: Builder, value: Value) -> Value:
     signs = np.array([-1 if number < 0 else 1 for number in scale.flat], dtype=np.int64).reshape(scale.shape)
     op = builder.add(Affine(builder.new_name("sign"), (name,), signs, np.zeros_like(signs), Format(True, 2, 0)))
     return replace(value, terms=((op, compressed(scale * rationals(signs))),))
-
-
-def nominal_format(low: int, high: int, scale: Fraction) -> tuple[Format, bool]:
-    """Return the narrowest format for codes low..high of a scale, and whether the scale is no power of two."""
-    exponent = exponent_of(scale)
-    return Format.holding(low, high, nearest_exponent(scale) if exponent is None else exponent), exponent is None

@@ -8,11 +8,8 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import h5py
-import numpy as np
-from numpy.typing import NDArray
 
 from caloedge.computer import available_memory_bytes
 from caloedge.errors import BadData
@@ -60,14 +57,6 @@ def dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset | None:
             f" {allowed / 2**30:,.1f} GiB may be used here; give fewer events"
         )
     return data
-
-
-def read_dataset(path: Path, file: h5py.File, key: str) -> NDArray[Any]:
-    """Return what a data set holds that `dataset` accepts."""
-    data = dataset(path, file, key)
-    if data is None:
-        raise BadData(f"{path}: no dataset {key!r} (found: {', '.join(sorted(file)) or 'nothing'})")
-    return np.asarray(data[()])
 
 
 def _require_whole(path: Path, data: h5py.Dataset, key: str) -> None:

@@ -51,7 +51,6 @@ METHODS = {
     BASELINE: _look("orange", "^", dashes=3),
     "classical particle flow": _look("violet", "v", filled=False, dashes=2),
     "calorimeter sum": _look("grey", "P", filled=False, dashes=4),
-    "ECAL sum": _look("grey", "P", filled=False, dashes=4),
     "float student": _look("plum", "X", dashes=2),
     "float reference_5m": _look("brown", "<", filled=False, dashes=4),
     "float reference_25m": _look("violet", ">", dashes=1),

@@ -29,7 +29,6 @@ from caloedge.compiler.symbolic import (
     expanded,
     limited,
     moved,
-    nominal_format,
     plain,
     plain_value,
     positive,
@@ -614,16 +613,6 @@ def test_a_function_where_it_is_not_defined_is_named_by_its_node() -> None:
     root = applied(value, functions.SQRT, "root of x")
     with pytest.raises(Unsupported, match=r"^root of x would take the Sqrt of numbers from -2 to 1.75, which is not defined "):
         quantised(builder, root, number(0.25), number(0), Quantiser(0, 15, Rounding.HALF_EVEN, Format(False, 4, 2)))
-
-
-@pytest.mark.parametrize(
-    ("scale", "text", "free"),
-    [(Fraction(1, 8), "fixed<4,1>", False), (Fraction(4), "fixed<4,6>", False), (Fraction(3, 16), "fixed<4,2>", True),
-     (Fraction(5, 7), "fixed<4,4>", True)],
-)  # fmt: skip
-def test_a_format_has_the_fraction_of_its_scale_or_the_nearest(scale: Fraction, text: str, free: bool) -> None:
-    fmt, found = nominal_format(-8, 7, scale)
-    assert (str(fmt), found) == (text, free)
 
 
 # What is refused

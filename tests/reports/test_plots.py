@@ -17,7 +17,6 @@ from caloedge.reports.plots.figures import _colour_scale, image_svg, plot_svg
 from caloedge.reports.plots.legend import place_legend
 from caloedge.reports.plots.ratios import points, ratio
 from caloedge.results import Image, Plot, Series
-from caloedge.tasks.layered_energy.assessment import SUM
 from caloedge.tasks.pf_energy.task import CALORIMETER_SUM
 
 X = (1.0, 2.0, 4.0)
@@ -143,13 +142,12 @@ def test_a_method_looks_the_same_in_every_report_whatever_stands_beside_it():
 
 
 def test_methods_are_named_as_the_package_names_them():
-    names = {REFERENCE, FLOAT, INTEGER, BASELINE, PARTICLE_FLOW, CALORIMETER_SUM, SUM}
+    names = {REFERENCE, FLOAT, INTEGER, BASELINE, PARTICLE_FLOW, CALORIMETER_SUM}
     assert names <= set(METHODS)
 
 
 def test_looks_differ_also_in_grey():
-    together = set(METHODS) - {SUM}  # it is the calorimeter sum of events without a hadronic calorimeter
-    assert len({shape(METHODS[name]) for name in together}) == len(together)
+    assert len({shape(look) for look in METHODS.values()}) == len(METHODS)
     assert len({METHODS[name].marker for name in (REFERENCE, FLOAT, INTEGER, BASELINE, PARTICLE_FLOW, CALORIMETER_SUM)}) == 6
     greys = sorted(lightness(METHODS[name].colour) for name in (REFERENCE, FLOAT, INTEGER, BASELINE, PARTICLE_FLOW))
     assert min(b - a for a, b in pairwise(greys)) > 8  # of 100, CIE L*
@@ -163,7 +161,7 @@ def lightness(colour):
 
 def test_names_without_a_method_differ_from_each_other_and_from_methods():
     many = looks([*map(str, range(30)), *METHODS])
-    assert len({shape(look) for name, look in many.items() if name != SUM}) == 30 + len(METHODS) - 1
+    assert len({shape(look) for look in many.values()}) == 30 + len(METHODS)
     few = looks(["one photon", "two photons, < 1 crystal", "two photons, 1–2 crystals", "π⁰"])
     assert len({look.colour for look in few.values()}) == 4
 
