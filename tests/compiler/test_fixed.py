@@ -182,11 +182,6 @@ def test_narrow_ranges_get_the_narrowest_format(low: int, high: int, text: str) 
     assert str(Format.holding(low, high, 0)) == text
 
 
-@pytest.mark.parametrize(("scale", "fraction"), [(1.0, 0), (0.25, 2), (8.0, -3), (0.3, None), (0.0, None), (-0.5, None)])
-def test_powers_of_two_are_recognised(scale: float, fraction: int | None) -> None:
-    assert fixed.power_of_two(scale) == fraction
-
-
 @pytest.mark.parametrize("width", [0, 63])
 def test_an_impossible_width_is_refused(width: int) -> None:
     with pytest.raises(UserError, match=rf"^fixed-point width {width} is not between 1 and 62$"):
