@@ -37,6 +37,7 @@ from caloedge.training.forecast import forecast
 from caloedge.training.stages import Trained, train
 from caloedge.verification.executors import SOFTWARE, Check, FirmwareDesign, build_if_needed, run_check, run_qonnx
 
+HEADLINE_FIGURES = 2
 TIMED_IMAGES = 5
 """Number of golden inputs that are simulated at each reuse factor."""
 
@@ -91,7 +92,9 @@ def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 
     floats = {REFERENCE: trained["published"], FLOAT: trained["edge"]} | {
         f"float {alternative}": trained[alternative] for alternative in recipe.alternatives
     }
-    assessment = task.assess(sample, _scores(task, sample, floats, integers, paths.work / "tradeoff"), {})
+    valid = task.sample(library, "valid", recipe.evaluation.valid_events, recipe.seed)
+    scores, valid_scores = (_scores(task, events, floats, integers, paths.work / "tradeoff") for events in (sample, valid))
+    assessment = task.assess(sample, scores, task.working_points(valid, valid_scores))
     entries = [_entry(method, network, task, threads, device) for method, network in floats.items()]
     edge = next(entry for entry in entries if entry.method == FLOAT)
     entries += [NetworkEntry(network.method, edge.parameters, edge.flop) for network in integers]
@@ -172,14 +175,16 @@ def _report(
     artifact = integers[0].artifact
     checks = [*(check for network in integers for check in network.checks), *(choice.check for choice in choices)]
     claims = (*assessment.claims, sections.exactness_claim(checks))
+    figures = list(figures_by_method(assessment))[:HEADLINE_FIGURES]
+    headline = tuple((label, number) for label, number in assessment.headline if label.rpartition(", ")[0] in figures)
     return Report(
         title=f"{recipe.name}: accuracy against size and latency",
         summary="Float networks of several sizes, one of them quantised to several widths and folded into firmware several "
         "times, judged on the same events.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data_label=data_label(recipe.task, artifact.manifest.library),
-        headline=assessment.headline[: 2 * len(entries)],
-        best=summary.best(assessment.headline[: 2 * len(entries)], lower_is_better=find(Task, recipe.task).lower_is_better),
+        headline=headline,
+        best=summary.best(headline, lower_is_better=find(Task, recipe.task).lower_is_better),
         caveats=(*summary.claim_caveats(claims), *assessment.caveats, *_training_caveats(recipe, records)),
         sections=(
             Section(title="Claims", blocks=claims),

@@ -1,5 +1,6 @@
 """The trade-off from training to the report for small schedules, and reuse factors of a small gated network."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +115,27 @@ def _records_of_large_rivals_stay(path: Path, output: Path, monkeypatch: pytest.
     longer = alternative.model_copy(update={"schedule": alternative.schedule.model_copy(update={"epochs": 2})})
     other = recipe.model_copy(update={"alternatives": {"pupil": longer}})
     assert "pupil" not in export.export(other, path, library, trained, folder).manifest.stages
+
+
+def test_a_task_with_working_points_has_a_tradeoff_too(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every method gets its working point on the same validation events, the further widths as well."""
+    from caloedge.evaluation import latency
+    from caloedge.studies.tradeoff import tradeoff
+    from caloedge.training.fit import Hardware
+
+    monkeypatch.setattr(latency, "SECONDS", 0.01)
+    path = tmp_path / "recipe" / "recipe.yaml"
+    shutil.copytree(tiny, path.parent)  # whose networks are taken
+    (tmp_path / "showers.h5").symlink_to(tiny.parents[1] / "showers.h5")
+    text = path.read_text()
+    path.write_text(f"{text}tradeoff: {{bits: [6]}}\n")
+    report = tradeoff(str(path), tmp_path / "out", Hardware(accelerator="cpu"))
+    (table,) = (block for block in report.sections[1].blocks if isinstance(block, Table))
+    assert [row[0] for row in table.rows] == [
+        "float published", "float edge", "integer edge", "integer 6 bit", "classical baseline",
+    ]  # fmt: skip
+    assert all(isinstance(row[3], Number) and 0 < row[3].value <= 100 for row in table.rows)
+    assert [label for label, _ in report.headline] == [f"Seed efficiency, {row[0]}" for row in table.rows]
 
 
 def test_scores_are_made_once_for_each_network_and_sample(tmp_path: Path) -> None:
