@@ -21,10 +21,12 @@ def test_is_short():
 
 
 def test_named_files_exist():
-    names = re.findall(r"`((?:models|reports|caloedge|benchmarks|tests)/[\w/.\-]+)`|`(\w+\.md)`", TEXT)
-    assert len(names) > 3
-    for pair in names:
-        assert (ROOT / (pair[0] or pair[1])).exists(), pair
+    names = re.findall(r"`((?:models|reports|caloedge|benchmarks|tests)/[\w/.\-]+|\w+\.md)`", TEXT)
+    links = re.findall(r"\]\(([\w/.\-]+)\)", TEXT)
+    assert len(names) >= 3
+    assert len(links) >= 9
+    for name in (*names, *links):
+        assert (ROOT / name).exists(), name
 
 
 def test_results_are_those_of_the_reports():
