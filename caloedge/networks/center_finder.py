@@ -20,7 +20,7 @@ from caloedge.catalog import Network
 
 WINDOW = 7
 FEATURES = 81
-"""49 cells, 24 places of neighbours, 8 exponents: `detector.groups.features`."""
+"""49 cells, 24 places of neighbours, 8 exponents: `reconstruction.windowing.features`."""
 OUTPUTS = 4
 SCALE_GEV = 100.0
 """The published network's inputs and energy output are divided by it."""

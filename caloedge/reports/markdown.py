@@ -90,12 +90,8 @@ def _key_figures(report: Report) -> str:
     methods = list(dict.fromkeys(line.method for card in shown for line in card.lines))
     rows = []
     for card in shown:
-        lines = {line.method: line for line in card.lines}
-        texts = {method: quantity(line.number) for method, line in lines.items()}
-        cells = [
-            f"**{texts[method]}**" if method in texts and lines[method].best else texts.get(method, "") for method in methods
-        ]
-        rows.append((card.title, *cells))
+        texts = {line.method: f"**{quantity(line.number)}**" if line.best else quantity(line.number) for line in card.lines}
+        rows.append((card.title, *(texts.get(method, "") for method in methods)))
     return _table(("figure", *(method or "value" for method in methods)), rows)
 
 
@@ -107,8 +103,8 @@ def _designs(report: Report) -> list[Table]:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """Return a table; an origin that a whole column shares stands in its heading."""
-    origins = [{cell.origin for cell in column if isinstance(cell, Number)} for column in zip(*rows, strict=True)]
-    shared = [one.copy().pop() if len(one) == 1 else "" for one in origins]
+    origins = [{row[i].origin for row in rows if isinstance(row[i], Number)} for i in range(len(columns))]
+    shared = [next(iter(of_column)) if len(of_column) == 1 else "" for of_column in origins]
     heads = [f"{column} ({origin})" if origin else column for column, origin in zip(columns, shared, strict=True)]
     texts = [[_text(cell, with_origin=not origin) for cell, origin in zip(row, shared, strict=True)] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(columns), *texts))
@@ -117,4 +113,4 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 def _text(cell: Cell, *, with_origin: bool) -> str:
     if isinstance(cell, Number):
         return f"{quantity(cell)} ({cell.origin})" if with_origin else quantity(cell)
-    return cell.replace("|", "\\|")
+    return " ".join(cell.replace("|", "\\|").split("\n"))

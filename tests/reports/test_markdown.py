@@ -116,3 +116,12 @@ def test_the_first_figures_are_images_on_white_paper() -> None:
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert int(root.get("width", "0")) > 300 < int(root.get("height", "0"))
         assert "background: #ffffff" in root.get("style", "")
+
+
+def test_a_report_without_designs_or_figures_is_short() -> None:
+    designs = Table(title="Designs: latency and rate", columns=("design", "latency"), rows=())
+    report = Report(
+        title="t", summary="s", created="2026-11-30", headline=(), sections=(Section(title="Firmware", blocks=(designs,)),)
+    )
+    assert markdown(report).endswith("| design | latency |\n| --- | --- |\n")
+    assert drawn(report) == {}
