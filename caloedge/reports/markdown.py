@@ -103,7 +103,7 @@ def _designs(report: Report) -> list[Table]:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """Return a table; an origin that a whole column shares stands in its heading."""
-    origins = [{row[i].origin for row in rows if isinstance(row[i], Number)} for i in range(len(columns))]
+    origins = [{cell.origin for row in rows if isinstance(cell := row[i], Number)} for i in range(len(columns))]
     shared = [next(iter(of_column)) if len(of_column) == 1 else "" for of_column in origins]
     heads = [f"{column} ({origin})" if origin else column for column, origin in zip(columns, shared, strict=True)]
     texts = [[_text(cell, with_origin=not origin) for cell, origin in zip(row, shared, strict=True)] for row in rows]
