@@ -1,4 +1,4 @@
-# `make demo`: everything from Geant4 showers to the report. `make test`: all checks. `make reports`: all pages. Both set up .venv themselves.
+# `make demo`: everything from Geant4 showers to the report. `make test`: all checks. `make reports`: all pages. Each sets up .venv itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

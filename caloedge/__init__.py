@@ -36,7 +36,11 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562)."""
     if name == "__version__":
-        return import_module("importlib.metadata").version("caloedge")
+        metadata = import_module("importlib.metadata")
+        try:
+            return metadata.version("caloedge")
+        except metadata.PackageNotFoundError:
+            raise AttributeError("caloedge is not installed, so that it has no version; install it with pip") from None
     if name not in _HOMES:
         raise AttributeError(f"module 'caloedge' has no attribute {name!r}; it offers {', '.join(__all__)}")
     module, original = _HOMES[name]

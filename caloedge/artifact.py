@@ -143,15 +143,21 @@ def finished_record(folder: Path, stage: str, key: str) -> Stage | None:
     """Return the record of a stage or alternative, if an artifact in `folder` was made with just this training."""
     if not (folder / MANIFEST).is_file():
         return None
-    record = _read_manifest(folder, "restore it, or remove it to train again").stages.get(stage)
+    return _record_in(_read_manifest(folder, "restore it, or remove it to train again"), stage, key)
+
+
+def _record_in(manifest: Manifest, stage: str, key: str) -> Stage | None:
+    record = manifest.stages.get(stage)
     return record if record and record.key == key else None
 
 
 def finished_training(folder: Path, stage: str, key: str) -> tuple[dict[str, NDArray[Any]], Stage] | None:
     """Return weights and record of a stage or alternative, if an artifact in `folder` holds just this training."""
-    if not (record := finished_record(folder, stage, key)):
+    if not (folder / MANIFEST).is_file():
         return None
     manifest = _read_manifest(folder, "restore it, or remove it to train again")
+    if not (record := _record_in(manifest, stage, key)):
+        return None
     # The recipe beside it may have been edited since; only the weights must be the artifact's own.
     for name in (name for name in manifest.files if name.startswith(f"{stage}.")):
         if not (folder / name).is_file() or sha256(folder / name) != manifest.files[name]:

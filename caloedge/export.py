@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,7 +70,7 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
             versions=_versions(),
             hardware=f"{os.cpu_count()} × {platform.machine()} cores",
             library=_library_record(recipe, library, folder),
-            stages=_records(recipe, library, trained, folder),
+            stages=_records(recipe, library, trained, (recipe_path.parent, folder)),
             working_points={},
             files={},
         )
@@ -86,9 +86,9 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
     return read_artifact(folder)
 
 
-def _records(recipe: Recipe, library: Library, trained: Mapping[str, Trained], folder: Path) -> dict[str, Stage]:
+def _records(recipe: Recipe, library: Library, trained: Mapping[str, Trained], artifacts: Sequence[Path]) -> dict[str, Stage]:
     """Return what is known of each training, in the recipe's order, those whose weights are not stored included."""
-    known = {stage: one.record for stage, one in trained.items()} | stored_records(recipe, library, trained, folder)
+    known = {stage: one.record for stage, one in trained.items()} | stored_records(recipe, library, trained, artifacts)
     return {stage: known[stage] for stage in (*STAGES, *recipe.alternatives) if stage in known}
 
 

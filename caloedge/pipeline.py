@@ -177,8 +177,7 @@ def _assess_independent(artifact: Artifact, library: Library) -> Assessment:
     """Repeat the comparison on showers that no training, tuning or working point has seen."""
     if library.digest == artifact.manifest.library["sha256"]:
         raise BadData(f"{library.path}: is the library that {artifact.recipe.name} was trained on, not an independent one")
-    assessment: Assessment = evaluate(artifact, library)
-    return assessment
+    return evaluate(artifact, library)
 
 
 def _independent(library: Library, found: Assessment) -> tuple[Section, ...]:

@@ -25,9 +25,9 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def for_key(self) -> dict[str, Any]:
-        """Return all fields that are not at their defaults under their first names, for the key of a training."""
+        """Return all fields that are not at their defaults under the names they had first, for the key of a training."""
         values = self.model_dump(exclude_defaults=True)
-        return {_first_name(name, field): values[name] for name, field in type(self).model_fields.items() if name in values}
+        return {_former_name(name, field): values[name] for name, field in type(self).model_fields.items() if name in values}
 
 
 def renamed(name: str, former: str) -> AliasChoices:
@@ -35,7 +35,7 @@ def renamed(name: str, former: str) -> AliasChoices:
     return AliasChoices(name, former)
 
 
-def _first_name(name: str, field: FieldInfo) -> str:
+def _former_name(name: str, field: FieldInfo) -> str:
     return str(field.validation_alias.choices[-1]) if isinstance(field.validation_alias, AliasChoices) else name
 
 
@@ -62,8 +62,8 @@ class Schedule(StrictModel):
     """Whether the rate of each tensor of weights is `learning_rate` times their root mean square at the start. Where batch
     normalisation is folded into the layers before it, their weights differ by factors of a hundred."""
     weight_decay: float = Field(default=0.0, ge=0, le=1e3)
-    frozen_norm_epochs: int = Field(
-        default=0, validation_alias=renamed("frozen_norm_epochs", "settle_epochs"), ge=0, le=MOST_EPOCHS
+    fine_tuning_epochs: int = Field(
+        default=0, validation_alias=renamed("fine_tuning_epochs", "settle_epochs"), ge=0, le=MOST_EPOCHS
     )
     """Further epochs at a third of the rate, again falling to zero, in which batch normalisation no longer uses each batch's
     statistics but the averages that the trained network will use: batches of few and unequal images differ much from those. A
@@ -71,13 +71,13 @@ class Schedule(StrictModel):
 
     @property
     def all_epochs(self) -> int:
-        """All epochs, those with frozen normalisation included."""
-        return self.epochs + self.frozen_norm_epochs
+        """All epochs, fine-tuning included."""
+        return self.epochs + self.fine_tuning_epochs
 
     @model_validator(mode="after")
     def _has_epochs(self) -> Self:
         if not self.all_epochs:
-            raise ValueError("epochs and frozen_norm_epochs are both 0; give one")
+            raise ValueError("epochs and fine_tuning_epochs are both 0; give one")
         return self
 
 
@@ -224,7 +224,7 @@ class Recipe(StrictModel):
     edge_size: str = "edge"
     """One of the network's sizes: the one that goes to firmware."""
     alternatives: dict[str, Alternative] = Field(default_factory=dict, validation_alias=renamed("alternatives", "rivals"))
-    """For `caloedge tradeoff`, by name; they are not part of the artifact."""
+    """For `caloedge tradeoff`, by name. The artifact keeps their records, and weights of up to a million parameters."""
     reference_from: str | None = None
     """Folder of an artifact, relative to the recipe, whose published network is taken instead of training one."""
     rehearsal_of: str | None = None
@@ -259,7 +259,7 @@ def rehearsal(recipe: Recipe) -> Recipe:
 
     def short(of: Schedule) -> Schedule:
         events = min(of.events_per_epoch, max(of.batch_size, of.events_per_epoch // REHEARSED_EVENTS))  # they fill a batch
-        few = {"epochs": min(1, of.epochs), "frozen_norm_epochs": min(1, of.frozen_norm_epochs), "events_per_epoch": events}
+        few = {"epochs": min(1, of.epochs), "fine_tuning_epochs": min(1, of.fine_tuning_epochs), "events_per_epoch": events}
         return of.model_copy(update=few)
 
     stages = {stage: short(getattr(recipe.training, stage)) for stage in ("published", "edge", "quantised")}

@@ -56,7 +56,7 @@ def test_plain_yaml_is_read_as_before(tmp_path: Path) -> None:
     )
     assert read_recipe(path).training.edge.model_dump() | {"weight_decay": 0} == {
         "epochs": 1000, "events_per_epoch": 5, "batch_size": 5, "learning_rate": 0.001, "warm_up": 0.5, "relative_rate": False,
-        "weight_decay": 0, "frozen_norm_epochs": 0,
+        "weight_decay": 0, "fine_tuning_epochs": 0,
     }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_former_names_of_fields_are_read_and_make_the_keys_of_trainings(tmp_path
     former = next(path for path in MODELS if path.parent.name == "pf_energy")
     text = former.read_text()
     renamed = {
-        "settle_epochs": "frozen_norm_epochs", "quantised_rescaled": "distil_on_rescaled", "rivals:": "alternatives:",
+        "settle_epochs": "fine_tuning_epochs", "quantised_rescaled": "distil_on_rescaled", "rivals:": "alternatives:",
         " synthesised_folds": " synthesised_reuse", " folds": " reuse",
     }  # fmt: skip
     for before, now in renamed.items():
@@ -79,7 +79,7 @@ def test_former_names_of_fields_are_read_and_make_the_keys_of_trainings(tmp_path
         "epochs": 90, "settle_epochs": 24, "events_per_epoch": 2000, "batch_size": 5, "learning_rate": 1e-3,
         "relative_rate": True,
     }  # fmt: skip
-    path.write_text(text.replace("frozen_norm_epochs: 24", "frozen_norm_epochs: 24, settle_epochs: 24"))
+    path.write_text(text.replace("fine_tuning_epochs: 24", "fine_tuning_epochs: 24, settle_epochs: 24"))
     with pytest.raises(BadData, match=r"training.quantised.settle_epochs: Extra inputs are not permitted"):
         read_recipe(path)
 

@@ -103,7 +103,7 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw report.html from report.json, and the index of the folder above; print the headline figures and claims."""
+    """Draw report.html and report.md from report.json, and the index of the folder above; print key figures and claims."""
     from caloedge.reports import readme as results
     from caloedge.reports import store
 

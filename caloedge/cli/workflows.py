@@ -61,7 +61,7 @@ def tradeoff(
     device: Annotated[str, typer.Option(help="Where torch is timed, e.g. cuda.")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Compare all networks of a recipe: accuracy against size and latency, and its firmware at several foldings."""
+    """Compare all networks of a recipe: accuracy against size and latency, and its firmware at several reuse factors."""
     need_training()
     from caloedge.studies.tradeoff import tradeoff as compare_all
 

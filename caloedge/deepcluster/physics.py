@@ -69,10 +69,10 @@ class PhotonFigures:
     """Pairs with both photons found: closer than `CLOSE`, and others."""
 
 
-def sections(events: PhotonEvents, photons: Mapping[str, Photons], rivals: Sequence[str] = (BASELINE,)) -> Assessment:
+def sections(events: PhotonEvents, photons: Mapping[str, Photons], classical: Sequence[str] = (BASELINE,)) -> Assessment:
     """Compare the photons of the methods, `catalog`'s four by name and any others, on the same events.
 
-    The integer network is claimed to be better than each of the `rivals`. The cells may be those of the first events only;
+    The integer network is claimed to be better than each of the `classical`. The cells may be those of the first events only;
     they are used for displays. Raises `UserError` if a method is missing,
     `BadData` for photons that are not sorted by event or have no place and energy.
     """
@@ -99,7 +99,7 @@ def sections(events: PhotonEvents, photons: Mapping[str, Photons], rivals: Seque
         *((Section(title="Event displays", text=DISPLAYS_TEXT, blocks=shown),) if shown else ()),
     )
     return Assessment(
-        result, _headline(compared, measured), _claims(compared, measured, rivals), _caveats(compared, measured, rivals)
+        result, _headline(compared, measured), _claims(compared, measured, classical), _caveats(compared, measured, classical)
     )
 
 
@@ -463,8 +463,8 @@ def _pair_section(compared: Comparison) -> Section:
     )
 
 
-def _claims(compared: Comparison, measured: Mapping[str, PhotonFigures], rivals: Sequence[str]) -> tuple[Claim, ...]:
-    """Test the integer network against the published one and against its alternatives."""
+def _claims(compared: Comparison, measured: Mapping[str, PhotonFigures], classical: Sequence[str]) -> tuple[Claim, ...]:
+    """Test the integer network against the published one and against the classical methods."""
     above = ENERGY_BINS_GEV[:-1] >= 3
     worse = (
         f"is at most {100 * TOLERANCE:g} % (relative) worse than that of the published float network as trained here, in every "
@@ -481,7 +481,7 @@ def _claims(compared: Comparison, measured: Mapping[str, PhotonFigures], rivals:
             )
             for quantity in ("energy", "position")
         ),
-        *(claim for rival in rivals for claim in _claims_against(rival, compared, measured)),
+        *(claim for method in classical for claim in _claims_against(method, compared, measured)),
     )  # fmt: skip
 
 
@@ -492,12 +492,12 @@ def _places(bins_B: NDArray[Any]) -> list[str]:
     return [f"{low:g}–{high:g} GeV" for (low, high), chosen in zip(pairwise(ENERGY_BINS_GEV), bins_B, strict=True) if chosen]
 
 
-def _claims_against(rival: str, compared: Comparison, measured: Mapping[str, PhotonFigures]) -> tuple[Claim, ...]:
+def _claims_against(method: str, compared: Comparison, measured: Mapping[str, PhotonFigures]) -> tuple[Claim, ...]:
     """Test whether the integer network is better than a classical method."""
     below = ENERGY_BINS_GEV[1:] <= 30
     close, clearly = f"for two photons closer than {CLOSE:g} crystals", f"by more than {claims.CLEARLY:g} σ"
-    integer, other = _found_by_both(compared, rival)
-    pairs, other_pairs = measured[INTEGER].pairs, measured[rival].pairs
+    integer, other = _found_by_both(compared, method)
+    pairs, other_pairs = measured[INTEGER].pairs, measured[method].pairs
 
     def against(quantity: str, unit: str) -> str:
         shown = (
@@ -509,24 +509,24 @@ def _claims_against(rival: str, compared: Comparison, measured: Mapping[str, Pho
     return (
         *(
             claims.claim_below_everywhere(
-                f"The integer network's {quantity} resolution for single photons is better than the {rival}'s in every "
+                f"The integer network's {quantity} resolution for single photons is better than the {method}'s in every "
                 f"bin below 30 GeV, and in their mean {clearly}, {BOTH}.",
-                f"{quantity} resolution below the {rival}'s",
+                f"{quantity} resolution below the {method}'s",
                 _only(resolution.compared(integer[quantity], other[quantity]), below), 1, _places(below),
             )
             for quantity in ("energy", "position")
         ),
         claims.claim_clearly_above(
-            f"The integer network finds both photons more often than the {rival} {close}, {clearly}.",
-            f"close pairs found above the {rival}'s",
+            f"The integer network finds both photons more often than the {method} {close}, {clearly}.",
+            f"close pairs found above the {method}'s",
             claims.difference(pairs, other_pairs), 0,
             f"{pairs.value[0]:.2%} against {other_pairs.value[0]:.2%} of {int(pairs.total[0]):,} pairs: ",
         ),
         *(
             claims.claim_clearly_below(
-                f"The integer network's {quantity} resolution {close} is better than the {rival}'s, {clearly}, of the "
+                f"The integer network's {quantity} resolution {close} is better than the {method}'s, {clearly}, of the "
                 "pairs that both methods find whole.",
-                f"{quantity} resolution of close pairs below the {rival}'s",
+                f"{quantity} resolution of close pairs below the {method}'s",
                 resolution.compared(integer[f"close {quantity}"], other[f"close {quantity}"]), 1,
                 against(f"close {quantity}", unit),
             )
@@ -535,12 +535,12 @@ def _claims_against(rival: str, compared: Comparison, measured: Mapping[str, Pho
     )  # fmt: skip
 
 
-def _caveats(compared: Comparison, measured: Mapping[str, PhotonFigures], rivals: Sequence[str]) -> tuple[str, ...]:
+def _caveats(compared: Comparison, measured: Mapping[str, PhotonFigures], classical: Sequence[str]) -> tuple[str, ...]:
     """Warn of energies at which the integer network is worse than a classical method or its float twin, and of its scale."""
     places = _places(np.ones(len(ENERGY_BINS_GEV) - 1, bool))
     scale = measured[INTEGER].scale
     warnings: list[str] = []
-    for other in (*rivals, FLOAT):
+    for other in (*classical, FLOAT):
         integer, other_estimates = _found_by_both(compared, other)
         than = "its own float twin" if other == FLOAT else f"the {other}"
         for quantity in ("energy", "position"):

@@ -1,1 +1,1 @@
-"""Particle to energy in cells: nothing but simulation and its files."""
+"""Particle to energy in cells: simulated events and their files."""

@@ -1,4 +1,4 @@
-"""Constants of nature that several detectors need."""
+"""Constants of nature that simulation and reconstruction need."""
 
 PI0_MASS_GEV = 0.1349768
 """Mass of the neutral pion in GeV (PDG)."""

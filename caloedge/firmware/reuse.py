@@ -40,7 +40,7 @@ def choices(graph: Graph, reuse: int) -> dict[str, LayerChoice]:
     """
     sizes = {op.name: op.weights[0].size for op in graph.ops if isinstance(op, Conv)}
     if not sizes:
-        raise UserError(f"network {graph.name!r} has no convolution; foldings are those of images")
+        raise UserError(f"network {graph.name!r} has no convolution; reuse factors are those of images")
     return {name: LayerChoice(strategy="streaming", reuse=min(reuse, size)) for name, size in sizes.items()}
 
 
@@ -66,7 +66,7 @@ def _build_and_simulate(graph: Graph, golden: Golden, reuse: int, target: str, p
         return runs[0].codes
 
     start = time.perf_counter()
-    check = run_check(f"rtl, folding {reuse}", golden, run)  # type: ignore[arg-type]
+    check = run_check(f"rtl, reuse {reuse}", golden, run)  # type: ignore[arg-type]
     seconds = time.perf_counter() - start
     multipliers = sum(int(stage["multipliers"]) for stage in read_record(project)["stages"])
     cost = implement(project, target, 0.0) if synthesise else None

@@ -41,8 +41,8 @@ def _alone(svg: str) -> str:
     return svg.replace("<svg ", f'<svg width="{width}" height="{height}" style="background: {PAPER}; color: {INK}" ', 1) + "\n"
 
 
-def figure_name(number: int) -> str:
-    """Return the name of the file of a figure, which are counted from 1."""
+def figure_name(number: int | str) -> str:
+    """Return the name of the file of a figure, which are counted from 1; a pattern stands for several."""
     return f"figure_{number}.svg"
 
 

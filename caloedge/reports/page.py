@@ -110,12 +110,12 @@ def render(report: Report, index: str = "../index.html") -> str:
     )  # fmt: skip
 
 
-@cache
 def looks_of(report: Report) -> dict[str, Look]:
     """Return the look of every method and series of a report, the same in all its figures."""
     return looks(_names(report))
 
 
+@cache
 def _script() -> Markup:
     return Markup((files("caloedge.reports") / "templates" / "save.js").read_text(encoding="utf-8"))
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from caloedge.errors import BadData, UserError
 from caloedge.files import locked, write_text
 from caloedge.reports.headline import Card, NumberedClaim, key_figures, tally
-from caloedge.reports.markdown import drawn, markdown
+from caloedge.reports.markdown import drawn, figure_name, markdown
 from caloedge.reports.page import environment, render
 from caloedge.results import Report, Verdict
 
@@ -40,12 +40,17 @@ def save(report: Report, folder: Path, *, listed: bool = True) -> None:
 
     Each appears whole or not at all. The page of a report that is `listed` leads back to the index of the folder above.
     """
-    page = render(report, f"../{INDEX_NAME}" if listed else "")
-    write_text(folder / JSON_NAME, text(report))
-    write_text(folder / PAGE_NAME, page)
-    write_text(folder / SHORT_NAME, markdown(report))
-    for name, image in drawn(report).items():
-        write_text(folder / name, image)
+    contents = {  # all of it is made before anything is written
+        JSON_NAME: text(report),
+        PAGE_NAME: render(report, f"../{INDEX_NAME}" if listed else ""),
+        SHORT_NAME: markdown(report),
+        **drawn(report),
+    }
+    for name, content in contents.items():
+        write_text(folder / name, content)
+    for path in folder.glob(figure_name("[0-9]")):
+        if path.name not in contents:
+            path.unlink()  # a figure of an earlier report that had more
 
 
 def text(report: Report) -> str:

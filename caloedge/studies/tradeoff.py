@@ -92,9 +92,12 @@ def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 
     floats = {REFERENCE: trained["published"], FLOAT: trained["edge"]} | {
         f"float {alternative}": trained[alternative] for alternative in recipe.alternatives
     }
-    valid = task.sample(library, "valid", recipe.evaluation.valid_events, recipe.seed)
-    scores, valid_scores = (_scores(task, events, floats, integers, paths.work / "tradeoff") for events in (sample, valid))
-    assessment = task.assess(sample, scores, task.working_points(valid, valid_scores))
+    scores = _scores(task, sample, floats, integers, paths.work / "tradeoff")
+    points: dict[str, float] = {}
+    if artifacts[0].manifest.working_points:  # of a task without, scoring large networks would be in vain
+        valid = task.sample(library, "valid", recipe.evaluation.valid_events, recipe.seed)
+        points = task.working_points(valid, _scores(task, valid, floats, integers, paths.work / "tradeoff"))
+    assessment = task.assess(sample, scores, points)
     entries = [_entry(method, network, task, threads, device) for method, network in floats.items()]
     edge = next(entry for entry in entries if entry.method == FLOAT)
     entries += [NetworkEntry(network.method, edge.parameters, edge.flop) for network in integers]
@@ -310,7 +313,7 @@ def _plots(
         Plot(title=f"{figure} against latency of one event", x_label="latency of one event [µs]", y_label=label, x_scale="log",
              series=with_levels(times),
              caption=f"Float: {ONNXRUNTIME} and torch, batch 1, on this computer (measured). FPGA: simulated cycles at the "
-             "requested clock, one point for each folding."),
+             "requested clock, one point for each reuse factor."),
     ]  # fmt: skip
 
 
@@ -339,8 +342,8 @@ def _reuse_section(choices: Sequence[ReuseChoice], recipe: Recipe) -> Section:
             Number(value=choice.multipliers, origin="computed"),
             *used,
         ))  # fmt: skip
-    columns = ("folding", "result", "latency", "one event every", "latency at the clock", "rate", "multipliers", *RESOURCES)
-    remarks = [f"folding {choice.reuse}: {remark}" for choice in choices if choice.cost for remark in choice.cost.remarks]
+    columns = ("reuse", "result", "latency", "one event every", "latency at the clock", "rate", "multipliers", *RESOURCES)
+    remarks = [f"reuse {choice.reuse}: {remark}" for choice in choices if choice.cost for remark in choice.cost.remarks]
     cycles = Plot(
         title="Latency against multipliers",
         x_label="multipliers that work side by side",
@@ -348,13 +351,13 @@ def _reuse_section(choices: Sequence[ReuseChoice], recipe: Recipe) -> Section:
         x_scale="log",
         y_scale="log",
         series=tuple(
-            Series(name=f"folding {choice.reuse}", x=(float(choice.multipliers),), y=(float(choice.cycles.latency_cycles),))
+            Series(name=f"reuse {choice.reuse}", x=(float(choice.multipliers),), y=(float(choice.cycles.latency_cycles),))
             for choice in choices
         ),
     )
     return Section(
-        title="Firmware: one network at several foldings",
-        text="At folding F every multiplier of a convolution serves F clock cycles of each pixel. The Verilog of each was "
+        title="Firmware: one network at several reuse factors",
+        text="At reuse factor F every multiplier of a convolution serves F clock cycles of each pixel. The Verilog of each was "
         f"simulated cycle by cycle on {choices[0].check.vectors} whole events, and every output code compared with ==."
         + (f" Not done: {'; '.join(remarks)}." if remarks else ""),
         blocks=(Table(title="Foldings", columns=columns, rows=tuple(rows)), cycles),

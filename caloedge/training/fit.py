@@ -75,7 +75,7 @@ def photon_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 LEAST_SIZE = 1e-3
 """Of a tensor, as its rate sees it: zeros must be able to grow."""
 FINE_TUNING_RATE = 1 / 3
-"""Of the learning rate, where settling begins."""
+"""Share of the learning rate at which fine-tuning begins."""
 SSIM_WEIGHT = 0.05
 """In the loss of energy images (arXiv 2410.07250)."""
 
@@ -110,7 +110,7 @@ def learning_rate_factor(schedule: Schedule, epoch: float) -> float:
     0.5
     """
     if epoch > schedule.epochs or not schedule.epochs:
-        return FINE_TUNING_RATE * _falling((epoch - schedule.epochs) / max(1, schedule.frozen_norm_epochs))
+        return FINE_TUNING_RATE * _falling((epoch - schedule.epochs) / max(1, schedule.fine_tuning_epochs))
     done = epoch / schedule.epochs
     return done / schedule.warm_up if done < schedule.warm_up else _falling((done - schedule.warm_up) / (1 - schedule.warm_up))
 
@@ -169,11 +169,11 @@ def steps_per_epoch(task: Task, library: Library, schedule: Schedule) -> int:
 class Learner(lightning.LightningModule):
     """What Lightning trains: a network with its loss and its optimiser."""
 
-    def __init__(self, network: nn.Module, task: Task, schedule: Schedule, steps: int, teaching: Distillation | None) -> None:
+    def __init__(self, network: nn.Module, task: Task, schedule: Schedule, steps: int, distillation: Distillation | None) -> None:
         super().__init__()
         self.network, self.schedule, self.steps = network, schedule, steps
         # A copy, as it is moved to where this is trained; in a tuple it is not a part of what is saved and trained.
-        self.teaching = (copy.deepcopy(teaching),)
+        self.distillation = (copy.deepcopy(distillation),)
         self.loss: Callable[[Tensor, Tensor], Tensor] = LOSSES[task.loss]
         self.losses: list[Tensor] = []
 
@@ -182,11 +182,11 @@ class Learner(lightning.LightningModule):
         inputs, targets = batch
         if not len(inputs):
             raise UserError("training: an empty batch; the library's training split gives no windows, use more events")
-        (teaching,) = self.teaching
-        if teaching is None:
+        (distillation,) = self.distillation
+        if distillation is None:
             loss = self.loss(self.network(inputs).float(), targets)
         else:
-            loss = teaching.loss(self.network, self.loss, inputs, targets, self.global_step)
+            loss = distillation.loss(self.network, self.loss, inputs, targets, self.global_step)
         if not torch.isfinite(loss):
             raise UserError(
                 f"training: loss is {loss.item()} in epoch {self.current_epoch}; the last good checkpoint is kept, lower the"
@@ -232,7 +232,7 @@ class _Keeper(Callback):
         torch.manual_seed(hash((self.seed, self.first_epoch + trainer.current_epoch, trainer.global_rank)) % 2**63)
         self.start = time.monotonic()
         module.losses.clear()
-        if trainer.current_epoch >= module.schedule.epochs:  # settling
+        if trainer.current_epoch >= module.schedule.epochs:  # fine-tuning
             for layer in module.network.modules():
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                     layer.eval()
@@ -272,7 +272,7 @@ def fit(
     stage: str,
     seed: int,
     hardware: Hardware,
-    teaching: Distillation | None = None,
+    distillation: Distillation | None = None,
     first_epoch: int = 0,
 ) -> list[dict[str, float]]:
     """Train `network` in place and return the learning curve; checkpoints go to `folder` and a second call resumes there.
@@ -300,7 +300,7 @@ def fit(
     with progress(f"training {stage}", steps * schedule.all_epochs, steps * done) as advance:
         keeper = _Keeper(folder, seed, first_epoch, validate, advance)
         trainer = _trainer(hardware, schedule, keeper)
-        learner = Learner(network, task, schedule, steps, teaching)
+        learner = Learner(network, task, schedule, steps, distillation)
         data = _Epochs(task, library, schedule, stage, seed, first_epoch)
         network.train()
         with warnings.catch_warnings():

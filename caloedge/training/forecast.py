@@ -113,7 +113,7 @@ def duration_s(recipe: Recipe, plan: Plan, library: Library, folder: Path, hardw
         network = copy.deepcopy(plan.probe())
         size = max(1, min(len(sample.inputs), schedule.batch_size // hardware.devices))
         batch = (torch.from_numpy(sample.inputs_of(plan.stage)[:size]), torch.from_numpy(sample.targets[:size]))
-        step_s = _step_s(Learner(network, task, schedule, steps, plan.teaching), batch, hardware)
+        step_s = _step_s(Learner(network, task, schedule, steps, plan.distillation), batch, hardware)
     step_s *= schedule.batch_size / hardware.devices / size  # where the probe has fewer inputs than a batch
     inputs = torch.from_numpy(task.sample(library, "valid", task.valid_events, recipe.seed).inputs_of(plan.stage))
     part = inputs[: max(1, len(inputs) // VALIDATION_PART)]

@@ -10,7 +10,7 @@ import json
 import math
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,8 @@ CALIBRATION_SHARE = 2
 DISTILLABLE = ("image", "mean squared error")
 """Losses whose targets are what a network gives."""
 PROBE_EVENTS = 200
+"""Events of the task by which keys tell its data apart: another number would change all keys."""
+FORECAST_EVENTS = 200
 RECORD = "stage.json"
 SAME_LOSS = 1e-4
 """Relative difference of validation losses up to which weights are those of a record: older records took the published network's
@@ -144,15 +146,17 @@ def published_of(recipe: Recipe, base: Path) -> Trained:
     return Trained(build_network(recipe, "published", artifact.weights("published")), artifact.manifest.stages["published"])
 
 
-def stored_records(recipe: Recipe, library: Library, trained: Mapping[str, Trained], artifact: Path) -> dict[str, Stage]:
+def stored_records(
+    recipe: Recipe, library: Library, trained: Mapping[str, Trained], artifacts: Sequence[Path]
+) -> dict[str, Stage]:
     """Return the records of alternatives that an artifact was made with, still are this recipe's, and are not among `trained`.
 
     The weights of large alternatives are not stored, so that they cannot be taken over as `train` does.
     """
     networks = {stage: one.network for stage, one in trained.items()}
     keys = {stage: plan_stage(recipe, stage, library, networks).key for stage in recipe.alternatives if stage not in trained}
-    found = {stage: finished_record(artifact, stage, key) for stage, key in keys.items()}
-    return {stage: record for stage, record in found.items() if record}
+    records = {stage: finished_record(artifact, stage, key) for artifact in artifacts for stage, key in keys.items()}
+    return {stage: record for stage, record in records.items() if record}
 
 
 def check(recipe: Recipe, library: Library, hardware: Hardware, alternatives: Iterable[str]) -> None:
@@ -206,10 +210,10 @@ class Plan:
     probe: Start
     """Makes a network of which a training step takes as long, quickly."""
     freeze: Change | None
-    """Makes what the epochs with frozen normalisation train of what was trained before them, if it is another network."""
+    """Makes what is fine-tuned of what was trained before, if it is another network."""
     finish: Change
     """Makes the network of the stage of what was trained."""
-    teaching: Distillation | None
+    distillation: Distillation | None
     key: str
     """Digest of all that decides the result: another recipe, task or library never continues or takes over this training."""
 
@@ -243,13 +247,13 @@ def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[s
         network.load_state_dict(networks["published"].state_dict())
         key |= {"from": _digest(weights_of(networks["published"]))}
     taught_by = teacher_of(recipe, stage)
-    teaching = _distillation(recipe, stage, networks[taught_by]) if taught_by else None
-    if teaching:
-        key |= {"teacher": _digest(weights_of(teaching.teacher))}
-        if teaching.full_scale is not None:
-            key |= {"alone": DRAW_VERSION, "full scale": teaching.full_scale}
+    distillation = _distillation(recipe, stage, networks[taught_by]) if taught_by else None
+    if distillation:
+        key |= {"teacher": _digest(weights_of(distillation.teacher))}
+        if distillation.full_scale is not None:
+            key |= {"alone": DRAW_VERSION, "full scale": distillation.full_scale}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    return Plan(stage, task, schedule, network, start, probe, freeze, finish, teaching, digest)
+    return Plan(stage, task, schedule, network, start, probe, freeze, finish, distillation, digest)
 
 
 def _distillation(recipe: Recipe, stage: str, teacher: nn.Module) -> Distillation:
@@ -272,7 +276,7 @@ def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) ->
     if of.split_channels:
         return (
             lambda: fake_quantised(build, of, edge, inputs()),
-            lambda: fake_quantised(build, of, edge, inputs(PROBE_EVENTS)),
+            lambda: fake_quantised(build, of, edge, inputs(FORECAST_EVENTS)),
             lambda trained: freeze_small_layers(trained, inputs(), of.weight_bits),
             lambda trained: from_fake_quantised(build, of, trained, inputs()),
         )
@@ -285,10 +289,10 @@ def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) ->
 
 def _train_stage(recipe: Recipe, plan: Plan, library: Library, folder: Path, hardware: Hardware) -> Trained:
     task, schedule, network, place = plan.task, plan.schedule, plan.start(), plan.place(folder)
-    of: dict[str, Any] = {"stage": plan.stage, "seed": recipe.seed, "hardware": hardware, "teaching": plan.teaching}
-    before = schedule.model_copy(update={"frozen_norm_epochs": 0}) if plan.freeze else schedule
+    of: dict[str, Any] = {"stage": plan.stage, "seed": recipe.seed, "hardware": hardware, "distillation": plan.distillation}
+    before = schedule.model_copy(update={"fine_tuning_epochs": 0}) if plan.freeze else schedule
     curve = fit(network, task, library, before, place, **of) if before.all_epochs else []
-    if plan.freeze and schedule.frozen_norm_epochs:
+    if plan.freeze and schedule.fine_tuning_epochs:
         network = plan.freeze(network)
         then = schedule.model_copy(update={"epochs": 0})
         curve += fit(network, task, library, then, place / "settling", first_epoch=schedule.epochs, **of)

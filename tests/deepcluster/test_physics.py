@@ -129,8 +129,8 @@ def result_of(truth: PhotonEvents, **changed: Smearing) -> Result:
     return assessed(truth, {name: smeared(truth, how, seed) for seed, (name, how) in enumerate(methods.items())})
 
 
-def assessed(truth: PhotonEvents, photons: dict[str, Photons], rivals: tuple[str, ...] = (BASELINE,)) -> Result:
-    assessment = sections(truth, photons, rivals)
+def assessed(truth: PhotonEvents, photons: dict[str, Photons], classical: tuple[str, ...] = (BASELINE,)) -> Result:
+    assessment = sections(truth, photons, classical)
     return Result(assessment.sections, assessment.claims, assessment.headline, assessment.caveats)
 
 

@@ -11,7 +11,7 @@ from caloedge.detector.crystals.photon_events import Photons
 
 
 def decays(n: int) -> np.ndarray:
-    """Return photon energies (n, 2) of decays as `photons.compose` makes them."""
+    """Return photon energies (n, 2) of decays as `photon_events.compose` makes them."""
     rng = np.random.default_rng(1)
     total = np.hypot(np.exp(rng.uniform(np.log(2.5), np.log(20), n)), PI0_MASS_GEV)
     first = rng.uniform(1, total - 1)

@@ -44,6 +44,14 @@ def test_save_writes_its_files_and_leaves_no_others(tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
+def test_figures_of_an_earlier_report_do_not_stay(tmp_path):
+    save(small_report(), tmp_path)
+    assert (tmp_path / "figure_1.svg").exists()
+    (tmp_path / "figure_of_mine.svg").touch()
+    save(small_report(sections=()), tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.svg")) == ["figure_of_mine.svg"]
+
+
 def test_a_page_that_cannot_be_drawn_leaves_the_old_report(tmp_path, monkeypatch):
     save(small_report(sections=()), tmp_path)
     before = (tmp_path / "report.json").read_bytes()

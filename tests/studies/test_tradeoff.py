@@ -88,10 +88,10 @@ def test_a_tradeoff_from_training_to_the_report(recipe: Path, monkeypatch: pytes
     before = {path: path.stat().st_mtime_ns for path in (output / "work" / "training").rglob("*")}
     train_recipe(str(recipe), output, Hardware(accelerator="cpu"), ["pupil"])
     assert before == {path: path.stat().st_mtime_ns for path in (output / "work" / "training").rglob("*")}  # nothing was trained
-    _records_of_large_rivals_stay(recipe, output, monkeypatch)
+    _records_of_large_alternatives_stay(recipe, output, monkeypatch)
 
 
-def _records_of_large_rivals_stay(path: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _records_of_large_alternatives_stay(path: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exporting anew keeps what is known of trainings whose weights are too large to store, while they are the recipe's."""
     from caloedge import export
     from caloedge.pipeline import open_beside
@@ -111,6 +111,8 @@ def _records_of_large_rivals_stay(path: Path, output: Path, monkeypatch: pytest.
     again = export.export(recipe, path, library, trained, folder)
     assert list(again.manifest.stages) == ["published", "edge", "quantised", "pupil"]
     assert again.manifest.stages["pupil"] == record
+    elsewhere = export.export(recipe, folder / "recipe.yaml", library, trained, output / "elsewhere")
+    assert elsewhere.manifest.stages["pupil"] == record  # known beside the recipe
     alternative = recipe.alternatives["pupil"]
     longer = alternative.model_copy(update={"schedule": alternative.schedule.model_copy(update={"epochs": 2})})
     other = recipe.model_copy(update={"alternatives": {"pupil": longer}})
@@ -213,5 +215,5 @@ def test_a_network_without_convolution_has_no_reuse_factors() -> None:
         ),
         name="flat",
     )
-    with pytest.raises(UserError, match=r"^network 'flat' has no convolution; foldings are those of images$"):
+    with pytest.raises(UserError, match=r"^network 'flat' has no convolution; reuse factors are those of images$"):
         choices(graph, 2)

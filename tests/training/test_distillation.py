@@ -31,7 +31,7 @@ def test_a_pupil_of_its_teacher_alone_learns_that(rescaled: bool, tmp_path: Path
     schedule = Schedule(epochs=3, events_per_epoch=5 * TEACHER_ONLY_PERIOD, batch_size=5, learning_rate=1e-3)
     teacher, pupil = (definition.build(FloatArithmetic(), definition.sizes["trigger"]) for _ in range(2))
     teacher.eval()
-    teaching = Distillation(teacher, 1.0, 2.0 if rescaled else None)
+    distillation = Distillation(teacher, 1.0, 2.0 if rescaled else None)
 
     def other_targets(library: Any, split: str, number: int, seed: int) -> Sample[Any]:
         sample = task.sample(library, split, number, seed)
@@ -45,7 +45,7 @@ def test_a_pupil_of_its_teacher_alone_learns_that(rescaled: bool, tmp_path: Path
     def run(folder: str, sample: Any) -> dict[str, Any]:
         net = copy.deepcopy(pupil)
         chosen = replace(task, sample=sample)
-        fit(net, chosen, events, schedule, tmp_path / folder, stage="quantised", seed=2, hardware=CPU, teaching=teaching)
+        fit(net, chosen, events, schedule, tmp_path / folder, stage="quantised", seed=2, hardware=CPU, distillation=distillation)
         return net.state_dict()
 
     wanted = run("at_once", task.sample)
@@ -61,8 +61,8 @@ def test_a_teacher_alone_teaches_regions_of_rescaled_events() -> None:
     inputs, targets = torch.rand(400, 4, 16, 24) * torch.linspace(0.2, 1, 400).reshape(-1, 1, 1, 1), torch.rand(400, 1, 16, 24)
     inputs[0] = 0
     teacher, pupil = torch.nn.Conv2d(4, 1, 1), torch.nn.Conv2d(4, 1, 1)
-    teaching = Distillation(teacher, full_scale=2.0)
-    factors = teaching.factors(inputs, 3)
+    distillation = Distillation(teacher, full_scale=2.0)
+    factors = distillation.factors(inputs, 3)
     largest = (inputs * factors)[1:].amax(dim=(1, 2, 3))
     assert factors.shape == (400, 1, 1, 1)
     assert factors.max() == factors[0] == 16
@@ -75,7 +75,7 @@ def test_a_teacher_alone_teaches_regions_of_rescaled_events() -> None:
     assert 150 < int(whole.sum()) < 250
     assert float(weights.mean(dim=(2, 3))[~whole].min()) < 0.2
     assert torch.equal(region_weights(torch.rand(5, 8), 3), torch.ones(1))  # vectors have none
-    for drawn in (lambda step: teaching.factors(inputs, step), lambda step: region_weights(inputs, step)):
+    for drawn in (lambda step: distillation.factors(inputs, step), lambda step: region_weights(inputs, step)):
         assert torch.equal(drawn(3), drawn(3))
         assert not torch.equal(drawn(3), drawn(7))
 
@@ -83,17 +83,19 @@ def test_a_teacher_alone_teaches_regions_of_rescaled_events() -> None:
         return of.loss(pupil, torch.nn.functional.mse_loss, inputs, targets, step).item()
 
     alone = [
-        step for step in range(2 * TEACHER_ONLY_PERIOD) if loss(teaching, targets, step) == loss(teaching, 2 * targets, step)
+        step
+        for step in range(2 * TEACHER_ONLY_PERIOD)
+        if loss(distillation, targets, step) == loss(distillation, 2 * targets, step)
     ]
     assert alone == [TEACHER_ONLY_PERIOD - 1, 2 * TEACHER_ONLY_PERIOD - 1]
     step = TEACHER_ONLY_PERIOD - 1
     some = inputs * region_weights(inputs, step)
-    factors = teaching.factors(some, step)
+    factors = distillation.factors(some, step)
     with torch.no_grad():
         wanted = ((pupil(some * factors) - teacher(some * factors).clamp(min=0)) / factors).square().mean()
         taught = (pupil(inputs) - teacher(inputs).clamp(min=0)).square().mean() + (pupil(inputs) - targets).square().mean()
-    assert loss(teaching, targets, step) == pytest.approx(float(wanted), rel=1e-5)  # float32, in another order
-    assert loss(teaching, targets, 0) == pytest.approx(float(taught) / 2, rel=1e-5)  # as above
+    assert loss(distillation, targets, step) == pytest.approx(float(wanted), rel=1e-5)  # float32, in another order
+    assert loss(distillation, targets, 0) == pytest.approx(float(taught) / 2, rel=1e-5)  # as above
     assert loss(Distillation(teacher), targets, step) == pytest.approx(float(taught) / 2, rel=1e-5)  # as above
 
 

@@ -117,14 +117,14 @@ def test_settling_keeps_the_statistics_of_normalisation(tmp_path: Path) -> None:
     task, definition = replace(find(Task, "pf_energy"), valid_events=5), find(Network, "pf_energy")
     events = task.open("qcd_jets")
 
-    def trained(frozen_norm_epochs: int, folder: str, run: Task = task) -> dict[str, Any]:
+    def trained(fine_tuning_epochs: int, folder: str, run: Task = task) -> dict[str, Any]:
         schedule = Schedule(
-            epochs=2, frozen_norm_epochs=frozen_norm_epochs, events_per_epoch=20, batch_size=5, learning_rate=1e-3
+            epochs=2, fine_tuning_epochs=fine_tuning_epochs, events_per_epoch=20, batch_size=5, learning_rate=1e-3
         )
         torch.manual_seed(4)
         net = definition.build(FloatArithmetic(), definition.sizes["trigger"])
         curve = fit(net, run, events, schedule, tmp_path / folder, stage="edge", seed=2, hardware=CPU)
-        assert len(curve) == 2 + frozen_norm_epochs
+        assert len(curve) == 2 + fine_tuning_epochs
         return net.state_dict()
 
     def interrupted(library: Any, split: str, number: int, seed: int) -> Sample[Any]:
@@ -351,7 +351,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
 
 
 def test_settling_starts_at_a_third_of_the_rate_and_falls_to_zero() -> None:
-    schedule = Schedule(epochs=2, frozen_norm_epochs=3, events_per_epoch=1, batch_size=1, learning_rate=1)
+    schedule = Schedule(epochs=2, fine_tuning_epochs=3, events_per_epoch=1, batch_size=1, learning_rate=1)
     assert learning_rate_factor(schedule, 2.0) == pytest.approx(0, abs=1e-12)  # rounding of doubles
     factors = [learning_rate_factor(schedule, epoch) for epoch in np.linspace(2 + 1e-9, 5, 50)]
     assert factors[0] == pytest.approx(1 / 3)  # as above
@@ -359,7 +359,7 @@ def test_settling_starts_at_a_third_of_the_rate_and_falls_to_zero() -> None:
     assert factors[-1] == pytest.approx(0, abs=1e-12)  # as above
     only = schedule.model_copy(update={"epochs": 0})
     assert learning_rate_factor(only, 0.0) == pytest.approx(1 / 3)  # as above
-    with pytest.raises(ValidationError, match="epochs and frozen_norm_epochs are both 0"):
+    with pytest.raises(ValidationError, match="epochs and fine_tuning_epochs are both 0"):
         Schedule(epochs=0, events_per_epoch=1, batch_size=1, learning_rate=1)
 
 

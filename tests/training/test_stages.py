@@ -90,7 +90,7 @@ def test_an_interrupted_fake_quantised_training_ends_at_the_same_twin(
     path = tmp_path / "recipe" / "recipe.yaml"
     shutil.copytree(tiny, path.parent)  # whose float networks are taken
     (tmp_path / "showers.h5").symlink_to(tiny_recipe.parent.parent / "showers.h5")
-    schedule = "epochs: 1, frozen_norm_epochs: 2" if settled else "epochs: 2"
+    schedule = "epochs: 1, fine_tuning_epochs: 2" if settled else "epochs: 2"
     text = tiny_recipe.read_text().replace("quantised: {epochs: 1,", f"quantised: {{{schedule},")
     path.write_text(
         text.replace("input_bits: 12,", "input_bits: 12, fixed_scales: true, filter_scales: true, split_channels: true,")

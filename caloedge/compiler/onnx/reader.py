@@ -1,8 +1,8 @@
 """From a QONNX or QCDQ file to the exact integer network; needs onnx only, so that firmware work needs no torch.
 
-The file is a real-valued network with quantisers. Between two of them everything is kept in exact rational numbers (`values`);
-at each of them an exact integer operation is found (`steps`). What cannot be exact is refused by name: a node that is misread
-would be a wrong trigger.
+The file is a real-valued network with quantisers. Between two of them everything is kept in exact rational numbers (`symbolic`);
+at each of them an exact integer operation is found (`requantise`). What cannot be exact is refused by name: a node that is
+misread would be a wrong trigger.
 """
 
 import math

@@ -175,15 +175,15 @@ def caveats(compared: MethodComparison) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def claims_of(compared: MethodComparison, rivals: Sequence[str]) -> tuple[Claim, ...]:
-    """Test the integer network against the float ones and against its alternatives, where they are present."""
+def claims_of(compared: MethodComparison, classical: Sequence[str]) -> tuple[Claim, ...]:
+    """Test the integer network against the float ones and against the classical methods, where they are present."""
     results = []
     for figure, set_name in ((WMSE, compared.first), (JETS, compared.jet_set)):
         subject, bound = f"The integer network's {figure} ({set_name}) is", f"at most {100 * TOLERANCE:g} % above"
         for other in (FLOAT, REFERENCE):
             statement = f"{subject} {bound} that of the method “{other}”."
             results.append(_claim(statement, f"{figure} {bound} {other}", compared, figure, (INTEGER, other), 1 + TOLERANCE))
-        for other in rivals:
+        for other in classical:
             statement = f"{subject} clearly below that of the method “{other}”."
             results.append(_claim(statement, f"{figure} below {other}", compared, figure, (INTEGER, other), None))
     return tuple(claim for claim in results if claim)

@@ -82,7 +82,7 @@ def losses(network: nn.Module, region: Region, inputs: Tensor, step: float) -> L
     return Losses(torch.tensor(without), torch.tensor(noise), mean_C)
 
 
-def n_copies(losses_C: Losses, recovery_factor: float = RECOVERY_FACTOR) -> Tensor:
+def n_copies(channel_losses: Losses, recovery_factor: float = RECOVERY_FACTOR) -> Tensor:
     """Return how many copies (C,) of each channel serve best: 0 for those that are pruned.
 
     K copies round K times finer, so they lose 1/K² as much.
@@ -90,13 +90,13 @@ def n_copies(losses_C: Losses, recovery_factor: float = RECOVERY_FACTOR) -> Tens
     >>> n_copies(Losses(torch.tensor([9.0, 0.01, 9.0]), torch.tensor([0.5, 0.0, 0.1]), torch.zeros(3))).tolist()
     [2, 0, 1]
     """
-    copies_C = torch.ones(len(losses_C.pruning_loss_C), dtype=torch.int64)
-    for channel in losses_C.pruning_loss_C.argsort(stable=True).tolist():
-        gain_C = losses_C.rounding_loss_C * (1 / copies_C.clamp(min=1) ** 2 - 1 / (copies_C + 1) ** 2)
+    copies_C = torch.ones(len(channel_losses.pruning_loss_C), dtype=torch.int64)
+    for channel in channel_losses.pruning_loss_C.argsort(stable=True).tolist():
+        gain_C = channel_losses.rounding_loss_C * (1 / copies_C.clamp(min=1) ** 2 - 1 / (copies_C + 1) ** 2)
         gain_C[copies_C == 0] = -1
         gain_C[channel] = -1
         best = int(gain_C.argmax())
-        if copies_C[channel] > 1 or losses_C.pruning_loss_C[channel] > recovery_factor * gain_C[best]:
+        if copies_C[channel] > 1 or channel_losses.pruning_loss_C[channel] > recovery_factor * gain_C[best]:
             break
         copies_C[channel] = 0
         copies_C[best] += 1

@@ -19,7 +19,7 @@ NARROW = 256
 PATCHES = 600_000
 """From which correlations are taken, if there are so many: 192 events of 56 × 56 pixels."""
 PIXELS_PER_PART = 10 * 56 * 56
-"""That are seen at once: wide layers' patches of these take 0.2 GB."""
+"""Number of input pixels that go through the network at once: wide layers' patches of these take 0.2 GB."""
 DAMPING = 1e-3
 """Part of the mean square input that is added to all of them: what was never seen together is not exchanged."""
 BLOCK = 128
