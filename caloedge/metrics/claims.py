@@ -90,7 +90,7 @@ class ComparedFigure:
     def text(self, b: int) -> str:
         """Return a bin with its limits, e.g. `1.040 (1.004 to 1.077)`; one without spread says so.
 
-        >>> same = Compared(np.ones(1), np.ones((200, 1)))
+        >>> same = ComparedFigure(np.ones(1), np.ones((200, 1)))
         >>> same.text(0)
         'identical'
         """
@@ -129,7 +129,7 @@ def difference(method: bootstrap.Ratio, reference: bootstrap.Ratio, bin_: int = 
 def at_most(limit: float, figure: ComparedFigure) -> Verdict:
     """Return the verdict on a figure being at most `limit` in every bin.
 
-    >>> narrow, wide = (Compared(np.array([1.04]), 1.04 + s * np.linspace(-2, 2, 200)[:, None]) for s in (0.001, 0.022))
+    >>> narrow, wide = (ComparedFigure(np.array([1.04]), 1.04 + s * np.linspace(-2, 2, 200)[:, None]) for s in (0.001, 0.022))
     >>> at_most(1.05, narrow), at_most(1.05, wide), at_most(1.03, narrow)
     ('holds', 'undecided', 'fails')
     """

@@ -155,8 +155,8 @@ def stored_records(
     """
     networks = {stage: one.network for stage, one in trained.items()}
     keys = {stage: plan_stage(recipe, stage, library, networks).key for stage in recipe.alternatives if stage not in trained}
-    records = {stage: finished_record(artifact, stage, key) for artifact in artifacts for stage, key in keys.items()}
-    return {stage: record for stage, record in records.items() if record}
+    finished = ((stage, finished_record(artifact, stage, key)) for artifact in artifacts for stage, key in keys.items())
+    return {stage: record for stage, record in finished if record}
 
 
 def check(recipe: Recipe, library: Library, hardware: Hardware, alternatives: Iterable[str]) -> None:
