@@ -33,8 +33,8 @@ from caloedge.deepcluster.report import blocks
 from caloedge.evaluation.accuracy import EVALUATION_SEED, library_of
 from caloedge.files import write_text
 from caloedge.pipeline import open_model
+from caloedge.project import FirmwareDesign
 from caloedge.reconstruction import windowing
-from caloedge.verification.executors import FirmwareDesign, build_if_needed
 
 ROUNDS = 7
 GOAL = 20_000
@@ -64,9 +64,7 @@ def measure(models: Chain, n_events: int, work: Path) -> dict[str, Any]:
     codes_EXY = np.concatenate([windowing.digitised(part) for part in cells])
     graphs = [read(artifact.model) for artifact in (models.seeds, models.centres)]
     projects = [
-        build_if_needed(
-            FirmwareDesign("emulator", "native", artifact.recipe.target), graph, artifact.recipe, work / artifact.recipe.name
-        )
+        FirmwareDesign("emulator", "native", artifact.recipe.target).project(graph, artifact.recipe, work / artifact.recipe.name)
         for artifact, graph in zip((models.seeds, models.centres), graphs, strict=True)
     ]
     seeds, centres = (run_of(graph, Emulator(folder)) for graph, folder in zip(graphs, projects, strict=True))

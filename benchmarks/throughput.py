@@ -29,9 +29,9 @@ from caloedge.computer import computer
 from caloedge.evaluation.accuracy import library_of
 from caloedge.files import write_text
 from caloedge.pipeline import open_model
-from caloedge.project import read_record
+from caloedge.project import FirmwareDesign, designs, read_record
 from caloedge.recipe import Recipe
-from caloedge.verification.executors import FirmwareDesign, build_if_needed, designs, run_qonnx
+from caloedge.verification.executors import run_qonnx
 from caloedge.verification.qonnx_executor import execute_stock, input_names
 
 REPEATS = 5
@@ -80,7 +80,7 @@ def measure(model: str) -> dict[str, dict[str, Any]]:
             if design.target != artifact.recipe.target or design.backend == "emulator":
                 continue
             start = time.perf_counter()
-            project = build_if_needed(design, graph, artifact.recipe, Path(folder))
+            project = design.project(graph, artifact.recipe, Path(folder))
             seconds = time.perf_counter() - start
             some = codes[: INPUTS[design.backend]]
             emulate = find(Backend, design.backend).emulate
@@ -94,7 +94,7 @@ def measure(model: str) -> dict[str, dict[str, Any]]:
 def measure_emulator(graph: Graph, recipe: Recipe, variant: str, codes: NDArray[Any], folder: Path) -> dict[str, dict[str, Any]]:
     """Return the rates of the C++ emulator on one thread, for codes of 64 bits and of the narrowest type."""
     start = time.perf_counter()
-    project = build_if_needed(FirmwareDesign("emulator", variant, recipe.target), graph, recipe, folder)
+    project = FirmwareDesign("emulator", variant, recipe.target).project(graph, recipe, folder)
     seconds = time.perf_counter() - start
     many = np.resize(codes, (INPUTS["emulator"], *codes.shape[1:]))
     narrow = many.astype(read_record(project)["inputs"][0]["type"].removesuffix("_t"))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from caloedge.compiler.graph import Graph
     from caloedge.compiler.onnx.reader import read as compile_qonnx
     from caloedge.detector.crystals.production import simulate
-    from caloedge.verification.executors import verify
+    from caloedge.verification.executors import verify_artifact as verify
 
     __version__: str
 
@@ -28,7 +28,7 @@ _HOMES = {
     "find": ("catalog", "find"),
     "read_artifact": ("artifact", "read_artifact"),
     "simulate": ("detector.crystals.production", "simulate"),
-    "verify": ("verification.executors", "verify"),
+    "verify": ("verification.executors", "verify_artifact"),
 }
 """Module and name of each public name."""
 

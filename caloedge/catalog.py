@@ -75,12 +75,13 @@ class Assessment:
     """What a task says about methods compared on one sample."""
 
     sections: tuple[Section, ...]
-    headline: tuple[tuple[str, Number], ...]
+    figures: Mapping[str, Mapping[str, Number]]
+    """The few figures a reader wants first, by name of the figure and of the method."""
     claims: tuple[Claim, ...]
     caveats: tuple[str, ...] = ()
     """What no claim covers and a user must know, such as a bias; gravest first, one sentence each."""
-    replicas: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """Bootstrap replicas (R,) of headline figures by their labels, in their units and paired between methods."""
+    replicas: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    """Bootstrap replicas (R,) of `figures`, in their units and paired between methods."""
     items_per_event: float = 1.0
     """Inputs of the network per event of this sample, e.g. windows: what a trigger's input rate is multiplied by."""
 
@@ -128,7 +129,7 @@ class Task:
     physical: bool = False
     """Whether outputs are quantities: the integer network's scores are then values, codes times their LSB."""
     lower_is_better: bool = False
-    """Whether an assessment's headline figures are losses, such as widths; else they are shares in percent of what is right."""
+    """Whether an assessment's figures are losses, such as widths; else they are shares in percent of what is right."""
 
     def shape_of(self, stage: str) -> tuple[int, ...]:
         """Return the shape of one input of a training stage's network."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,14 @@ from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName, meant
 from caloedge.evaluation.accuracy import evaluate, library_of
 from caloedge.firmware import section
-from caloedge.firmware.measure import firmware
+from caloedge.firmware.measure import measured_designs
 from caloedge.progress import about, announce
+from caloedge.project import designs
 from caloedge.recipe import Recipe, find_recipe, read_recipe, rehearsal, write_recipe
 from caloedge.recipe_check import check_names
 from caloedge.reports import sections, store, summary
 from caloedge.results import Report, Section
-from caloedge.verification.executors import designs, is_project_built, verify
+from caloedge.verification.executors import verify_artifact
 
 if TYPE_CHECKING:
     from caloedge.training.fit import Hardware
@@ -52,89 +53,94 @@ def places(recipe: Recipe, output: Path | None) -> Places:
     return Places(Path("runs") / recipe.name, Path("models") / recipe.name, Path("reports") / recipe.name)
 
 
-def run(name: str, output: Path | None, hardware: Hardware, independent: Path | None = None) -> Report:
+@dataclass(frozen=True)
+class Run:
+    """One recipe with all that the verbs need, opened once: `Run.open`, then `train`, `export`, `run` or `studies.tradeoff`."""
+
+    path: Path
+    """The recipe's file; what it names by path lies beside it."""
+    recipe: Recipe
+    task: Task
+    network: Network
+    places: Places
+
+    @classmethod
+    def open(cls, name: str, output: Path | None) -> Run:
+        """Find and read a recipe by file, folder or name of a model, and check the names in it."""
+        path = find_recipe(name)
+        recipe = read_recipe(path)
+        check_names(path, recipe)
+        return cls(path, recipe, find(Task, recipe.task), find(Network, recipe.network), places(recipe, output))
+
+    @classmethod
+    def rehearsal(cls, name: str, output: Path | None) -> Run:
+        """Write the rehearsal of a recipe into a folder of its own, and open it: all of it stays below."""
+        whole = cls.open(name, output)
+        folder = (output or Path("runs") / whole.recipe.name) / "rehearsal"
+        write_recipe(rehearsal(whole.recipe), folder / RECIPE, whole.path.parent, folder)
+        return cls.open(str(folder / RECIPE), folder)
+
+    @cached_property
+    def library(self) -> Library:
+        """The recipe's library, opened when it is first needed."""
+        return self.task.open(library_beside(self.path, self.recipe.library))
+
+    @property
+    def trainings(self) -> Path:
+        """Folder of its trainings."""
+        return self.places.work / "training"
+
+
+def run(opened: Run, hardware: Hardware, independent: Path | None = None) -> Report:
     """Train, export, compile, build, emulate, compare and report; what is already there is not done again."""
-    _, recipe = read_named_recipe(name)
-    other = find(Task, recipe.task).open(independent) if independent else None
-    artifact = make_artifact(name, output, hardware)
-    return make_report(artifact, places(artifact.recipe, output), other)
+    other = opened.task.open(independent) if independent else None
+    return report(export(opened, hardware), opened.places, other)
 
 
-def read_named_recipe(name: str) -> tuple[Path, Recipe]:
-    """Find and read a recipe, and check the names in it."""
-    path = find_recipe(name)
-    recipe = read_recipe(path)
-    check_names(path, recipe)
-    return path, recipe
-
-
-def rehearse(name: str, output: Path | None) -> tuple[str, Path]:
-    """Write the rehearsal of a recipe into a folder of its own, and return it with that folder: all of it stays below."""
-    path, recipe = read_named_recipe(name)
-    folder = (output or Path("runs") / recipe.name) / "rehearsal"
-    write_recipe(rehearsal(recipe), folder / RECIPE, path.parent, folder)
-    return str(folder / RECIPE), folder
-
-
-def train_recipe(name: str, output: Path | None, hardware: Hardware, alternatives: Iterable[str] = ()) -> dict[str, Trained]:
+def train(opened: Run, hardware: Hardware, alternatives: Iterable[str] = ()) -> dict[str, Trained]:
     """Train what is not trained yet: the stages of a recipe, and those of its alternatives that are named."""
+    from caloedge.training import stages
     from caloedge.training.forecast import forecast
-    from caloedge.training.stages import train
 
-    path, recipe = read_named_recipe(name)
-    library, folder = open_beside(path, recipe), places(recipe, output).work / "training"
-    for line in forecast(recipe, library, folder, hardware, path.parent, alternatives).lines(
-        "" if recipe.rehearsal_of else QUICK
-    ):
+    arguments = (opened.recipe, opened.library, opened.trainings, hardware, opened.path.parent, alternatives)
+    for line in forecast(*arguments).lines("" if opened.recipe.rehearsal_of else QUICK):
         announce(line)
-    return train(recipe, library, folder, hardware, path.parent, alternatives)
+    return stages.train(*arguments)
 
 
-def make_artifact(name: str, output: Path | None, hardware: Hardware) -> Artifact:
+def export(opened: Run, hardware: Hardware) -> Artifact:
     """Train what is not trained yet and export the artifact."""
-    from caloedge.export import export
+    from caloedge.export import export as write_artifact
 
-    path, recipe = read_named_recipe(name)
-    trained = train_recipe(name, output, hardware)
-    library = open_beside(path, recipe)
-    return export(recipe, path, library, trained, places(recipe, output).artifact)
+    trained = train(opened, hardware)
+    return write_artifact(opened.recipe, opened.path, opened.library, trained, opened.places.artifact)
 
 
-def make_report(artifact: Artifact, to: Places, independent: Library | None = None) -> Report:
-    """Verify the chain, measure the firmware, compare the accuracies, write report.json and report.html."""
+def report(artifact: Artifact, to: Places, independent: Library | None = None) -> Report:
+    """Verify the chain, measure the firmware, compare the accuracies, write report.json and what is drawn from it."""
     from caloedge.evaluation.latency import float_timings
 
-    graph = read(artifact.model)
     projects = to.work / "projects"
     if plan := firmware_plan(artifact, projects):
         announce(plan)
-    checks = verify(artifact, projects)
-    designs = firmware(artifact, projects, checks)
+    checks = verify_artifact(artifact, projects)
+    built = measured_designs(artifact, projects, checks)
     task, published = find(Task, artifact.recipe.task), find(Network, artifact.recipe.network).published_firmware
     on_test = evaluate(artifact, library_of(artifact))
-    claims = (*on_test.claims, sections.exactness_claim(checks))
     elsewhere = _assess_independent(artifact, independent) if independent else None
-    report = Report(
-        title=f"{_called(artifact)}: float against fixed point",
-        summary=_summary(artifact),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data_label=data_label(artifact.recipe.task, artifact.manifest.library),
-        headline=on_test.headline,
-        best=summary.best(on_test.headline, lower_is_better=task.lower_is_better),
-        caveats=(
-            *_rehearsed(artifact),
-            *summary.claim_caveats(claims, elsewhere.claims if elsewhere else ()),
-            *on_test.caveats,
-            *summary.artifact_caveats(artifact),
-        ),
-        sections=(
-            Section(title="Claims", blocks=claims),
+    whole = summary.compose(
+        f"{_name_of(artifact)}: float against fixed point",
+        _summary(artifact),
+        data_label(artifact.recipe.task, artifact.manifest.library),
+        on_test.figures,
+        (*on_test.claims, sections.exactness_claim(checks)),
+        (
             *on_test.sections,
             *(_independent(independent, elsewhere) if independent and elsewhere else ()),
             sections.exactness(checks),
-            sections.integer_network(graph, artifact.manifest),
+            sections.integer_network(read(artifact.model), artifact.manifest),
             section.firmware(
-                designs,
+                built,
                 float_timings(artifact),
                 computer(),
                 published() if published else None,
@@ -144,16 +150,20 @@ def make_report(artifact: Artifact, to: Places, independent: Library | None = No
             sections.trainings(artifact.manifest.stages),
             sections.what_was_run(artifact),
         ),
+        lower_is_better=task.lower_is_better,
+        independent=elsewhere.claims if elsewhere else (),
+        before=_rehearsed(artifact),
+        caveats=(*on_test.caveats, *summary.artifact_caveats(artifact)),
     )
-    store.save(report, to.report)
+    store.save(whole, to.report)
     store.write_index(to.report.parent)
-    return report
+    return whole
 
 
 def firmware_plan(artifact: Artifact, projects: Path, reports: Path = Path("reports")) -> str:
     """Say which firmware will be built and synthesised, and how long it took if a report tells; empty if all is there."""
     recipe, graph = artifact.recipe, read(artifact.model)
-    missing = [str(design) for design in designs(recipe) if not is_project_built(design, graph, recipe, projects)]
+    missing = [str(design) for design in designs(recipe) if not design.is_built(graph, recipe, projects)]
     if not missing:
         return ""
     synthesised = [f"rtl {variant}, {target}" for target, variants in recipe.synthesis.items() for variant in variants]
@@ -164,9 +174,9 @@ def firmware_plan(artifact: Artifact, projects: Path, reports: Path = Path("repo
     return f"{work}: some minutes, more for larger networks"
 
 
-def _called(artifact: Artifact) -> str:
-    of = artifact.recipe
-    return f"Rehearsal of {of.rehearsal_of}" if of.rehearsal_of else of.name
+def _name_of(artifact: Artifact) -> str:
+    recipe = artifact.recipe
+    return f"Rehearsal of {recipe.rehearsal_of}" if recipe.rehearsal_of else recipe.name
 
 
 def _rehearsed(artifact: Artifact) -> tuple[str, ...]:
@@ -192,22 +202,18 @@ def _independent(library: Library, found: Assessment) -> tuple[Section, ...]:
 
 def comparison_report(artifact: Artifact, library: Library, assessment: Assessment, folder: Path) -> None:
     """Write a report of one comparison only."""
-    report = Report(
-        title=f"{_called(artifact)} on {library.path.name}",
-        summary=f"{len(library):,} showers; working points as set on the artifact's own validation events.",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data_label=data_label(artifact.recipe.task, library.provenance),
-        headline=assessment.headline,
-        best=summary.best(assessment.headline, lower_is_better=find(Task, artifact.recipe.task).lower_is_better),
-        caveats=(
-            *_rehearsed(artifact),
-            *summary.claim_caveats(assessment.claims),
-            *assessment.caveats,
-            *summary.artifact_caveats(artifact),
-        ),
-        sections=(Section(title="Claims", blocks=assessment.claims), *assessment.sections),
+    comparison = summary.compose(
+        f"{_name_of(artifact)} on {library.path.name}",
+        f"{len(library):,} showers; working points as set on the artifact's own validation events.",
+        data_label(artifact.recipe.task, library.provenance),
+        assessment.figures,
+        assessment.claims,
+        assessment.sections,
+        lower_is_better=find(Task, artifact.recipe.task).lower_is_better,
+        before=_rehearsed(artifact),
+        caveats=(*assessment.caveats, *summary.artifact_caveats(artifact)),
     )
-    store.save(report, folder, listed=False)
+    store.save(comparison, folder, listed=False)
 
 
 def data_label(task: str, provenance: Mapping[str, str]) -> str:
@@ -234,11 +240,6 @@ def _summary(artifact: Artifact) -> str:
 def library_beside(recipe_path: Path, library: str) -> str | Path:
     """Return the name of a shipped library as it is, and a path as one from the recipe's folder."""
     return recipe_path.parent / library if Path(library).suffix else library
-
-
-def open_beside(recipe_path: Path, recipe: Recipe) -> Library:
-    """Open the library of a recipe."""
-    return find(Task, recipe.task).open(library_beside(recipe_path, recipe.library))
 
 
 def open_model(name: str) -> Artifact:

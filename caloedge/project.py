@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -19,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from caloedge.catalog import Target
+from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.fixed import Codes, Format
 from caloedge.compiler.graph import Graph
 from caloedge.errors import BadData, UserError
 from caloedge.files import read_text, sha256, write_text
-from caloedge.recipe import LayerChoice
+from caloedge.recipe import LayerChoice, Recipe
 
 RECORD = "caloedge.json"
 KINDS = ("emulator", "hls4ml", "rtl")
@@ -38,6 +39,8 @@ SEAL = "library_seal"
 SEALED = ("inputs", "input", "outputs", "output")
 MAX_ELEMENTS = 2**28
 """Of one event."""
+SOFTWARE = "emulator"
+"""The backend whose projects run on this computer and know no device."""
 
 
 def _inside(name: str) -> str:
@@ -157,6 +160,60 @@ def is_built(folder: Path, made: Mapping[str, Any]) -> bool:
         return False
     keys = ("backend", "variant", "graph", "target", "choices", "generator")
     return all(there.get(key) == made[key] for key in keys)
+
+
+def build_unless_built(folder: Path, expected: Mapping[str, Any], build: Callable[[], None]) -> Path:
+    """Return the folder of a project with this record (see `record`), built now unless it was before."""
+    if not is_built(folder, expected):
+        build()
+    return folder
+
+
+def project(
+    backend: str, graph: Graph, target: Target, variant: str, folder: Path, choices: Mapping[str, LayerChoice] | None = None
+) -> Path:
+    """Return the folder of a backend's project of a network, built now unless it was before."""
+    plugin = find(Backend, backend)
+    expected = record(backend, graph, target, variant, choices)
+    return build_unless_built(folder, expected, lambda: plugin.build(graph, target, variant, folder, choices or {}))
+
+
+@dataclass(frozen=True)
+class FirmwareDesign:
+    """One firmware project of a recipe."""
+
+    backend: str
+    variant: str
+    target: str
+
+    @property
+    def folder(self) -> Path:
+        """Folder of its project, relative to the folder of all projects."""
+        return Path(self.target) / f"{self.backend}_{self.variant}"
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.variant}" + (f", {self.target}" if self.backend != SOFTWARE else "")
+
+    def is_built(self, graph: Graph, recipe: Recipe, projects: Path) -> bool:
+        """Tell whether its project was built before in the folder of all projects."""
+        return is_built(
+            projects / self.folder, record(self.backend, graph, find(Target, self.target), self.variant, recipe.layers)
+        )
+
+    def project(self, graph: Graph, recipe: Recipe, projects: Path) -> Path:
+        """Return its project in the folder of all projects, built now unless it was before."""
+        return project(self.backend, graph, find(Target, self.target), self.variant, projects / self.folder, recipe.layers)
+
+
+def designs(recipe: Recipe) -> tuple[FirmwareDesign, ...]:
+    """Return the firmware projects of a recipe: its builds for its own target, then what is synthesised for others."""
+    for_own_target = [
+        FirmwareDesign(backend, variant, recipe.target) for backend, variants in recipe.builds.items() for variant in variants
+    ]
+    for_other_targets = [
+        FirmwareDesign("rtl", variant, target) for target, variants in recipe.synthesis.items() for variant in variants
+    ]
+    return tuple(dict.fromkeys((*for_own_target, *for_other_targets)))
 
 
 def write_record(folder: Path, values: Mapping[str, Any]) -> None:

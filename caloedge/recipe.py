@@ -186,7 +186,7 @@ class LayerChoice(StrictModel):
 class Tradeoff(StrictModel):
     """What `caloedge tradeoff` compares beside the recipe's own networks and its alternatives."""
 
-    bits: tuple[Annotated[int, Field(ge=2, le=8)], ...] = ()
+    bits: tuple[Annotated[int, Field(ge=2, le=8)], ...] = (8, 6, 5, 4, 3)
     """Further widths of weights and activations; those of single layers differ from them by as much as in the recipe."""
     schedule: Schedule | None = None
     """Training of each of these, where it is not to be as long as that of the quantised network."""

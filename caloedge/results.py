@@ -192,6 +192,11 @@ class Section(Value):
     blocks: tuple[Block, ...]
 
 
+def label(figure: str, method: str) -> str:
+    """Return the name of one method's headline figure; `reports.headline.figures` takes it apart."""
+    return f"{figure}, {method}" if method else figure
+
+
 class Report(Value):
     """All results of one artifact on one data set."""
 
@@ -200,7 +205,7 @@ class Report(Value):
     created: str
     """ISO 8601, UTC."""
     headline: tuple[tuple[str, Number], ...]
-    """The few figures a reader wants first."""
+    """The few figures a reader wants first, each with its `label`."""
     sections: tuple[Section, ...]
     best: tuple[str, ...] = ()
     """Names of the headline figures that are the best of their kind."""

@@ -83,8 +83,8 @@ def tiny_recipe(showers_file: Path) -> Path:
 def tiny(tiny_recipe: Path) -> Path:
     """Train all three networks for a moment and export; return the artifact's folder, which no test may change."""
     pytest.importorskip("brevitas")
-    from caloedge.pipeline import make_artifact
+    from caloedge.pipeline import Run, export
     from caloedge.training.fit import Hardware
 
     output = tiny_recipe.parent.parent / "made"
-    return make_artifact(str(tiny_recipe), output, Hardware(accelerator="cpu")).folder
+    return export(Run.open(str(tiny_recipe), output), Hardware(accelerator="cpu")).folder

@@ -20,7 +20,7 @@ from caloedge.catalog import FOLDERS, names
 from caloedge.cli import app
 
 VERBS = ["simulate", "train", "export", "compile", "build", "emulate", "inspect", "verify", "compare", "report", "run", "list"]
-VERBS += ["reconstruct", "study", "tradeoff", "new"]
+VERBS += ["reconstruct", "tradeoff", "new"]
 Call = Callable[..., Any]
 
 
@@ -103,7 +103,7 @@ def test_whole_events_need_one_artifact_of_each_task(tiny: Path, caloedge: Call,
 
 
 def test_a_study_refuses_widths_that_no_network_can_have(tiny_recipe: Path, caloedge: Call, tmp_path: Path) -> None:
-    error = complaint(caloedge("study", tiny_recipe, "--bits", 12, "--output", tmp_path / "out"))
+    error = complaint(caloedge("tradeoff", tiny_recipe, "--bits", 12, "--output", tmp_path / "out"))
     assert error == "--bits 12: give numbers from 2 to 8, e.g. --bits 8 --bits 6"
     assert files(tmp_path) == []
 

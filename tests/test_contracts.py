@@ -186,9 +186,12 @@ def test_all_methods_are_assessed_alike(name: str, library: Library) -> None:
     assert list(points) in ([], list(methods))  # quantities need none
     assessment = task.assess(sample, scores, points)
     assert assessment.sections
-    assert assessment.headline
+    assert assessment.figures
     assert assessment.claims
-    assert all(number.origin == "computed" and number.uncertainty is not None for _, number in assessment.headline)
+    for figure, numbers in assessment.figures.items():
+        assert list(numbers) == list(methods)
+        assert all(number.origin == "computed" and number.uncertainty is not None for number in numbers.values())
+        assert all(assessment.replicas[figure][method].ndim == 1 for method in methods)  # for ratios of paired errors
 
 
 @pytest.mark.parametrize("name", all_of("task"))

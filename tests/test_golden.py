@@ -12,7 +12,8 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.onnx.reader import read
 from caloedge.compiler.ops import Conv, Dense, Requantise
 from caloedge.compiler.squeeze_excite import gates
-from caloedge.verification.executors import designs, run_check, verify
+from caloedge.project import designs
+from caloedge.verification.executors import run_check, verify_artifact
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {"center_finder": 20_000} | dict.fromkeys(("pf_energy", "pf_energy_8_bit", "pf_energy_4_bit"), 100_000)
@@ -33,7 +34,7 @@ def test_models_are_shipped() -> None:
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
 def test_every_executor_reproduces_the_golden_vectors(folder: Path, tmp_path: Path) -> None:
     artifact = read_artifact(folder)
-    checks = verify(artifact, tmp_path)
+    checks = verify_artifact(artifact, tmp_path)
     builds = [f"{design}{what}" for design in designs(artifact.recipe) for what in ("", ", random codes")]
     software = ["torch twin, float64", "QONNX executor", "integer graph", "emulator native", "emulator native, random codes"]
     assert [check.executor for check in checks] == [*software, *builds]

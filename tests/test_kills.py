@@ -42,7 +42,7 @@ def killed_when(there: Callable[[], object], *words: object, before: Callable[[]
 
 @pytest.mark.slow
 def test_a_killed_training_ends_at_the_same_weights(tiny_recipe: Path, tiny: Path, tmp_path: Path) -> None:
-    from caloedge.pipeline import train_recipe
+    from caloedge.pipeline import Run, train
     from caloedge.training.fit import Hardware
     from caloedge.training.stages import weights_of
 
@@ -50,12 +50,12 @@ def test_a_killed_training_ends_at_the_same_weights(tiny_recipe: Path, tiny: Pat
 
     def second() -> None:
         with pytest.raises(UserError, match=AT_ONCE):
-            train_recipe(str(tiny_recipe), tmp_path, cpu)
+            train(Run.open(str(tiny_recipe), tmp_path), cpu)
 
     words = ("train", tiny_recipe, "--output", tmp_path, "--accelerator", "cpu")
     killed_when(lambda: list(training.glob("published-*/last.ckpt")), *words)
     killed_when(lambda: list(training.glob(".edge-*.lock")), *words, before=second)
-    trained = train_recipe(str(tiny_recipe), tmp_path, cpu)
+    trained = train(Run.open(str(tiny_recipe), tmp_path), cpu)
     for stage in ("edge", "quantised"):
         wanted, found = read_artifact(tiny).weights(stage), weights_of(trained[stage].network)
         assert wanted.keys() == found.keys()

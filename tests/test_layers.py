@@ -197,7 +197,7 @@ def test_no_file_is_called_after_nothing() -> None:
         "firmware.section",
         "verification.executors",
         "evaluation.accuracy",
-        "verification.crosscheck",
+        "verification.codes",
         "firmware.measure",
         "pipeline",
         "cli",

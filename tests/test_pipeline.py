@@ -10,7 +10,7 @@ import pytest
 
 from caloedge.artifact import read_artifact
 from caloedge.firmware.section import BLOCKS, PROJECTS
-from caloedge.pipeline import QUICK, REHEARSAL, firmware_plan, make_artifact, rehearse, train_recipe
+from caloedge.pipeline import QUICK, REHEARSAL, Run, export, firmware_plan, train
 from caloedge.recipe import read_recipe, rehearsal, write_recipe
 from caloedge.reports import store
 from caloedge.results import Number, Report, Section, Table
@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def test_exporting_the_same_again_changes_no_byte(tiny: Path, tiny_recipe: Path) -> None:
     before = contents(tiny)
-    make_artifact(str(tiny_recipe), tiny.parent, CPU)
+    export(Run.open(str(tiny_recipe), tiny.parent), CPU)
     assert contents(tiny) == before
 
 
@@ -35,9 +35,9 @@ def test_exporting_another_network_changes_the_manifest(tiny: Path, tiny_recipe:
     path = tmp_path / "recipe" / "recipe.yaml"
     path.parent.mkdir()
     path.write_text(tiny_recipe.read_text())
-    first = make_artifact(str(path), tmp_path / "out", CPU).manifest
+    first = export(Run.open(str(path), tmp_path / "out"), CPU).manifest
     path.write_text(tiny_recipe.read_text().replace("learning_rate: 5.0e-3", "learning_rate: 4.0e-3"))
-    second = make_artifact(str(path), tmp_path / "out", CPU).manifest
+    second = export(Run.open(str(path), tmp_path / "out"), CPU).manifest
     assert first.files["model.qonnx"] != second.files["model.qonnx"]
     assert first.stages["edge"] != second.stages["edge"]
 
@@ -68,11 +68,11 @@ def test_a_recipe_written_elsewhere_finds_its_library_and_its_reference(tiny_rec
 
 def test_a_rehearsal_lies_in_a_folder_of_its_own(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path, folder = rehearse(str(tiny_recipe), None)
+    opened = Run.rehearsal(str(tiny_recipe), None)
+    folder = opened.path.parent
     assert folder == Path("runs/tiny/rehearsal")
-    assert Path(path) == folder / "recipe.yaml"
-    _, folder = rehearse(str(tiny_recipe), tmp_path / "out")
-    assert folder == tmp_path / "out" / "rehearsal"
+    assert opened.places.work == folder / "work"
+    assert Run.rehearsal(str(tiny_recipe), tmp_path / "out").path.parent == tmp_path / "out" / "rehearsal"
 
 
 @pytest.mark.slow
@@ -94,12 +94,12 @@ def test_run_quick_goes_the_whole_way_and_says_that_it_is_a_rehearsal(
 def test_what_will_be_trained_is_said_first_and_nothing_twice(
     tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train_recipe(str(tiny_recipe), tmp_path, CPU)
+    train(Run.open(str(tiny_recipe), tmp_path), CPU)
     said = [line for line in capsys.readouterr().err.splitlines() if "about" in line and "left" not in line]
     assert [line.split(":")[0] for line in said] == [
         "training published", "training edge", "training quantised", "all trainings together",
     ]  # fmt: skip
-    train_recipe(str(tiny_recipe), tmp_path, CPU)
+    train(Run.open(str(tiny_recipe), tmp_path), CPU)
     assert capsys.readouterr().err.splitlines() == [f"published, edge, quantised: taken from {tmp_path / 'work' / 'training'}"]
 
 

@@ -220,10 +220,10 @@ def test_what_does_not_fit_is_said_before_anything_is_trained(
     tmp_path: Path, changes: list[tuple[str, str]], message: str
 ) -> None:
     pytest.importorskip("brevitas")
-    from caloedge.pipeline import open_beside, read_named_recipe
+    from caloedge.pipeline import Run
     from caloedge.training.fit import Hardware
     from caloedge.training.stages import check
 
-    path, recipe = read_named_recipe(str(changed(tmp_path, *changes)))
+    opened = Run.open(str(changed(tmp_path, *changes)), None)
     with pytest.raises(UserError, match=message):
-        check(recipe, open_beside(path, recipe), Hardware(accelerator="cpu"), ())
+        check(opened.recipe, opened.library, Hardware(accelerator="cpu"), ())

@@ -19,7 +19,7 @@ from caloedge.cli.checking import compare, report, verify
 from caloedge.cli.compiling import compile_, inspect
 from caloedge.cli.listing import list_
 from caloedge.cli.training import export, simulate, train
-from caloedge.cli.workflows import reconstruct, run, study, tradeoff
+from caloedge.cli.workflows import reconstruct, run, tradeoff
 from caloedge.errors import UserError, meant
 
 GOOD, BAD_RESULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -52,7 +52,6 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": report,
     "run": run,
     "tradeoff": tradeoff,
-    "study": study,
     "reconstruct": reconstruct,
     "list": list_,
     "new": new,

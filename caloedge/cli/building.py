@@ -63,7 +63,7 @@ def build(
     """
     from caloedge.compiler.onnx.reader import compile_file, read
     from caloedge.pipeline import open_model
-    from caloedge.project import AUTO, is_built, record
+    from caloedge.project import AUTO, build_unless_built, record
 
     layers = dict(map(_layer_choice, layer or []))
     if Path(model).is_file():
@@ -80,12 +80,15 @@ def build(
         raise UserError(f"--layer {layer[0]}: backend {backend!r} builds all layers of variant {variant} alike; {cure}")
     device = replace(device, clock_mhz=device.clock_mhz if clock_mhz is None else _checked_clock(clock_mhz))
     with answering(as_json) as answer:
-        if not is_built(folder, record(backend, graph, device, variant, layers)):
+
+        def build_new() -> None:
             if folder.exists():
                 raise UserError(f"{folder}: exists already; remove it or give another name")
             with progress(f"build {folder.name}", 1) as advance:
                 plugin.build(graph, device, variant, folder, layers)
                 advance(1)
+
+        build_unless_built(folder, record(backend, graph, device, variant, layers), build_new)
         answer.show(
             Facts(
                 title=str(folder),
@@ -208,10 +211,10 @@ def _built(project: Path, backend: str | None, variant: str | None) -> Path:
     """Return the folder of a built project; an artifact is built first, in ./runs, unless it was before."""
     from caloedge.compiler.onnx.reader import read
     from caloedge.pipeline import open_model, places
-    from caloedge.verification.executors import FirmwareDesign, build_if_needed
+    from caloedge.project import FirmwareDesign
 
     if backend is None:
         return project
     artifact = open_model(str(project))
     design = FirmwareDesign(backend, known_variant(backend, variant), artifact.recipe.target)
-    return build_if_needed(design, read(artifact.model), artifact.recipe, places(artifact.recipe, None).work / "projects")
+    return design.project(read(artifact.model), artifact.recipe, places(artifact.recipe, None).work / "projects")

@@ -1,7 +1,8 @@
 """Commands that check exactness and accuracy: verify, compare, report."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -21,7 +22,10 @@ from caloedge.cli.terminal import (
     read_vectors,
 )
 from caloedge.errors import MissingTool, Unsupported, UserError
-from caloedge.results import Cell, Claim, Facts, Number, Table
+from caloedge.results import Claim, Facts
+
+if TYPE_CHECKING:
+    from caloedge.verification.codes import Check
 
 
 def verify(
@@ -53,7 +57,7 @@ def verify(
     """
     from caloedge.pipeline import open_model, places
     from caloedge.reports.sections import exactness
-    from caloedge.verification import executors
+    from caloedge.verification.executors import verify_artifact
 
     with answering(as_json) as answer:
         if Path(model).is_file() or vectors:
@@ -61,7 +65,7 @@ def verify(
             return
         artifact = open_model(model)
         folder = projects or places(artifact.recipe, None).work / "projects"
-        checks = executors.verify(artifact, folder)
+        checks = verify_artifact(artifact, folder)
         answer.show(*exactness(checks).blocks)
         _finish_checks(answer, checks)
 
@@ -131,9 +135,11 @@ def _verify_file(
     requested_backends: list[str],
     quantise_missing: str | None,
 ) -> None:
+    from caloedge.artifact import Golden
     from caloedge.compiler.onnx.reader import compile_file
-    from caloedge.verification import crosscheck
-    from caloedge.verification.executors import random_codes
+    from caloedge.reports.sections import checks_table
+    from caloedge.verification import executors
+    from caloedge.verification.codes import differing_codes_by_pair, random_codes
 
     compiled = compile_file(path, missing_format(quantise_missing))
     graph = compiled.graph
@@ -142,46 +148,22 @@ def _verify_file(
         check_memory("--events", events, sum(graph.tensors[name].size for name in ends))
     inputs = read_vectors(vectors, graph) if vectors else random_codes(graph, events, seed=1)
     folder = projects or Path("runs") / path.stem / graph.digest[:8]
-    outcomes = crosscheck.run_all(path, compiled, inputs, _backends(requested_backends), folder)
-    checks = [
-        crosscheck.with_first_difference(path, compiled, inputs, check) for check in crosscheck.compare_with_graph(outcomes)
-    ]
-    refused = {outcome.executor for outcome in outcomes if outcome.refused}
-    answer.show(
-        Table(
-            title="Every executor against the integer network",
-            columns=("executor", "result", *COUNTED, "first event", "first place", "time"),
-            rows=tuple(_row(check, check.executor in refused) for check in checks),
-        )
-    )
-    pairs = crosscheck.differing_codes_by_pair(outcomes)
+    backends = _backends(requested_backends)
+    chain = executors.executors_of_file(path, compiled, backends, folder)
+    checks = executors.verify(chain, Golden(inputs, graph.run(inputs)), f"verify {path.name}")
+    answer.show(checks_table("Every executor against the integer network", checks))
+    pairs = differing_codes_by_pair(checks)
     answer.say(
         f"{len(pairs)} pairs of executors compared on {checks[0].vectors:,} events, {sum(map(bool, pairs.values()))} differ"
     )
     for (a, b), differing in pairs.items():
         if differing:
             answer.say(f"{a} and {b} differ in {differing:,} output codes")
-    _finish_checks(answer, [check for check in checks if check.executor not in refused])
-    requested_executors = (
-        {f"{name} {variant}" for name, variant in _backends(requested_backends)} if requested_backends else set()
-    )
+    _finish_checks(answer, [check for check in checks if not check.refused])
+    requested_executors = {f"{name} {variant}" for name, variant in backends} if requested_backends else set()
     for check in checks:
-        if check.executor in refused & requested_executors:
+        if check.refused and check.executor in requested_executors:
             raise Unsupported(f"{check.executor} refuses the network: {check.missing}")
-
-
-COUNTED = ("events", "codes", "differing", "largest difference", "argmax flips")
-
-
-def _row(x: Any, refused: bool) -> tuple[Cell, ...]:
-    """Return a check as a row of the table of executors."""
-    differs = f"DIFFERS: {x.misfit}" if x.misfit else "DIFFERS"
-    result = f"{'refused' if refused else 'not run'}: {x.missing}" if x.missing else "exact" if x.exact else differs
-    counts = zip((x.vectors, x.outputs, x.differing, x.largest_lsb, x.flips), ("", "", "", "LSB", ""), strict=True)
-    numbers = [Number(value=n, unit=unit, origin="computed") for n, unit in counts]
-    first = "" if x.first_event is None else Number(value=x.first_event, origin="computed")
-    time = Number(value=round(x.seconds, 2), unit="s", origin="measured")
-    return (x.executor, result, *([""] * len(COUNTED) if x.missing else numbers), first, x.first_node, time)
 
 
 def _backends(requested: list[str]) -> list[tuple[str, str]]:
@@ -193,11 +175,12 @@ def _backends(requested: list[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _finish_checks(answer: Answer, checks: list[Any]) -> None:
+def _finish_checks(answer: Answer, checks: "Sequence[Check]") -> None:
     """End with exit code 1 when codes differ, and with an error when an executor could not be run."""
     wrong = [check for check in checks if not check.missing and not check.exact]
     for check in wrong:
-        codes = f"{check.differing} of {check.outputs} output codes, first in event {check.first_event}"
+        place = f", {check.first_node}" if check.first_node else ""
+        codes = f"{check.differing} of {check.outputs} output codes, first in event {check.first_event}{place}"
         answer.say(f"{check.executor} differs: {check.misfit or codes}")
     if wrong:
         raise typer.Exit(1)

@@ -81,8 +81,9 @@ def inspect(
 
 def _verify_compiled(answer: Answer, path: Path, compiled: Any, n_events: int) -> None:
     """Compare a compiled file with the QONNX executor on random events, or measure what inserted quantisers change."""
-    from caloedge.verification.crosscheck import first_differing_node, select_event
-    from caloedge.verification.executors import compare_codes, random_codes, run_qonnx
+    from caloedge.verification.codes import compare_codes, random_codes, select_event
+    from caloedge.verification.executors import run_qonnx
+    from caloedge.verification.locating import first_differing_node
     from caloedge.verification.qonnx_executor import execute
 
     graph = compiled.graph

@@ -165,6 +165,13 @@ def chosen_hardware(accelerator: str, devices: int, precision: str, channels_las
     return Hardware(accelerator=accelerator, devices=devices, precision=precision, channels_last=channels_last)
 
 
+def opened_run(recipe: str, output: Path | None, quick: bool) -> Any:
+    """Open a recipe, or write and open its rehearsal."""
+    from caloedge.pipeline import Run
+
+    return Run.rehearsal(recipe, output) if quick else Run.open(recipe, output)
+
+
 def need_training() -> None:
     """Say in one line what a command that trains or evaluates float networks lacks."""
     need("train", "this command")

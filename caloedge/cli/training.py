@@ -17,6 +17,7 @@ from caloedge.cli.terminal import (
     Recipe,
     chosen_hardware,
     need_training,
+    opened_run,
     say,
 )
 
@@ -75,11 +76,10 @@ def train(
 ) -> None:
     """Train the networks of a recipe. A second call resumes, or says that all is done."""
     need_training()
-    from caloedge.pipeline import rehearse, train_recipe
+    from caloedge import pipeline
 
-    if quick:
-        recipe, output = rehearse(recipe, output)
-    trained = train_recipe(recipe, output, chosen_hardware(accelerator, devices, precision, channels_last), alternative or ())
+    hardware = chosen_hardware(accelerator, devices, precision, channels_last)
+    trained = pipeline.train(opened_run(recipe, output, quick), hardware, alternative or ())
     for stage, network in trained.items():
         record = network.record
         say(f"{stage}: {record.parameters:,} parameters, {record.epochs} epochs, validation loss {record.valid_loss:.4f}")
@@ -88,10 +88,8 @@ def train(
 def export(recipe: Recipe, output: Output = None, quick: Quick = False) -> None:
     """Write the artifact: QONNX, golden vectors, weights, manifest. Trains what is not trained yet."""
     need_training()
-    from caloedge.pipeline import make_artifact, rehearse
+    from caloedge import pipeline
     from caloedge.training.fit import Hardware
 
-    if quick:
-        recipe, output = rehearse(recipe, output)
-    artifact = make_artifact(recipe, output, Hardware())
+    artifact = pipeline.export(opened_run(recipe, output, quick), Hardware())
     say(f"{artifact.folder}: {len(artifact.manifest.files)} files")

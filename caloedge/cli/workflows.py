@@ -1,4 +1,4 @@
-"""Whole workflows, from training to a report: run, tradeoff, study, reconstruct."""
+"""Whole workflows, from training to a report: run, tradeoff, reconstruct."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +17,7 @@ from caloedge.cli.terminal import (
     Recipe,
     chosen_hardware,
     need_training,
+    opened_run,
 )
 from caloedge.results import Claim, Table
 
@@ -36,63 +37,45 @@ def run(
 ) -> None:
     """Do the whole story of a recipe: train, export, compile, build, emulate, compare, report."""
     need_training()
-    from caloedge.pipeline import places, read_named_recipe, rehearse
-    from caloedge.pipeline import run as whole_story
+    from caloedge import pipeline
 
     hardware = chosen_hardware(accelerator, devices, precision, channels_last)
-    if quick:
-        recipe, output = rehearse(recipe, output)
+    opened = opened_run(recipe, output, quick)
     with answering(as_json) as answer:
-        report = whole_story(recipe, output, hardware, independent)
+        report = pipeline.run(opened, hardware, independent)
         for caveat in report.caveats:
             answer.say(caveat)
         answer.show(*(block for section in report.sections for block in section.blocks if isinstance(block, Claim)))
-        answer.say(f"report: {places(read_named_recipe(recipe)[1], output).report / 'report.html'}")
+        answer.say(f"report: {opened.places.report / 'report.html'}")
 
 
 def tradeoff(
     recipe: Recipe,
-    output: Output = None,
-    accelerator: Accelerator = "auto",
-    devices: Devices = 1,
-    precision: Precision = "32-true",
-    channels_last: ChannelsLast = False,
-    threads: Annotated[int, typer.Option(help="CPU threads when float networks are timed.", min=1)] = 1,
-    device: Annotated[str, typer.Option(help="Where torch is timed, e.g. cuda.")] = "cpu",
-    as_json: Json = False,
-) -> None:
-    """Compare all networks of a recipe: accuracy against size and latency, and its firmware at several reuse factors."""
-    need_training()
-    from caloedge.studies.tradeoff import tradeoff as compare_all
-
-    hardware = chosen_hardware(accelerator, devices, precision, channels_last)
-    with answering(as_json) as answer:
-        report = compare_all(recipe, output, hardware, threads, device)
-        answer.show(*(block for section in report.sections[:3] for block in section.blocks if isinstance(block, Claim | Table)))
-
-
-def study(
-    recipe: Recipe,
     bits: Annotated[
         list[int] | None,
-        typer.Option(help="Bits of weights and activations; give it several times; default: 8, 6, 5, 4 and 3."),
+        typer.Option(
+            help="Further bits of weights and activations; give it several times; default: the recipe's, else 8, 6, 5, 4 and 3."
+        ),
     ] = None,
     output: Output = None,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
     precision: Precision = "32-true",
     channels_last: ChannelsLast = False,
+    quick: Quick = False,
+    threads: Annotated[int, typer.Option(help="CPU threads when float networks are timed.", min=1)] = 1,
+    device: Annotated[str, typer.Option(help="Where torch is timed, e.g. cuda.")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Train, prove and synthesise a recipe's network at several bit widths: accuracy against cost."""
+    """Compare a recipe's networks at several sizes and bit widths: accuracy against parameters, latency and hardware cost."""
     need_training()
-    from caloedge.studies.widths import DEFAULT_BITS
-    from caloedge.studies.widths import study as at_every_width
+    from caloedge.studies.tradeoff import tradeoff as compare_all
 
     hardware = chosen_hardware(accelerator, devices, precision, channels_last)
+    opened = opened_run(recipe, output, quick)
     with answering(as_json) as answer:
-        report = at_every_width(recipe, bits or DEFAULT_BITS, output, hardware)
-        answer.show(*(block for section in report.sections[:2] for block in section.blocks if isinstance(block, Claim | Table)))
+        report = compare_all(opened, hardware, bits, threads, device)
+        answer.show(*(block for section in report.sections[:4] for block in section.blocks if isinstance(block, Claim | Table)))
 
 
 def reconstruct(

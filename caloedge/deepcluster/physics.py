@@ -43,8 +43,7 @@ TOLERANCE = 0.05
 ENERGY_LABEL = r"true energy $E_\mathrm{gen}$ [GeV]"
 SCALE_LABEL = r"median of $E_\mathrm{rec}\,/\,E_\mathrm{gen}$"
 
-BOTH_FOUND = "Both photons found"
-Headline = tuple[tuple[str, Number], ...]
+PAIRS_FOUND = f"Both photons found < {CLOSE:g} crystals"
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def sections(events: PhotonEvents, photons: Mapping[str, Photons], classical: Se
         *((Section(title="Event displays", text=DISPLAYS_TEXT, blocks=shown),) if shown else ()),
     )
     return Assessment(
-        result, _headline(compared, measured), _claims(compared, measured, classical), _caveats(compared, measured, classical)
+        result, _figures(compared, measured), _claims(compared, measured, classical), _caveats(compared, measured, classical)
     )
 
 
@@ -580,19 +579,12 @@ def _only(figure: ComparedFigure, bins_B: NDArray[Any]) -> ComparedFigure:
     return ComparedFigure(figure.value_B[bins_B], figure.replicas_RB[:, bins_B])
 
 
-def _headline(compared: Comparison, measured: Mapping[str, PhotonFigures]) -> Headline:
+def _figures(compared: Comparison, measured: Mapping[str, PhotonFigures]) -> dict[str, dict[str, Number]]:
     low, high = COARSE_BINS_GEV[1:3]
-    shown = [(name, measured[name]) for name in (REFERENCE, INTEGER, BASELINE)]
-    return (
-        *(
-            (
-                f"σ(E)/E at {low:g}–{high:g} GeV, {name}",
-                resolution.number(figures.coarse, 1, "%", 100, _coarse_sample(compared, 1)),
-            )
-            for name, figures in shown
-        ),
-        *(
-            (f"{BOTH_FOUND} < {CLOSE:g} crystals, {name}", bootstrap.percent(figures.pairs, 0, "pairs"))
-            for name, figures in shown
-        ),
-    )
+    shown = {name: measured[name] for name in (REFERENCE, INTEGER, BASELINE)}
+    return {
+        f"σ(E)/E at {low:g}–{high:g} GeV": {
+            name: resolution.number(figures.coarse, 1, "%", 100, _coarse_sample(compared, 1)) for name, figures in shown.items()
+        },
+        PAIRS_FOUND: {name: bootstrap.percent(figures.pairs, 0, "pairs") for name, figures in shown.items()},
+    }

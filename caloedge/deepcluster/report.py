@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from caloedge.compiler.onnx.reader import read
 from caloedge.computer import computer
 from caloedge.deepcluster import chain, physics, verilog
 from caloedge.deepcluster.chain import Chain, Networks
-from caloedge.deepcluster.physics import Headline
 from caloedge.deepcluster.verilog import Choice
 from caloedge.detector.crystals import events, photon_events
 from caloedge.detector.crystals.library import ShowerLibrary
@@ -28,12 +26,12 @@ from caloedge.firmware.measure import Firmware
 from caloedge.metrics import photon_matching
 from caloedge.pipeline import data_label
 from caloedge.progress import announce, progress
-from caloedge.project import is_built, read_record
+from caloedge.project import FirmwareDesign, build_unless_built, read_record
 from caloedge.reconstruction import windowing
 from caloedge.reports import sections, store, summary
 from caloedge.results import Claim, Number, Report, Section, Table, verdict
 from caloedge.synthesis.cost import implement
-from caloedge.verification.executors import Check, FirmwareDesign, compare_codes
+from caloedge.verification.codes import Check, compare_codes
 
 EVENTS_PER_BLOCK = 500
 SHOWN_EVENTS = 500
@@ -67,30 +65,17 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
     assessment = physics.sections(truth, selected, (chain.PARTICLE_FLOW, BASELINE))
     nets = models.integer(round(thresholds[INTEGER] * 2.0 ** models.integer().fraction))
     checks, designs = _hardware(models, nets, library or own, work)
-    claims = (*assessment.claims, _exactness_claim(checks))
-    document = Report(
-        title="DeepCluster: from crystals to photons, float against firmware",
-        summary="Whole events of 51 × 51 PbWO4 crystals: threshold, windows, seed finder, groups of four, center finder, "
+    document = summary.compose(
+        "DeepCluster: from crystals to photons, float against firmware",
+        "Whole events of 51 × 51 PbWO4 crystals: threshold, windows, seed finder, groups of four, center finder, "
         "photons. The published float networks, the edge networks in float and in integers, and two classical clusterings, on "
         "the same events: particle flow (local maxima, sharing, logarithmic positions), and the baseline, which fits the "
         "showers' profile to shared crystals and looks for hidden photons. Windows are turned to one orientation before every "
         "center finder, the published one's, too.",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data_label=data_label(models.centres.recipe.task, (library or own).provenance),
-        headline=assessment.headline,
-        best=_best(assessment.headline),
-        caveats=(
-            *summary.claim_caveats(claims),
-            *assessment.caveats,
-            *(
-                f"{artifact.recipe.name}: {warning}"
-                for artifact in (models.seeds, models.centres)
-                for warning in summary.artifact_caveats(artifact)[:-1]
-            ),
-            summary.ONCE,
-        ),
-        sections=(
-            Section(title="Claims", blocks=claims),
+        data_label(models.centres.recipe.task, (library or own).provenance),
+        assessment.figures,
+        (*assessment.claims, _exactness_claim(checks)),
+        (
             *assessment.sections,
             _working_point_section(thresholds, valid_events),
             sections.exactness(checks),
@@ -99,17 +84,20 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
             sections.what_was_run(models.seeds),
             sections.what_was_run(models.centres),
         ),
+        lower_is_better=assessment.figures.keys() - {physics.PAIRS_FOUND},
+        caveats=(
+            *assessment.caveats,
+            *(
+                f"{artifact.recipe.name}: {warning}"
+                for artifact in (models.seeds, models.centres)
+                for warning in summary.artifact_caveats(artifact)[:-1]
+            ),
+            summary.ONCE,
+        ),
     )
     store.save(document, folder)
     store.write_index(folder.parent)
     return document
-
-
-def _best(headline: Headline) -> tuple[str, ...]:
-    """Return the best figures: the smallest widths and the largest shares of pairs."""
-    shares = [entry for entry in headline if entry[0].startswith(physics.BOTH_FOUND)]
-    widths = [entry for entry in headline if entry not in shares]
-    return (*summary.best(widths, lower_is_better=True), *summary.best(shares, lower_is_better=False))
 
 
 def _check_pair(models: Chain) -> None:
@@ -240,8 +228,8 @@ def _hardware(models: Chain, nets: Networks, library: ShowerLibrary, work: Path)
 def build(models: Chain, nets: Networks, target: Target, choice: Choice, project: Path) -> None:
     """Build a design unless the same was built there before."""
     seeds, centres = read(models.seeds.model), read(models.centres.model)
-    if not is_built(project, verilog.record(seeds, centres, nets, target, choice)):
-        verilog.build(seeds, centres, nets, target, choice, project)
+    expected = verilog.record(seeds, centres, nets, target, choice)
+    build_unless_built(project, expected, lambda: verilog.build(seeds, centres, nets, target, choice, project))
 
 
 def _exactness_claim(checks: list[Check]) -> Claim:

@@ -6,9 +6,9 @@ from typing import Any
 
 from caloedge.artifact import Artifact
 from caloedge.catalog import Backend, CycleRun, Target, find
-from caloedge.project import read_record
+from caloedge.project import FirmwareDesign, designs, read_record
 from caloedge.synthesis.cost import ImplementationResult, implement
-from caloedge.verification.executors import Check, FirmwareDesign, designs
+from caloedge.verification.codes import Check
 
 TIMED_EVENTS = 256
 """Golden events simulated back to back to measure cycles."""
@@ -35,11 +35,11 @@ class Firmware:
         return find(Target, self.design.target)
 
 
-def firmware(artifact: Artifact, folder: Path, checks: list[Check]) -> tuple[Firmware, ...]:
+def measured_designs(artifact: Artifact, projects: Path, checks: list[Check]) -> tuple[Firmware, ...]:
     """Measure the built projects of a recipe; those whose tools are missing are left out."""
     by_name = {check.executor: check for check in checks}
     return tuple(
-        _measure(artifact, design, folder / design.folder, by_name[str(design)])
+        _measure(artifact, design, projects / design.folder, by_name[str(design)])
         for design in designs(artifact.recipe)
         if not by_name[str(design)].missing
     )

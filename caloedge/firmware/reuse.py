@@ -13,10 +13,11 @@ from caloedge.catalog import Backend, CycleRun, Target, find
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv
 from caloedge.errors import UserError
-from caloedge.project import AUTO, is_built, read_record, record
+from caloedge.project import AUTO, project, read_record
 from caloedge.recipe import LayerChoice
 from caloedge.synthesis.cost import ImplementationResult, implement
-from caloedge.verification.executors import Check, run_check
+from caloedge.verification.codes import Check
+from caloedge.verification.executors import run_check
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,19 @@ def reuse_choices(
     ]
 
 
-def _build_and_simulate(graph: Graph, golden: Golden, reuse: int, target: str, project: Path, synthesise: bool) -> ReuseChoice:
+def _build_and_simulate(graph: Graph, golden: Golden, reuse: int, target: str, folder: Path, synthesise: bool) -> ReuseChoice:
     backend, device, layer_choices = find(Backend, "rtl"), find(Target, target), choices(graph, reuse)
-    if not is_built(project, record("rtl", graph, device, AUTO, layer_choices)):
-        backend.build(graph, device, AUTO, project, layer_choices)
+    project("rtl", graph, device, AUTO, folder, layer_choices)
     simulate, runs = backend.simulate, []
     assert simulate is not None
 
     def run(codes: object) -> Mapping[str, object]:
-        runs.append(simulate(project, codes, 0.0, None))  # type: ignore[arg-type]
+        runs.append(simulate(folder, codes, 0.0, None))  # type: ignore[arg-type]
         return runs[0].codes
 
     start = time.perf_counter()
     check = run_check(f"rtl, reuse {reuse}", golden, run)  # type: ignore[arg-type]
     seconds = time.perf_counter() - start
-    multipliers = sum(int(stage["multipliers"]) for stage in read_record(project)["stages"])
-    cost = implement(project, target, 0.0) if synthesise else None
+    multipliers = sum(int(stage["multipliers"]) for stage in read_record(folder)["stages"])
+    cost = implement(folder, target, 0.0) if synthesise else None
     return ReuseChoice(reuse, multipliers, runs[0], check, cost, seconds)

@@ -8,7 +8,7 @@ from caloedge.catalog import BASELINE, INTEGER, REFERENCE
 from caloedge.reports import number_format
 from caloedge.reports.looks import METHODS, method
 from caloedge.reports.tables import exact_text
-from caloedge.results import Claim, Number, Report, Verdict
+from caloedge.results import Claim, Number, Report, Verdict, label
 
 MOST_CARDS = 8
 _MOST_LINES = 6
@@ -52,18 +52,26 @@ class NumberedClaim:
     claim: Claim
 
 
-def cards(report: Report) -> tuple[Card, ...]:
-    """Return the headline figures, those of one quantity together; a page shows the first `MOST_CARDS`.
+def figures(report: Report) -> dict[str, dict[str, Number]]:
+    """Return the headline by figure and method; a figure of no method has the method "".
 
-    Names are read as `quantity, method`.
+    Only here are labels taken apart: files have them joined.
     """
-    heads = Counter(name.rpartition(", ")[0] for name, _ in report.headline)
-    grouped: dict[str, list[tuple[str, Number, bool]]] = {}
-    for name, number in dict.fromkeys(report.headline):
-        head, _, tail = name.rpartition(", ")
-        shared = head and (heads[head] > 1 or method(tail) in METHODS)
-        grouped.setdefault(head if shared else name, []).append((tail if shared else "", number, name in report.best))
-    return tuple(_card(title, figures) for title, figures in grouped.items())
+    n_methods = Counter(name.rpartition(", ")[0] for name in dict(report.headline))
+    result: dict[str, dict[str, Number]] = {}
+    for name, number in report.headline:
+        figure, _, last = name.rpartition(", ")
+        has_method = figure and (n_methods[figure] > 1 or method(last) in METHODS)
+        result.setdefault(figure if has_method else name, {})[last if has_method else ""] = number
+    return result
+
+
+def cards(report: Report) -> tuple[Card, ...]:
+    """Return the headline figures, those of one quantity together; a page shows the first `MOST_CARDS`."""
+    return tuple(
+        _card(figure, [(name, number, label(figure, name) in report.best) for name, number in numbers.items()])
+        for figure, numbers in figures(report).items()
+    )
 
 
 def key_figures(report: Report, n_cards: int) -> tuple[Card, ...]:
@@ -104,11 +112,12 @@ def parts(number: Number) -> tuple[str, str, str]:
     return text, f"{tail}{unit}".strip(), exact_text(number)
 
 
-def _card(title: str, figures: list[tuple[str, Number, bool]]) -> Card:
-    origins = {number.origin for _, number, _ in figures}
-    details = {_detail(number) for _, number, _ in figures}
+def _card(title: str, entries: list[tuple[str, Number, bool]]) -> Card:
+    origins = {number.origin for _, number, _ in entries}
+    details = {_detail(number) for _, number, _ in entries}
     lines = tuple(
-        Line(label, *parts(number), "" if len(details) == 1 else _detail(number), number, best) for label, number, best in figures
+        Line(name, *parts(number), "" if len(details) == 1 else _detail(number), number, is_best)
+        for name, number, is_best in entries
     )
     return Card(title, lines, origins.pop() if len(origins) == 1 else "", details.pop() if len(details) == 1 else "")
 

@@ -7,9 +7,9 @@ from caloedge.catalog import BASELINE, FLOAT, INTEGER
 from caloedge.errors import BadData
 from caloedge.files import write_text
 from caloedge.firmware.section import COSTS, DESIGNS
-from caloedge.reports.headline import tally
+from caloedge.reports.headline import figures, tally
 from caloedge.reports.number_format import quantity
-from caloedge.results import Cell, Claim, Number, Report, Table
+from caloedge.results import Cell, Claim, Number, Report, Table, label
 
 VERDICTS = {"fails": "Fails", "undecided": "Undecided", "not tested": "Not tested"}
 BEGIN = "<!-- results: written by `caloedge report reports --readme README.md` -->"
@@ -50,13 +50,12 @@ def claims_line(claims: Sequence[Claim]) -> str:
 
 def _figure(report: Report) -> str:
     """Return the first headline figure of the firmware, its float twin and the classical method, the best bold."""
-    figure = report.headline[0][0].rpartition(", ")[0] if report.headline else ""
-    numbers = dict(report.headline)
+    figure, numbers = next(iter(figures(report).items()), ("", {}))
     texts = []
     for method in (INTEGER, FLOAT, BASELINE):
-        if (label := f"{figure}, {method}") in numbers:
-            text = quantity(numbers[label])
-            texts.append(f"{method} {f'**{text}**' if label in report.best else text}")
+        if method in numbers:
+            text = quantity(numbers[method])
+            texts.append(f"{method} {f'**{text}**' if label(figure, method) in report.best else text}")
     return f"{figure}: {', '.join(texts)}." if texts else ""
 
 

@@ -1,12 +1,12 @@
 """The parts of a report that every task shares: what was run, exactness, the integer network, firmware, training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from caloedge.artifact import Artifact, Manifest, Stage
 from caloedge.catalog import Task, find
 from caloedge.compiler.graph import Graph
-from caloedge.results import Claim, Facts, Number, Plot, Section, Series, Table, verdict
-from caloedge.verification.executors import Check
+from caloedge.results import Cell, Claim, Facts, Number, Plot, Section, Series, Table, verdict
+from caloedge.verification.codes import Check
 
 
 def what_was_run(artifact: Artifact) -> Section:
@@ -39,25 +39,37 @@ def what_was_run(artifact: Artifact) -> Section:
 
 def _verdict_text(check: Check) -> str:
     if check.missing:
-        return f"not run: {check.missing}"
+        return f"{'refused' if check.refused else 'not run'}: {check.missing}"
     return "exact" if check.exact else f"DIFFERS: {check.misfit}" if check.misfit else "DIFFERS"
 
 
-def exactness(checks: list[Check]) -> Section:
-    """Return the section that compares the chain of executors with the golden vectors."""
-    rows = tuple(
-        (
-            check.executor,
-            _verdict_text(check),
-            Number(value=check.vectors, origin="computed"),
-            Number(value=check.outputs, origin="computed"),
-            Number(value=check.differing, origin="computed"),
-            Number(value=check.largest_lsb, unit="LSB", origin="computed"),
-            Number(value=check.flips, origin="computed"),
-            Number(value=check.seconds, unit="s", origin="measured"),
-        )
-        for check in checks
+def checks_table(title: str, checks: Sequence[Check]) -> Table:
+    """Return checks, a row each; where one differs, with the first event and the first place in the network."""
+    locate = any(check.first_event is not None for check in checks)
+
+    def row(check: Check) -> tuple[Cell, ...]:
+        counts = (check.vectors, check.outputs, check.differing, check.largest_lsb, check.flips)
+        numbers = [Number(value=n, unit=unit, origin="computed") for n, unit in zip(counts, COUNT_UNITS, strict=True)]
+        event = "" if check.first_event is None else Number(value=check.first_event, origin="computed")
+        time = Number(value=check.seconds, unit="s", origin="measured")
+        first = (event, check.first_node) if locate else ()
+        return (
+            check.executor, _verdict_text(check), *(["–"] * len(counts) if check.missing else numbers), *first,
+            "–" if check.missing else time,
+        )  # fmt: skip
+
+    counted = ("vectors", "output codes", "differing", "largest difference", "argmax flips")
+    located = ("first event", "first place") if locate else ()
+    return Table(
+        title=title, columns=("executor", "result", *counted, *located, "time"), rows=tuple(row(check) for check in checks)
     )
+
+
+COUNT_UNITS = ("", "", "", "LSB", "")
+
+
+def exactness(checks: Sequence[Check]) -> Section:
+    """Return the section that compares the chain of executors with the golden vectors."""
     return Section(
         title="Bit-exactness along the chain",
         text="Each executor runs the golden vectors, and every output code is compared with == to that of the quantised torch "
@@ -66,26 +78,11 @@ def exactness(checks: list[Check]) -> Section:
         "simulations of the Verilog by Verilator. The rows with random codes compare with the integer graph instead, over the "
         "whole input format; there, streaming designs are stalled at both ends at random. The first row repeats the twin from "
         "the stored weights.",
-        blocks=(
-            Table(
-                title="Executors against the golden vectors",
-                columns=(
-                    "executor",
-                    "result",
-                    "vectors",
-                    "output codes",
-                    "differing",
-                    "largest difference",
-                    "argmax flips",
-                    "time",
-                ),
-                rows=rows,
-            ),
-        ),
+        blocks=(checks_table("Executors against the golden vectors", checks),),
     )
 
 
-def exactness_claim(checks: list[Check]) -> Claim:
+def exactness_claim(checks: Sequence[Check]) -> Claim:
     """Return the result of the chain of executors as a claim."""
     ran = [check for check in checks if not check.missing]
     wrong = [check.executor for check in ran if not check.exact]

@@ -1,11 +1,15 @@
-"""Caveats for the head of a report (claims that fail or are undecided, unequal trainings) and the best figures."""
+"""A report with its head: caveats (claims that fail or are undecided, unequal trainings) and the best figures."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 
 from caloedge.artifact import Artifact, Stage
 from caloedge.catalog import FLOAT, INTEGER, REFERENCE
 from caloedge.recipe import Recipe
-from caloedge.results import Claim, Number, Verdict
+from caloedge.results import Claim, Number, Report, Section, Verdict, label
+
+Figures = Mapping[str, Mapping[str, Number]]
+"""Numbers by name of the figure and of the method."""
 
 WORDS: dict[Verdict, str] = {"fails": "Does not hold", "undecided": "Undecided", "not tested": "Not tested"}
 """Words before a claim that does not hold or is open, the gravest verdict first."""
@@ -69,15 +73,44 @@ def training_caveats(n_inputs: Mapping[str, int], losses: Mapping[str, float], m
     return (*caveats, ONCE)
 
 
-def best(headline: Sequence[tuple[str, Number]], *, lower_is_better: bool) -> tuple[str, ...]:
-    """Return the label of the best method of each figure; labels are `figure, method`.
+def best(figures: Figures, *, lower_is_better: bool | Collection[str]) -> dict[str, str]:
+    """Return the best method of each figure; lower is better in all figures, in none, or in those that are named.
 
     >>> a, b = (Number(value=value, origin="computed") for value in (1, 2))
-    >>> best([("width, x", a), ("width, y", b), ("share, x", b)], lower_is_better=True)
-    ('width, x', 'share, x')
+    >>> best({"width": {"x": a, "y": b}, "share": {"x": b}}, lower_is_better=["width"])
+    {'width': 'x', 'share': 'x'}
     """
-    figures: dict[str, list[tuple[str, Number]]] = {}
-    for label, number in headline:
-        figures.setdefault(label.rpartition(", ")[0], []).append((label, number))
-    pick = min if lower_is_better else max
-    return tuple(pick(entries, key=lambda entry: entry[1].value)[0] for entries in figures.values())
+    result = {}
+    for figure, numbers in figures.items():
+        lower = lower_is_better if isinstance(lower_is_better, bool) else figure in lower_is_better
+        result[figure] = (min if lower else max)(numbers, key=lambda method: numbers[method].value)
+    return result
+
+
+def compose(
+    title: str,
+    summary: str,
+    data_label: str,
+    figures: Figures,
+    claims: Sequence[Claim],
+    sections: Iterable[Section],
+    *,
+    lower_is_better: bool | Collection[str],
+    independent: Sequence[Claim] = (),
+    before: Sequence[str] = (),
+    caveats: Sequence[str] = (),
+) -> Report:
+    """Return a report: claims, then sections, and above them the caveats and the figures with the best of each marked.
+
+    Caveats are those `before` all others, then of the claims and of those repeated on `independent` showers, then `caveats`.
+    """
+    return Report(
+        title=title,
+        summary=summary,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        data_label=data_label,
+        headline=tuple((label(figure, method), number) for figure, of in figures.items() for method, number in of.items()),
+        best=tuple(label(figure, method) for figure, method in best(figures, lower_is_better=lower_is_better).items()),
+        caveats=(*before, *claim_caveats(claims, independent), *caveats),
+        sections=(Section(title="Claims", blocks=tuple(claims)), *sections),
+    )

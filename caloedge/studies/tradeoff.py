@@ -1,9 +1,8 @@
-"""Accuracy against size and latency: float networks of a recipe, integer ones at several widths, several reuse factors."""
+"""Accuracy against size, latency and cost: float networks of a recipe, integer ones at several bit widths and reuse factors."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from caloedge.artifact import Artifact, Golden, Stage
 from caloedge.backends.emulator.binding import emulate
-from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sample, Target, Task, find
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sample, Task, find
 from caloedge.compiler.onnx.reader import read
 from caloedge.computer import computer
 from caloedge.evaluation.accuracy import EVALUATION_SEED
@@ -26,16 +25,24 @@ from caloedge.files import replacing, sha256
 from caloedge.firmware.reuse import ReuseChoice, reuse_choices
 from caloedge.firmware.section import RESOURCES
 from caloedge.formats.npz import read_npy
-from caloedge.pipeline import data_label, open_beside, places, read_named_recipe
-from caloedge.progress import announce
+from caloedge.pipeline import Run, data_label
+from caloedge.progress import announce, progress
 from caloedge.recipe import Recipe
 from caloedge.reports import sections, store, summary
 from caloedge.results import Cell, Number, Plot, Report, Section, Series, Table
-from caloedge.studies.widths import announce_widths, artifact_at
+from caloedge.studies import pareto
+from caloedge.studies.widths import (
+    UNROLLED,
+    IntegerNetwork,
+    announce_trainings,
+    artifact_at,
+    check_bits,
+    clock_mhz,
+    is_unrolled,
+    measured,
+)
 from caloedge.training.fit import Hardware
-from caloedge.training.forecast import forecast
 from caloedge.training.stages import Trained, train
-from caloedge.verification.executors import SOFTWARE, Check, FirmwareDesign, build_if_needed, run_check, run_qonnx
 
 HEADLINE_FIGURES = 2
 TIMED_IMAGES = 5
@@ -55,72 +62,65 @@ class NetworkEntry:
     """Measured times per call; empty for integer networks."""
 
 
-@dataclass(frozen=True)
-class IntegerNetwork:
-    """The integer network at one bit width."""
+def tradeoff(opened: Run, hardware: Hardware, bits: Sequence[int] | None = None, threads: int = 1, device: str = "cpu") -> Report:
+    """Train, compare and time the networks of a recipe and its alternatives, at its own and further bit widths; write the report.
 
-    method: str
-    artifact: Artifact
-    emulator: Path
-    """Folder of its C++ library, which is several times faster than the graph."""
-    checks: tuple[Check, ...]
-
-
-def tradeoff(name: str, output: Path | None, hardware: Hardware, threads: int = 1, device: str = "cpu") -> Report:
-    """Train, compare and time all networks of a recipe's `tradeoff`, build firmware at its reuse factors, write the report.
-
-    What is finished is kept in the work folder, and the same call goes on. Float networks are timed with `threads` CPU threads
-    through onnxruntime, and through torch on `device`.
+    Every width is exported, proven exact and, where the network can be unrolled, synthesised; firmware is built at the reuse
+    factors of the recipe's `tradeoff`. `bits` are the further widths, by default the recipe's. What is finished is kept in the
+    work folder, and the same call goes on. Float networks are timed with `threads` CPU threads through onnxruntime, and
+    through torch on `device`.
     """
-    path, recipe = read_named_recipe(name)
-    paths, library, task = places(recipe, output), open_beside(path, recipe), find(Task, recipe.task)
-    artifact_paths = {bits: paths.artifact.with_name(f"{paths.artifact.name}_{bits}_bit") for bits in recipe.tradeoff.bits}
-    main_forecast = forecast(recipe, library, paths.work / "training", hardware, path.parent, recipe.alternatives)
-    width = f"{recipe.quantisation.weight_bits} bit"
-    announce_widths(path, recipe, artifact_paths, library, paths.work, hardware, {width: main_forecast})
-    reuse_factors = ", ".join(map(str, recipe.tradeoff.reuse))
-    announce(
-        "then evaluating and timing every network"
-        + (f", and building firmware at reuse {reuse_factors}" if reuse_factors else "")
-    )
-    trained = train(recipe, library, paths.work / "training", hardware, path.parent, recipe.alternatives)
-    artifacts = [export(recipe, path, library, trained, paths.artifact)]
-    for bits, folder in artifact_paths.items():
-        artifacts.append(artifact_at(path, recipe, bits, library, paths.work, hardware, folder))
-    integers = [_integer_network(artifact, paths.work / "tradeoff", is_main=artifact is artifacts[0]) for artifact in artifacts]
-    sample = task.sample(library, "test", recipe.evaluation.events, EVALUATION_SEED)
+    recipe, task = opened.recipe, opened.task
+    own = recipe.quantisation.weight_bits
+    if bits is not None:
+        check_bits(bits)
+    default = recipe.tradeoff.bits[-1:] if recipe.rehearsal_of else recipe.tradeoff.bits
+    widths = sorted({*(default if bits is None else bits)} - {own}, reverse=True)
+    _announce(opened, widths, hardware)
+    arguments = (opened.library, opened.trainings, hardware, opened.path.parent, recipe.alternatives)
+    trained = train(recipe, *arguments)
+    artifacts = [export(recipe, opened.path, opened.library, trained, opened.places.artifact)]
+    artifacts += [artifact_at(opened, width, hardware) for width in widths]
+    work = opened.places.work / "tradeoff"
+    integers = []
+    with progress("build and simulate each width", len(artifacts)) as advance:
+        for width, artifact in zip((own, *widths), artifacts, strict=True):
+            integers.append(measured(artifact, work / f"{width}_bit" / "projects", is_main=artifact is artifacts[0]))
+            advance(1)
+    sample = task.sample(opened.library, "test", recipe.evaluation.events, EVALUATION_SEED)
     floats = {REFERENCE: trained["published"], FLOAT: trained["edge"]} | {
         f"float {alternative}": trained[alternative] for alternative in recipe.alternatives
     }
-    scores = _scores(task, sample, floats, integers, paths.work / "tradeoff")
-    points: dict[str, float] = {}
+    scores = _scores(task, sample, floats, integers, work)
+    working_points: dict[str, float] = {}
     if artifacts[0].manifest.working_points:  # of a task without, scoring large networks would be in vain
-        valid = task.sample(library, "valid", recipe.evaluation.valid_events, recipe.seed)
-        points = task.working_points(valid, _scores(task, valid, floats, integers, paths.work / "tradeoff"))
-    assessment = task.assess(sample, scores, points)
+        valid = task.sample(opened.library, "valid", recipe.evaluation.valid_events, recipe.seed)
+        working_points = task.working_points(valid, _scores(task, valid, floats, integers, work))
+    assessment = task.assess(sample, scores, working_points)
     entries = [_entry(method, network, task, threads, device) for method, network in floats.items()]
     edge = next(entry for entry in entries if entry.method == FLOAT)
     entries += [NetworkEntry(network.method, edge.parameters, edge.flop) for network in integers]
-    choices = _reuse_choices(integers[0].artifact, recipe, paths.work)
+    choices = _reuse_choices(artifacts[0], recipe, opened.places.work)
     records = {method: network.record for method, network in floats.items()}
     records |= {network.method: network.artifact.manifest.stages["quantised"] for network in integers}
     report = _report(recipe, integers, entries, choices, assessment, records, threads)
-    folder = paths.report.with_name(f"{paths.report.name}_tradeoff")
+    folder = opened.places.report.with_name(f"{opened.places.report.name}_tradeoff")
     store.save(report, folder)
     store.write_index(folder.parent)
     return report
 
 
-def _integer_network(artifact: Artifact, folder: Path, *, is_main: bool) -> IntegerNetwork:
-    graph, golden, bits = read(artifact.model), artifact.golden(), artifact.recipe.quantisation.weight_bits
-    design = FirmwareDesign(SOFTWARE, "native", artifact.recipe.target)
-    emulator = build_if_needed(design, graph, artifact.recipe, folder / f"{bits}_bit")
-    checks = (
-        run_check(f"integer graph, {bits} bit", golden, graph.run),
-        run_check(f"QONNX executor, {bits} bit", golden, lambda codes: run_qonnx(artifact.model, graph, codes)),
-        run_check(f"C++ emulator, {bits} bit", golden, partial(emulate, emulator)),
-    )
-    return IntegerNetwork(INTEGER if is_main else f"integer {bits} bit", artifact, emulator, checks)
+def _announce(opened: Run, widths: Sequence[int], hardware: Hardware) -> None:
+    """Say what will be done, and how long the trainings take."""
+    recipe = opened.recipe
+    announce_trainings(opened, widths, hardware)
+    steps = ["evaluating and timing every network"]
+    if is_unrolled(recipe):
+        all_widths = ", ".join(map(str, (recipe.quantisation.weight_bits, *widths)))
+        steps.append(f"building, simulating and synthesising rtl {UNROLLED} at {all_widths} bit")
+    if recipe.tradeoff.reuse:
+        steps.append(f"building firmware at reuse {', '.join(map(str, recipe.tradeoff.reuse))}")
+    announce(f"then {'; '.join(steps)}")
 
 
 def _scores(
@@ -175,29 +175,34 @@ def _report(
     records: Mapping[str, Stage],
     threads: int,
 ) -> Report:
-    artifact = integers[0].artifact
+    artifact, task = integers[0].artifact, find(Task, recipe.task)
     checks = [*(check for network in integers for check in network.checks), *(choice.check for choice in choices)]
-    claims = (*assessment.claims, sections.exactness_claim(checks))
-    figures = list(figures_by_method(assessment))[:HEADLINE_FIGURES]
-    headline = tuple((label, number) for label, number in assessment.headline if label.rpartition(", ")[0] in figures)
-    return Report(
-        title=f"{recipe.name}: accuracy against size and latency",
-        summary="Float networks of several sizes, one of them quantised to several widths and folded into firmware several "
-        "times, judged on the same events.",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        data_label=data_label(recipe.task, artifact.manifest.library),
-        headline=headline,
-        best=summary.best(headline, lower_is_better=find(Task, recipe.task).lower_is_better),
-        caveats=(*summary.claim_caveats(claims), *assessment.caveats, *_training_caveats(recipe, records)),
-        sections=(
-            Section(title="Claims", blocks=claims),
-            _summary(entries, choices, assessment, recipe, threads),
+    figures = dict(list(assessment.figures.items())[:HEADLINE_FIGURES])
+    losses = pareto.less_is_better(assessment, lower_is_better=task.lower_is_better)
+    widths = pareto.points(integers, losses)
+    integer_methods = {network.method for network in integers}
+    levels = {
+        figure: {method: number for method, number in numbers.items() if method not in integer_methods}
+        for figure, numbers in losses.figures.items()
+    }
+    return summary.compose(
+        f"{recipe.name}: accuracy against size, latency and bit width",
+        "Float networks of several sizes, one of them quantised to several bit widths (weights and activations alike), each "
+        "trained for it, compiled and proven exact: accuracy on the same events, size, latency and hardware cost.",
+        data_label(recipe.task, artifact.manifest.library),
+        figures,
+        (*pareto.width_claims(widths), *assessment.claims, sections.exactness_claim(checks)),
+        (
+            _summary(entries, choices, assessment.figures, recipe, threads),
+            pareto.section(widths, levels),
             *((_reuse_section(choices, recipe),) if choices else ()),
             *assessment.sections,
             sections.exactness(checks),
             sections.trainings(records),
             sections.what_was_run(artifact),
         ),
+        lower_is_better=task.lower_is_better,
+        caveats=(*assessment.caveats, *pareto.inverted_widths(widths), *_training_caveats(recipe, records)),
     )
 
 
@@ -216,23 +221,13 @@ def _training_caveats(recipe: Recipe, records: Mapping[str, Stage]) -> tuple[str
     return summary.training_caveats(n_inputs, losses, INTEGER)
 
 
-def figures_by_method(assessment: Assessment) -> dict[str, dict[str, Number]]:
-    """Return the headline figures by name and method.
-
-    >>> figures_by_method(Assessment((), (("error, a", Number(value=2, origin="computed")),), ()))["error"]["a"].value
-    2
-    """
-    figures: dict[str, dict[str, Number]] = {}
-    for label, number in assessment.headline:
-        figure, _, method = label.rpartition(", ")
-        figures.setdefault(figure, {})[method] = number
-    return figures
-
-
 def _summary(
-    entries: Sequence[NetworkEntry], choices: Sequence[ReuseChoice], assessment: Assessment, recipe: Recipe, threads: int
+    entries: Sequence[NetworkEntry],
+    choices: Sequence[ReuseChoice],
+    figures: summary.Figures,
+    recipe: Recipe,
+    threads: int,
 ) -> Section:
-    figures = figures_by_method(assessment)
     batch = max((timing.batch for entry in entries for timing in entry.timings), default=1)
     columns = (
         "network", "parameters", "operations", *figures,
@@ -277,7 +272,7 @@ def _plots(
     compared = [entry for entry in entries if entry.method in figures]
     unit = next(iter(figures.values())).unit
     label = f"{figure} [{unit}]" if unit else figure
-    clock_mhz = find(Target, recipe.target).clock_mhz
+    clock = clock_mhz(recipe)
 
     def series(name: str, x: Sequence[float], number: Number) -> Series:
         errors = (float(number.uncertainty or 0),) * len(x)
@@ -295,8 +290,8 @@ def _plots(
     ]
     integer = next((entry for entry in compared if entry.method == INTEGER), None)
     if integer and choices:
-        name = f"{_name_with_size(integer)}, FPGA at {clock_mhz:g} MHz (requested)"
-        times.append(series(name, [choice.cycles.latency_cycles / clock_mhz for choice in choices], figures[INTEGER]))
+        name = f"{_name_with_size(integer)}, FPGA at {clock:g} MHz (requested)"
+        times.append(series(name, [choice.cycles.latency_cycles / clock for choice in choices], figures[INTEGER]))
     levels = {method: number for method, number in figures.items() if method not in {entry.method for entry in entries}}
 
     def with_levels(curves: list[Series]) -> tuple[Series, ...]:
@@ -324,7 +319,7 @@ def _name_with_size(entry: NetworkEntry) -> str:
 
 
 def _reuse_section(choices: Sequence[ReuseChoice], recipe: Recipe) -> Section:
-    clock_mhz = find(Target, recipe.target).clock_mhz
+    clock = clock_mhz(recipe)
     rows: list[tuple[Cell, ...]] = []
     for choice in choices:
         resources = choice.cost.netlist.resources if choice.cost and choice.cost.netlist else {}
@@ -336,9 +331,9 @@ def _reuse_section(choices: Sequence[ReuseChoice], recipe: Recipe) -> Section:
             "exact" if choice.check.exact else "DIFFERS",
             Number(value=choice.cycles.latency_cycles, unit="cycles", origin="simulated"),
             Number(value=choice.cycles.interval_cycles, unit="cycles", origin="simulated"),
-            Number(value=choice.cycles.latency_cycles / clock_mhz, unit="µs", origin="requested",
-                   note=f"simulated cycles at {clock_mhz:g} MHz, requested"),
-            Number(value=1e6 * clock_mhz / choice.cycles.interval_cycles, unit="events/s", origin="requested"),
+            Number(value=choice.cycles.latency_cycles / clock, unit="µs", origin="requested",
+                   note=f"simulated cycles at {clock:g} MHz, requested"),
+            Number(value=1e6 * clock / choice.cycles.interval_cycles, unit="events/s", origin="requested"),
             Number(value=choice.multipliers, origin="computed"),
             *used,
         ))  # fmt: skip

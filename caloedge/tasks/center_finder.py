@@ -212,6 +212,8 @@ def assess(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any]], thre
         )
         for name, values in scores.items()
     }
+    figures = {name: _figures(method) for name, method in measured.items()}
+    labels = tuple(next(iter(figures.values())))
     return Assessment(
         sections=(
             Section(
@@ -224,10 +226,10 @@ def assess(sample: Sample[MemberTruth], scores: Mapping[str, NDArray[Any]], thre
                 blocks=(_summary(measured, auc, thresholds, size), *_single_plots(measured), *_pair_plots(measured)),
             ),
         ),
-        headline=tuple((f"{label}, {name}", value) for name, figures in measured.items() for label, value in _headline(figures)),
+        figures={label: {name: values[label][0] for name, values in figures.items()} for label in labels},
         claims=_claims(measured) if REFERENCE in scores else (),
         caveats=_caveats(measured),
-        replicas={f"{label}, {name}": values for name, figures in measured.items() for label, values in _replicas(figures)},
+        replicas={label: {name: values[label][1] for name, values in figures.items()} for label in labels},
         items_per_event=len(seeds) / max(len(truth.codes_EXY), 1),
     )
 
@@ -260,22 +262,19 @@ def _measure(truth: MemberTruth, outputs_M4: NDArray[Any], threshold: float, wei
     )
 
 
-def _headline(figures: _MemberFigures) -> tuple[tuple[str, Number], ...]:
-    return (
-        *((f"Energy width at {_energies(b)}", _percent(figures.energy, b)) for b in TABLE_BINS),
-        (f"Position width at {_energies(SHOWN_BIN)}", _position(figures)),
-        (f"Energy width of pairs < {CLOSE:g} crystals", _percent(figures.close, 0)),
-    )
-
-
-def _replicas(figures: _MemberFigures) -> tuple[tuple[str, NDArray[Any]], ...]:
-    """Return the replicas of `_headline`."""
-    columns = (
-        *(100 * figures.energy.replicas_RB[:, b] for b in TABLE_BINS),
-        PBWO4.cell_mm * figures.position.replicas_RB[:, SHOWN_BIN],
-        100 * figures.close.replicas_RB[:, 0],
-    )
-    return tuple((label, column) for (label, _), column in zip(_headline(figures), columns, strict=True))
+def _figures(method: _MemberFigures) -> dict[str, tuple[Number, NDArray[Any]]]:
+    """Return the headline figures of one method with their replicas (R,), by name."""
+    return {
+        **{
+            f"Energy width at {_energies(b)}": (_percent(method.energy, b), 100 * method.energy.replicas_RB[:, b])
+            for b in TABLE_BINS
+        },
+        f"Position width at {_energies(SHOWN_BIN)}": (
+            _position(method),
+            PBWO4.cell_mm * method.position.replicas_RB[:, SHOWN_BIN],
+        ),
+        f"Energy width of pairs < {CLOSE:g} crystals": (_percent(method.close, 0), 100 * method.close.replicas_RB[:, 0]),
+    }
 
 
 def _position(figures: _MemberFigures) -> Number:

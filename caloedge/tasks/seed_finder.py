@@ -153,11 +153,11 @@ def assess(sample: Sample[SeedTruth], scores: Mapping[str, NDArray[Any]], thresh
                 ),
             ),
         ),
-        headline=tuple((f"Seed efficiency, {name}", values["seed efficiency"]) for name, values in summary.items()),
+        figures={"Seed efficiency": {name: values["seed efficiency"] for name, values in summary.items()}},
         claims=_claims(kinds, {name: values["fakes per 100 events"] for name, values in summary.items()})
         if REFERENCE in scores
         else (),
-        replicas={f"Seed efficiency, {name}": 100 * _overall(ratio).replicas[:, 0] for name, ratio in kinds.items()},
+        replicas={"Seed efficiency": {name: 100 * _overall(ratio).replicas[:, 0] for name, ratio in kinds.items()}},
         items_per_event=len(truth.event_W) / max(truth.n_events, 1),
     )
 

@@ -204,9 +204,9 @@ def assess(sample: Sample[ShapeTruth], scores: Mapping[str, NDArray[Any]], thres
                 ),
             ),
         ),
-        headline=tuple((f"Accuracy, {name}", bootstrap.percent(ratio, 0, "events")) for name, ratio in accuracy.items()),
+        figures={"Accuracy": {name: bootstrap.percent(ratio, 0, "events") for name, ratio in accuracy.items()}},
         claims=_claims(accuracy) if REFERENCE in scores else (),
-        replicas={f"Accuracy, {name}": 100 * ratio.replicas[:, 0] for name, ratio in accuracy.items()},
+        replicas={"Accuracy": {name: 100 * ratio.replicas[:, 0] for name, ratio in accuracy.items()}},
     )
 
 

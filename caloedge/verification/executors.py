@@ -1,208 +1,175 @@
-"""The chain of exactness: every executor that is present runs the golden vectors, and every output code must be equal.
+"""The chain of exactness: every executor that is present runs the same vectors, and every output code must be equal.
 
-Torch twin in float64 → QONNX executor → integer graph → each built firmware simulation. Nothing is compared with a
-tolerance: a check counts output codes that differ and says by how many least significant bits.
+Torch twin in float64 → QONNX executor → integer graph → C++ emulator → each firmware simulation, for an artifact on its golden
+vectors; the same without the twin for a QONNX file, on any. Where codes differ, the first place in the network is looked for.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from caloedge.artifact import Artifact, Golden
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.graph import Graph, Inputs
-from caloedge.compiler.onnx.reader import read
-from caloedge.errors import MissingTool
+from caloedge.compiler.onnx.reader import Compiled, compile_file, read
+from caloedge.errors import MissingTool, Unsupported
 from caloedge.extras import need
 from caloedge.progress import progress
-from caloedge.project import RECORD, is_built, record
-from caloedge.recipe import Recipe
+from caloedge.project import RECORD, SOFTWARE, FirmwareDesign, designs, project
+from caloedge.verification.codes import Check, Codes, compare_codes, random_vectors, select_event
+from caloedge.verification.locating import ANY_TARGET, first_differing_layer, first_differing_node
 from caloedge.verification.qonnx_executor import execute
 
-RANDOM_VECTORS, RANDOM_IMAGES, IMAGE_SIZE = 10_000, 10, 1_000
-"""Numbers of random events; `RANDOM_IMAGES` for inputs of more than `IMAGE_SIZE` numbers."""
 STALL = 0.2
 """Probability per cycle that an end of a streaming design stalls in the simulation of random codes."""
 BUILD_UNITS = 10
 """Rough ratio of the times to build and to run a project, for the estimate of the remaining time."""
-SOFTWARE = "emulator"
-"""The backend whose projects run on this computer and know no device."""
 WIDE_CODES, WIDE_PRECISION = 2**40, 2.0**-44
-Codes = dict[str, NDArray[Any]]
+GRAPH, QONNX, TWIN = "integer graph", "QONNX executor", "torch twin, float64"
 
 
 @dataclass(frozen=True)
-class Check:
-    """Comparison of one executor with the golden vectors."""
+class Executor:
+    """Something that runs the network on input codes and gives output codes."""
 
-    executor: str
-    vectors: int
-    outputs: int
-    """Number of output codes compared."""
-    differing: int
-    largest_lsb: int
-    """Largest difference, in units of the output's least significant bit."""
-    first_event: int | None
-    """Index of the first event with a difference."""
-    seconds: float
-    flips: int = 0
-    """Number of events in which the position of an output's largest code changes."""
-    first_node: str = ""
-    """First node whose result differs in that event, where it is known."""
-    missing: str = ""
-    """Why the executor could not run; empty when it ran."""
-    misfit: str = ""
-    """Why its codes could not be compared one by one: an output that is missing, or has another shape; then all differ."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether the executor ran and no output code differed."""
-        return not self.missing and self.differing == 0 and self.outputs > 0
+    name: str
+    run: Callable[[Inputs], Codes]
+    prepare: Callable[[], object] = bool
+    """Called before `run`, outside of the time that is taken: it builds what is not built yet."""
+    first_difference: Callable[[Inputs], str] = lambda _: ""
+    """(input codes of one event): the first place in the network that differs from the integer graph; empty if none is found."""
+    units: int = 1
+    """Rough time in units of one run, for the estimate of the remaining time."""
+    may_refuse: bool = False
+    """Whether it may not support the network; else that is an error."""
 
 
-def compare_codes(executor: str, golden: Mapping[str, NDArray[Any]], actual: Mapping[str, NDArray[Any]], seconds: float) -> Check:
-    """Compare output codes element by element with `==`; a missing output or another shape is a `misfit`."""
-    vectors = len(next(iter(golden.values())))
-    total = differing = largest = 0
-    first: int | None = None
-    flipped = np.zeros(vectors, dtype=np.bool_)
-    for name, expected in golden.items():
-        total += expected.size
-        codes = actual.get(name)
-        if codes is None or codes.shape != expected.shape:
-            everything = sum(codes.size for codes in golden.values())
-            problem = "is missing" if codes is None else f"has the shape {codes.shape}, {expected.shape} expected"
-            return Check(executor, vectors, everything, everything, 0, None, seconds, misfit=f"output {name!r} {problem}")
-        difference = np.abs(codes.astype(np.int64) - expected)
-        events = np.flatnonzero(difference.any(axis=tuple(range(1, difference.ndim))))
-        differing += int(np.count_nonzero(difference))
-        largest = max(largest, int(difference.max(initial=0)))
-        if expected.size:
-            flipped |= codes.reshape(vectors, -1).argmax(axis=1) != expected.reshape(vectors, -1).argmax(axis=1)
-        if len(events):
-            first = int(events[0]) if first is None else min(first, int(events[0]))
-    return Check(executor, vectors, total, differing, largest, first, seconds, int(flipped.sum()))
+def verify(executors: Sequence[Executor], vectors: Golden, title: str) -> list[Check]:
+    """Run executors on the same vectors and compare every output code; what differs is located.
 
-
-def run_check(executor: str, golden: Golden, run: Callable[[NDArray[Any]], Codes]) -> Check:
-    """Run one executor on the golden inputs; a missing program or package makes a check that says so."""
-    start = time.perf_counter()
-    try:
-        outputs = run(golden.inputs)
-    except MissingTool as problem:
-        return Check(executor, 0, 0, 0, 0, None, 0.0, missing=str(problem))
-    return compare_codes(executor, golden.outputs, outputs, time.perf_counter() - start)
-
-
-def verify(artifact: Artifact, folder: Path) -> list[Check]:
-    """Run the chain on the golden vectors, then the emulator and every firmware simulation on random codes too.
-
-    The recipe's firmware projects are built in `folder` where they are not there yet.
+    A missing program or package, or a refusal that is allowed, makes a check that says so.
     """
-    golden, graph = artifact.golden(), read(artifact.model)
-    all_designs = (FirmwareDesign(SOFTWARE, "native", artifact.recipe.target), *designs(artifact.recipe))
-    built = [(folder / d.folder / RECORD).exists() for d in all_designs]
-    with progress(f"verify {artifact.recipe.name}", 3 + len(all_designs) * 2 + built.count(False) * BUILD_UNITS) as advance:
-        checks = []
-        for name, run in (
-            ("torch twin, float64", lambda codes: _run_twin(artifact, graph, codes)),
-            ("QONNX executor", lambda codes: run_qonnx(artifact.model, graph, codes)),
-            ("integer graph", graph.run),
-        ):
-            checks.append(run_check(name, golden, run))
-            advance(1)
-        random = random_vectors(graph)
-        for design, was_built in zip(all_designs, built, strict=True):
-            try:
-                project = build_if_needed(design, graph, artifact.recipe, folder)
-            except MissingTool as problem:
-                checks.append(Check(str(design), 0, 0, 0, 0, None, 0.0, missing=str(problem)))
-                continue
-            finally:
-                advance(0 if was_built else BUILD_UNITS)
-            checks += [check_project(design, project, golden), check_project(design, project, random, stall=STALL)]
-            advance(2)
+    checks = []
+    with progress(title, sum(executor.units for executor in executors)) as advance:
+        for executor in executors:
+            check = run_check(executor.name, vectors, executor.run, executor.prepare, may_refuse=executor.may_refuse)
+            if check.first_event is not None:
+                place = executor.first_difference(select_event(vectors.inputs, check.first_event))
+                check = replace(check, first_node=place)
+            checks.append(check)
+            advance(executor.units)
     return checks
 
 
-@dataclass(frozen=True)
-class FirmwareDesign:
-    """One firmware project of a recipe."""
-
-    backend: str
-    variant: str
-    target: str
-
-    @property
-    def folder(self) -> Path:
-        """Folder of its project, relative to the folder of all projects."""
-        return Path(self.target) / f"{self.backend}_{self.variant}"
-
-    def __str__(self) -> str:
-        return f"{self.backend} {self.variant}" + (f", {self.target}" if self.backend != SOFTWARE else "")
-
-
-def designs(recipe: Recipe) -> tuple[FirmwareDesign, ...]:
-    """Return the firmware projects of a recipe: its builds for its own target, then what is synthesised for others."""
-    for_own_target = [
-        FirmwareDesign(backend, variant, recipe.target) for backend, variants in recipe.builds.items() for variant in variants
-    ]
-    for_other_targets = [
-        FirmwareDesign("rtl", variant, target) for target, variants in recipe.synthesis.items() for variant in variants
-    ]
-    return tuple(dict.fromkeys((*for_own_target, *for_other_targets)))
+def run_check(
+    executor: str,
+    vectors: Golden,
+    run: Callable[[Inputs], Codes],
+    prepare: Callable[[], object] = bool,
+    *,
+    may_refuse: bool = False,
+) -> Check:
+    """Run one executor on vectors; a missing program or package, or a refusal that is allowed, makes a check that says so."""
+    try:
+        prepare()
+        start = time.perf_counter()
+        outputs = run(vectors.inputs)
+    except MissingTool as problem:
+        return Check(executor, 0, 0, 0, 0, None, 0.0, missing=str(problem))
+    except Unsupported as problem:
+        if not may_refuse:
+            raise
+        return Check(executor, 0, 0, 0, 0, None, 0.0, missing=str(problem), refused=True)
+    return compare_codes(executor, vectors.outputs, outputs, time.perf_counter() - start)
 
 
-def random_vectors(graph: Graph, n_events: int | None = None, seed: int = 20_261) -> Golden:
-    """Return random input codes over the whole input format with the outputs of `Graph.run`."""
-    size = sum(graph.tensors[op.name].size for op in graph.inputs)
-    n_events = n_events or (RANDOM_IMAGES if size > IMAGE_SIZE else RANDOM_VECTORS)
-    codes = random_codes(graph, n_events, seed)
-    return Golden(codes, graph.run(codes))
+def verify_artifact(artifact: Artifact, projects: Path) -> list[Check]:
+    """Run the chain on the golden vectors, then the emulator and every firmware simulation on random codes too.
 
-
-def random_codes(graph: Graph, n_events: int, seed: int) -> Any:
-    """Return random codes over the whole format of the only input, or by name of several; the extremes come first.
-
-    Where an input is declared as whole numbers, only codes that one of them gives are drawn.
+    The recipe's firmware projects are built in the folder `projects` where they are not there yet.
     """
-    rng = np.random.default_rng(seed)
-    codes = {}
-    for op in graph.inputs:
-        low, high = graph.tensors[op.name].range
-        codes[op.name] = rng.integers(low, high + 1, (n_events, *op.shape))
-        codes[op.name][:1], codes[op.name][1:2] = low, high
-    codes = graph.possible_inputs(codes)
-    return codes if len(codes) > 1 else codes[graph.input.name]
+    graph, recipe = read(artifact.model), artifact.recipe
+    software = (
+        Executor(TWIN, partial(_run_twin, artifact, graph)),
+        Executor(QONNX, partial(run_qonnx, artifact.model, graph), first_difference=partial(_node_of, artifact.model)),
+        Executor(GRAPH, graph.run),
+    )
+    all_designs = (FirmwareDesign(SOFTWARE, "native", recipe.target), *designs(recipe))
+    simulations = [_simulation(design, graph, artifact, projects) for design in all_designs]
+    checks = verify([*software, *simulations], artifact.golden(), f"verify {recipe.name}")
+    first, at_golden = len(software), checks[len(software) :]
+    stalled = [
+        _simulation(design, graph, artifact, projects, stall=STALL)
+        for design, check in zip(all_designs, at_golden, strict=True)
+        if not check.missing
+    ]
+    on_random = {check.executor: check for check in verify(stalled, random_vectors(graph), f"verify {recipe.name}, random codes")}
+    both = [[check, on_random.get(f"{check.executor}{RANDOM}")] for check in at_golden]
+    return [*checks[:first], *(check for pair in both for check in pair if check)]
 
 
-def check_project(design: FirmwareDesign, project: Path, golden: Golden, stall: float = 0.0) -> Check:
-    """Simulate a built project on vectors; a cycle-accurate simulation stalls both ends with this chance per cycle."""
-    backend = find(Backend, design.backend)
-    name = f"{design}, random codes" if stall else str(design)
-    if backend.simulate is None:
-        return run_check(name, golden, lambda codes: backend.emulate(project, codes))
-    simulate = backend.simulate
-    return run_check(name, golden, lambda codes: simulate(project, codes, stall, None).codes)
+RANDOM = ", random codes"
 
 
-def build_if_needed(design: FirmwareDesign, graph: Graph, recipe: Recipe, folder: Path) -> Path:
-    """Return the project folder of one design, built now unless the same was built there before."""
-    project = folder / design.folder
-    if not is_project_built(design, graph, recipe, folder):
-        find(Backend, design.backend).build(graph, find(Target, design.target), design.variant, project, recipe.layers)
-    return project
+def executors_of_file(path: Path, compiled: Compiled, backends: Iterable[tuple[str, str]], projects: Path) -> list[Executor]:
+    """Return the executors of a QONNX file: integer graph, qonnx package, and backends (name, variant), built in `projects`."""
+    graph = compiled.graph
+    return [
+        Executor(GRAPH, graph.run),
+        Executor(
+            f"{QONNX}, float64",
+            partial(_run_file, path, compiled),
+            first_difference=partial(first_differing_node, path, compiled),
+            may_refuse=True,
+        ),
+        *(_backend_executor(backend, variant, graph, projects / f"{backend}_{variant}") for backend, variant in backends),
+    ]
 
 
-def is_project_built(design: FirmwareDesign, graph: Graph, recipe: Recipe, folder: Path) -> bool:
-    """Return whether the project of a design was built before."""
-    expected = record(design.backend, graph, find(Target, design.target), design.variant, recipe.layers)
-    return is_built(folder / design.folder, expected)
+def _backend_executor(backend: str, variant: str, graph: Graph, folder: Path) -> Executor:
+    return Executor(
+        f"{backend} {variant}",
+        lambda codes: find(Backend, backend).emulate(folder, codes),
+        lambda: project(backend, graph, find(Target, ANY_TARGET), variant, folder),
+        partial(first_differing_layer, backend, variant, graph),
+        BUILD_UNITS,
+        may_refuse=True,
+    )
+
+
+def _simulation(design: FirmwareDesign, graph: Graph, artifact: Artifact, projects: Path, stall: float | None = None) -> Executor:
+    """Return the simulation of a design; on random codes (`stall` given) a cycle-accurate one stalls both ends by chance."""
+    folder, recipe = projects / design.folder, artifact.recipe
+
+    def run(codes: Inputs) -> Codes:
+        backend = find(Backend, design.backend)
+        if backend.simulate is None:
+            return backend.emulate(folder, codes)
+        assert isinstance(codes, np.ndarray), "an artifact has one input"
+        return backend.simulate(folder, codes, stall or 0.0, None).codes
+
+    return Executor(
+        str(design) if stall is None else f"{design}{RANDOM}",
+        run,
+        lambda: design.project(graph, recipe, projects),
+        lambda event: first_differing_layer(design.backend, design.variant, graph, event, recipe.layers),
+        1 if stall is not None or (folder / RECORD).exists() else 1 + BUILD_UNITS,
+    )
+
+
+def _node_of(path: Path, event: Inputs) -> str:
+    return first_differing_node(path, compile_file(path), event)
+
+
+def _run_file(path: Path, compiled: Compiled, codes: Inputs) -> Codes:
+    if compiled.inserted:
+        names = ", ".join(compiled.inserted[:3])
+        raise Unsupported(f"the integer network has quantisers that the file has not (at {names})")
+    return run_qonnx(path, compiled.graph, codes)
 
 
 def run_qonnx(path: Path, graph: Graph, codes: Inputs) -> Codes:
@@ -223,10 +190,11 @@ def run_qonnx(path: Path, graph: Graph, codes: Inputs) -> Codes:
     return outputs
 
 
-def _run_twin(artifact: Artifact, graph: Graph, codes: NDArray[Any]) -> Codes:
+def _run_twin(artifact: Artifact, graph: Graph, codes: Inputs) -> Codes:
     need("train", "the torch twin")
     from caloedge.export import golden_vectors
     from caloedge.training.stages import build_network
 
+    assert isinstance(codes, np.ndarray), "an artifact has one input"
     twin = build_network(artifact.recipe, "quantised", artifact.weights("quantised"))
     return golden_vectors(twin, codes, graph).outputs

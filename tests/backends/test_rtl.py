@@ -26,7 +26,7 @@ from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output, Requantis
 from caloedge.errors import BadData, MissingTool, Unsupported, UserError
 from caloedge.project import read_record, write_record
 from caloedge.recipe import LayerChoice
-from caloedge.verification.executors import compare_codes
+from caloedge.verification.codes import compare_codes
 
 TARGET = find(Target, "xcvu13p")
 MIXED = {

@@ -16,7 +16,7 @@ from caloedge.compiler.onnx.reader import read
 from caloedge.compiler.ops import Conv, Dense
 from caloedge.errors import Unsupported
 from caloedge.recipe import LayerChoice
-from caloedge.verification.executors import compare_codes, random_codes
+from caloedge.verification.codes import compare_codes, random_codes
 
 torch = pytest.importorskip("torch")
 qnn = pytest.importorskip("brevitas.nn")

@@ -18,7 +18,7 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.onnx.reader import compile_file, read
 from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Multiply, Rearrange
 from caloedge.errors import BadData, Unsupported, UserError
-from caloedge.verification.executors import random_codes
+from caloedge.verification.codes import random_codes
 
 pytest.importorskip("qonnx")
 pytest.importorskip("onnxruntime")

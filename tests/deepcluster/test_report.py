@@ -18,7 +18,7 @@ pytest.importorskip("brevitas")
 from caloedge.deepcluster import report as module
 from caloedge.deepcluster.chain import Chain
 from caloedge.deepcluster.verilog import Choice
-from caloedge.pipeline import make_artifact
+from caloedge.pipeline import Run, export
 from caloedge.training.fit import Hardware
 
 RECIPE = """\
@@ -41,7 +41,7 @@ def centres_on(library: Path, folder: Path) -> Artifact:
     folder.mkdir()
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE.format(library=library))
-    return make_artifact(str(recipe), folder / "made", Hardware(accelerator="cpu"))
+    return export(Run.open(str(recipe), folder / "made"), Hardware(accelerator="cpu"))
 
 
 @pytest.fixture(scope="module")

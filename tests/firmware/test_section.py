@@ -11,6 +11,7 @@ from caloedge.evaluation.latency import NetworkTiming
 from caloedge.firmware.measure import Firmware
 from caloedge.firmware.section import BUDGET, cost_table, firmware
 from caloedge.networks.shower_shape import HGQ_ROWS, jet_classifiers
+from caloedge.project import FirmwareDesign
 from caloedge.reports.readme import results
 from caloedge.results import Number, Report, Section, Table
 from caloedge.synthesis.cost import ImplementationResult
@@ -18,7 +19,7 @@ from caloedge.synthesis.netlist import BlockCost, NetlistCost
 from caloedge.synthesis.route import RoutingResult
 from caloedge.synthesis.vendor import Implementation, Utilisation
 from caloedge.synthesis.vendor import TimingSummary as VendorTiming
-from caloedge.verification.executors import Check, FirmwareDesign
+from caloedge.verification.codes import Check
 
 STAGE = {
     "layer": "dense_1",

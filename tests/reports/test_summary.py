@@ -9,7 +9,7 @@ from caloedge.artifact import Stage, read_artifact
 from caloedge.catalog import FLOAT, INTEGER, REFERENCE
 from caloedge.reports import store, summary
 from caloedge.reports.readme import claims_line, results
-from caloedge.results import OLDER_RULE, Claim, Number, Report, Section, Verdict
+from caloedge.results import OLDER_RULE, Claim, Number, Verdict
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -76,11 +76,7 @@ def test_the_readme_begins_with_what_fails() -> None:
         name: Number(value=value, unit="%", origin="computed")
         for name, value in ((INTEGER, 2.0), (REFERENCE, 3.0), ("mine", 4.0))
     }
-    headline = tuple((f"width, {name}", number) for name, number in numbers.items())
-    report = Report(
-        title="t", summary="", created="", headline=headline, sections=(Section(title="Claims", blocks=CLAIMS),),
-        best=summary.best(headline, lower_is_better=True),
-    )  # fmt: skip
+    report = summary.compose("t", "", "", {"width": numbers}, CLAIMS, (), lower_is_better=True)
     assert results({"mine": report}) == (
         "- [mine](reports/mine/report.md): **Fails:** a: 1.2. **Undecided:** 1. **Not tested:** 1. "
         f"**Holds:** 1 of 4 claims. width: {INTEGER} **2\N{NO-BREAK SPACE}%**."

@@ -12,7 +12,8 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.onnx.reader import compile_file
 from caloedge.compiler.ops import Affine, Conv, Dense, Table, Threshold
 from caloedge.errors import Unsupported
-from caloedge.verification.executors import compare_codes, random_codes, run_qonnx
+from caloedge.verification.codes import compare_codes, random_codes
+from caloedge.verification.executors import run_qonnx
 
 QONNX = "qonnx.custom_op.general"
 

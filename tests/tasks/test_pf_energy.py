@@ -13,7 +13,7 @@ from caloedge.detector.images import response
 from caloedge.detector.images.response import FIELD_OFF, FIELD_ON, PIXELS
 from caloedge.errors import MissingTool, UserError
 from caloedge.reconstruction import energy_flow
-from caloedge.reports import page
+from caloedge.reports import page, summary
 from caloedge.results import Claim, Image, Number, Plot, Report, Table
 from caloedge.tasks.pf_energy import comparison
 from caloedge.tasks.pf_energy import task as pf_energy
@@ -233,10 +233,10 @@ def test_numbers_have_errors_and_events(assessment: Assessment) -> None:
             assert cell.origin == "computed"
             assert cell.uncertainty is not None
             assert cell.sample
-    labels = [label for label, _ in assessment.headline]
-    assert labels[:3] == [f"WMSE, {name}" for name in (REFERENCE, FLOAT, INTEGER)]
-    assert f"Jet resolution, {INTEGER}" in labels
-    assert all(number.uncertainty > 0 for _, number in assessment.headline)
+    assert list(assessment.figures) == ["WMSE", "Jet resolution"]
+    for numbers in assessment.figures.values():
+        assert list(numbers)[:3] == [REFERENCE, FLOAT, INTEGER]
+        assert all(number.uncertainty > 0 for number in numbers.values())
 
 
 def test_figures_are_those_of_the_sample(generated: Sample[EventTruth], assessment: Assessment, scores: Make) -> None:
@@ -259,9 +259,10 @@ def test_differences_to_the_references(assessment: Assessment) -> None:
 
 
 def test_the_report_can_be_drawn(assessment: Assessment) -> None:
-    report = Report(
-        title="pf_energy", summary="", created="2026-01-01T00:00:00Z", headline=assessment.headline,
-        sections=tuple(part.model_copy(update={"blocks": (*part.blocks[:1], *part.blocks[-1:])}) for part in assessment.sections),
+    report = summary.compose(
+        "pf_energy", "", "", assessment.figures, (),
+        (part.model_copy(update={"blocks": (*part.blocks[:1], *part.blocks[-1:])}) for part in assessment.sections),
+        lower_is_better=True,
     )  # fmt: skip
     html = page.render(Report.model_validate_json(report.model_dump_json()))
     assert "integer edge − true energy, QCD jets" in html
@@ -321,7 +322,10 @@ def test_no_better_is_not_clearly_better(generated: Sample[EventTruth]) -> None:
 def test_any_methods_will_do(generated: Sample[EventTruth], scores: Make) -> None:
     assessed = TASK.assess(generated, {"my network": scores()[FLOAT][:, 0]}, {})  # without the axis of the only channel
     assert assessed.claims == ()
-    assert [label for label, _ in assessed.headline] == ["WMSE, my network", "Jet resolution, my network"]
+    assert {figure: list(numbers) for figure, numbers in assessed.figures.items()} == {
+        "WMSE": ["my network"],
+        "Jet resolution": ["my network"],
+    }
 
 
 def test_without_fastjet_the_assessment_says_so(
@@ -338,7 +342,7 @@ def test_without_fastjet_the_assessment_says_so(
     jets = [claim for claim in assessed.claims if "jet resolution" in claim.statement]
     assert len(jets) == 4
     assert all(claim.verdict == "not tested" and "fastjet" in claim.found for claim in jets)
-    assert all("Jet" not in label for label, _ in assessed.headline)
+    assert list(assessed.figures) == ["WMSE"]
 
 
 @pytest.mark.parametrize("n_events", [1, 3])

@@ -203,9 +203,10 @@ def test_figures_of_a_case_counted_by_hand() -> None:
     assert figures[REFERENCE] == close([100 * 5 / 6, 100, 100, 50, 0, 1], rel=1e-12)
     assert figures[INTEGER] == close([100 * 3 / 6, 50, 50, 50, 25, 0.3], rel=1e-12)
     assert figures[BASELINE] == close([100 * 4 / 6, 100, 50, 50, 0, 0.9], rel=1e-12)
-    assert [name for name, _ in assessment.headline] == [f"Seed efficiency, {name}" for name in scores]
-    assert [number.value for _, number in assessment.headline] == [figures[name][0] for name in scores]
-    assert all(number.uncertainty is not None and number.sample for _, number in assessment.headline)
+    assert list(assessment.figures) == ["Seed efficiency"]
+    efficiency = assessment.figures["Seed efficiency"]
+    assert {name: number.value for name, number in efficiency.items()} == {name: figures[name][0] for name in scores}
+    assert all(number.uncertainty is not None and number.sample for number in efficiency.values())
     within, above = assessment.claims
     assert within.verdict == above.verdict == "not tested"  # six photons decide nothing
     none = next(row for row in table.rows if row[0] == REFERENCE)[5]
@@ -228,7 +229,7 @@ def test_curves_agree_with_the_table(composed: Sample[SeedTruth]) -> None:
     plots = {block.title: block for block in blocks if isinstance(block, Plot)}
     photons = int(np.isfinite(composed.truth.energy_EP).sum())
     against_energy = plots["Seed efficiency against photon energy"].series
-    overall = dict(assessment.headline)[f"Seed efficiency, {FLOAT}"].value
+    overall = assessment.figures["Seed efficiency"][FLOAT].value
     counts, _ = np.histogram(composed.truth.energy_EP[np.isfinite(composed.truth.energy_EP)], seed_finder.ENERGY_BINS_GEV)
     assert counts.sum() == photons
     float_series = next(s for s in against_energy if s.name == FLOAT)

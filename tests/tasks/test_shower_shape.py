@@ -262,8 +262,10 @@ def test_figures_of_a_case_counted_by_hand() -> None:
     np.testing.assert_allclose(
         matrix, [[50, 0, 0, 0, 50], [0, 100, 0, 0, 0], [0, 0, 100, 0, 0], [0, 0, 0, 100, 0], [100, 0, 0, 0, 0]]
     )
-    assert [name for name, _ in assessment.headline] == [f"Accuracy, {name}" for name in scores]
-    assert [number.value for _, number in assessment.headline] == [figures[name][0] for name in scores]
+    assert list(assessment.figures) == ["Accuracy"]
+    assert {name: number.value for name, number in assessment.figures["Accuracy"].items()} == {
+        name: figures[name][0] for name in scores
+    }
     within, above = assessment.claims
     assert within.verdict == above.verdict == "not tested"  # six events decide nothing
 

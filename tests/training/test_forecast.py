@@ -10,11 +10,11 @@ import pytest
 pytest.importorskip("brevitas")
 
 from caloedge.artifact import Manifest, read_artifact, write_manifest
-from caloedge.pipeline import make_artifact, open_beside, read_named_recipe, train_recipe
+from caloedge.pipeline import Run, export, train
 from caloedge.training import forecast as forecasts
 from caloedge.training.fit import Hardware
 from caloedge.training.forecast import Forecast, duration_s, forecast, together
-from caloedge.training.stages import STAGES, Trained, finished, plan_stage, train, weights_of
+from caloedge.training.stages import STAGES, Trained, finished, plan_stage, weights_of
 
 CPU = Hardware(accelerator="cpu")
 MODELS = Path(__file__).parents[2] / "models"
@@ -42,15 +42,15 @@ def test_forecasts_of_several_widths_are_one() -> None:
 
 
 def test_a_forecast_trains_nothing_and_changes_nothing(tiny_recipe: Path, tmp_path: Path) -> None:
-    path, recipe = read_named_recipe(str(tiny_recipe))
-    library = open_beside(path, recipe)
+    opened = Run.open(str(tiny_recipe), None)
+    path, recipe, library = opened.path, opened.recipe, opened.library
     found = forecast(recipe, library, tmp_path / "a", CPU, path.parent)
     assert found.taken == {}
     assert list(found.seconds) == list(STAGES)
     assert all(0 < seconds < 600 for seconds in found.seconds.values())
     assert not (tmp_path / "a").exists()
     alone = train(recipe, library, tmp_path / "a", CPU, path.parent)
-    announced = train_recipe(str(tiny_recipe), tmp_path / "b", CPU)
+    announced = train(Run.open(str(tiny_recipe), tmp_path / "b"), CPU)
     for stage in STAGES:
         mine, other = weights_of(alone[stage].network), weights_of(announced[stage].network)
         assert all((mine[name] == other[name]).all() for name in mine)
@@ -60,8 +60,8 @@ def test_a_forecast_trains_nothing_and_changes_nothing(tiny_recipe: Path, tmp_pa
 
 def test_ten_times_the_epochs_take_ten_times_as_long(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecasts, "_step_s", lambda *_: 1.0)
-    path, recipe = read_named_recipe(str(tiny_recipe))
-    library = open_beside(path, recipe)
+    opened = Run.open(str(tiny_recipe), None)
+    recipe, library = opened.recipe, opened.library
     plan = plan_stage(recipe, "edge", library, {})
     once = duration_s(recipe, plan, library, tmp_path, CPU)
     schedule = plan.schedule.model_copy(update={"epochs": 10})
@@ -83,14 +83,15 @@ def without_keys(tiny: Path, tiny_recipe: Path, tmp_path: Path) -> Path:
 
 
 def taken(clone: Path) -> Forecast:
-    path, recipe = read_named_recipe(str(clone))
-    return forecast(recipe, open_beside(path, recipe), clone.parent / "trainings", CPU, path.parent)
+    opened = Run.open(str(clone), None)
+    path, recipe = opened.path, opened.recipe
+    return forecast(recipe, opened.library, clone.parent / "trainings", CPU, path.parent)
 
 
 def test_proven_weights_get_their_key(tiny: Path, tiny_recipe: Path, tmp_path: Path) -> None:
     clone = without_keys(tiny, tiny_recipe, tmp_path)
     assert taken(clone) == Forecast(dict.fromkeys(STAGES, clone), {})
-    made = make_artifact(str(clone), tmp_path / "out", CPU)
+    made = export(Run.open(str(clone), tmp_path / "out"), CPU)
     stored = read_artifact(tiny).manifest.stages
     assert {name: record.key for name, record in made.manifest.stages.items()} == {name: stored[name].key for name in stored}
     assert not (tmp_path / "out" / "work").exists()  # nothing was trained
@@ -123,8 +124,8 @@ def test_what_is_not_proven_is_not_taken(kind: str, tiny: Path, tiny_recipe: Pat
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_keys_of_shipped_trainings_are_those_of_their_recipes(name: str) -> None:
     """Of every stage and alternative: a change of code or recipe that would train a shipped network anew shows here."""
-    path, recipe = read_named_recipe(str(MODELS / name))
-    library, artifact = open_beside(path, recipe), read_artifact(path.parent)
+    opened = Run.open(str(MODELS / name), None)
+    path, recipe, library, artifact = opened.path, opened.recipe, opened.library, read_artifact(opened.path.parent)
     networks: dict[str, Any] = {}
     for stage, record in artifact.manifest.stages.items():
         if stage == "published" and recipe.reference_from:
@@ -144,7 +145,7 @@ def test_the_keys_of_shipped_trainings_are_those_of_their_recipes(name: str) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_nothing_that_is_shipped_is_trained_again(name: str, tmp_path: Path) -> None:
-    path, recipe = read_named_recipe(str(MODELS / name))
-    found = forecast(recipe, open_beside(path, recipe), tmp_path, CPU, path.parent)
+    opened = Run.open(str(MODELS / name), None)
+    found = forecast(opened.recipe, opened.library, tmp_path, CPU, opened.path.parent)
     assert found.seconds == {}
     assert set(found.taken) == set(STAGES)

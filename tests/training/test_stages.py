@@ -11,7 +11,7 @@ import pytest
 from caloedge.artifact import read_artifact, refuse_foreign_files
 from caloedge.catalog import Sample, Task, find
 from caloedge.errors import BadData, UserError
-from caloedge.pipeline import train_recipe
+from caloedge.pipeline import Run, train
 from caloedge.recipe import read_recipe
 from caloedge.training import stages
 from caloedge.training.fit import Hardware
@@ -21,13 +21,13 @@ CPU = Hardware(accelerator="cpu")
 
 
 def test_finished_stages_are_taken_and_damaged_ones_named(tiny_recipe: Path, tmp_path: Path) -> None:
-    first = train_recipe(str(tiny_recipe), tmp_path, CPU)
-    again = train_recipe(str(tiny_recipe), tmp_path, CPU)
+    first = train(Run.open(str(tiny_recipe), tmp_path), CPU)
+    again = train(Run.open(str(tiny_recipe), tmp_path), CPU)
     assert {name: one.record for name, one in first.items()} == {name: one.record for name, one in again.items()}
     (folder,) = tmp_path.glob("work/training/edge-*")
     (folder / "weights.pt").write_bytes(b"no weights")
     with pytest.raises(BadData) as caught:
-        train_recipe(str(tiny_recipe), tmp_path, CPU)
+        train(Run.open(str(tiny_recipe), tmp_path), CPU)
     assert str(caught.value).startswith(f"{folder}: the finished training cannot be read (")
     assert str(caught.value).endswith("); remove the folder to train again")
 
@@ -37,7 +37,7 @@ def test_a_fresh_clone_takes_the_trainings_of_its_artifact(tiny_recipe: Path, ti
     shutil.copytree(tiny, clone)
     (clone / "recipe.yaml").write_text(tiny_recipe.read_text())  # altered: other settings than the artifact's may stand there
     (tmp_path / "showers.h5").symlink_to(tiny_recipe.parent.parent / "showers.h5")
-    taken = train_recipe(str(clone), tmp_path / "out", CPU)
+    taken = train(Run.open(str(clone), tmp_path / "out"), CPU)
     assert not (tmp_path / "out").exists()  # nothing was trained
     stored = read_artifact(tiny)
     for stage, one in taken.items():
@@ -48,13 +48,13 @@ def test_a_fresh_clone_takes_the_trainings_of_its_artifact(tiny_recipe: Path, ti
     weights = clone / "edge.0.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(BadData) as caught:
-        train_recipe(str(clone), tmp_path / "out", CPU)
+        train(Run.open(str(clone), tmp_path / "out"), CPU)
     assert str(caught.value) == f"{weights}: missing or altered; restore it, or remove manifest.json there to train again"
     (clone / "manifest.json").write_text("{}")
     with pytest.raises(
         BadData, match=r"manifest.json: not a manifest \(name: Field required\); restore it, or remove it to train again$"
     ):
-        train_recipe(str(clone), tmp_path / "out", CPU)
+        train(Run.open(str(clone), tmp_path / "out"), CPU)
 
 
 def test_another_schedule_does_not_take_the_artifacts_trainings(tiny_recipe: Path, tiny: Path, tmp_path: Path) -> None:
@@ -62,12 +62,12 @@ def test_another_schedule_does_not_take_the_artifacts_trainings(tiny_recipe: Pat
     shutil.copytree(tiny, clone)
     (clone / "recipe.yaml").write_text(tiny_recipe.read_text().replace("learning_rate: 5.0e-3", "learning_rate: 4.0e-3"))
     (tmp_path / "showers.h5").symlink_to(tiny_recipe.parent.parent / "showers.h5")
-    train_recipe(str(clone), tmp_path / "out", CPU)
+    train(Run.open(str(clone), tmp_path / "out"), CPU)
     assert sorted(p.name.split("-")[0] for p in tmp_path.glob("out/work/training/*")) == ["edge", "quantised"]
 
 
 def test_a_task_that_makes_other_data_is_trained_anew(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_recipe(str(tiny_recipe), tmp_path, CPU)
+    train(Run.open(str(tiny_recipe), tmp_path), CPU)
     before = set(tmp_path.glob("work/training/*"))
     task = find(Task, read_recipe(tiny_recipe).task)
 
@@ -77,7 +77,7 @@ def test_a_task_that_makes_other_data_is_trained_anew(tiny_recipe: Path, tmp_pat
 
     other = replace(task, sample=brighter)
     monkeypatch.setattr(stages, "find", lambda kind, name: other if kind is Task else find(kind, name))
-    train_recipe(str(tiny_recipe), tmp_path, CPU)
+    train(Run.open(str(tiny_recipe), tmp_path), CPU)
     new = set(tmp_path.glob("work/training/*")) - before
     assert sorted(folder.name.split("-")[0] for folder in new) == ["edge", "published", "quantised"]
 
@@ -95,7 +95,7 @@ def test_an_interrupted_fake_quantised_training_ends_at_the_same_twin(
     path.write_text(
         text.replace("input_bits: 12,", "input_bits: 12, fixed_scales: true, filter_scales: true, split_channels: true,")
     )
-    at_once = train_recipe(str(path), tmp_path / "at_once", CPU)["quantised"]
+    at_once = train(Run.open(str(path), tmp_path / "at_once"), CPU)["quantised"]
 
     task = find(Task, read_recipe(path).task)
     n_epochs = 3 if settled else 2
@@ -110,10 +110,10 @@ def test_an_interrupted_fake_quantised_training_ends_at_the_same_twin(
         other = replace(task, sample=interrupted)
         patched.setattr(stages, "find", lambda kind, name: other if kind is Task else find(kind, name))
         with pytest.raises(KeyboardInterrupt):
-            train_recipe(str(path), tmp_path / "twice", CPU)
+            train(Run.open(str(path), tmp_path / "twice"), CPU)
     assert len(list(tmp_path.glob("twice/work/training/quantised-*/last.ckpt"))) == 1
     assert len(list(tmp_path.glob("twice/work/training/quantised-*/settling/last.ckpt"))) == settled
-    resumed = train_recipe(str(path), tmp_path / "twice", CPU)["quantised"]
+    resumed = train(Run.open(str(path), tmp_path / "twice"), CPU)["quantised"]
     losses = [[(point["epoch"], point["train_loss"]) for point in one.record.curve] for one in (at_once, resumed)]
     assert losses[0] == losses[1]
     assert [epoch for epoch, _ in losses[0]] == list(range(1, n_epochs + 1))
@@ -128,7 +128,7 @@ def test_a_teacher_whose_outputs_are_no_targets_is_refused(tiny_recipe: Path, tm
     (tmp_path / "showers.h5").symlink_to(tiny_recipe.parent.parent / "showers.h5")
     path.write_text(tiny_recipe.read_text().replace("quantisation: {", "  quantised_teacher: edge\nquantisation: {"))
     with pytest.raises(UserError) as caught:
-        train_recipe(str(path), tmp_path / "out", CPU)
+        train(Run.open(str(path), tmp_path / "out"), CPU)
     said = "recipe 'tiny': quantised has a teacher, but outputs are no targets of its loss, 'binary cross entropy'; leave it out"
     assert str(caught.value) == said
 

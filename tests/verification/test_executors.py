@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from caloedge import project
 from caloedge.artifact import Artifact, Golden, read_artifact, write_manifest
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.fixed import Format, Rounding
@@ -17,19 +18,11 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.onnx.reader import read
 from caloedge.compiler.ops import Dense, InputQuantiser, Output, Requantise
 from caloedge.errors import MissingTool, UserError
-from caloedge.project import read_record, record, write_record
+from caloedge.project import FirmwareDesign, read_record, record, write_record
 from caloedge.recipe import LayerChoice
 from caloedge.verification import executors
-from caloedge.verification.executors import (
-    Check,
-    FirmwareDesign,
-    build_if_needed,
-    compare_codes,
-    random_codes,
-    random_vectors,
-    run_check,
-    verify,
-)
+from caloedge.verification.codes import Check, compare_codes, random_codes, random_vectors
+from caloedge.verification.executors import run_check, verify_artifact
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +42,7 @@ def golden(artifact: Artifact) -> Golden:
 
 def test_the_chain_is_exact(artifact: Artifact, tmp_path: Path) -> None:
     pytest.importorskip("qonnx")
-    checks = verify(without_firmware(artifact), tmp_path)
+    checks = verify_artifact(without_firmware(artifact), tmp_path)
     chain = ["torch twin, float64", "QONNX executor", "integer graph", "emulator native", "emulator native, random codes"]
     assert [check.executor for check in checks] == chain
     for check in checks:
@@ -106,7 +99,7 @@ def test_one_wrong_weight_in_the_file_is_caught(artifact: Artifact, graph: Graph
     codes = last_dense(read(wrong.model)).weights
     assert np.count_nonzero(codes != dense.weights) == 1
     assert codes[index] == dense.weights[index] + 1
-    twin, qonnx, integers, *_ = verify(without_firmware(wrong), tmp_path)
+    twin, qonnx, integers, *_ = verify_artifact(without_firmware(wrong), tmp_path)
     assert twin.exact, "the twin's own weights are untouched"
     for check in (qonnx, integers):
         assert not check.exact
@@ -224,27 +217,27 @@ def test_a_project_is_built_again_only_for_another_network_device_or_choice(
     target = find(Target, "xcvu13p")
     fakes = {"hls4ml": replace(find(Backend, "hls4ml"), build=build), "xcvu13p": target, "fast": replace(target, clock_mhz=360.0)}
     fakes["rtl"] = fakes["hls4ml"]
-    monkeypatch.setattr(executors, "find", lambda kind, name: fakes[name])
+    monkeypatch.setattr(project, "find", lambda kind, name: fakes[name])
     design, recipe = FirmwareDesign("hls4ml", "io_stream", "xcvu13p"), artifact.recipe
     for _ in range(2):
-        folder = build_if_needed(design, graph, recipe, tmp_path)
+        folder = design.project(graph, recipe, tmp_path)
         assert folder == tmp_path / "xcvu13p" / "hls4ml_io_stream"
     assert len(built) == 1
-    build_if_needed(replace(design, target="fast"), graph, recipe, tmp_path)
+    replace(design, target="fast").project(graph, recipe, tmp_path)
     assert len(built) == 2
     fakes["xcvu13p"] = replace(target, clock_mhz=250.0)
-    build_if_needed(design, graph, recipe, tmp_path)
+    design.project(graph, recipe, tmp_path)
     assert len(built) == 3
     layer = next(op for op in graph.ops if isinstance(op, Requantise))
     changed = graph.replacing(layer.name, rounding=Rounding.HALF_UP)
-    build_if_needed(design, changed, recipe, tmp_path)
+    design.project(changed, recipe, tmp_path)
     assert len(built) == 4
     chosen = recipe.model_copy(update={"layers": {"conv_1": LayerChoice(strategy="streaming")}})
-    build_if_needed(design, changed, chosen, tmp_path)
+    design.project(changed, chosen, tmp_path)
     assert len(built) == 4, "only variant auto heeds choices"
     free = FirmwareDesign("rtl", "auto", "xcvu13p")
     for choices, expected in ((recipe, 5), (recipe, 5), (chosen, 6)):
-        build_if_needed(free, changed, choices, tmp_path)
+        free.project(changed, choices, tmp_path)
         assert len(built) == expected
 
 

@@ -130,26 +130,25 @@ def difference(estimate: Estimate, reference: Estimate, sample: str) -> Number |
     )
 
 
-def headline(compared: MethodComparison, names: Collection[str]) -> tuple[tuple[str, Number], ...]:
-    """Return the error weighted by energy of some methods, then their jet resolution."""
+def figures(compared: MethodComparison, names: Collection[str]) -> dict[str, dict[str, Number]]:
+    """Return the error weighted by energy and the jet resolution of some methods."""
     methods = {name: method for name, method in compared.methods.items() if name in names}
     size = compared.count(compared.first)
-    return (
-        *((f"{WMSE}, {name}", resolution.number(method.figures[WMSE], 0, "GeV²", 1, size)) for name, method in methods.items()),
-        *(
-            (f"{JETS.capitalize()}, {name}", resolution.number(width, 0, "%", 100, f"{int(width.count_B[0]):,} jets"))
-            for name, width in ((name, method.jet_width) for name, method in methods.items())
-            if width is not None
-        ),
-    )
+    errors = {name: resolution.number(method.figures[WMSE], 0, "GeV²", 1, size) for name, method in methods.items()}
+    widths = {
+        name: resolution.number(method.jet_width, 0, "%", 100, f"{int(method.jet_width.count_B[0]):,} jets")
+        for name, method in methods.items()
+        if method.jet_width is not None
+    }
+    return {WMSE: errors} | ({JETS.capitalize(): widths} if widths else {})
 
 
-def replicas(compared: MethodComparison, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    """Return the replicas of `headline` by label."""
+def replicas(compared: MethodComparison, names: Collection[str]) -> dict[str, dict[str, NDArray[Any]]]:
+    """Return the replicas of `figures`."""
     methods = {name: method for name, method in compared.methods.items() if name in names}
-    errors = {f"{WMSE}, {name}": method.figures[WMSE].replicas_RB[:, 0] for name, method in methods.items()}
-    widths = ((name, method.jet_width) for name, method in methods.items())
-    return errors | {f"{JETS.capitalize()}, {name}": 100 * w.replicas_RB[:, 0] for name, w in widths if w is not None}
+    errors = {name: method.figures[WMSE].replicas_RB[:, 0] for name, method in methods.items()}
+    widths = {name: 100 * m.jet_width.replicas_RB[:, 0] for name, m in methods.items() if m.jet_width is not None}
+    return {WMSE: errors} | ({JETS.capitalize(): widths} if widths else {})
 
 
 def caveats(compared: MethodComparison) -> tuple[str, ...]:

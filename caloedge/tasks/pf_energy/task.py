@@ -215,7 +215,7 @@ def assess(sample: Sample[EventTruth], scores: Mapping[str, NDArray[Any]], _poin
     compared = comparison.compare(events, outputs, JETS)
     return Assessment(
         sections=report.sections(compared, sample.inputs, outputs),
-        headline=comparison.headline(compared, scores),
+        figures=comparison.figures(compared, scores),
         claims=(
             *comparison.claims_of(compared, classical=(BASELINE, CALORIMETER_SUM)),
             *comparison.size_claims(compared, *LARGER, further=(*(event_set.name for event_set in OTHERS[1:]), JETS)),

@@ -10,6 +10,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from caloedge import project
+from caloedge.artifact import Golden
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
@@ -17,8 +19,8 @@ from caloedge.compiler.onnx.reader import Compiled, compile_file
 from caloedge.compiler.ops import Dense
 from caloedge.errors import MissingTool, Unsupported
 from caloedge.firmware import inspection
-from caloedge.verification import crosscheck
-from caloedge.verification.executors import random_codes
+from caloedge.verification import executors, locating
+from caloedge.verification.codes import Check, random_codes
 
 pytest.importorskip("qonnx")
 Call = Callable[..., Any]
@@ -86,7 +88,12 @@ def fake(monkeypatch: pytest.MonkeyPatch, change: Callable[[Graph], Graph]) -> N
         built[str(folder)] = change(graph)
 
     backend = Backend("changed", ("only",), lambda *_: "", build, lambda folder, codes: built[str(folder)].run(codes))
-    monkeypatch.setattr(crosscheck, "find", lambda kind, name: backend if kind is Backend else find(kind, name))
+    use_for_all(monkeypatch, backend)
+
+
+def use_for_all(monkeypatch: pytest.MonkeyPatch, backend: Backend) -> None:
+    for module in (project, executors, locating):
+        monkeypatch.setattr(module, "find", lambda kind, name: backend if kind is Backend else find(kind, name))
 
 
 def test_compile_verifies_what_it_compiled(file: Path, caloedge: Call) -> None:
@@ -165,16 +172,15 @@ def test_a_backend_that_refuses_is_no_difference_but_a_missing_tool_is_an_error(
     compiled = compile_file(file)
     codes = random_codes(compiled.graph, 20, seed=1)
 
-    def refuse(kind: type[Exception]) -> list[crosscheck.Outcome]:
+    def refuse(kind: type[Exception]) -> list[Check]:
         def build(*_: object) -> None:
             raise kind("no")
 
         backend = Backend("refusing", ("only",), lambda *_: "", build, lambda *_: {})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                crosscheck, "find", lambda plugin_type, name: backend if plugin_type is Backend else find(plugin_type, name)
-            )
-            return crosscheck.run_all(file, compiled, codes, [("rtl", "only")], Path("nowhere"))
+            use_for_all(patch, backend)
+            chain = executors.executors_of_file(file, compiled, [("rtl", "only")], Path("nowhere"))
+            return executors.verify(chain, Golden(codes, compiled.graph.run(codes)), "verify")
 
     assert [(x.executor, x.refused) for x in refuse(Unsupported) if x.missing] == [("rtl only", True)]
     assert [(x.executor, x.refused) for x in refuse(MissingTool) if x.missing] == [("rtl only", False)]
