@@ -67,8 +67,11 @@ def at_width(recipe: Recipe, bits: int) -> Recipe:
 
 
 def artifact_folder(opened: Run, bits: int) -> Path:
-    """Return where the artifact of another width lies: beside the recipe's own."""
-    return opened.places.artifact.with_name(f"{opened.places.artifact.name}_{bits}_bit")
+    """Return where the artifact of another width lies: beside the recipe's own if its file names the width, else in the work."""
+    options = opened.recipe.tradeoff
+    if "bits" in options.model_fields_set and bits in options.bits:
+        return opened.places.artifact.with_name(f"{opened.places.artifact.name}_{bits}_bit")
+    return opened.places.work / "tradeoff" / f"{bits}_bit" / "artifact"
 
 
 def artifact_at(opened: Run, bits: int, hardware: Hardware) -> Artifact:

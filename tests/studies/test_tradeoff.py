@@ -197,7 +197,7 @@ def test_every_width_of_an_unrolled_network_is_measured(tmp_path: Path, monkeypa
     assert [plot.title for plot in plots] == ["100 % − accuracy against EBOPs"]  # no LUTs are known
     assert any(series.name == "Pareto front" and series.x for plot in plots for series in plot.series)
     for bits in (2, 3):
-        values = yaml.safe_load((tmp_path / "out" / f"artifact_{bits}_bit" / "recipe.yaml").read_text())
+        values = yaml.safe_load((tmp_path / "out" / "work" / "tradeoff" / f"{bits}_bit" / "artifact" / "recipe.yaml").read_text())
         assert values["quantisation"]["weight_bits"] == values["quantisation"]["activation_bits"] == bits
         assert values["quantisation"]["input_bits"] == 10
     stages = [path.name.split("-")[0] for path in (tmp_path / "out" / "work" / "training").iterdir()]
