@@ -19,8 +19,8 @@ from torch import nn
 from caloedge.arithmetic import FloatArithmetic
 from caloedge.computer import computer
 from caloedge.files import write_text
+from caloedge.losses.image import image_loss
 from caloedge.networks.pf_energy import CHANNELS, NETWORK, SIZES
-from caloedge.training.fit import image_loss
 
 SIDE = 56
 REPEATS = 5

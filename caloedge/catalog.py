@@ -1,8 +1,8 @@
 """The plug-in types, and how a name finds its file: the folder is the registry, nothing is imported until it is named.
 
-A plug-in file defines one constant (`TASK`, `NETWORK`, `BACKEND`, `TARGET`). A name that is none of this package's is a module
-path, so a file outside works the same way: `find(Task, "mylab.tasks.preshower")`. A recipe may also name a file that lies beside
-it: see `look_beside`.
+A plug-in file defines one constant (`TASK`, `LOSS`, `NETWORK`, `BACKEND`, `TARGET`). A name that is none of this package's is a
+module path, so a file outside works the same way: `find(Task, "mylab.tasks.preshower")`. A recipe may also name a file that lies
+beside it: see `look_beside`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Sample(Generic[Truth]):
     inputs: NDArray[Any]
     """(N, *input_shape) float32 in the task's unit."""
     targets: NDArray[Any]
-    """(N, outputs + loss_weights) float32."""
+    """(N, outputs + the loss's `target_weights`) float32."""
     truth: Truth
     published_inputs: NDArray[Any] | None = None
     """(N, *published_input_shape) float32, where the published network does not take what the edge network takes."""
@@ -103,7 +103,7 @@ class Task:
     output: str
     """Name of the network's output."""
     loss: str
-    """Key of `training.fit.LOSSES`."""
+    """Name of a loss."""
     sample: Callable[[Any, str, int, int], Sample[Any]]
     """(library, split, events, seed): splits are `train`, `valid`, `test`, and `all` for a library that was not trained on."""
     baseline: Callable[[Sample[Any]], NDArray[Any]]
@@ -124,8 +124,6 @@ class Task:
     """On which the validation loss is taken after each epoch."""
     published_input_shape: tuple[int, ...] | None = None
     """Of the published network, where it takes something else than `input_shape`."""
-    loss_weights: int = 0
-    """Last columns of the targets, which no output estimates: they are weights in the loss."""
     physical: bool = False
     """Whether outputs are quantities: the integer network's scores are then values, codes times their LSB."""
     lower_is_better: bool = False
@@ -134,6 +132,19 @@ class Task:
     def shape_of(self, stage: str) -> tuple[int, ...]:
         """Return the shape of one input of a training stage's network."""
         return self.published_input_shape if stage == "published" and self.published_input_shape else self.input_shape
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a training makes small."""
+
+    description: str
+    function: Callable[[Any, Any], Any]
+    """(outputs, targets), tensors of a batch: a number, as a tensor, from which gradients flow."""
+    target_weights: int = 0
+    """Last columns of the targets, which no output estimates: they are weights in the loss."""
+    distillable: bool = False
+    """Whether targets are what a network gives, so that a teacher's outputs can stand for them."""
 
 
 @dataclass(frozen=True)
@@ -253,11 +264,11 @@ class Backend:
 
 P = TypeVar("P")
 
-FOLDERS = {"task": "tasks", "network": "networks", "backend": "backends", "target": "targets"}
+FOLDERS = {"task": "tasks", "loss": "losses", "network": "networks", "backend": "backends", "target": "targets"}
 
 
 def names(kind: str) -> list[str]:
-    """List the public names of one kind (`task`, `network`, `backend`, `target`) without importing any."""
+    """List the public names of one kind, a key of `FOLDERS`, without importing any."""
     folder = Path(__file__).parent / FOLDERS[kind]
     found = [p.stem for p in folder.glob("*.py")] + [p.parent.name for p in folder.glob("*/__init__.py")]
     return sorted(name for name in found if not name.startswith("_"))

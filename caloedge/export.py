@@ -43,7 +43,11 @@ PACKAGES = ("caloedge", "torch", "brevitas", "qonnx", "onnx", "numpy", "lightnin
 def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping[str, Trained], folder: Path) -> Artifact:
     """Write the artifact whole, and return it as read back; one that is there already and would only get another date stays."""
     task = find(Task, recipe.task)
-    own = [place for place in own_files(recipe_path.parent, recipe.plugins) if place.parent == recipe_path.parent]
+    own = [
+        place
+        for place in own_files(recipe_path.parent, (*recipe.plugins, find(Task, recipe.task).loss))
+        if place.parent == recipe_path.parent
+    ]
     store.refuse_foreign_files(folder, [place.name for place in own])
     with replacing_folder(folder) as new:
         shutil.copyfile(recipe_path, new / store.RECIPE)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from caloedge import catalog
-from caloedge.catalog import Backend, Library, Network, Target, Task, find, names
+from caloedge.catalog import Backend, Library, Loss, Network, Target, Task, find, names
 from caloedge.cli.beginning import new
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
 from caloedge.detector.crystals.production import Production, simulate
 from caloedge.errors import UnknownName
 
-KINDS: dict[str, type[Any]] = {"task": Task, "network": Network, "backend": Backend, "target": Target}
+KINDS: dict[str, type[Any]] = {"task": Task, "loss": Loss, "network": Network, "backend": Backend, "target": Target}
 FRESH = {kind: f"fresh_{kind}" for kind in ("task", "network", "target")}
 """What `caloedge new` writes keeps to the contracts as well."""
 
@@ -134,6 +134,12 @@ def library(name: str, showers: ShowerLibrary) -> Library:
     return find(Task, name).open(SHIPPED[name]) if name in SHIPPED else showers
 
 
+def target_weights(task: Task) -> int:
+    """Return how many of the last columns of the targets are weights in the loss."""
+    pytest.importorskip("torch")
+    return find(Loss, task.loss).target_weights
+
+
 @pytest.mark.parametrize("name", all_of("task"))
 def test_a_sample_is_deterministic_and_of_the_declared_shape(name: str, library: Library) -> None:
     task = find(Task, name)
@@ -153,7 +159,7 @@ def test_a_sample_is_deterministic_and_of_the_declared_shape(name: str, library:
         np.testing.assert_array_equal(published, same)
         assert one.inputs_of("edge") is one.inputs_of("quantised") is one.inputs
         assert (one.published_inputs is None) == (task.published_input_shape is None)
-        outputs = one.targets.shape[1] - task.loss_weights
+        outputs = one.targets.shape[1] - target_weights(task)
         assert outputs >= 1
         assert (one.targets[:, outputs:] >= 0).all(), "a weight in the loss is negative"
         np.testing.assert_array_equal(one.inputs, again.inputs)
@@ -168,7 +174,7 @@ def test_the_baseline_scores_every_input_once_and_tells_something(name: str, lib
     task = find(Task, name)
     sample = task.sample(library, "test", 40, 1)
     scores = task.baseline(sample)
-    outputs = sample.targets.shape[1] - task.loss_weights
+    outputs = sample.targets.shape[1] - target_weights(task)
     vector = (len(sample.inputs),) if outputs == 1 else (len(sample.inputs), outputs)
     images = (sample.targets.shape, (len(sample.inputs), *sample.targets.shape[2:]))  # one image needs no channel axis
     assert scores.shape in (images if sample.targets.ndim > 2 else (vector,))
@@ -198,12 +204,10 @@ def test_all_methods_are_assessed_alike(name: str, library: Library) -> None:
 def test_a_task_names_a_loss_that_takes_its_targets(name: str, library: Library) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("lightning")
-    from caloedge.training.fit import LOSSES
-
     task = find(Task, name)
     targets = torch.from_numpy(task.sample(library, "train", 20, 1).targets)
-    outputs = torch.zeros(len(targets), targets.shape[1] - task.loss_weights, *targets.shape[2:], requires_grad=True)
-    loss = LOSSES[task.loss](outputs, targets)
+    outputs = torch.zeros(len(targets), targets.shape[1] - target_weights(task), *targets.shape[2:], requires_grad=True)
+    loss = find(Loss, task.loss).function(outputs, targets)
     assert loss.shape == ()
     loss.backward()
     assert torch.isfinite(outputs.grad).all()
@@ -305,7 +309,7 @@ def test_both_sizes_take_what_the_task_gives_them(name: str, library: Library) -
         built = network.build(FloatArithmetic(), network.sizes[stage]).eval()
         with torch.no_grad():
             outputs = built(torch.from_numpy(sample.inputs_of(stage)))
-        assert outputs.shape == (len(sample.inputs), sample.targets.shape[1] - task.loss_weights, *sample.targets.shape[2:])
+        assert outputs.shape == (len(sample.inputs), sample.targets.shape[1] - target_weights(task), *sample.targets.shape[2:])
         assert torch.isfinite(outputs).all()
 
 

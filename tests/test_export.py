@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from caloedge.artifact import read_artifact
-from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Network, Task, find
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Loss, Network, Task, find
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.onnx.reader import read
 from caloedge.compiler.ops import Dense
@@ -19,7 +19,6 @@ pytest.importorskip("brevitas")
 from caloedge.arithmetic import QuantisedArithmetic  # noqa: E402
 from caloedge.evaluation.scoring import score_methods  # noqa: E402
 from caloedge.export import _card, golden_vectors, write_qonnx  # noqa: E402
-from caloedge.training.fit import LOSSES  # noqa: E402
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -46,7 +45,7 @@ def test_cross_entropy_is_that_of_the_classes() -> None:
     generator = np.random.default_rng(1)
     logits, classes = generator.standard_normal((40, 5)), generator.integers(5, size=40)
     one_hot = np.eye(5)[classes]
-    found = float(LOSSES["cross entropy"](torch.from_numpy(logits), torch.from_numpy(one_hot)))
+    found = float(find(Loss, "cross_entropy").function(torch.from_numpy(logits), torch.from_numpy(one_hot)))
     probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert found == pytest.approx(-np.log(probability[np.arange(40), classes]).mean(), rel=1e-12)  # rounding of doubles
 

@@ -23,7 +23,7 @@ ROOMS = """
     metrics, reconstruction
     tasks, targets
     arithmetic
-    networks
+    losses, networks
     recipe
     recipe_check, compiler
     artifact, project
@@ -39,7 +39,7 @@ ROOMS = """
     cli
     __main__
 """
-PLUGINS = ("tasks", "networks", "targets", "backends")
+PLUGINS = ("tasks", "losses", "networks", "targets", "backends")
 EXPORTING = ("cli", *PLUGINS)
 """Rooms with folders whose `__init__` has more than a docstring, as the package's own: the program, plug-ins of several files."""
 

@@ -146,6 +146,15 @@ def test_new_things_share_a_recipe_but_leave_ones_own_alone(caloedge: Call, tmp_
     assert (tmp_path / "recipe.yaml").read_text() == text
 
 
+OWN_LOSS = """\
+from torch.nn import functional
+
+from caloedge.catalog import Loss
+
+LOSS = Loss("mean absolute error", functional.l1_loss)
+"""
+
+
 @pytest.mark.slow
 def test_a_new_task_and_network_are_trained_and_exported_as_they_are(tmp_path: Path) -> None:
     """Each call is a process of its own, in another folder than the recipe, without PYTHONPATH."""
@@ -158,6 +167,9 @@ def test_a_new_task_and_network_are_trained_and_exported_as_they_are(tmp_path: P
     lab, made = tmp_path / "lab", tmp_path / "made"
     for kind in ("task", "network", "target"):
         assert call("new", kind, f"own_{kind}", "--folder", lab).returncode == 0
+    task = lab / "own_task.py"
+    task.write_text(task.read_text().replace('loss="mean_squared_error"', 'loss="own_loss"'))
+    (lab / "own_loss.py").write_text(OWN_LOSS)
     recipe = lab / "recipe.yaml"
     recipe.write_text(re.sub(r"epochs: \d+, events_per_epoch: \d+", "epochs: 1, events_per_epoch: 200", recipe.read_text()))
     done = call("train", recipe, "--output", made, "--accelerator", "cpu")
@@ -165,7 +177,7 @@ def test_a_new_task_and_network_are_trained_and_exported_as_they_are(tmp_path: P
     assert done.stdout.startswith("published: 5,313 parameters, 1 epochs, ")
     assert call("export", recipe, "--output", made).returncode == 0
     files = {path.name for path in (made / "artifact").iterdir()}
-    assert {"own_task.py", "own_network.py", "own_target.py", "model.qonnx"} <= files
+    assert {"own_task.py", "own_loss.py", "own_network.py", "own_target.py", "model.qonnx"} <= files
     shutil.rmtree(lab)
     done = call("compare", made / "artifact", "--events", 100)
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from caloedge.catalog import Backend, Network, Target, Task, find, names
+from caloedge.catalog import Backend, Loss, Network, Target, Task, find, names
 from caloedge.cli.answer import Json, answering
 from caloedge.extras import cure, extra_of, lacking
 from caloedge.results import Table
@@ -11,13 +11,13 @@ NETWORKS_EXTRA = "train"
 
 
 def list_(as_json: Json = False) -> None:
-    """List tasks, networks, targets, backends, geometries, shipped shower libraries and QONNX operators."""
+    """List tasks, losses, networks, targets, backends, geometries, shipped shower libraries and QONNX operators."""
     from caloedge.compiler.onnx.reader import READERS
     from caloedge.detector.crystals.geometry import GEOMETRIES
     from caloedge.detector.crystals.library import open_library, shipped_names
 
     rows = []
-    for plugin_type in (Task, Network, Target, Backend):
+    for plugin_type in (Task, Loss, Network, Target, Backend):
         kind = plugin_type.__name__.lower()
         rows += [(kind, name, _described(plugin_type, name)) for name in names(kind)]
     for name, value in GEOMETRIES.items():
@@ -39,7 +39,7 @@ def _described(plugin_type: Any, name: str) -> str:
         if not (extra := extra_of(missing.name or "")):
             return f"needs the package {missing.name}, which no extra brings: install it"
         return f"needs extra {extra}, of which {missing.name} is not installed: {cure(extra)}"
-    extra = NETWORKS_EXTRA if plugin_type is Network else getattr(plugin, "extra", "")
+    extra = NETWORKS_EXTRA if plugin_type in (Network, Loss) else getattr(plugin, "extra", "")
     if not extra:
         return str(plugin.description)
     missing_packages = ", ".join(lacking(extra))

@@ -452,7 +452,6 @@ TASK = Task(
     assess=assess,
     item="window",
     published_input_shape=(windowing.TOP_K, events.WINDOW * events.WINDOW + 1),
-    loss_weights=2,
     physical=True,
     lower_is_better=True,
 )

@@ -23,13 +23,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
-from caloedge.catalog import Library, Sample, Task
+from caloedge.catalog import Library, Loss, Sample, Task, find
 from caloedge.errors import UserError
 from caloedge.files import write_text
-from caloedge.metrics.ssim import blur, ssim
 from caloedge.progress import progress
 from caloedge.recipe import Schedule
 from caloedge.training.distillation import Distillation
@@ -51,56 +49,10 @@ PROBE_EVENTS = 250
 BATCH_NUMBERS = 2**18
 """Input numbers that are evaluated together where no batch size is given."""
 
-SEED_WEIGHT, FOCAL_ALPHA, FOCAL_GAMMA = 0.05, 0.25, 2.0
-"""Of the center finder's loss (arXiv 2311.17914)."""
-
-
-def photon_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return DeepCluster's loss of photons: mean absolute errors of position and energy, and a focal loss of the seeds.
-
-    `outputs` (N, 4) are x, y, energy and the logit of being a seed; `targets` (N, 6) the same and the weights of position and
-    energy: 0 where they are not known. Energies are weighted, so that a unit of each photon's own can be used.
-    """
-    position, energy, seed = outputs[:, :2], outputs[:, 2], outputs[:, 3]
-    position_weight, energy_weight, is_seed = targets[:, 4], targets[:, 5], targets[:, 3]
-    apart = (position - targets[:, :2]).abs().sum(dim=1)
-    positions = (apart * position_weight).sum() / (position_weight > 0).sum().clamp(min=1)
-    energies = ((energy - targets[:, 2]).abs() * energy_weight).sum() / (energy_weight > 0).sum().clamp(min=1)
-    entropy = functional.binary_cross_entropy_with_logits(seed, is_seed, reduction="none")
-    missed = torch.abs(is_seed - torch.sigmoid(seed))
-    share = FOCAL_ALPHA * is_seed + (1 - FOCAL_ALPHA) * (1 - is_seed)
-    return positions + energies + SEED_WEIGHT * (share * missed**FOCAL_GAMMA * entropy).mean()
-
-
 LEAST_SIZE = 1e-3
 """Of a tensor, as its rate sees it: zeros must be able to grow."""
 FINE_TUNING_RATE = 1 / 3
 """Share of the learning rate at which fine-tuning begins."""
-SSIM_WEIGHT = 0.05
-"""In the loss of energy images (arXiv 2410.07250)."""
-
-
-def weighted_mean_square(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean over events of Σ y (ŷ − y)² / Σ y over all pixels, of images (N, 1, H, W)."""
-    weighted = (targets * (outputs - targets) ** 2).sum(dim=(1, 2, 3))
-    return (weighted / (targets.sum(dim=(1, 2, 3)) + 1e-8)).mean()
-
-
-def image_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the loss of energy images: errors weighted by energy, and 0.05 (1 − SSIM)."""
-    rows, columns = (torch.from_numpy(blur(side)).to(outputs) for side in outputs.shape[2:])
-    similarity = ssim(outputs[:, 0], targets[:, 0], rows, columns).mean()
-    assert isinstance(similarity, Tensor)
-    return weighted_mean_square(outputs, targets) + SSIM_WEIGHT * (1 - similarity)
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "binary cross entropy": functional.binary_cross_entropy_with_logits,
-    "cross entropy": functional.cross_entropy,  # targets are the classes' probabilities: (N, classes)
-    "mean squared error": functional.mse_loss,
-    "photon": photon_loss,
-    "image": image_loss,
-}
 
 
 def learning_rate_factor(schedule: Schedule, epoch: float) -> float:
@@ -174,7 +126,7 @@ class Learner(lightning.LightningModule):
         self.network, self.schedule, self.steps = network, schedule, steps
         # A copy, as it is moved to where this is trained; in a tuple it is not a part of what is saved and trained.
         self.distillation = (copy.deepcopy(distillation),)
-        self.loss: Callable[[Tensor, Tensor], Tensor] = LOSSES[task.loss]
+        self.loss: Callable[[Tensor, Tensor], Tensor] = find(Loss, task.loss).function
         self.losses: list[Tensor] = []
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
@@ -324,7 +276,7 @@ def _validation(task: Task, library: Library, stage: str, seed: int) -> tuple[Te
 
 
 def _loss_on(network: nn.Module, task: Task, inputs: Tensor, targets: Tensor) -> float:
-    return float(LOSSES[task.loss](predict(network, inputs).float(), targets))
+    return float(find(Loss, task.loss).function(predict(network, inputs).float(), targets))
 
 
 class _Epochs(lightning.LightningDataModule):

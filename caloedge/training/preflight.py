@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caloedge.catalog import Library, Sample, Task
+from caloedge.catalog import Library, Loss, Sample, Task, find
 from caloedge.computer import available_memory_bytes
 from caloedge.errors import UnknownName, UserError
 from caloedge.recipe import Recipe, Schedule
@@ -79,7 +79,7 @@ def _activations(recipe: Recipe, task: Task, stage: str, network: nn.Module, sam
         for hook in hooks:
             hook.remove()
     wanted = list(sample.targets.shape[1:])
-    wanted[-1:] = [wanted[-1] - task.loss_weights] if wanted else []
+    wanted[-1:] = [wanted[-1] - find(Loss, task.loss).target_weights] if wanted else []
     found = list(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
     if found != wanted:
         raise UserError(f"{where}: gives outputs {found}, task {recipe.task!r} needs {wanted}; name one that does")

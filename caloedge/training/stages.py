@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from caloedge.arithmetic import SCALE, FloatArithmetic
 from caloedge.artifact import STAGES, Stage, finished_record, finished_training, read_artifact
-from caloedge.catalog import Library, Network, Task, find
+from caloedge.catalog import Library, Loss, Network, Task, find
 from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName, UserError, meant
 from caloedge.files import locked, replacing, write_text
@@ -44,8 +44,6 @@ from caloedge.training.quantisation.qat import (
 
 CALIBRATION_SHARE = 2
 """Events on which ranges of activations are taken, as a multiple of those of validation."""
-DISTILLABLE = ("image", "mean squared error")
-"""Losses whose targets are what a network gives."""
 PROBE_EVENTS = 200
 """Events of the task by which keys tell its data apart: another number would change all keys."""
 FORECAST_EVENTS = 200
@@ -171,7 +169,7 @@ def check(recipe: Recipe, library: Library, hardware: Hardware, alternatives: It
     check_names(networks["edge"], recipe.quantisation)
     task = find(Task, recipe.task)
     for stage in (*STAGES, *recipe.alternatives):
-        if teacher_of(recipe, stage) and task.loss not in DISTILLABLE:
+        if teacher_of(recipe, stage) and not find(Loss, task.loss).distillable:
             raise UserError(
                 f"recipe {recipe.name!r}: {stage} has a teacher, but outputs are no targets of its loss, {task.loss!r};"
                 " leave it out"
@@ -235,7 +233,7 @@ def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[s
     key |= {
         "network": recipe.network,
         "shape": str(network),
-        "loss": task.loss,
+        "loss": task.loss.replace("_", " "),  # as losses were once called
         "data": _probe(task, library, stage, recipe.seed),
     }
     if stage == "quantised":

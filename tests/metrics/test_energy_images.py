@@ -66,7 +66,7 @@ def test_figures_are_those_of_the_training() -> None:
     pytest.importorskip("lightning")
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    from caloedge.training.fit import SSIM_WEIGHT, image_loss, weighted_mean_square
+    from caloedge.losses.image import SSIM_WEIGHT, image_loss, weighted_mean_square
 
     truth = random_truth(12)
     output = noisy(truth, 0.5) / UNIT_GEV

@@ -19,9 +19,9 @@ from caloedge.arithmetic import CALIBRATED, FloatArithmetic, QuantisedArithmetic
 from caloedge.compiler.onnx.reader import read  # noqa: E402
 from caloedge.compiler.squeeze_excite import gates  # noqa: E402
 from caloedge.export import run_twin, write_qonnx  # noqa: E402
+from caloedge.losses.image import image_loss, weighted_mean_square  # noqa: E402
 from caloedge.networks import pf_energy  # noqa: E402
 from caloedge.networks.pf_energy import NETWORK, SIZES, TABULATED, Front3d, OffsetAttention, RowAttention, SqueezeExcite  # noqa: E402
-from caloedge.training.fit import image_loss, weighted_mean_square  # noqa: E402
 from caloedge.training.stages import n_parameters  # noqa: E402
 
 # arXiv 2410.07250, counted from the authors' code: rows are families, columns variants; thousands and millions as rounded there.

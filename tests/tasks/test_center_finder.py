@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from orienting import orient, unorient
 
-from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Sample
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Loss, Sample, find
 from caloedge.detector.crystals import events, photon_events
 from caloedge.detector.crystals.events import block_generator, split_rows
 from caloedge.detector.crystals.geometry import PBWO4
@@ -107,7 +107,7 @@ def plain(members: Sample[MemberTruth], composed: PhotonEvents, member: int) -> 
 
 def test_targets_and_truth_are_those_of_the_events(members: Sample[MemberTruth], composed: PhotonEvents) -> None:
     truth = members.truth
-    assert members.targets.shape == (len(members.inputs), 4 + TASK.loss_weights)
+    assert members.targets.shape == (len(members.inputs), 4 + find(Loss, TASK.loss).target_weights)
     kinds = {"seed": 0, "near": 0, "far": 0}
     for m in range(len(members.inputs)):
         by_hand = plain(members, composed, m)

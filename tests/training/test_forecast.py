@@ -12,6 +12,7 @@ pytest.importorskip("brevitas")
 from caloedge.artifact import Manifest, read_artifact, write_manifest
 from caloedge.pipeline import Run, export, train
 from caloedge.training import forecast as forecasts
+from caloedge.training import stages
 from caloedge.training.fit import Hardware
 from caloedge.training.forecast import Forecast, duration_s, forecast, together
 from caloedge.training.stages import STAGES, Trained, finished, plan_stage, weights_of
@@ -49,7 +50,7 @@ def test_a_forecast_trains_nothing_and_changes_nothing(tiny_recipe: Path, tmp_pa
     assert list(found.seconds) == list(STAGES)
     assert all(0 < seconds < 600 for seconds in found.seconds.values())
     assert not (tmp_path / "a").exists()
-    alone = train(recipe, library, tmp_path / "a", CPU, path.parent)
+    alone = stages.train(recipe, library, tmp_path / "a", CPU, path.parent)
     announced = train(Run.open(str(tiny_recipe), tmp_path / "b"), CPU)
     for stage in STAGES:
         mine, other = weights_of(alone[stage].network), weights_of(announced[stage].network)

@@ -129,7 +129,7 @@ def test_a_teacher_whose_outputs_are_no_targets_is_refused(tiny_recipe: Path, tm
     path.write_text(tiny_recipe.read_text().replace("quantisation: {", "  quantised_teacher: edge\nquantisation: {"))
     with pytest.raises(UserError) as caught:
         train(Run.open(str(path), tmp_path / "out"), CPU)
-    said = "recipe 'tiny': quantised has a teacher, but outputs are no targets of its loss, 'binary cross entropy'; leave it out"
+    said = "recipe 'tiny': quantised has a teacher, but outputs are no targets of its loss, 'binary_cross_entropy'; leave it out"
     assert str(caught.value) == said
 
 

@@ -1,0 +1,1 @@
+"""What trainings make small: plug-ins that tasks name, each in torch; tasks themselves need none."""
