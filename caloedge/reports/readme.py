@@ -1,31 +1,62 @@
-"""The README's results, taken from the reports so that they cannot drift from them."""
+"""The README's results, taken from the reports and models so that they cannot drift from them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from caloedge.catalog import BASELINE, FLOAT, INTEGER
+from caloedge.artifact import MANIFEST, Artifact, read_artifact
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE
 from caloedge.errors import BadData
 from caloedge.files import write_text
 from caloedge.firmware.section import COSTS, DESIGNS
 from caloedge.reports.headline import figures, tally
 from caloedge.reports.number_format import quantity
-from caloedge.results import Cell, Claim, Number, Report, Table, label
+from caloedge.results import Cell, Claim, Number, Report, Table
 
 VERDICTS = {"fails": "Fails", "undecided": "Undecided", "not tested": "Not tested"}
 BEGIN = "<!-- results: written by `caloedge report reports --readme README.md` -->"
 END = "<!-- end of results -->"
 MOST_CLAIMS = 1
 """Number of claims that one report names, if they have a short name; the others are counted."""
+COLUMNS = (
+    "model",
+    "parameters",
+    "bits",
+    "figure",
+    "integer",
+    "float twin",
+    "float published",
+    "classical",
+    "cycles",
+    "LUT",
+    "DSP",
+)
+NOTHING = "–"
 
 
-def results(reports: Mapping[str, Report]) -> str:
-    """Return reports by folder name as Markdown, an item each: what fails first, the first figure, the first design's cost."""
-    return "\n".join(f"- [{name}](reports/{name}/report.md): {_item(report)}" for name, report in reports.items())
+def results(reports: Mapping[str, Report], models: Mapping[str, Artifact]) -> str:
+    """Return as Markdown a table of the models with their first figure and design, then the claims of every report."""
+    rows = [_row(name, reports[name], artifact) for name, artifact in models.items() if name in reports]
+    table = "\n".join(f"|{'|'.join(row)}|" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows))
+    claims = "\n".join(f"- {_link(name)}: {claims_line(_claims(report))}" for name, report in reports.items())
+    return f"{table}\n\n{claims}" if rows else claims
 
 
-def _item(report: Report) -> str:
-    claims = [numbered.claim for group in tally(report).values() for numbered in group]
-    return " ".join(part for part in (claims_line(claims), _figure(report), _design(report)) if part)
+def _link(name: str) -> str:
+    return f"[{name}](reports/{name}/report.md)"
+
+
+def _claims(report: Report) -> list[Claim]:
+    return [numbered.claim for group in tally(report).values() for numbered in group]
+
+
+def _row(name: str, report: Report, artifact: Artifact) -> tuple[str, ...]:
+    """Return a model's row: size, the first headline figure of each method, and the first synthesised design."""
+    figure, numbers = next(iter(figures(report).items()), ("", {}))
+    methods = (INTEGER, FLOAT, REFERENCE, BASELINE)
+    texts = (quantity(numbers[method]) if method in numbers else NOTHING for method in methods)
+    bits = artifact.recipe.quantisation.weight_bits
+    parameters = artifact.manifest.stages["edge"].parameters
+    return (_link(name), f"{parameters:,}", str(bits), figure, *texts, *_design(report))
 
 
 def claims_line(claims: Sequence[Claim]) -> str:
@@ -48,19 +79,8 @@ def claims_line(claims: Sequence[Claim]) -> str:
     return " ".join([*parts, f"**Holds:** {n_holding} of {len(claims)} claims."])
 
 
-def _figure(report: Report) -> str:
-    """Return the first headline figure of the firmware, its float twin and the classical method, the best bold."""
-    figure, numbers = next(iter(figures(report).items()), ("", {}))
-    texts = []
-    for method in (INTEGER, FLOAT, BASELINE):
-        if method in numbers:
-            text = quantity(numbers[method])
-            texts.append(f"{method} {f'**{text}**' if label(figure, method) in report.best else text}")
-    return f"{figure}: {', '.join(texts)}." if texts else ""
-
-
-def _design(report: Report) -> str:
-    """Return cycles and resources of the first synthesised design."""
+def _design(report: Report) -> tuple[str, str, str]:
+    """Return latency in cycles, LUT and DSP of the first synthesised design, or else the latency of the first one."""
     tables: dict[str, Table] = {}
     for block in (block for section in report.sections for block in section.blocks):
         if isinstance(block, Table):
@@ -68,11 +88,13 @@ def _design(report: Report) -> str:
     costs: dict[Cell, tuple[Cell, ...]] = {}
     for row in tables[COSTS].rows if COSTS in tables else ():
         costs.setdefault(row[0], row[2:])  # the first row of a design is the open tools'; a vendor's follow
-    for name, latency, interval, *_ in tables[DESIGNS].rows if DESIGNS in tables else ():
-        if name in costs:
+    for name, latency, *_ in tables[DESIGNS].rows if DESIGNS in tables else ():
+        if name in costs and isinstance(latency, Number):
             lut, _, dsp, *_ = (_text(cell) for cell in costs[name])
-            return f"{_text(name)}: latency {_text(latency)}, interval {_text(interval)}, {lut} LUT, {dsp} DSP."
-    return ""
+            return f"{latency.value:,}", lut, dsp
+    latencies = (latency for _, latency, *_ in (tables[DESIGNS].rows if DESIGNS in tables else ()))
+    first = next((f"{latency.value:,}" for latency in latencies if isinstance(latency, Number)), NOTHING)
+    return first, NOTHING, NOTHING
 
 
 def _text(cell: Cell) -> str:
@@ -88,7 +110,12 @@ def between_marks(text: str, place: Path) -> tuple[str, str, str]:
     return before, middle, after
 
 
+def models_beside(readme: Path) -> dict[str, Artifact]:
+    """Return the shipped models of a README by name."""
+    return {path.parent.name: read_artifact(path.parent) for path in sorted((readme.parent / "models").glob(f"*/{MANIFEST}"))}
+
+
 def update(readme: Path, reports: Mapping[str, Report]) -> None:
     """Rewrite the results in a README."""
     before, _, after = between_marks(readme.read_text(encoding="utf-8"), readme)
-    write_text(readme, f"{before}{BEGIN}\n{results(reports)}\n{END}{after}")
+    write_text(readme, f"{before}{BEGIN}\n{results(reports, models_beside(readme))}\n{END}{after}")

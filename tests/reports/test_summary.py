@@ -77,10 +77,14 @@ def test_the_readme_begins_with_what_fails() -> None:
         for name, value in ((INTEGER, 2.0), (REFERENCE, 3.0), ("mine", 4.0))
     }
     report = summary.compose("t", "", "", {"width": numbers}, CLAIMS, (), lower_is_better=True)
-    assert results({"mine": report}) == (
-        "- [mine](reports/mine/report.md): **Fails:** a: 1.2. **Undecided:** 1. **Not tested:** 1. "
-        f"**Holds:** 1 of 4 claims. width: {INTEGER} **2\N{NO-BREAK SPACE}%**."
+    claims = "- [mine](reports/mine/report.md): **Fails:** a: 1.2. **Undecided:** 1. **Not tested:** 1. **Holds:** 1 of 4 claims."
+    assert results({"mine": report}, {}) == claims
+    row = "|[mine](reports/mine/report.md)|4,389|6|width|2\N{NO-BREAK SPACE}%|–|3\N{NO-BREAK SPACE}%|–|–|–|–|"
+    both = results(
+        {"mine": report}, {"mine": read_artifact(MODELS / "shower_shape"), "other": read_artifact(MODELS / "seed_finder")}
     )
+    assert both.split("\n\n")[0].splitlines()[2:] == [row]
+    assert both.split("\n\n")[1] == claims
 
 
 def test_the_readme_names_the_gravest_claim_and_counts_the_others() -> None:
