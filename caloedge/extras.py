@@ -1,6 +1,8 @@
 """Optional packages: which extra brings them, and the line that says that they are not installed."""
 
+import importlib
 from importlib.util import find_spec
+from types import ModuleType
 
 from caloedge.errors import MissingTool
 
@@ -42,3 +44,11 @@ def need(extra: str, what: str) -> None:
     """Raise `MissingTool`, saying what needs an extra that is not installed."""
     if missing := lacking(extra):
         raise MissingTool(f"{what} needs {', '.join(missing)}; {cure(extra)}")
+
+
+def package(name: str, purpose: str, extra: str) -> ModuleType:
+    """Import an optional package, or raise `MissingTool` that says what needs it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as problem:
+        raise MissingTool(f"{purpose} need the package {problem.name or name}; {cure(extra)}") from None

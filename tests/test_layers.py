@@ -20,7 +20,8 @@ ROOMS = """
     formats
     detector
     catalog
-    metrics, reconstruction
+    reconstruction
+    metrics
     tasks, targets
     arithmetic
     losses, networks

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from caloedge.catalog import Target, find, names
 from caloedge.firmware.budgets import BUDGETS, USABLE, Need, devices, need
 from caloedge.firmware.measure import Firmware
-from caloedge.firmware.wording import with_article
 from caloedge.results import Cell, Number, Report, Section, Table
 from caloedge.synthesis.cost import ImplementationResult
 
@@ -90,7 +89,7 @@ def _designs_table(designs: Sequence[Firmware], event: str) -> Table:
         title=DESIGNS,
         columns=("design", "latency", f"one {event} every", "clock", "latency at that clock", "rate at that clock"),
         rows=tuple(rows),
-        caption=f"Latency: from the clock edge at which the first part of {with_article(event)} stands at the input of an empty "
+        caption=f"Latency: from the clock edge at which the first part of one {event} stands at the input of an empty "
         "design to the edge at which its result can be taken.",
     )
 

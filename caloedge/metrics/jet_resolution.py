@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.detector.images.jets import Jets
+from caloedge.reconstruction.jet_clustering import Jets
 
 MATCHED_WITHIN = 0.3
 """Largest ΔR = √(Δη² + Δφ²) of a match, less than the jets' radius of 0.4."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from caloedge.detector.crystals.library import open_library, write_library
-from caloedge.detector.images.jets import read_particles
+from caloedge.detector.images.particle_samples import read_particles
 from caloedge.errors import BadData
 from caloedge.formats import hdf5
 

@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from caloedge.detector.images.jets import Jets, jets
 from caloedge.detector.images.response import ETA_H, PHI_W
 from caloedge.metrics import jet_resolution
 from caloedge.metrics.jet_resolution import central_width, match, pairs
+from caloedge.reconstruction.jet_clustering import Jets, jets
 
 
 def jets_of(*rows: tuple[int, float, float, float]) -> Jets:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sample
-from caloedge.detector.images import jets as detector_jets
+from caloedge.detector.images import particle_samples as detector_jets
 from caloedge.detector.images import response
 from caloedge.detector.images.response import FIELD_OFF, FIELD_ON, PIXELS
 from caloedge.errors import MissingTool, UserError

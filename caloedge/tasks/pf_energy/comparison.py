@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.catalog import FLOAT, INTEGER, REFERENCE
-from caloedge.detector.images.jets import Jets, jets
 from caloedge.errors import MissingTool
 from caloedge.metrics import bootstrap, claims, energy_images, jet_resolution, resolution
 from caloedge.metrics.energy_images import Errors, TrueImages
 from caloedge.metrics.jet_resolution import FOUND_ABOVE_GEV, TRUE_ABOVE_GEV, JetPairs
 from caloedge.metrics.resolution import Estimate
+from caloedge.reconstruction.jet_clustering import Jets, jets
 from caloedge.results import Claim, Number
 
 TOLERANCE = 0.03

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.catalog import FLOAT, REFERENCE
-from caloedge.detector.images.jets import RADIUS
 from caloedge.metrics import bootstrap, energy_images, jet_resolution, resolution
 from caloedge.metrics.energy_images import PIXEL_BINS_GEV
 from caloedge.metrics.jet_resolution import FOUND_ABOVE_GEV, MATCHED_WITHIN, TRUE_ABOVE_GEV
 from caloedge.metrics.resolution import Estimate
+from caloedge.reconstruction.jet_clustering import RADIUS
 from caloedge.results import Number, Plot, Section, Series, Table
 from caloedge.tasks.pf_energy import displays
 from caloedge.tasks.pf_energy.comparison import (

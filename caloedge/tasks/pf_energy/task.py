@@ -1,7 +1,7 @@
 """Energy of each pixel of a full event, from images of tracker and calorimeters (arXiv 2410.07250).
 
 Events are generated as they are asked for (`detector.images.response`); those of jets are the library's particles
-(`detector.images.jets`) put through the same detector. Half of the events of every set are in the magnetic field.
+(`detector.images.particle_samples`) put through the same detector. Half of the events of every set are in the magnetic field.
 
 Images are ranged: where a pixel of an event exceeds `RANGE_GEV`, the whole event is divided by the power of two that brings it
 below, and the networks' results are multiplied by it. Hardware cannot have more bits for rare hot pixels; the paper scales
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from caloedge.catalog import BASELINE, Assessment, Sample, Task
 from caloedge.detector.images import response
-from caloedge.detector.images.jets import read_particles
+from caloedge.detector.images.particle_samples import read_particles
 from caloedge.detector.images.response import CHANNELS, FIELD_OFF, FIELD_ON, PIXELS, Particles, Spectrum
 from caloedge.errors import UserError
 from caloedge.metrics.energy_images import TrueImages

@@ -1,11 +1,10 @@
-"""QCD events of Pythia 8 as particles for the detector of `images.response`, the shipped sample of them, and jets in images.
+"""QCD events of Pythia 8 as particles for the detector of `images.response`, and the shipped sample of them.
 
 A sample is an HDF5 file: `multiplicity` (E,) particles of each event; then, event by event, `species` and `charge` (N,) int8 and
 `energy_gev`, `eta` and `phi` (N,) float16: rounded by about a hundredth of the best resolution and of a pixel.
-Axes: E event, N particle or jet, P pixel with energy, H row in η, W column in φ.
+Axes: E event, N particle.
 """
 
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,16 +21,14 @@ from numpy.typing import NDArray
 from caloedge.detector.crystals.library import SUFFIXES
 from caloedge.detector.images.response import (
     CHARGED_HADRON,
-    ETA_H,
     MAX_ETA,
     NEUTRAL_HADRON,
-    PHI_W,
     PION,
-    PIXELS,
     SPECIES,
     Particles,
 )
-from caloedge.errors import BadData, MissingTool, UnknownName, UserError, meant
+from caloedge.errors import BadData, UnknownName, UserError, meant
+from caloedge.extras import package
 from caloedge.files import replacing, sha256
 from caloedge.formats.hdf5 import dataset, open_hdf5
 from caloedge.progress import progress
@@ -60,11 +57,6 @@ SAMPLE_SUFFIX = ".hdf5"
 MAX_GEV = float(np.finfo(np.float16).max)
 COLUMNS = {"species": "i1", "charge": "i1", "energy_gev": "f2", "eta": "f2", "phi": "f2"}
 
-RADIUS = 0.4
-LOWEST_PT_GEV = 20.0
-EVENTS_PER_CALL = 64
-"""Events that are clustered at a time: FastJet keeps all its inputs in memory."""
-
 
 @dataclass(frozen=True)
 class ParticleSample:
@@ -86,19 +78,6 @@ class ParticleSample:
         return sha256(self.path)
 
 
-@dataclass(frozen=True)
-class Jets:
-    """Jets in the order of their events, in each the hardest first."""
-
-    event_N: NDArray[Any]
-    pt_N: NDArray[Any]
-    """(N,) transverse momentum in GeV."""
-    eta_N: NDArray[Any]
-    """(N,) pseudorapidity."""
-    phi_N: NDArray[Any]
-    """(N,) azimuth in rad, −π to π."""
-
-
 def qcd_events(n_events: int, seed: int) -> ParticleSample:
     """Generate QCD events with Pythia 8: proton–proton at 7 TeV, momentum transfer above 120 GeV; needs the extra `jets`.
 
@@ -111,7 +90,7 @@ def qcd_events(n_events: int, seed: int) -> ParticleSample:
         raise UserError(f"n_events = {n_events}: give 0 or more")
     if not 1 <= seed <= MAX_SEED:
         raise UserError(f"seed = {seed}: Pythia takes 1 to {MAX_SEED}")
-    pythia8 = _package("pythia8mc", "QCD events")
+    pythia8 = package("pythia8mc", "QCD events", "jets")
     generator = pythia8.Pythia("", False)
     for setting in (*SETTINGS, f"Random:seed = {seed}"):
         known = generator.readString(setting)
@@ -256,51 +235,3 @@ def _require(path: Path, key: str, valid: NDArray[Any], values: NDArray[Any], co
     if not valid.all():
         index = int(np.argmin(valid))
         raise BadData(f"{path}: {key}[{index}] = {values[index]} {complaint}; make the file again")
-
-
-def jets(image_EHW: NDArray[Any], *, lowest_pt_gev: float = LOWEST_PT_GEV) -> Jets:
-    """Cluster images (E, 56, 56) in GeV per pixel with anti-kT of R = 0.4 (JHEP 04 (2008) 063); needs the extra `jets`.
-
-    Pixels are massless particles at their centres; those that are not above 0 GeV are left out, as a network may predict
-    them. Raises `MissingTool` without FastJet, `UserError` for images of another shape or with values that are not finite.
-    """
-    image_EHW = np.asarray(image_EHW, np.float64)
-    if image_EHW.ndim != 3 or image_EHW.shape[1:] != (PIXELS, PIXELS):
-        raise UserError(f"images of shape {image_EHW.shape}; jets are clustered in (events, {PIXELS}, {PIXELS})")
-    if not np.isfinite(image_EHW).all():
-        place = ", ".join(str(int(i)) for i in np.argwhere(~np.isfinite(image_EHW))[0])
-        raise UserError(f"image[{place}] is not finite; jets need finite energies")
-    fastjet, awkward = (_package(name, "Jets") for name in ("fastjet", "awkward"))
-    definition = fastjet.JetDefinition(fastjet.antikt_algorithm, RADIUS)
-    parts = [np.empty((0, 4))]
-    occupied_E = np.flatnonzero((image_EHW > 0).any(axis=(1, 2)))
-    for start in range(0, len(occupied_E), EVENTS_PER_CALL):
-        chosen = occupied_E[start : start + EVENTS_PER_CALL]
-        parts.append(_clustered(fastjet, awkward, definition, image_EHW[chosen], lowest_pt_gev, chosen))
-    event_N, pt_N, eta_N, phi_N = np.concatenate(parts).T
-    order_N = np.lexsort((-pt_N, event_N))
-    return Jets(event_N[order_N].astype(np.int64), pt_N[order_N], eta_N[order_N], phi_N[order_N])
-
-
-def _clustered(
-    fastjet: Any, awkward: Any, definition: Any, image_EHW: NDArray[Any], lowest_pt_gev: float, number_E: NDArray[Any]
-) -> NDArray[Any]:
-    """Return event number, pT in GeV, η and φ (N, 4) of the jets in images that all hold energy."""
-    event_P, row_P, column_P = np.nonzero(image_EHW > 0)
-    energy_P = image_EHW[event_P, row_P, column_P]
-    pt_P, eta_P, phi_P = energy_P / np.cosh(ETA_H[row_P]), ETA_H[row_P], PHI_W[column_P]
-    momenta = {"px": pt_P * np.cos(phi_P), "py": pt_P * np.sin(phi_P), "pz": pt_P * np.sinh(eta_P), "E": energy_P}
-    pixels = awkward.unflatten(awkward.zip(momenta), np.bincount(event_P, minlength=len(image_EHW)))
-    clusters = fastjet.ClusterSequence(pixels, definition).inclusive_jets(min_pt=lowest_pt_gev)
-    number_N = np.repeat(number_E, awkward.to_numpy(awkward.num(clusters)))
-    px, py, pz = (awkward.to_numpy(awkward.flatten(clusters[axis])) for axis in ("px", "py", "pz"))
-    pt_N = np.hypot(px, py)
-    return np.stack([number_N, pt_N, np.arcsinh(pz / pt_N), np.arctan2(py, px)], axis=1)
-
-
-def _package(name: str, purpose: str) -> Any:
-    """Import an optional package."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as problem:
-        raise MissingTool(f"{purpose} need the package {problem.name or name}; pip install 'caloedge[jets]'") from None
