@@ -72,13 +72,11 @@ class Run:
         check_names(path, recipe)
         return cls(path, recipe, find(Task, recipe.task), find(Network, recipe.network), places(recipe, output))
 
-    @classmethod
-    def rehearsal(cls, name: str, output: Path | None) -> Run:
-        """Write the rehearsal of a recipe into a folder of its own, and open it: all of it stays below."""
-        whole = cls.open(name, output)
-        folder = (output or Path("runs") / whole.recipe.name) / "rehearsal"
-        write_recipe(rehearsal(whole.recipe), folder / RECIPE, whole.path.parent, folder)
-        return cls.open(str(folder / RECIPE), folder)
+    def rehearsal(self, output: Path | None) -> Run:
+        """Write the rehearsal of the recipe into a folder of its own, and open it: all of it stays below."""
+        folder = (output or Path("runs") / self.recipe.name) / "rehearsal"
+        write_recipe(rehearsal(self.recipe), folder / RECIPE, self.path.parent, folder)
+        return Run.open(str(folder / RECIPE), folder)
 
     @cached_property
     def library(self) -> Library:

@@ -68,11 +68,11 @@ def test_a_recipe_written_elsewhere_finds_its_library_and_its_reference(tiny_rec
 
 def test_a_rehearsal_lies_in_a_folder_of_its_own(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    opened = Run.rehearsal(str(tiny_recipe), None)
+    opened = Run.open(str(tiny_recipe), None).rehearsal(None)
     folder = opened.path.parent
     assert folder == Path("runs/tiny/rehearsal")
     assert opened.places.work == folder / "work"
-    assert Run.rehearsal(str(tiny_recipe), tmp_path / "out").path.parent == tmp_path / "out" / "rehearsal"
+    assert Run.open(str(tiny_recipe), None).rehearsal(tmp_path / "out").path.parent == tmp_path / "out" / "rehearsal"
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from caloedge.compiler.fixed import Format
     from caloedge.compiler.graph import Graph
+    from caloedge.pipeline import Run
+    from caloedge.training.fit import Hardware
 
 Recipe = Annotated[
     str,
@@ -155,21 +157,21 @@ def known_variant(backend: str, variant: str | None) -> str:
     return variants[0] if variant is None else variant
 
 
-def chosen_hardware(accelerator: str, devices: int, precision: str, channels_last: bool) -> Any:
-    """Check where to train before anything is written."""
+def run_on(
+    recipe: str, output: Path | None, accelerator: str, devices: int, precision: str, channels_last: bool, quick: bool = False
+) -> "tuple[Run, Hardware]":
+    """Open a recipe and check where to train, both before anything is written; the rehearsal of it if it is to be `quick`."""
+    from caloedge.pipeline import Run
+
+    opened = Run.open(recipe, output)  # which is fast: a wrong name need not wait for torch
+
     from caloedge.training.fit import ACCELERATORS, PRECISIONS, Hardware
 
     for value, allowed, option in ((accelerator, ACCELERATORS, "--accelerator"), (precision, PRECISIONS, "--precision")):
         if value not in allowed:
             raise UserError(f"{option} {value!r} is not known; there are: {', '.join(allowed)}")
-    return Hardware(accelerator=accelerator, devices=devices, precision=precision, channels_last=channels_last)
-
-
-def opened_run(recipe: str, output: Path | None, quick: bool) -> Any:
-    """Open a recipe, or write and open its rehearsal."""
-    from caloedge.pipeline import Run
-
-    return Run.rehearsal(recipe, output) if quick else Run.open(recipe, output)
+    hardware = Hardware(accelerator=accelerator, devices=devices, precision=precision, channels_last=channels_last)
+    return opened.rehearsal(output) if quick else opened, hardware
 
 
 def need_training() -> None:

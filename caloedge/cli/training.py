@@ -15,9 +15,8 @@ from caloedge.cli.terminal import (
     Precision,
     Quick,
     Recipe,
-    chosen_hardware,
     need_training,
-    opened_run,
+    run_on,
     say,
 )
 
@@ -78,8 +77,8 @@ def train(
     need_training()
     from caloedge import pipeline
 
-    hardware = chosen_hardware(accelerator, devices, precision, channels_last)
-    trained = pipeline.train(opened_run(recipe, output, quick), hardware, alternative or ())
+    opened, hardware = run_on(recipe, output, accelerator, devices, precision, channels_last, quick)
+    trained = pipeline.train(opened, hardware, alternative or ())
     for stage, network in trained.items():
         record = network.record
         say(f"{stage}: {record.parameters:,} parameters, {record.epochs} epochs, validation loss {record.valid_loss:.4f}")
@@ -89,7 +88,7 @@ def export(recipe: Recipe, output: Output = None, quick: Quick = False) -> None:
     """Write the artifact: QONNX, golden vectors, weights, manifest. Trains what is not trained yet."""
     need_training()
     from caloedge import pipeline
-    from caloedge.training.fit import Hardware
 
-    artifact = pipeline.export(opened_run(recipe, output, quick), Hardware())
+    opened, hardware = run_on(recipe, output, "auto", 1, "32-true", channels_last=False, quick=quick)
+    artifact = pipeline.export(opened, hardware)
     say(f"{artifact.folder}: {len(artifact.manifest.files)} files")

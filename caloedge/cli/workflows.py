@@ -15,9 +15,8 @@ from caloedge.cli.terminal import (
     Precision,
     Quick,
     Recipe,
-    chosen_hardware,
     need_training,
-    opened_run,
+    run_on,
 )
 from caloedge.results import Claim, Table
 
@@ -39,8 +38,7 @@ def run(
     need_training()
     from caloedge import pipeline
 
-    hardware = chosen_hardware(accelerator, devices, precision, channels_last)
-    opened = opened_run(recipe, output, quick)
+    opened, hardware = run_on(recipe, output, accelerator, devices, precision, channels_last, quick)
     with answering(as_json) as answer:
         report = pipeline.run(opened, hardware, independent)
         for caveat in report.caveats:
@@ -71,8 +69,7 @@ def tradeoff(
     need_training()
     from caloedge.studies.tradeoff import tradeoff as compare_all
 
-    hardware = chosen_hardware(accelerator, devices, precision, channels_last)
-    opened = opened_run(recipe, output, quick)
+    opened, hardware = run_on(recipe, output, accelerator, devices, precision, channels_last, quick)
     with answering(as_json) as answer:
         report = compare_all(opened, hardware, bits, threads, device)
         answer.show(*(block for section in report.sections[:4] for block in section.blocks if isinstance(block, Claim | Table)))
