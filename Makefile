@@ -1,10 +1,11 @@
-# `make demo`: everything from Geant4 showers to the report. `make test`: all checks. `make reports`: all pages. Each sets up .venv itself.
+# `make demo`: everything from Geant4 showers to the report. `make test`: all kinds of checks, `make test-all`: all checks. `make reports`: all pages. Each sets up .venv itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell nproc)
+PROCESSES := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test reports benchmark mutate clean
+.PHONY: demo test test-all reports benchmark mutate clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "caloedge needs Python 3.11 or newer; call make PYTHON=python3.x")'
@@ -20,7 +21,11 @@ test: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PROCESSES) -m 'not exhaustive'
+
+# The same with firmware of every shipped model and more random networks: three quarters of an hour on two cores.
+test-all: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PROCESSES)
 
 # Every page with all tables and figures, and reports/index.html.
 reports: $(VENV)/.ready

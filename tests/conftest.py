@@ -13,6 +13,13 @@ from caloedge.detector.crystals.production import Production, simulate
 N_SHOWERS = 400
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests: a process that gets one last leaves the others without work."""
+    slow_files = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("exhaustive")}
+    items.sort(key=lambda item: item.path not in slow_files)
+
+
 @dataclass(frozen=True)
 class Ended:
     """How one call of the command line ended."""

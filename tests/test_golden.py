@@ -2,17 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from caloedge.artifact import Golden, read_artifact
+from caloedge.artifact import Artifact, Golden, read_artifact
 from caloedge.compiler.fixed import Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.onnx.reader import read
 from caloedge.compiler.ops import Conv, Dense, Requantise
 from caloedge.compiler.squeeze_excite import gates
 from caloedge.project import designs
+from caloedge.verification.codes import Check
 from caloedge.verification.executors import run_check, verify_artifact
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +25,7 @@ GATE_BITS = 8
 """Of numbers of which there is one per channel."""
 FILTER_SPREAD = 6
 """Bits that weights get beyond those of their filter, where filters have scales of their own."""
+SOFTWARE = ["torch twin, float64", "QONNX executor", "integer graph", "emulator native", "emulator native, random codes"]
 MODELS = sorted(path.parent for path in (ROOT / "models").glob("*/manifest.json"))
 
 
@@ -30,15 +33,36 @@ def test_models_are_shipped() -> None:
     assert {"seed_finder", "shower_shape", "center_finder"} <= {folder.name for folder in MODELS}
 
 
-@pytest.mark.slow
+QUICKLY_BUILT = ("shower_shape",)
+"""Models whose firmware `make test` builds, too: both hls4ml variants, unrolled and streaming Verilog, two devices."""
+
+
+def exhaustive_unless_quick(folder: Path) -> Any:
+    marks = () if folder.name in QUICKLY_BUILT else (pytest.mark.exhaustive,)
+    return pytest.param(folder, marks=marks, id=folder.name)
+
+
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+def test_software_reproduces_the_golden_vectors(folder: Path, tmp_path: Path) -> None:
+    artifact = read_artifact(folder)
+    without_firmware = artifact.recipe.model_copy(update={"builds": {}, "synthesis": {}})
+    checks = verify_artifact(replace(artifact, recipe=without_firmware), tmp_path)
+    assert [check.executor for check in checks] == SOFTWARE
+    assert_exact(checks, artifact)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", [exhaustive_unless_quick(folder) for folder in MODELS])
 def test_every_executor_reproduces_the_golden_vectors(folder: Path, tmp_path: Path) -> None:
     artifact = read_artifact(folder)
     checks = verify_artifact(artifact, tmp_path)
     builds = [f"{design}{what}" for design in designs(artifact.recipe) for what in ("", ", random codes")]
-    software = ["torch twin, float64", "QONNX executor", "integer graph", "emulator native", "emulator native, random codes"]
-    assert [check.executor for check in checks] == [*software, *builds]
+    assert [check.executor for check in checks] == [*SOFTWARE, *builds]
     assert {"hls4ml", "rtl"} <= {design.backend for design in designs(artifact.recipe)}
+    assert_exact(checks, artifact)
+
+
+def assert_exact(checks: list[Check], artifact: Artifact) -> None:
     for check in checks:
         assert not check.missing, check.missing
         least = 1000

@@ -96,7 +96,7 @@ def test_wide_networks_are_foreseen_as_they_are_built(graph: Graph) -> None:
     assert ("too " in found["rtl", "unrolled"]) == bool(wide), found
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @settings(max_examples=8, **EXAMPLES)
 @given(graphs())
 def test_random_networks_are_foreseen_as_they_are_built(graph: Graph) -> None:

@@ -234,6 +234,7 @@ def test_waves_end_at_their_limit_and_the_simulation_goes_on(tmp_path: Path, pro
     assert start[start.index("$enddefinitions") :].startswith(text[text.index("$enddefinitions") : last]), "not whole steps"
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=4, deadline=None, phases=[Phase.generate], derandomize=True, suppress_health_check=list(HealthCheck))
 @given(graphs())
 def test_random_networks_are_exact(tmp_path_factory: pytest.TempPathFactory, graph: Graph) -> None:

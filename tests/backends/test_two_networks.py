@@ -114,7 +114,7 @@ extern "C" void both(const double *given, double *first, double *second) {{
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_projects_are_linked_into_one_program(hls_projects: Mapping[str, Path], tmp_path: Path) -> None:
     """As for one kernel that calls both: sources, headers and the files of weights get along."""
     (tmp_path / "weights").mkdir()

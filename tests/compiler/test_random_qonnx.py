@@ -84,7 +84,7 @@ def test_most_random_files_compile_and_are_exact(folder: Path) -> None:
     check_many(range(150), folder)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_hundreds_of_random_files_hold_every_operator_and_are_exact(folder: Path) -> None:
     operators = check_many(range(1000, 1700), folder)
     missing = set(READERS) - set(operators) - NEVER_DRAWN

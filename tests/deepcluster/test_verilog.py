@@ -82,6 +82,8 @@ def event_codes(library: ShowerLibrary) -> np.ndarray:
 
 
 CHOICES = {"one lane": Choice("streaming", 1), "three lanes": Choice("streaming", 3), "unrolled": Choice("unrolled", 2)}
+EVERY_CHOICE = [pytest.param(name, marks=pytest.mark.exhaustive if name == "unrolled" else ()) for name in CHOICES]
+"""The unrolled cores are built as in `tests/backends`; what surrounds them is the same."""
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def test_the_events_exercise_what_they_should(event_codes: np.ndarray) -> None:
     assert tied >= 3  # the key decides who is kept
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", EVERY_CHOICE)
 @pytest.mark.parametrize("stall", [0.0, 0.3])
 def test_the_hardware_gives_the_same_photons(
     name: str, stall: float, project: Callable[[str], Path], event_codes: np.ndarray

@@ -160,6 +160,7 @@ evaluation: {events: 1500, valid_events: 1000}
 """
 
 
+@pytest.mark.exhaustive
 def test_every_width_of_an_unrolled_network_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given widths replace the recipe's, float networks are trained once, and each width is built, simulated and costed."""
     pytest.importorskip("brevitas")

@@ -200,7 +200,7 @@ def test_the_baseline_is_a_sequence_of_cuts(composed: Sample[ShapeTruth]) -> Non
     assert len(np.unique(photon_score(scores))) > 10_000, "no curve can be drawn"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_cuts_are_those_tuned_on_training_events(shipped: ShowerLibrary) -> None:
     assert tuned_cuts(shipped) == CUTS
 

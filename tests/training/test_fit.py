@@ -346,7 +346,7 @@ def test_two_processes_train_one_network(showers_file: Path, tmp_path: Path) -> 
     assert sorted(p.name for p in folder.iterdir()) == ["curve.json", "last.ckpt", "rank0.pt", "rank1.pt"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_train_a_whole_recipe(tiny_recipe: Path, tmp_path: Path) -> None:
     """Three trainings one after the other, the twin's from the weights of the one before."""
     command = [sys.executable, "-m", "caloedge", "train", str(tiny_recipe), "--output", str(tmp_path)]

@@ -6,7 +6,7 @@ from every_executor import equal, prove
 pytest.importorskip("qonnx")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_random_files_are_exact_in_every_executor() -> None:
     ran, wrong = prove(range(1000, 1016), firmware=1)
     assert wrong == []
