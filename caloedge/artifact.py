@@ -123,20 +123,20 @@ class Artifact:
 
     def weights(self, stage: str) -> dict[str, NDArray[Any]]:
         """Read the weights of one stage: `published`, `edge` or `quantised`."""
-        found = _read_weights(self.folder, stage)
-        if not found:
+        weights = _read_weights(self.folder, stage)
+        if not weights:
             raise BadData(f"{self.folder}: no weights of the {stage} network; export the artifact again")
-        return found
+        return weights
 
 
 def _read_weights(folder: Path, stage: str) -> dict[str, NDArray[Any]]:
-    found: dict[str, NDArray[Any]] = {}
+    weights: dict[str, NDArray[Any]] = {}
     for path in sorted(folder.glob(f"{stage}.*.safetensors")):
         try:
-            found |= load_file(path)
+            weights |= load_file(path)
         except SafetensorError as problem:
             raise BadData(f"{path}: not a readable safetensors file ({problem}); export the artifact again") from None
-    return found
+    return weights
 
 
 def finished_record(folder: Path, stage: str, key: str) -> Stage | None:
@@ -193,11 +193,11 @@ def _read_manifest(folder: Path, cure: str) -> Manifest:
         raise BadData(f"{path}: not a manifest ({place + ': ' if place else ''}{first['msg']}); {cure}") from None
 
 
-def refuse_foreign_files(folder: Path, own: Iterable[str] = ()) -> None:
-    """Refuse to replace a folder that holds files which no export has written and this one, which writes `own`, will not."""
+def refuse_foreign_files(folder: Path, written: Iterable[str] = ()) -> None:
+    """Refuse to replace a folder that holds files which no export has written and this one, which writes `written`, will not."""
     if not folder.exists():
         return
-    known = {RECIPE, MANIFEST, CARD, "__pycache__", *own}
+    known = {RECIPE, MANIFEST, CARD, "__pycache__", *written}
     if (folder / MANIFEST).is_file():
         known |= set(_read_manifest(folder, "restore it, or move the folder elsewhere").files)
     if foreign := sorted(p.name for p in folder.iterdir() if p.name not in known):

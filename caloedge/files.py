@@ -87,8 +87,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     with locked(path):
         if old.exists() and not path.exists():  # a process was killed between the two renames below
             old.replace(path)
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
+        for remains in (temporary, old):
+            shutil.rmtree(remains, ignore_errors=True)
         temporary.mkdir()
         try:
             yield temporary

@@ -116,14 +116,14 @@ class Record(Entry):
 @functools.cache
 def generator_digest() -> str:
     """Return the digest of all code and hardware that projects are written with: a change of it makes them stale."""
-    whole = hashlib.sha256()
+    hasher = hashlib.sha256()
     backends = sorted((Path(__file__).parent / "backends").rglob("*.py"))
     hardware = resources.files("caloedge.hls")
     parts = [part for kind in KINDS for part in sorted((hardware / kind).iterdir(), key=lambda part: part.name)]
     contents = [(file.name, file.read_bytes()) for file in backends] + [(part.name, part.read_bytes()) for part in parts]
     for name, content in contents:
-        whole.update(f"\0{name}\0".encode() + content)
-    return whole.hexdigest()[:16]
+        hasher.update(f"\0{name}\0".encode() + content)
+    return hasher.hexdigest()[:16]
 
 
 def record(
@@ -150,16 +150,16 @@ def record(
     } | ({"input": {key: inputs[0][key] for key in ("shape", "format", "range")}} if len(inputs) == 1 else {})
 
 
-def is_built(folder: Path, made: Mapping[str, Any]) -> bool:
+def is_built(folder: Path, planned: Mapping[str, Any]) -> bool:
     """Tell whether a project with this record (see `record`) is there already; one with a damaged record is not."""
     if not (folder / RECORD).exists():
         return False
     try:
-        there = read_record(folder)
+        existing = read_record(folder)
     except BadData:
         return False
     keys = ("backend", "variant", "graph", "target", "choices", "generator")
-    return all(there.get(key) == made[key] for key in keys)
+    return all(existing.get(key) == planned[key] for key in keys)
 
 
 def build_unless_built(folder: Path, expected: Mapping[str, Any], build: Callable[[], None]) -> Path:
@@ -268,36 +268,36 @@ def checked_codes(folder: Path, values: Mapping[str, Any], codes: NDArray[Any]) 
     shape, fmt = tuple(values["input"]["shape"]), Format.parse(values["input"]["format"])
     codes = np.asarray(codes)
     if codes.shape[1:] != shape or not np.issubdtype(codes.dtype, np.integer):
-        wanted = ", ".join(map(str, shape))
-        raise UserError(f"{folder}: input codes are {codes.dtype} {codes.shape}; integers (N, {wanted}) expected")
+        sizes = ", ".join(map(str, shape))
+        raise UserError(f"{folder}: input codes are {codes.dtype} {codes.shape}; integers (N, {sizes}) expected")
     low, high = values["input"]["range"]
     if codes.size and (codes.min() < low or codes.max() > high):
         raise UserError(f"{folder}: input codes reach from {codes.min()} to {codes.max()}; {fmt} holds {low} to {high}")
     return codes.astype(np.int64)
 
 
-def stem(name: str, digest: str, made: Iterable[str] = ()) -> str:
+def stem(name: str, digest: str, contents: Iterable[str] = ()) -> str:
     """Return the begin of every global name of a generated network, so that networks can share a program or a device.
 
-    It is the network's name and digest. `made` is what else decides about the content, such as the generated text: with it, two
-    ways to build one network have different names.
+    It is the network's name and digest. `contents` is what else decides about the project, such as the generated text: with it,
+    two ways to build one network have different names.
 
     >>> stem("Jets, 8 bit", "0123456789abcdef")
     'caloedge_jets_8_bit_01234567'
     """
     plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()[:MOST_NAME].rstrip("_")
-    begin, whole = f"caloedge_{plain or 'network'}_{digest[:8]}", "\0".join(made)
-    return f"{begin}_{hashlib.sha256(whole.encode()).hexdigest()[:4]}" if whole else begin
+    begin, content = f"caloedge_{plain or 'network'}_{digest[:8]}", "\0".join(contents)
+    return f"{begin}_{hashlib.sha256(content.encode()).hexdigest()[:4]}" if content else begin
 
 
 def identifiers(graph: Graph) -> dict[str, str]:
     """Return an identifier of C++ and Verilog for each operation, all different."""
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for op in graph.ops:
         plain = re.sub(r"\W", "_", op.name, flags=re.ASCII)
         plain = f"layer_{plain}" if not plain[:1].isalpha() else plain
         identifier, number = plain, 2
-        while identifier in found.values():
+        while identifier in by_name.values():
             identifier, number = f"{plain}_{number}", number + 1
-        found[op.name] = identifier
-    return found
+        by_name[op.name] = identifier
+    return by_name

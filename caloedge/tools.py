@@ -48,10 +48,10 @@ POLL_S = 0.2
 
 def find(program: str, cure: str = "") -> Path:
     """Return where a program is on PATH; raise `MissingTool` with the cure when it is not."""
-    if (found := shutil.which(program)) is None:
+    if (path := shutil.which(program)) is None:
         cure = cure or CURES.get(program, "install it or add its folder to PATH")
         raise MissingTool(f"{program} not found on PATH; {cure}")
-    return Path(found)
+    return Path(path)
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,17 @@ class Program:
 @functools.cache
 def newest(program: str) -> Program:
     """Return the newest installation of a program, on PATH or from its Python package; `MissingTool` when there is none."""
-    candidates = [found for found in (_from_wheel(program), _from_path(program)) if found]
+    candidates = [program_found for program_found in (_from_wheel(program), _from_path(program)) if program_found]
     if not candidates:
         raise MissingTool(f"{program} not found on PATH nor as a Python package; {CURES[program]}")
-    return max(candidates, key=lambda found: [int(number) for number in re.findall(r"\d+", found.version)[:3]])
+    return max(candidates, key=lambda program_found: [int(number) for number in re.findall(r"\d+", program_found.version)[:3]])
 
 
 def _from_path(program: str) -> Program | None:
-    if (found := shutil.which(program)) is None:
+    if (path := shutil.which(program)) is None:
         return None
     number = re.search(r"\d+\.[\d.]*\d", version(program, "-V" if program == "yosys" else "--version"))
-    return Program(Path(found), number[0] if number else "0", "PATH")
+    return Program(Path(path), number[0] if number else "0", "PATH")
 
 
 def _from_wheel(program: str) -> Program | None:
@@ -111,14 +111,14 @@ def version(program: str, option: str = "--version", timeout_s: float = 30.0) ->
     """Return the first line that a program prints about its version; `MissingTool` when there is no such program."""
     command = [str(find(program)), option]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
         raise UserError(f"{program} {option} did not answer within {timeout_s:g} s") from None
     except OSError as error:
         raise MissingTool(f"{program} cannot be started ({error.strerror}); reinstall it") from None
-    lines = done.stdout.decode(errors="replace").strip().splitlines()
+    lines = process.stdout.decode(errors="replace").strip().splitlines()
     return lines[0].strip() if lines else "unknown version"
 
 

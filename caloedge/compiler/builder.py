@@ -46,8 +46,8 @@ class Builder:
 
     def needed(self, outputs: Iterable[str]) -> tuple[Op, ...]:
         """Return the operations that these results depend on, in order."""
-        wanted = set(outputs)
+        names = set(outputs)
         for op in reversed(self.ops.values()):
-            if op.name in wanted:
-                wanted.update(op.inputs)
-        return tuple(op for op in self.ops.values() if op.name in wanted)
+            if op.name in names:
+                names.update(op.inputs)
+        return tuple(op for op in self.ops.values() if op.name in names)

@@ -92,11 +92,11 @@ class Format:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `fixed<w,i>`, `ufixed<w,i>` or the same with the prefix `ap_`."""
-        found = re.fullmatch(r"\s*(?:ap_)?(u?)fixed\s*<\s*(\d+)\s*,\s*(-?\d+)\s*>\s*", text)
-        if found is None:
+        match = re.fullmatch(r"\s*(?:ap_)?(u?)fixed\s*<\s*(\d+)\s*,\s*(-?\d+)\s*>\s*", text)
+        if match is None:
             raise UserError(f"{text!r} is not a fixed-point type; write it like ufixed<12,7> (width, integer bits)")
-        width, integer = int(found[2]), int(found[3])
-        return cls(signed=not found[1], width=width, fraction=width - integer)
+        width, integer = int(match[2]), int(match[3])
+        return cls(signed=not match[1], width=width, fraction=width - integer)
 
     @classmethod
     def holding(cls, low: int, high: int, fraction: int) -> Self:
@@ -128,25 +128,25 @@ def shift_right(codes: Codes, shift: int, rounding: Rounding = Rounding.HALF_EVE
         if rounding.to_nearest:
             return np.zeros_like(codes)
         shift = 63
-    quotient, rest = codes >> shift, codes & ((1 << shift) - 1)
+    quotient, remainder = codes >> shift, codes & ((1 << shift) - 1)
     half = 1 << (shift - 1)
     match rounding:
         case Rounding.TRUNCATE:
             return quotient
         case Rounding.CEILING:
-            up = rest > 0
+            up = remainder > 0
         case Rounding.TO_ZERO:
-            up = (rest > 0) & (codes < 0)
+            up = (remainder > 0) & (codes < 0)
         case Rounding.FROM_ZERO:
-            up = (rest > 0) & (codes > 0)
+            up = (remainder > 0) & (codes > 0)
         case Rounding.HALF_EVEN:
-            up = (rest > half) | ((rest == half) & (quotient & 1 == 1))
+            up = (remainder > half) | ((remainder == half) & (quotient & 1 == 1))
         case Rounding.HALF_UP:
-            up = rest >= half
+            up = remainder >= half
         case Rounding.HALF_TO_ZERO:
-            up = (rest > half) | ((rest == half) & (codes < 0))
+            up = (remainder > half) | ((remainder == half) & (codes < 0))
         case Rounding.HALF_FROM_ZERO:
-            up = (rest > half) | ((rest == half) & (codes > 0))
+            up = (remainder > half) | ((remainder == half) & (codes > 0))
     return quotient + up
 
 
@@ -200,16 +200,16 @@ def quantise(
     scaled = np.ldexp(np.clip(reals, least, most), fmt.fraction)
     if not zero_after:
         scaled = scaled + zero_point
-    floor, rest = np.floor(scaled), scaled - np.floor(scaled)
+    floor, remainder = np.floor(scaled), scaled - np.floor(scaled)
     match rounding:
         case Rounding.HALF_EVEN:
             rounded = np.rint(scaled)
         case Rounding.HALF_UP:
-            rounded = floor + (rest >= 0.5)
+            rounded = floor + (remainder >= 0.5)
         case Rounding.HALF_TO_ZERO:
-            rounded = floor + ((rest > 0.5) | ((rest == 0.5) & (scaled < 0)))
+            rounded = floor + ((remainder > 0.5) | ((remainder == 0.5) & (scaled < 0)))
         case Rounding.HALF_FROM_ZERO:
-            rounded = floor + ((rest > 0.5) | ((rest == 0.5) & (scaled > 0)))
+            rounded = floor + ((remainder > 0.5) | ((remainder == 0.5) & (scaled > 0)))
         case Rounding.TRUNCATE:
             rounded = floor
         case Rounding.CEILING:

@@ -131,11 +131,11 @@ def clip(low: Rationals | None, high: Rationals | None) -> Function:
     constants = tuple(limit for limit in (low, high) if limit is not None)
 
     def values(x: Floats, *limits: Floats) -> Floats:
-        found = x if low is None else np.maximum(x, limits[0])
-        return found if high is None else np.minimum(found, limits[-1])
+        limited = x if low is None else np.maximum(x, limits[0])
+        return limited if high is None else np.minimum(limited, limits[-1])
 
     def exact(x: Fraction, *limits: Fraction) -> Fraction:
-        found = x if low is None else max(x, limits[0])
-        return found if high is None else min(found, limits[-1])
+        limited = x if low is None else max(x, limits[0])
+        return limited if high is None else min(limited, limits[-1])
 
     return Function("Clip", values, exact, constants)

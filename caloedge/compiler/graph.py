@@ -115,50 +115,50 @@ class Graph:
     def quantise_inputs(self, values: Mapping[str, ArrayLike]) -> dict[str, Codes]:
         """Return {input name: codes (N, *shape)} of real values (N, *shape); NaN and infinity are an error."""
         self._check_names(values, "values")
-        found = {}
+        codes = {}
         for op in self.inputs:
             array = np.asarray(values[op.name], dtype=np.float64)
             if array.ndim == 1 and op.shape == (1,):
                 array = array[:, None]
             if array.shape[1:] != op.shape:
                 raise UserError(f"input of shape {array.shape} does not fit; the network takes (N, {words(op.shape)})")
-            found[op.name] = _quantised(op, array)
-        return found
+            codes[op.name] = _quantised(op, array)
+        return codes
 
     def input_values(self, codes: Inputs) -> dict[str, NDArray[np.float64]]:
         """Return {input name: real values} of input codes.
 
         Where only whole numbers can come, they are whole: one that gives the code, or the nearest one where none does.
         """
-        given = self._checked(codes)
-        return {op.name: _values(op, given[op.name]) for op in self.inputs}
+        inputs = self._checked(codes)
+        return {op.name: _values(op, inputs[op.name]) for op in self.inputs}
 
     def possible_inputs(self, codes: Inputs) -> dict[str, Codes]:
         """Return {input name: codes}, each replaced by one next to it that can come where only whole numbers can."""
-        given = self._checked(codes)
-        return {op.name: _quantised(op, _values(op, given[op.name])) if op.whole else given[op.name] for op in self.inputs}
+        inputs = self._checked(codes)
+        return {op.name: _quantised(op, _values(op, inputs[op.name])) if op.whole else inputs[op.name] for op in self.inputs}
 
     def output_values(self, codes: Mapping[str, Codes]) -> dict[str, NDArray[np.float64]]:
         """Return {output name: real values} of output codes, to float64's precision."""
-        found = {}
+        values = {}
         for op in self.outputs:
             scale = self.tensors[op.name].format.lsb if op.scale is None else op.scale
-            found[op.name] = np.asarray(codes[op.name] * scale + (0.0 if op.offset is None else op.offset), dtype=np.float64)
-        return found
+            values[op.name] = np.asarray(codes[op.name] * scale + (0.0 if op.offset is None else op.offset), dtype=np.float64)
+        return values
 
     def output_codes(self, values: Mapping[str, NDArray[Any]]) -> dict[str, Codes]:
         """Return {output name: codes} of real values; a value between two codes becomes one that is a difference from both.
 
         Values of scales that are not powers of two may lie `CODE_NOISE` beside a code, because float64 cannot hold them.
         """
-        found = {}
+        codes = {}
         for op in self.outputs:
             lsb = self.tensors[op.name].format.lsb
             scaled = (values[op.name] - (0.0 if op.offset is None else op.offset)) / (lsb if op.scale is None else op.scale)
             nearest = np.rint(scaled)
             between = np.abs(scaled - nearest) > (0.0 if op.scale is None and op.offset is None else CODE_NOISE)
-            found[op.name] = np.where(between, nearest + np.where(scaled < 0, -2, 2), nearest).astype(np.int64)
-        return found
+            codes[op.name] = np.where(between, nearest + np.where(scaled < 0, -2, 2), nearest).astype(np.int64)
+        return codes
 
     def run(self, codes: Inputs) -> dict[str, Codes]:
         """Return {output name: codes (N, *shape)} for input codes (N, *shape), exactly.
@@ -198,8 +198,8 @@ class Graph:
         return total.hexdigest()
 
     def _run(self, codes: Inputs, keep: list[str]) -> dict[str, Codes]:
-        given = self._checked(codes)
-        n_events = len(next(iter(given.values())))
+        inputs = self._checked(codes)
+        n_events = len(next(iter(inputs.values())))
         kernels = {op.name: kernel(op, self.tensors) for op in self.ops if not isinstance(op, InputQuantiser)}
         results = {name: np.empty((n_events, *self.tensors[name].shape), dtype=np.int64) for name in keep}
         size = max(16, CHUNK_BYTES // (4 * max(largest_array(op, self.tensors) for op in self.ops)))
@@ -208,7 +208,7 @@ class Graph:
             live: dict[str, Array] = {}
             for op in self.ops:
                 if isinstance(op, InputQuantiser):
-                    live[op.name] = _events_last(given[op.name][start : start + size], self.tensors[op.name])
+                    live[op.name] = _events_last(inputs[op.name][start : start + size], self.tensors[op.name])
                 else:
                     live[op.name] = kernels[op.name](*(live[name] for name in op.inputs))
                 if op.name in results:
@@ -220,18 +220,18 @@ class Graph:
 
     def _checked(self, codes: Inputs) -> dict[str, Codes]:
         """Return input codes by name as int64 after checking names, shapes, types, ranges and equal numbers of events."""
-        given = dict(codes) if isinstance(codes, Mapping) else {self.input.name: codes}
-        self._check_names(given, "codes")
-        checked = {op.name: self._checked_one(op, given[op.name]) for op in self.inputs}
+        inputs = dict(codes) if isinstance(codes, Mapping) else {self.input.name: codes}
+        self._check_names(inputs, "codes")
+        checked = {op.name: self._checked_one(op, inputs[op.name]) for op in self.inputs}
         if len({len(array) for array in checked.values()}) != 1:
             counts = ", ".join(f"{name} {len(array)}" for name, array in checked.items())
             raise UserError(f"the inputs have different numbers of events: {counts}")
         return checked
 
-    def _check_names(self, given: Mapping[str, Any], what: str) -> None:
+    def _check_names(self, arrays: Mapping[str, Any], label: str) -> None:
         names = [op.name for op in self.inputs]
-        if set(given) != set(names):
-            raise UserError(f"input {what} for {', '.join(given) or 'nothing'} given; the inputs are: {', '.join(names)}")
+        if set(arrays) != set(names):
+            raise UserError(f"input {label} for {', '.join(arrays) or 'nothing'} given; the inputs are: {', '.join(names)}")
 
     def _checked_one(self, op: InputQuantiser, codes: Array) -> Codes:
         codes = np.asarray(codes)
@@ -257,8 +257,8 @@ def _values(op: InputQuantiser, codes: Codes) -> NDArray[np.float64]:
         return values
     # What is rounded to one code are numbers next to each other, and `values` is one of them: look on either side of it.
     nearest, below, above = (np.clip(step(values), *op.whole) for step in (np.rint, np.floor, np.ceil))
-    found = np.where(_quantised(op, below) == codes, below, np.where(_quantised(op, above) == codes, above, nearest))
-    return np.where(_quantised(op, nearest) == codes, nearest, found)
+    neighbour = np.where(_quantised(op, below) == codes, below, np.where(_quantised(op, above) == codes, above, nearest))
+    return np.where(_quantised(op, nearest) == codes, nearest, neighbour)
 
 
 def _events_last(codes: Codes, tensor: Tensor) -> Array:

@@ -91,10 +91,10 @@ def kernel(op: Op, tensors: Mapping[str, Tensor]) -> Kernel:
 
 def largest_array(op: Op, tensors: Mapping[str, Tensor]) -> int:
     """Return how many numbers per event the largest array of this operation holds."""
-    own = tensors[op.name].size
+    size = tensors[op.name].size
     if isinstance(op, Conv):
-        return max(own, int(op.weights[0].size) * op.groups * own // len(op.bias))
-    return own
+        return max(size, int(op.weights[0].size) * op.groups * size // len(op.bias))
+    return size
 
 
 def _affine(weights: Array, x: Array, bias: Array) -> Array:
@@ -162,9 +162,9 @@ def _threshold_kernel(op: Threshold, tensors: Mapping[str, Tensor]) -> Kernel:
     x, dtype = tensors[op.inputs[0]], exact_type(tensors[op.name].bound)
     low, high = x.range
     if high - low < TABLE_ENTRIES and (high - low + 1) * op.thresholds[..., 0].size < FLOAT32_EXACT:
-        every = np.arange(low, high + 1)
-        rows = [np.searchsorted(row, every, side="right") for row in op.thresholds.reshape(-1, op.thresholds.shape[-1])]
-        counts = np.reshape(rows, (*op.thresholds.shape[:-1], len(every)))
+        all_codes = np.arange(low, high + 1)
+        rows = [np.searchsorted(row, all_codes, side="right") for row in op.thresholds.reshape(-1, op.thresholds.shape[-1])]
+        counts = np.reshape(rows, (*op.thresholds.shape[:-1], len(all_codes)))
         return _table_kernel(op.base + op.step * counts, low, dtype)
     return lambda codes: threshold(codes.astype(np.int64), op).astype(dtype)
 
@@ -198,8 +198,8 @@ def _softmax_kernel(op: Softmax, dtype: type[Any]) -> Kernel:
     def softmax(x: Array) -> Array:
         codes = x.astype(np.int64)
         below = codes.max(axis=-2, keepdims=True) - codes
-        each = exponentials[np.minimum(below, len(op.exponentials))]
-        dividend, divisor = each * numerator, each.sum(axis=-2, keepdims=True) * denominator
+        powers = exponentials[np.minimum(below, len(op.exponentials))]
+        dividend, divisor = powers * numerator, powers.sum(axis=-2, keepdims=True) * denominator
         quotient, twice_rest = dividend // divisor, 2 * (dividend % divisor)
         quotient += (twice_rest > divisor) | ((twice_rest == divisor) & (quotient & 1 == 1))
         return fixed.saturate(quotient, 0, op.format.max_code).astype(dtype)

@@ -39,8 +39,8 @@ def optimise(graph: Graph) -> Graph:
     """Apply every pass until nothing changes."""
     for _ in range(MAX_ROUNDS):
         before = graph
-        for one in PASSES:
-            graph = one(graph)
+        for run_pass in PASSES:
+            graph = run_pass(graph)
         if graph is before:
             break
     return graph
@@ -103,10 +103,10 @@ def merge_requantisations(graph: Graph) -> Graph:
             int(fixed.requantise(np.array([code]), shift, op.low, op.high, op.rounding)[0]) for code in (first.low, first.high)
         ]
         limits = (max(op.low, ends[0]), min(op.high, ends[1]))
-        whole = op.format.min_code + int(op.narrow and op.format.signed), op.format.max_code
+        full_range = op.format.min_code + int(op.narrow and op.format.signed), op.format.max_code
         relu = op.relu or (limits[0] == 0 and first.relu)
-        same = limits == (0 if relu else whole[0], whole[1])
-        changed[op.name] = replace(op, inputs=first.inputs, relu=relu, limits=None if same else limits)
+        is_default = limits == (0 if relu else full_range[0], full_range[1])
+        changed[op.name] = replace(op, inputs=first.inputs, relu=relu, limits=None if is_default else limits)
         dropped[first.name] = first.inputs[0]
     return _rewired(graph, changed, dropped)
 
@@ -167,13 +167,13 @@ def pad_in_convolutions(graph: Graph) -> Graph:
 
 def _widths(pad: Rearrange, shape: tuple[int, ...]) -> list[tuple[int, int]] | None:
     """Return how far each axis of a tensor of `shape` is padded before and after it, if that is all that a move does."""
-    there = np.argwhere(pad.index >= 0)
-    if pad.index.ndim != len(shape) or not len(there):
+    places = np.argwhere(pad.index >= 0)
+    if pad.index.ndim != len(shape) or not len(places):
         return None
-    first, last = there.min(axis=0), there.max(axis=0)
+    first, last = places.min(axis=0), places.max(axis=0)
     widths = [(int(a), int(size - 1 - b)) for a, b, size in zip(first, last, pad.index.shape, strict=True)]
     inner = np.arange(int(np.prod(shape))).reshape(shape)
-    if any(size - sum(pair) != own for size, pair, own in zip(pad.index.shape, widths, shape, strict=True)):
+    if any(size - sum(pair) != length for size, pair, length in zip(pad.index.shape, widths, shape, strict=True)):
         return None
     return widths if np.array_equal(np.pad(inner, widths, constant_values=-1), pad.index) else None
 
@@ -209,14 +209,14 @@ def _one_sunk(graph: Graph) -> Graph:
         earlier = _transposed(replace(op, inputs=first.inputs), back)
         later = Rearrange(first.name, (op.name,), first.index, kind=first.kind)
         ops: list[Op] = []
-        for other in graph.ops:
-            if other.name == first.name:
+        for reader in graph.ops:
+            if reader.name == first.name:
                 ops.append(earlier)
-            elif other.name == op.name:
+            elif reader.name == op.name:
                 ops.append(later)
             else:
-                names = tuple(first.name if name == op.name else name for name in other.inputs)
-                ops.append(replace(other, inputs=names) if names != other.inputs else other)  # type: ignore[arg-type]
+                names = tuple(first.name if name == op.name else name for name in reader.inputs)
+                ops.append(replace(reader, inputs=names) if names != reader.inputs else reader)  # type: ignore[arg-type]
         return replace(graph, ops=tuple(ops))
     return graph
 
@@ -251,29 +251,29 @@ def remove_dead_channels(graph: Graph) -> Graph:
         if isinstance(op, Conv | Dense):
             chain = _chain(graph, op)
             if chain is not None:
-                found = _without_dead(graph, op, *chain)
-                if found is not None:
-                    return found
+                smaller = _without_dead(graph, op, *chain)
+                if smaller is not None:
+                    return smaller
     return graph
 
 
 def _chain(graph: Graph, op: Conv | Dense) -> tuple[list[Op], Conv | Dense] | None:
     """Return the operations between a layer and the next one, if each is read once and keeps channels apart."""
     between: list[Op] = []
-    here: Op = op
+    current: Op = op
     while True:
-        readers = graph.readers[here.name]
+        readers = graph.readers[current.name]
         if len(readers) != 1:
             return None
-        here = graph[readers[0]]
-        if isinstance(here, Conv | Dense):
-            plain = here.groups == 1 if isinstance(here, Conv) else len(graph.tensors[here.name].shape) == 1
-            return (between, here) if plain else None
-        if isinstance(here, Reshape) and len(graph.tensors[here.name].shape) != 1:
+        current = graph[readers[0]]
+        if isinstance(current, Conv | Dense):
+            plain = current.groups == 1 if isinstance(current, Conv) else len(graph.tensors[current.name].shape) == 1
+            return (between, current) if plain else None
+        if isinstance(current, Reshape) and len(graph.tensors[current.name].shape) != 1:
             return None
-        if not isinstance(here, Requantise | Affine | Threshold | Table | MaxPool | Reshape):
+        if not isinstance(current, Requantise | Affine | Threshold | Table | MaxPool | Reshape):
             return None
-        between.append(here)
+        between.append(current)
 
 
 def _without_dead(graph: Graph, op: Conv | Dense, between: list[Op], after: Conv | Dense) -> Graph | None:
@@ -289,20 +289,20 @@ def _without_dead(graph: Graph, op: Conv | Dense, between: list[Op], after: Conv
         dead &= value == 0
     if not dead.any() or dead.all():
         return None
-    kept = np.flatnonzero(~dead)
-    changed: dict[str, Op] = {op.name: replace(op, weights=op.weights[kept], bias=op.bias[kept])}
-    for one in between:
-        changed[one.name] = _of_channels(one, kept, filters)
+    alive = np.flatnonzero(~dead)
+    changed: dict[str, Op] = {op.name: replace(op, weights=op.weights[alive], bias=op.bias[alive])}
+    for member in between:
+        changed[member.name] = _of_channels(member, alive, filters)
     weights = after.weights.reshape(len(after.bias), filters, -1)
     added = (weights[:, dead].sum(axis=2) * value[dead]).sum(axis=1)
-    rest = weights[:, kept].reshape(len(after.bias), -1, *(after.kernel if isinstance(after, Conv) else ()))
-    changed[after.name] = replace(after, weights=rest, bias=after.bias + added)
+    alive_weights = weights[:, alive].reshape(len(after.bias), -1, *(after.kernel if isinstance(after, Conv) else ()))
+    changed[after.name] = replace(after, weights=alive_weights, bias=after.bias + added)
     return _rewired(graph, changed, {})
 
 
-def _of_channels(op: Op, kept: NDArray[np.int64], filters: int) -> Op:
+def _of_channels(op: Op, alive: NDArray[np.int64], filters: int) -> Op:
     def pick(values: NDArray[np.int64]) -> NDArray[np.int64]:
-        return values[kept] if values.shape[0] == filters else values
+        return values[alive] if values.shape[0] == filters else values
 
     match op:
         case Affine():
@@ -328,10 +328,10 @@ def narrow_formats(graph: Graph) -> Graph:
         if fmt.width >= op.format.width:
             continue
         if isinstance(op, Requantise):
-            relu, whole = op.relu or low >= 0, (fmt.min_code, fmt.max_code)
-            limits = max(op.low, whole[0]), min(op.high, whole[1])
-            same = limits == (0 if relu else whole[0], whole[1])
-            changed[op.name] = replace(op, format=fmt, relu=relu, narrow=False, limits=None if same else limits)
+            relu, full_range = op.relu or low >= 0, (fmt.min_code, fmt.max_code)
+            limits = max(op.low, full_range[0]), min(op.high, full_range[1])
+            is_default = limits == (0 if relu else full_range[0], full_range[1])
+            changed[op.name] = replace(op, format=fmt, relu=relu, narrow=False, limits=None if is_default else limits)
         elif isinstance(op, Table):
             used = np.clip(op.values, fmt.min_code, fmt.max_code)
             changed[op.name] = replace(op, values=used, format=fmt)
@@ -342,11 +342,11 @@ def narrow_formats(graph: Graph) -> Graph:
 
 def remove_unread(graph: Graph) -> Graph:
     """Leave out operations that no output depends on."""
-    wanted = {op.name for op in graph.ops if isinstance(op, Output | InputQuantiser)}
+    needed = {op.name for op in graph.ops if isinstance(op, Output | InputQuantiser)}
     for op in reversed(graph.ops):
-        if op.name in wanted:
-            wanted.update(op.inputs)
-    ops = tuple(op for op in graph.ops if op.name in wanted)
+        if op.name in needed:
+            needed.update(op.inputs)
+    ops = tuple(op for op in graph.ops if op.name in needed)
     return graph if len(ops) == len(graph.ops) else replace(graph, ops=ops)
 
 

@@ -301,8 +301,8 @@ def threshold(codes: Codes, op: Threshold) -> Codes:
     shape = op.thresholds.shape[:-1]
     result = np.empty(codes.shape, dtype=np.int64)
     for position in np.ndindex(shape):
-        where = tuple(slice(None) if size == 1 else slice(i, i + 1) for i, size in zip(position, shape, strict=True))
-        result[where] = np.searchsorted(op.thresholds[position], codes[where], side="right")
+        elements = tuple(slice(None) if size == 1 else slice(i, i + 1) for i, size in zip(position, shape, strict=True))
+        result[elements] = np.searchsorted(op.thresholds[position], codes[elements], side="right")
     result *= op.step
     result += op.base
     return result
@@ -314,14 +314,14 @@ def _infer_table(op: Table, x: Tensor) -> Tensor:
     if low < op.first or high >= op.first + op.values.shape[-1]:
         raise Unsupported(f"layer {op.name}: its table starts at {op.first} and is too short for codes {low} to {high}")
     lowest, highest = np.empty(x.shape, dtype=np.int64), np.empty(x.shape, dtype=np.int64)
-    seen: dict[tuple[Any, ...], tuple[int, int]] = {}  # most elements share their row and range
+    extremes: dict[tuple[Any, ...], tuple[int, int]] = {}  # most elements share their row and range
     for position in np.ndindex(x.shape):
         row = tuple(0 if size == 1 else i for i, size in zip(position, op.values.shape[:-1], strict=True))
         first, last = int(x.low[position]) - op.first, int(x.high[position]) - op.first
-        if (row, first, last) not in seen:
+        if (row, first, last) not in extremes:
             part = op.values[row][first : last + 1]
-            seen[row, first, last] = int(part.min()), int(part.max())
-        lowest[position], highest[position] = seen[row, first, last]
+            extremes[row, first, last] = int(part.min()), int(part.max())
+        lowest[position], highest[position] = extremes[row, first, last]
     return _tensor(op.format, lowest, highest)
 
 
@@ -376,8 +376,8 @@ def _infer_rearrange(op: Rearrange, inputs: list[Tensor]) -> Tensor:
     if op.index.max() >= sum(x.size for x in inputs):
         raise Unsupported(f"layer {op.name}: takes element {op.index.max()} of {sum(x.size for x in inputs)}")
     low, high = (
-        np.concatenate([bounds.reshape(-1) for bounds in every] + [np.array([op.fill])])[op.index]
-        for every in ([x.low for x in inputs], [x.high for x in inputs])
+        np.concatenate([bounds.reshape(-1) for bounds in parts] + [np.array([op.fill])])[op.index]
+        for parts in ([x.low for x in inputs], [x.high for x in inputs])
     )
     formats = {x.format for x in inputs}
     fmt = inputs[0].format

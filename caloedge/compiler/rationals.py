@@ -20,13 +20,13 @@ def rationals(values: ArrayLike) -> Rationals:
     array([Fraction(3, 4), Fraction(2, 1)], dtype=object)
     """
     array = np.asarray(values)
-    found = np.empty(array.shape, dtype=object)
+    fractions = np.empty(array.shape, dtype=object)
     known: dict[Any, Fraction] = {}
     for position, value in np.ndenumerate(array):
         if value not in known:
             known[value] = value if isinstance(value, Fraction) else Fraction(value.item() if hasattr(value, "item") else value)
-        found[position] = known[value]
-    return found
+        fractions[position] = known[value]
+    return fractions
 
 
 def compressed(values: Rationals) -> Rationals:

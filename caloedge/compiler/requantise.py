@@ -49,8 +49,8 @@ class Quantiser:
     @property
     def limits(self) -> tuple[int, int] | None:
         """What `Requantise` is told beside format and `narrow`."""
-        whole = self.format.min_code + int(self.narrow and self.format.signed), self.format.max_code
-        return None if (self.low, self.high) == whole else (self.low, self.high)
+        full_range = self.format.min_code + int(self.narrow and self.format.signed), self.format.max_code
+        return None if (self.low, self.high) == full_range else (self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def quantise_affine(builder: Builder, source: str, factor: Rationals, summand: R
         return simple
     rows = list(_rows(builder, source, factor, summand))
     grid = np.broadcast_shapes(factor.shape, summand.shape)
-    found = _multiply_shift(rows, quantiser)
-    if found is not None:
-        multipliers, summands, shift = found
+    form = _multiply_shift(rows, quantiser)
+    if form is not None:
+        multipliers, summands, shift = form
         weights, bias = np.reshape(multipliers, grid), np.reshape(summands, grid)
         return _add_scaled(builder, source, weights, bias, shift, replace(quantiser, rounding=Rounding.TRUNCATE), kind)
     simple = _by_shift(builder, source, factor, summand, quantiser, kind, 62)
@@ -126,8 +126,10 @@ def _by_shift(
     reach = max(map(abs, weights)) * max(map(abs, largest)) + max(map(abs, bias))
     if max(abs(value.numerator).bit_length() for value in weights) > max_bits or reach >= INT_LIMIT:
         return None
-    whole = [np.array([int(v) for v in values], dtype=np.int64) for values in (weights, bias)]
-    return _add_scaled(builder, source, whole[0].reshape(factor.shape), whole[1].reshape(summand.shape), shift, quantiser, kind)
+    integers = [np.array([int(v) for v in values], dtype=np.int64) for values in (weights, bias)]
+    return _add_scaled(
+        builder, source, integers[0].reshape(factor.shape), integers[1].reshape(summand.shape), shift, quantiser, kind
+    )
 
 
 def _add_scaled(builder: Builder, source: str, weights: Codes, bias: Codes, shift: int, quantiser: Quantiser, kind: str) -> str:
@@ -159,7 +161,7 @@ def _multiply_shift(rows: list[Row], quantiser: Quantiser) -> tuple[list[int], l
     largest = max(max(abs(row.low), abs(row.high)) for row in rows)
     hardest = list(range(len(lines)))
     for shift in range(62):
-        found: dict[int, tuple[int, int]] = {}
+        forms: dict[int, tuple[int, int]] = {}
         for number in hardest:
             factor, start, divisor, low, high = lines[number]
             middle = (low + high) // 2
@@ -172,9 +174,9 @@ def _multiply_shift(rows: list[Row], quantiser: Quantiser) -> tuple[list[int], l
                 hardest.remove(number)
                 hardest.insert(0, number)  # it will fail first at the next shift, too
                 break
-            found[number] = m, n
+            forms[number] = m, n
         else:
-            return [found[i][0] for i in range(len(rows))], [found[i][1] for i in range(len(rows))], shift
+            return [forms[i][0] for i in range(len(rows))], [forms[i][1] for i in range(len(rows))], shift
     return None
 
 
@@ -362,11 +364,11 @@ def quantise_function(
         )
     _refuse_undefined(tensor, grid, np.array([low, high]), inner, functions)
     # Every level's threshold at once, by bisection: the result at `above` reaches the level, the one at `below` does not.
-    wanted = np.arange(quantiser.low + 1, quantiser.high + 1)
+    level_codes = np.arange(quantiser.low + 1, quantiser.high + 1)
     below, above = np.full((*grid, levels), low - 1), np.full((*grid, levels), high + 1)
     while (open_ := above - below > 1).any():
         middle = np.maximum((below + above) // 2, low)
-        reached = _evaluated(middle, inner, functions, outer, quantiser) >= wanted
+        reached = _evaluated(middle, inner, functions, outer, quantiser) >= level_codes
         above, below = np.where(open_ & reached, middle, above), np.where(open_ & ~reached, middle, below)
     return builder.add(Threshold(builder.new_name(kind), (source,), above, quantiser.low, 1, quantiser.format))
 
@@ -377,8 +379,8 @@ def _refuse_undefined(
     """Refuse a function that is not defined for what some of these codes, as far as they can come, give as its argument."""
     if all(function.lowest is None for function in functions):
         return
-    whole = tuple(axis for axis, size in enumerate(grid) if size == 1)
-    low, high = tensor.low.min(axis=whole, keepdims=True), tensor.high.max(axis=whole, keepdims=True)
+    repeated = tuple(axis for axis, size in enumerate(grid) if size == 1)
+    low, high = tensor.low.min(axis=repeated, keepdims=True), tensor.high.max(axis=repeated, keepdims=True)
     possible = np.clip(codes, low[..., None], high[..., None])
     x = possible * to_floats(inner[0])[..., None] + to_floats(inner[1])[..., None]
     for number, function in enumerate(functions):

@@ -36,8 +36,8 @@ class Gate:
 
 def gates(graph: Graph) -> tuple[Gate, ...]:
     """Return all channel gates of a graph, in order; what branches in any other way is not among them."""
-    found = (_gate(graph, op) for op in graph.ops if isinstance(op, Multiply))
-    return tuple(gate for gate in found if gate is not None)
+    candidates = (_gate(graph, op) for op in graph.ops if isinstance(op, Multiply))
+    return tuple(gate for gate in candidates if gate is not None)
 
 
 def _gate(graph: Graph, multiply: Multiply) -> Gate | None:
@@ -69,8 +69,8 @@ def _sums(graph: Graph, source: str, ops: tuple[Op, ...]) -> bool:
     if graph.tensors[last.name].size != channels:
         return False
     if isinstance(last, Conv):
-        whole = last.kernel == tuple(pixels) and not any(last.padding)
-        return not before and last.groups == channels and whole
+        covers_image = last.kernel == tuple(pixels) and not any(last.padding)
+        return not before and last.groups == channels and covers_image
     reshaped = [op for op in before if isinstance(op, Reshape)]
     return len(reshaped) == len(before) and graph.tensors[last.inputs[0]].shape == (channels, math.prod(pixels))
 

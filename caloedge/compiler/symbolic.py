@@ -73,9 +73,9 @@ class Value:
 
 def constant_of(number: Fraction | int, rank: int) -> Rationals:
     """Return one number as an array of a tensor's rank."""
-    found = np.empty((1,) * rank, dtype=object)
-    found.reshape(-1)[0] = Fraction(number)
-    return found
+    constant = np.empty((1,) * rank, dtype=object)
+    constant.reshape(-1)[0] = Fraction(number)
+    return constant
 
 
 def uniform(array: Rationals) -> Fraction | None:
@@ -140,8 +140,8 @@ def limited(value: Value, low: Rationals | None, high: Rationals | None, node: s
     def within(old: Rationals | None, new: Rationals | None) -> Rationals | None:
         if old is None:
             return new if new is None or high is None else np.minimum(new, high)
-        found = old if low is None else np.maximum(old, low)
-        return found if high is None else np.minimum(found, high)
+        limit = old if low is None else np.maximum(old, low)
+        return limit if high is None else np.minimum(limit, high)
 
     return replace(value, low=within(value.low, low), high=within(value.high, high), node=node)
 
@@ -180,9 +180,9 @@ def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -
         op = builder.add(Rearrange(builder.new_name(kind), (source,), index, fill, kind))
 
     def take(array: Rationals) -> Rationals:
-        same = uniform(array)
-        if same is not None:
-            return constant_of(same, index.ndim)
+        number = uniform(array)
+        if number is not None:
+            return constant_of(number, index.ndim)
         return _compressed_where(np.broadcast_to(array, value.shape).reshape(-1)[index], index >= 0)
 
     def optional(array: Rationals | None) -> Rationals | None:
@@ -196,9 +196,9 @@ def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -
 def _compressed_where(values: Rationals, matters: NDArray[np.bool_]) -> Rationals:
     """Return `compressed` values, of which only some matter: what is zero has any scale."""
     for axis in range(values.ndim):
-        one = np.take_along_axis(values, np.expand_dims(matters.argmax(axis), axis), axis)
-        if ((values == one) | ~matters).all():
-            values, matters = one, np.asarray(matters.any(axis, keepdims=True))
+        first = np.take_along_axis(values, np.expand_dims(matters.argmax(axis), axis), axis)
+        if ((values == first) | ~matters).all():
+            values, matters = first, np.asarray(matters.any(axis, keepdims=True))
     return values
 
 
@@ -261,12 +261,12 @@ def _quantised_sum(
     builder: Builder, value: Value, inverse: Rationals, zero_point: Rationals, quantiser: Quantiser, kind: str
 ) -> str:
     if len(value.terms) > 1:
-        found = _small_multipliers(builder, value, inverse, zero_point, quantiser)
-        if found is not None:
-            return _added_and_shifted(builder, value, *found, quantiser, kind)
-    whole = single(builder, value)
-    name, scale = whole.terms[0]
-    return quantise_affine(builder, name, scale * inverse, whole.offset * inverse + zero_point, quantiser, kind)
+        form = _small_multipliers(builder, value, inverse, zero_point, quantiser)
+        if form is not None:
+            return _added_and_shifted(builder, value, *form, quantiser, kind)
+    term = single(builder, value)
+    name, scale = term.terms[0]
+    return quantise_affine(builder, name, scale * inverse, term.offset * inverse + zero_point, quantiser, kind)
 
 
 def _small_multipliers(
@@ -327,10 +327,10 @@ def _added_and_shifted(
 
 def _affine(builder: Builder, source: str, weights: Codes, bias: Codes, fraction: int) -> str:
     """Add weights * code + bias whose nominal fraction is `fraction`; nothing where the code already is that."""
-    own = builder.tensors[source].format.fraction
-    if not np.any(bias) and np.all(weights == 1) and own == fraction:
+    source_fraction = builder.tensors[source].format.fraction
+    if not np.any(bias) and np.all(weights == 1) and source_fraction == fraction:
         return source
-    fmt = Format.holding(int(weights.min()), int(weights.max()), fraction - own)
+    fmt = Format.holding(int(weights.min()), int(weights.max()), fraction - source_fraction)
     return builder.add(Affine(builder.new_name("scale"), (source,), weights, bias, fmt))
 
 
@@ -360,11 +360,11 @@ def single(builder: Builder, value: Value) -> Value:
         if shift >= 0 and uniform(multipliers) == 2**shift:
             names.append(name)  # the sum aligns fractions itself
             continue
-        whole = _whole(compressed(multipliers))
-        if any(size not in (1, own) for size, own in zip(whole.shape, builder.tensors[name].shape, strict=True)):
+        weights = _whole(compressed(multipliers))
+        if any(size not in (1, length) for size, length in zip(weights.shape, builder.tensors[name].shape, strict=True)):
             name = expanded(builder, replace(value, terms=((name, scale),))).op
         try:
-            names.append(_affine(builder, name, whole, np.zeros_like(whole), fraction))
+            names.append(_affine(builder, name, weights, np.zeros_like(weights), fraction))
         except TooWide:
             raise Unsupported(NO_UNIT) from None
     assert unit.ndim == rank
@@ -389,8 +389,8 @@ def plain(builder: Builder, value: Value) -> Value:
     name, scale = value.terms[0]
     tensor = builder.tensors[name]
     limits = []
-    for limit, own in ((value.low, tensor.range[0]), (value.high, tensor.range[1])):
-        code = Fraction(own) if limit is None else uniform((limit - value.offset) / scale)
+    for limit, end in ((value.low, tensor.range[0]), (value.high, tensor.range[1])):
+        code = Fraction(end) if limit is None else uniform((limit - value.offset) / scale)
         if code is None or code.denominator != 1:
             raise Unsupported(f"the result of {value.node} is not quantised, and its limit lies between two codes; quantise it")
         limits.append(int(code))
@@ -405,26 +405,26 @@ def plain(builder: Builder, value: Value) -> Value:
 
 def _multiplied_out(builder: Builder, value: Value) -> Value:
     """Return a value with its first function as products of codes, where it is a power, and the next one where it is affine."""
-    first, *rest = value.functions
+    first, *later = value.functions
     if first.exponent is None:
         raise Unsupported(f"the result of {value.node} is not quantised; add a quantiser after it")
-    found = powered(builder, plain(builder, replace(value, functions=())), first.exponent)
-    while rest and rest[0].kind == "affine":
-        factor, summand = rest.pop(0).constants
-        found = scaled(found, factor, summand, value.node)
-    return replace(found, functions=tuple(rest), node=value.node)
+    product = powered(builder, plain(builder, replace(value, functions=())), first.exponent)
+    while later and later[0].kind == "affine":
+        factor, summand = later.pop(0).constants
+        product = scaled(product, factor, summand, value.node)
+    return replace(product, functions=tuple(later), node=value.node)
 
 
 def powered(builder: Builder, value: Value, exponent: int) -> Value:
     """Return a plain value to the power of a whole positive exponent, as products of codes."""
-    whole = without_offset(builder, value)
-    op, scale = whole.op, whole.scale
+    base = without_offset(builder, value)
+    op, scale = base.op, base.scale
     for _ in range(exponent - 1):
         try:
-            op = builder.add(Multiply(builder.new_name("multiply"), (op, whole.op)))
+            op = builder.add(Multiply(builder.new_name("multiply"), (op, base.op)))
         except TooWide as problem:
-            raise (problem if whole.scale is value.scale else reason_of(problem, value)) from None
-        scale = scale * whole.scale
+            raise (problem if base.scale is value.scale else reason_of(problem, value)) from None
+        scale = scale * base.scale
     return plain_value(builder, op, scale)
 
 
@@ -460,8 +460,10 @@ def aligned(builder: Builder, value: Value) -> Value:
     largest = max(map(abs, tensor.range))
     if max(map(abs, weights.flat)) * largest + max(map(abs, bias.flat)) >= INT_LIMIT:
         raise Unsupported(unaligned(value))
-    whole = [np.array([int(number) for number in array.flat], dtype=np.int64).reshape(array.shape) for array in (weights, bias)]
-    op = _affine(builder, value.op, whole[0], whole[1], nearest_exponent(unit))
+    integers = [
+        np.array([int(number) for number in array.flat], dtype=np.int64).reshape(array.shape) for array in (weights, bias)
+    ]
+    op = _affine(builder, value.op, integers[0], integers[1], nearest_exponent(unit))
     return Value(value.shape, ((op, constant_of(unit, len(value.shape))),), constant_of(0, len(value.shape)))
 
 
@@ -494,9 +496,9 @@ def _visible(builder: Builder, value: Value) -> Value:
     if all(scale.flat):
         return value
     matters = np.array([int(number != 0) for number in scale.flat], dtype=np.int64).reshape(scale.shape)
-    other = next((number for number in scale.flat if number), Fraction(1))
+    nonzero = next((number for number in scale.flat if number), Fraction(1))
     op = builder.add(Affine(builder.new_name("mask"), (name,), matters, np.zeros_like(matters), Format(False, 1, 0)))
-    return replace(value, terms=((op, compressed(np.where(matters, scale, constant_of(other, scale.ndim)))),))
+    return replace(value, terms=((op, compressed(np.where(matters, scale, constant_of(nonzero, scale.ndim)))),))
 
 
 def positive(builder: Builder, value: Value) -> Value:

@@ -30,14 +30,14 @@ CURE = "use backend 'emulator'"
 """It builds every operation."""
 
 
-def refusal(op: Op, what: str, backend: str, cure: str = CURE) -> Unsupported:
+def refusal(op: Op, subject: str, backend: str, cure: str = CURE) -> Unsupported:
     """Return the error that names a layer and what of it a backend cannot build.
 
     >>> from caloedge.compiler.ops import Add
     >>> print(refusal(Add("sum", ("a", "b")), "a sum of two tensors", "rtl"))
     layer sum: a sum of two tensors is not supported by backend 'rtl'; use backend 'emulator'
     """
-    return Unsupported(f"layer {op.name}: {what} is not supported by backend {backend!r}; {cure}")
+    return Unsupported(f"layer {op.name}: {subject} is not supported by backend {backend!r}; {cure}")
 
 
 def refusal_of_kind(op: Op, backend: str) -> Unsupported:

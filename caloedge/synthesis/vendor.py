@@ -99,9 +99,9 @@ class CSynthesis:
         cycles = [("latency", self.latency_cycles), ("interval", self.interval_cycles)]
         cycle_numbers = [
             (f"{name}, {bound}", Number(value=value, unit="cycles", origin="vendor", note=note))
-            for name, both in cycles
-            if both is not None
-            for bound, value in zip(("best", "worst"), both, strict=True)
+            for name, bounds in cycles
+            if bounds is not None
+            for bound, value in zip(("best", "worst"), bounds, strict=True)
         ]
         clock = Number(value=self.estimated_ns, unit="ns", origin="vendor", note=note)
         return (*cycle_numbers, ("estimated clock period", clock), *self.utilisation.numbers(note))

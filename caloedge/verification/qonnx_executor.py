@@ -539,10 +539,10 @@ def _onnxruntime(node: NodeProto, model: _Model, arrays: Arrays) -> Kernel | Non
 def _compare_with_float32(node: NodeProto, model: _Model, arrays: Arrays, kernel: Kernel) -> None:
     """Raise `Unsupported` when a kernel differs from onnxruntime's float32 by more than float32 can."""
     single: Arrays = [a.astype(np.float32) if a is not None and a.dtype == np.float64 else a for a in arrays]
-    other = _onnxruntime(node, model, single)
-    if other is None:
+    runtime = _onnxruntime(node, model, single)
+    if runtime is None:
         return
-    for name, mine, theirs in zip(node.output, kernel(arrays), other(single), strict=False):
+    for name, mine, theirs in zip(node.output, kernel(arrays), runtime(single), strict=False):
         if theirs is None or theirs.dtype != np.float32:
             continue
         good = np.asarray(mine).shape == theirs.shape

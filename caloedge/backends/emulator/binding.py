@@ -86,21 +86,21 @@ class Emulator:
 
         Codes of the narrowest type that holds the input's format, e.g. uint16, are read as they are; others through int64.
         """
-        given = self._checked(codes)
-        n_events = len(given[0])
-        narrow = all(array.dtype == _dtype(port) for array, port in zip(given, self._inputs, strict=True))
+        inputs = self._checked(codes)
+        n_events = len(inputs[0])
+        narrow = all(array.dtype == _dtype(port) for array, port in zip(inputs, self._inputs, strict=True))
         if not narrow:
-            given = [array.astype(np.int64, copy=False) for array in given]
-        made = [np.empty((n_events, *port["shape"]), dtype=_dtype(port) if narrow else np.int64) for port in self._outputs]
-        given = [np.ascontiguousarray(array) for array in given]
-        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (*given, *made)]
+            inputs = [array.astype(np.int64, copy=False) for array in inputs]
+        outputs = [np.empty((n_events, *port["shape"]), dtype=_dtype(port) if narrow else np.int64) for port in self._outputs]
+        inputs = [np.ascontiguousarray(array) for array in inputs]
+        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (*inputs, *outputs)]
         predict = self._predict if narrow else self._predict_int64
         status = predict(self._model, *pointers, ctypes.c_int64(n_events), ctypes.c_int(self.threads))
         if status == OUT_OF_RANGE:
-            raise self._out_of_range(given)
+            raise self._out_of_range(inputs)
         if status:
             raise UserError(f"{self.folder}: the emulator {FAILURES.get(status, f'failed with status {status}')}")
-        return {port["name"]: array.astype(np.int64, copy=False) for port, array in zip(self._outputs, made, strict=True)}
+        return {port["name"]: array.astype(np.int64, copy=False) for port, array in zip(self._outputs, outputs, strict=True)}
 
     def close(self) -> None:
         """Free the model; it cannot run any more."""
@@ -132,15 +132,15 @@ class Emulator:
         arrays = [np.asarray(codes[name]) for name in names]
         for array, port in zip(arrays, self._inputs, strict=True):
             if array.ndim == 0 or array.shape[1:] != tuple(port["shape"]) or not np.issubdtype(array.dtype, np.integer):
-                wanted = ", ".join(map(str, port["shape"]))
-                raise UserError(f"{self.folder}: input codes are {array.dtype} {array.shape}; integers (N, {wanted}) expected")
+                shape = ", ".join(map(str, port["shape"]))
+                raise UserError(f"{self.folder}: input codes are {array.dtype} {array.shape}; integers (N, {shape}) expected")
         if len({len(array) for array in arrays}) != 1:
             counts = ", ".join(f"{name} {len(array)}" for name, array in zip(names, arrays, strict=True))
             raise UserError(f"{self.folder}: the inputs have different numbers of events: {counts}")
         return arrays
 
-    def _out_of_range(self, given: list[NDArray[Any]]) -> UserError:
-        for array, port in zip(given, self._inputs, strict=True):
+    def _out_of_range(self, inputs: list[NDArray[Any]]) -> UserError:
+        for array, port in zip(inputs, self._inputs, strict=True):
             low, high = port["range"]
             if array.size and (array.min() < low or array.max() > high):
                 return UserError(

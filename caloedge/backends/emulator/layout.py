@@ -124,15 +124,15 @@ def _fused(graph: Graph) -> dict[str, Requantise]:
     for op in graph.ops:
         for name in op.inputs:
             readers.setdefault(name, []).append(op)
-    found = {}
+    fused = {}
     for op in graph.ops:
         tensor = graph.tensors[op.name]
         match op, readers.get(op.name):
             case Conv() | Dense(), [Requantise() as rounding] if rounding_type(rounding, tensor) == number_type(tensor.bound):
-                found[op.name] = rounding
+                fused[op.name] = rounding
             case _:
                 pass
-    return found
+    return fused
 
 
 class _Memory:

@@ -58,9 +58,9 @@ class Block:
         """Return the C++ name of a tensor's rows."""
         return f"{self.names[name]}_rows"
 
-    def constant(self, op: Op, what: str, number: str, values: NDArray[Any] | Sequence[int]) -> str:
+    def constant(self, op: Op, suffix: str, number: str, values: NDArray[Any] | Sequence[int]) -> str:
         """Add a table and return its name."""
-        name = f"{self.names[op.name]}_{what}"
+        name = f"{self.names[op.name]}_{suffix}"
         # A value beyond the type's exact integers only ever meets zeros: the bound of the sums says so.
         exact = np.asarray(values).reshape(-1).astype(DTYPES.get(number, np.int64))
         self.constants.append(array(f"alignas(ALIGNMENT) constexpr {number} {name}[]", [str(int(value)) for value in exact]))
@@ -160,10 +160,10 @@ def steps(shape: Sequence[int]) -> list[int]:
     return [math.prod(shape[axis + 1 :]) if size > 1 else 0 for axis, size in enumerate(shape)]
 
 
-def _together(shape: tuple[int, ...], *others: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _together(shape: tuple[int, ...], *operand_shapes: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return a result's shape and those of its operands, as one axis where they are all the same."""
-    every = [shape, *others]
-    return [(math.prod(shape),)] * len(every) if set(every) == {shape} else every
+    shapes = [shape, *operand_shapes]
+    return [(math.prod(shape),)] * len(shapes) if set(shapes) == {shape} else shapes
 
 
 # Sums of products
@@ -213,9 +213,9 @@ def _conv(block: Block, op: Conv, result: str, after: str) -> Iterator[str]:
 def _pad(block: Block, op: Conv, shape: tuple[int, ...]) -> Iterator[str]:
     """Copy the input into the middle of zeros."""
     buffer, x_rows, rows = block.layout.padded[op.name], block.rows(op.inputs[0]), f"{block.names[op.name]}_padded"
-    whole = padded_shape(op, shape)
-    first = sum(op.padding[i] * math.prod(whole[i + 2 :]) for i in range(len(op.kernel)))
-    apart = [math.prod(whole[axis + 1 :]) for axis in range(len(whole))]
+    padded = padded_shape(op, shape)
+    first = sum(op.padding[i] * math.prod(padded[i + 2 :]) for i in range(len(op.kernel)))
+    apart = [math.prod(padded[axis + 1 :]) for axis in range(len(padded))]
     yield f"{buffer.type} *const {rows} = reinterpret_cast<{buffer.type} *>(memory + {buffer.offset});"
     yield f"for (int i = 0; i < {buffer.elements}; ++i) row_fill({buffer.type}(0), row({rows}, i));"
     yield from loops(
@@ -250,7 +250,7 @@ def _affine(block: Block, op: Affine) -> Iterator[str]:
 def _elementwise(block: Block, op: Add | Multiply) -> Iterator[str]:
     tensors, number = block.graph.tensors, block.number(op.name)
     shape, *operands = _together(tensors[op.name].shape, *(tensors[name].shape for name in op.inputs))
-    a, b = (f"row({block.rows(name)}, {index(shape, steps(own))})" for name, own in zip(op.inputs, operands, strict=True))
+    a, b = (f"row({block.rows(name)}, {index(shape, steps(operand))})" for name, operand in zip(op.inputs, operands, strict=True))
     y = f"row({block.rows(op.name)}, {index(shape, steps(shape))})"
     if isinstance(op, Multiply):
         yield from loops(shape, [f"row_multiply({a}, {b}, {y});"])
@@ -302,9 +302,9 @@ def _threshold(block: Block, op: Threshold, x: Tensor) -> Iterator[str]:
         yield from _table(block, op, x, values, low)
         return
     bits = levels.bit_length()
-    whole = np.full((len(thresholds), 2**bits - 1), high + 1)
-    whole[:, :levels] = thresholds
-    name = block.constant(op, "thresholds", block.number(op.inputs[0]), whole)
+    table = np.full((len(thresholds), 2**bits - 1), high + 1)
+    table[:, :levels] = thresholds
+    name = block.constant(op, "thresholds", block.number(op.inputs[0]), table)
     at = f"{name} + ({index(x.shape, steps(op.thresholds.shape[:-1]))}) * {2**bits - 1}"
     place = index(x.shape, steps(x.shape))
     x_row, y_row = (f"row({block.rows(name)}, {place})" for name in (op.inputs[0], op.name))
@@ -348,11 +348,11 @@ def _rearrange(block: Block, op: Rearrange, inputs: list[Tensor]) -> Iterator[st
         yield f"for (const int32_t to : {name}) row_fill({number}({op.fill}LL), row({y_rows}, to));"
     first = 0
     for place, (name, x) in enumerate(zip(op.inputs, inputs, strict=True)):
-        here = np.flatnonzero((flat >= first) & (flat < first + x.size))
-        if len(here):
-            moves = block.constant(op, f"moves_{place}", "int32_t", np.stack([flat[here] - first, here], axis=1))
+        targets = np.flatnonzero((flat >= first) & (flat < first + x.size))
+        if len(targets):
+            moves = block.constant(op, f"moves_{place}", "int32_t", np.stack([flat[targets] - first, targets], axis=1))
             body = f"row_copy(row({block.rows(name)}, {moves}[2 * i]), row({y_rows}, {moves}[2 * i + 1]));"
-            yield f"for (int i = 0; i < {len(here)}; ++i) {body}"
+            yield f"for (int i = 0; i < {len(targets)}; ++i) {body}"
         first += x.size
 
 

@@ -65,8 +65,8 @@ def _call_template(base: Any, kind: Any, function: str) -> Any:
         return f"nnet::{function}<{types}, config{node.index}>({', '.join(variable.name for variable in variables)});"
 
     headers = [f"nnet_utils/{HEADER}"]
-    made = {"__init__": lambda self: base.__init__(self, kind, include_header=headers), "format": call}
-    return type(f"{kind.__name__}Call", (base,), made)
+    members = {"__init__": lambda self: base.__init__(self, kind, include_header=headers), "format": call}
+    return type(f"{kind.__name__}Call", (base,), members)
 
 
 def hold_events(model: Any) -> list[dict[str, Any]]:
@@ -74,15 +74,15 @@ def hold_events(model: Any) -> list[dict[str, Any]]:
 
     Without room for an event the clone before the gate waits for the scaling, which waits for the sum, which waits for the clone.
     """
-    found = []
+    entries = []
     for node in model.get_layers():
         if node.class_name == SCALE:
             pixels, variable = node.get_attr("n_pixels"), node.get_input_variable(node.inputs[0])
             mode, depth = variable.pragma
             assert mode == "stream", variable.pragma
             variable.pragma = (mode, max(int(depth), pixels))
-            found.append({"layer": node.name, "stream": variable.name, "words": pixels, "depth": variable.pragma[1]})
-    return found
+            entries.append({"layer": node.name, "stream": variable.name, "words": pixels, "depth": variable.pragma[1]})
+    return entries
 
 
 def copy_header(folder: Path) -> None:

@@ -48,9 +48,9 @@ def _sizes(gate: Gate, graph: Graph) -> dict[str, Any]:
 
 def _sum(gate: Gate, draft: Draft) -> Wire:
     op, graph = gate.squeeze[-1], draft.graph
-    tensor, given = graph.tensors[op.name], graph.tensors[gate.source]
-    image = moved(draft.wires[gate.source], channels_last(given.shape), op, draft)
-    sums = Format(tensor.format.signed, tensor.format.width, given.format.fraction)
+    tensor, source = graph.tensors[op.name], graph.tensors[gate.source]
+    image = moved(draft.wires[gate.source], channels_last(source.shape), op, draft)
+    sums = Format(tensor.format.signed, tensor.format.width, source.format.fraction)
     layer = {"class_name": SUM, **_sizes(gate, graph)}
     draft.add(draft.names[op.name], [image.layer], layer, {"accum": str(sums), "result": str(tensor.format)})
     return Wire(draft.names[op.name], _vector(tensor.size), str(tensor.format))

@@ -82,13 +82,13 @@ class Draft:
 
     def multiplying(self, op: Conv | Dense, n_in: int, n_out: int, *, depthwise: bool = False) -> dict[str, Any]:
         """Decide how often multipliers are used and return it in hls4ml's words."""
-        self.folds[op.name] = found = fold(op, n_in, n_out, self.choices.get(op.name), depthwise=depthwise)
-        return {"ReuseFactor": found.reuse, "Strategy": found.strategy}
+        self.folds[op.name] = layer_fold = fold(op, n_in, n_out, self.choices.get(op.name), depthwise=depthwise)
+        return {"ReuseFactor": layer_fold.reuse, "Strategy": layer_fold.strategy}
 
-    def new_name(self, wanted: str) -> str:
+    def new_name(self, base: str) -> str:
         """Return a name that no layer has or gets."""
-        taken = {*self.names.values(), *self.settings}
-        return next(name for i in range(1, len(taken) + 2) if (name := f"{wanted}_{i}") not in taken)
+        used = {*self.names.values(), *self.settings}
+        return next(name for i in range(1, len(used) + 2) if (name := f"{base}_{i}") not in used)
 
 
 def _check_width(name: str, fmt: Format) -> None:
@@ -153,9 +153,9 @@ def _permutes(op: Rearrange, size: int) -> bool:
     return len(op.inputs) == 1 and np.array_equal(np.sort(op.index.reshape(-1)), np.arange(size))
 
 
-def moved(wire: Wire, wanted: Layout, op: Op, draft: Draft, last: str = "") -> Wire:
+def moved(wire: Wire, layout: Layout, op: Op, draft: Draft, last: str = "") -> Wire:
     """Append what brings codes into another layout; the last layer is called `last`."""
-    steps = moves(wire.layout, wanted)
+    steps = moves(wire.layout, layout)
     if steps is None:
         raise refusal(op, "an order of codes that one transposition cannot make", NAME)
     for number, step in enumerate(steps):
@@ -166,7 +166,7 @@ def moved(wire: Wire, wanted: Layout, op: Op, draft: Draft, last: str = "") -> W
             layer = {"class_name": "Reshape", "target_shape": list(step.shape)}
         draft.add(name, [wire.layer], layer, {"result": wire.type})
         wire = replace(wire, layer=name)
-    return replace(wire, layout=wanted)
+    return replace(wire, layout=layout)
 
 
 # Sums of products
@@ -220,30 +220,30 @@ def _plain_kernel(op: Conv) -> Codes:
 
 def _geometry(op: Conv | MaxPool, graph: Graph) -> dict[str, Any]:
     """Return sizes, strides and padding in hls4ml's words."""
-    n_channels, *given = graph.tensors[op.inputs[0]].shape
-    n_filters, *made = graph.tensors[op.name].shape
-    axes = len(given)
+    n_channels, *sizes_in = graph.tensors[op.inputs[0]].shape
+    n_filters, *sizes_out = graph.tensors[op.name].shape
+    axes = len(sizes_in)
     kernel = [(size - 1) * gap + 1 for size, gap in zip(op.kernel, op.dilation, strict=True)]
     padding = op.padding if isinstance(op, Conv) else (0,) * 2 * axes
-    kind, what = ("Conv", "filt") if isinstance(op, Conv) else ("MaxPooling", "pool")
-    found: dict[str, Any] = {"class_name": f"{kind}{axes}D", "data_format": "channels_last"}
+    kind, window = ("Conv", "filt") if isinstance(op, Conv) else ("MaxPooling", "pool")
+    settings: dict[str, Any] = {"class_name": f"{kind}{axes}D", "data_format": "channels_last"}
     names = ("height", "width")[-axes:]
     if isinstance(op, Conv) or axes == 2:
-        found |= {f"in_{axis}": size for axis, size in zip(names, given, strict=True)}
-    found |= {"n_chan": n_channels, "n_filt": n_filters} if isinstance(op, Conv) else {"n_filt": n_channels}
-    found |= {f"{what}_{axis}": size for axis, size in zip(names, kernel, strict=True)}
-    found |= {f"stride_{axis}": size for axis, size in zip(names, op.stride, strict=True)}
+        settings |= {f"in_{axis}": size for axis, size in zip(names, sizes_in, strict=True)}
+    settings |= {"n_chan": n_channels, "n_filt": n_filters} if isinstance(op, Conv) else {"n_filt": n_channels}
+    settings |= {f"{window}_{axis}": size for axis, size in zip(names, kernel, strict=True)}
+    settings |= {f"stride_{axis}": size for axis, size in zip(names, op.stride, strict=True)}
     if isinstance(op, Conv):
-        found |= {f"dilation_{axis}": 1 for axis in names}
+        settings |= {f"dilation_{axis}": 1 for axis in names}
     sides = [("top", "bottom"), ("left", "right")][-axes:]
     for number, (begin, end) in enumerate(sides):
-        found |= {f"pad_{begin}": padding[number], f"pad_{end}": padding[axes + number]}
-    found["padding"] = "same" if any(padding) else "valid"
+        settings |= {f"pad_{begin}": padding[number], f"pad_{end}": padding[axes + number]}
+    settings["padding"] = "same" if any(padding) else "valid"
     if isinstance(op, Conv) or axes == 2:
-        found |= {f"out_{axis}": size for axis, size in zip(names, made, strict=True)}
+        settings |= {f"out_{axis}": size for axis, size in zip(names, sizes_out, strict=True)}
     else:
-        found |= {"n_in": given[0], "n_out": made[0]}
-    return found
+        settings |= {"n_in": sizes_in[0], "n_out": sizes_out[0]}
+    return settings
 
 
 def _constants(kind: str, weights: Codes, fmt: Format, bias: Codes, name: str, graph: Graph) -> dict[str, Any]:
@@ -269,8 +269,8 @@ def _dense(op: Dense, draft: Draft) -> Wire:
     n_out, n_in = op.weights.shape
     types, fmt = _sum_types("weight", op, graph), op.weight_format
     # A matrix product along the last axis is a convolution of single pixels, whose channels are that axis.
-    given = graph.tensors[op.inputs[0]].shape
-    source = moved(source, Layout(given, np.arange(math.prod(given))), op, draft)
+    shape_in = graph.tensors[op.inputs[0]].shape
+    source = moved(source, Layout(shape_in, np.arange(math.prod(shape_in))), op, draft)
     axes = len(shape) - 1
     kernel = op.weights.reshape(n_out, n_in, *(1,) * axes)
     sizes = dict(zip(("height", "width")[-axes:], shape[:-1], strict=True))
@@ -281,8 +281,8 @@ def _dense(op: Dense, draft: Draft) -> Wire:
     layer |= _constants("weight", np.moveaxis(kernel, (0, 1), (-1, -2)), fmt, op.bias, op.name, graph)
     more = {} if draft.streaming else {"ParallelizationFactor": math.prod(shape[:-1])}
     draft.add(name, [source.layer], layer, types, **more, **draft.multiplying(op, n_in, n_out))
-    made = Wire(name, Layout(shape, np.arange(math.prod(shape))), types["result"])
-    return moved(made, channels_last(shape), op, draft)
+    wire = Wire(name, Layout(shape, np.arange(math.prod(shape))), types["result"])
+    return moved(wire, channels_last(shape), op, draft)
 
 
 def vector_product(op: Dense, source: Wire, draft: Draft) -> Wire:
@@ -312,7 +312,7 @@ def _affine(op: Affine, draft: Draft) -> Wire:
     return Wire(name, source.layout, types["result"])
 
 
-def _merge(op: Add | Multiply, what: str, draft: Draft) -> Wire:
+def _merge(op: Add | Multiply, operation: str, draft: Draft) -> Wire:
     graph, name = draft.graph, draft.names[op.name]
     first, second = (draft.wires[source] for source in op.inputs)
     tensor = graph.tensors[op.name]
@@ -322,13 +322,13 @@ def _merge(op: Add | Multiply, what: str, draft: Draft) -> Wire:
     for source, wire in zip(op.inputs, (first, second), strict=True):
         # hls4ml starts the smaller array again and again; that must give the element which the graph repeats.
         shape = graph.tensors[source].shape
-        wanted = np.broadcast_to(np.arange(math.prod(shape)).reshape(shape), tensor.shape).reshape(-1)[larger.layout.order]
-        if not np.array_equal(np.resize(wire.layout.order, tensor.size), wanted):
+        order = np.broadcast_to(np.arange(math.prod(shape)).reshape(shape), tensor.shape).reshape(-1)[larger.layout.order]
+        if not np.array_equal(np.resize(wire.layout.order, tensor.size), order):
             raise refusal(op, f"an input of shape ({words(shape)}) in another order", NAME)
     if draft.streaming and first.layout.shape != second.layout.shape:
         first, second = _streams_alike(op, first, second, draft)
         larger = first
-    layer = {"class_name": "Merge", "op": what}
+    layer = {"class_name": "Merge", "op": operation}
     draft.add(name, [first.layer, second.layer], layer, {"result": str(tensor.format)})
     return Wire(name, larger.layout, str(tensor.format))
 
@@ -368,9 +368,9 @@ def _max_pool(op: MaxPool, draft: Draft) -> Wire:
     if set(op.dilation) != {1}:
         raise refusal(op, f"dilation {op.dilation}", NAME)
     if draft.streaming and op.kernel != op.stride:  # an assert of hls4ml would end our process
-        what = f"max pool with kernel {op.kernel} and stride {op.stride}"
+        pool = f"max pool with kernel {op.kernel} and stride {op.stride}"
         raise Unsupported(
-            f"layer {op.name}: {what} is not supported by backend 'hls4ml' with io_stream; use io_parallel, or a stride equal to "
+            f"layer {op.name}: {pool} is not supported by backend 'hls4ml' with io_stream; use io_parallel, or a stride equal to "
             "the kernel"
         )
     draft.add(name, [source.layer], _geometry(op, graph), dict.fromkeys(("accum", "result"), source.type))
@@ -402,8 +402,8 @@ def _rearrange(op: Rearrange, draft: Draft) -> Wire:
     renamed = replace(source, layout=Layout(source.layout.shape, np.argsort(op.index.reshape(-1))[source.layout.order]))
     if (draft.streaming and len(shape) == 1) or _only_leaves(op, draft.graph):
         return renamed
-    wanted = channels_last(shape) if len(shape) > 1 else Layout(shape, renamed.layout.order)
-    return moved(renamed, wanted, op, draft, draft.names[op.name])
+    layout = channels_last(shape) if len(shape) > 1 else Layout(shape, renamed.layout.order)
+    return moved(renamed, layout, op, draft, draft.names[op.name])
 
 
 def _only_leaves(op: Rearrange, graph: Graph) -> bool:
@@ -421,8 +421,8 @@ def _concatenated_axis(op: Rearrange, graph: Graph) -> int | None:
         return None
     for axis in range(parts[0].ndim):
         if len({(*part.shape[:axis], *part.shape[axis + 1 :]) for part in parts}) == 1:
-            whole = np.concatenate(parts, axis=axis)
-            if np.array_equal(whole, op.index):
+            joined = np.concatenate(parts, axis=axis)
+            if np.array_equal(joined, op.index):
                 return axis
     return None
 
@@ -433,15 +433,15 @@ def _concatenate(op: Rearrange, axis: int, draft: Draft) -> Wire:
     if any(len(draft.wires[name].layout.shape) != len(tensor.shape) for name in op.inputs):
         raise refusal(op, "a concatenation of flattened streams", NAME, "use io_parallel")
     place = (axis - 1) % len(tensor.shape)  # channels come last
-    made, *others = (draft.wires[name] for name in op.inputs)
+    joined, *later = (draft.wires[name] for name in op.inputs)
     fmt = str(tensor.format)
-    for number, other in enumerate(others):
-        last = number == len(others) - 1
+    for number, wire in enumerate(later):
+        last = number == len(later) - 1
         name = draft.names[op.name] if last else draft.new_name(f"{draft.names[op.name]}_part")
         layer = {"class_name": "Concatenate", "op": f"concatenate{len(tensor.shape)}d", "axis": place + 1}
-        draft.add(name, [made.layer, other.layer], layer, {"result": fmt})
-        order = np.concatenate([made.layout.order, made.layout.order.size + other.layout.order])
-        shape = list(made.layout.shape)
-        shape[place] += other.layout.shape[place]
-        made = Wire(name, Layout(tuple(shape), order), fmt)
-    return made if len(tensor.shape) == 1 else replace(made, layout=channels_last(tensor.shape))
+        draft.add(name, [joined.layer, wire.layer], layer, {"result": fmt})
+        order = np.concatenate([joined.layout.order, joined.layout.order.size + wire.layout.order])
+        shape = list(joined.layout.shape)
+        shape[place] += wire.layout.shape[place]
+        joined = Wire(name, Layout(tuple(shape), order), fmt)
+    return joined if len(tensor.shape) == 1 else replace(joined, layout=channels_last(tensor.shape))

@@ -18,9 +18,9 @@ class Layout:
     shape: tuple[int, ...]
     order: Order
 
-    def has(self, other: "Layout") -> bool:
+    def has(self, layout: "Layout") -> bool:
         """Tell whether the same lies in the same place, whatever the shapes."""
-        return np.array_equal(self.order, other.order)
+        return np.array_equal(self.order, layout.order)
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,23 @@ def channels_last(shape: tuple[int, ...]) -> Layout:
     return Layout(index.shape, index.reshape(-1))
 
 
-def moves(given: Layout, wanted: Layout) -> list[Step] | None:
+def moves(source: Layout, target: Layout) -> list[Step] | None:
     """Return the layers that turn one layout into another, or None if one transposition and one reshape cannot.
 
     >>> moves(Layout((12,), np.arange(12)), channels_last((2, 3, 2)))
     [Step(shape=(2, 3, 2), axes=()), Step(shape=(3, 2, 2), axes=(1, 2, 0))]
     """
-    if given.has(wanted):
-        return [Step(wanted.shape)] if given.shape != wanted.shape else []
-    for axes in permutations(range(len(wanted.shape))):
+    if source.has(target):
+        return [Step(target.shape)] if source.shape != target.shape else []
+    for axes in permutations(range(len(target.shape))):
         before = [0] * len(axes)
         for place, axis in enumerate(axes):
-            before[axis] = wanted.shape[place]
-        if np.array_equal(given.order.reshape(before).transpose(axes).reshape(-1), wanted.order):
-            first = [Step(tuple(before))] if tuple(before) != given.shape else []
-            return [*first, Step(wanted.shape, axes)]
-    for axes in permutations(range(len(given.shape))):
-        moved = given.order.reshape(given.shape).transpose(axes)
-        if np.array_equal(moved.reshape(-1), wanted.order):
-            return [Step(moved.shape, axes), Step(wanted.shape)]
+            before[axis] = target.shape[place]
+        if np.array_equal(source.order.reshape(before).transpose(axes).reshape(-1), target.order):
+            first = [Step(tuple(before))] if tuple(before) != source.shape else []
+            return [*first, Step(target.shape, axes)]
+    for axes in permutations(range(len(source.shape))):
+        moved = source.order.reshape(source.shape).transpose(axes)
+        if np.array_equal(moved.reshape(-1), target.order):
+            return [Step(moved.shape, axes), Step(target.shape)]
     return None

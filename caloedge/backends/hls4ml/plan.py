@@ -150,8 +150,8 @@ def _layer_names(graph: Graph) -> dict[str, str]:
     names = identifiers(graph)
     for op, name in names.items():
         if name in RESERVED:
-            taken = set(names.values())
-            names[op] = next(free for i in range(1, len(taken) + 2) if (free := f"{name}_{i}") not in taken)
+            used = set(names.values())
+            names[op] = next(free for i in range(1, len(used) + 2) if (free := f"{name}_{i}") not in used)
     return names
 
 
@@ -167,7 +167,7 @@ def _refuse_read_outputs(draft: Draft) -> None:
             origin = sources[origin][0]
         if kinds[origin] == "InputLayer":
             raise Unsupported(f"output {op.name}: is the input itself; backend 'hls4ml' needs a layer between")
-        if readers := [other["name"] for other in draft.layers if layer in other["inputs"]]:
+        if readers := [reading["name"] for reading in draft.layers if layer in reading["inputs"]]:
             read, reader = (titles.get(name, name) for name in (layer, readers[0]))
             raise Unsupported(
                 f"output {op.name}: layer {read} is also read by {reader}, which is not supported by backend 'hls4ml'; give the "
@@ -177,10 +177,10 @@ def _refuse_read_outputs(draft: Draft) -> None:
 
 def preview(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice]) -> str:
     """Say what would be built: layers, reuse factors, multiplications and the widest sum."""
-    what = plan(graph, target, variant, choices)
+    hls_plan = plan(graph, target, variant, choices)
     multiplications = sum(layer.multiply_adds for layer in graph.layers())
     widest = max(tensor.format.width for tensor in graph.tensors.values())
-    said = f"{len(what.layers)} hls4ml layers with reuse factor 1"
-    if folded := [f"{fold.reuse} in {name} ({fold.why})" for name, fold in what.folds.items() if fold.reuse > 1]:
-        said += f", but {', '.join(folded)}"
-    return f"{said}; {multiplications:,} multiplications, sums of up to {widest} bits"
+    text = f"{len(hls_plan.layers)} hls4ml layers with reuse factor 1"
+    if folded := [f"{fold.reuse} in {name} ({fold.why})" for name, fold in hls_plan.folds.items() if fold.reuse > 1]:
+        text += f", but {', '.join(folded)}"
+    return f"{text}; {multiplications:,} multiplications, sums of up to {widest} bits"

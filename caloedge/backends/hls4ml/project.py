@@ -68,15 +68,15 @@ def build(
 
     What hls4ml and the compiler print goes to build.log in the folder, or beside the folder when the build fails.
     """
-    what = plan(graph, target, variant, choices)
+    hls_plan = plan(graph, target, variant, choices)
     _require_tools()
     log = folder.with_name(f"{folder.name}.{LOG}").absolute()
     with replacing_folder(folder) as temporary:
         log.unlink(missing_ok=True)
-        held = _write(what, temporary.absolute(), graph.digest[:8], log)
-        manifest = _manifest(graph, target, variant, choices, what) | {"whole_event_streams": held}
+        held = _write(hls_plan, temporary.absolute(), graph.digest[:8], log)
+        manifest = _manifest(graph, target, variant, choices, hls_plan) | {"whole_event_streams": held}
         start = time.perf_counter()
-        tools.run(compile_command(what.project, manifest["library"]), cwd=temporary, log=log, timeout_s=COMPILE_TIMEOUT_S)
+        tools.run(compile_command(hls_plan.project, manifest["library"]), cwd=temporary, log=log, timeout_s=COMPILE_TIMEOUT_S)
         manifest["compile_seconds"] = round(time.perf_counter() - start, 1)
         write_record(temporary, manifest)
         shutil.move(log, temporary / LOG)
@@ -100,21 +100,21 @@ def compile_command(project: str, library: str) -> list[str]:
     return ["g++", *options, f"firmware/{project}.cpp", f"{project}_bridge.cpp", "-o", library, "-ldl"]
 
 
-def _write(what: Plan, folder: Path, stamp: str, log: Path) -> list[dict[str, Any]]:
+def _write(hls_plan: Plan, folder: Path, stamp: str, log: Path) -> list[dict[str, Any]]:
     """Let hls4ml write its project, with what it prints going to the log; the same plan gives the same files.
 
     Returns which streams hold whole events, as `extension.hold_events` does.
     """
-    gated = any(layer["class_name"] == SCALE for layer in what.layers)
+    gated = any(layer["class_name"] == SCALE for layer in hls_plan.layers)
     held: list[dict[str, Any]] = []
     with _printing_to(log):
         from hls4ml.model.graph import ModelGraph
 
         if gated:
             register()
-        config = {**what.config, "OutputDir": str(folder)}
-        layers = [dict(layer) for layer in what.layers]
-        model = ModelGraph.from_layer_list(config, layers, list(what.inputs), list(what.outputs))
+        config = {**hls_plan.config, "OutputDir": str(folder)}
+        layers = [dict(layer) for layer in hls_plan.layers]
+        model = ModelGraph.from_layer_list(config, layers, list(hls_plan.inputs), list(hls_plan.outputs))
         if gated and config["IOType"] == STREAM:
             model.apply_flow(model.config.backend.get_default_flow())
             held = hold_events(model)
@@ -122,9 +122,9 @@ def _write(what: Plan, folder: Path, stamp: str, log: Path) -> list[dict[str, An
     if gated:
         copy_header(folder)
     (folder / WEIGHTS_HEADER).write_text(WEIGHTS_CPP, encoding="utf-8")
-    exported = " ".join(f"{what.project}_{kind};" for kind in ("float", "double"))
+    exported = " ".join(f"{hls_plan.project}_{kind};" for kind in ("float", "double"))
     (folder / EXPORTS).write_text(f"{{ global: {exported} local: *; }};\n", encoding="utf-8")
-    _set_apart(folder, what.project)
+    _set_apart(folder, hls_plan.project)
     random_stamp = str(model.config.get_config_value("Stamp"))
     for path in (folder / "hls4ml_config.yml", folder / "build_lib.sh"):
         # The folder is about to be renamed, and may be moved later.
@@ -163,28 +163,28 @@ def _printing_to(log: Path) -> Iterator[None]:
         yield
 
 
-def _manifest(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice], what: Plan) -> dict[str, Any]:
+def _manifest(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice], hls_plan: Plan) -> dict[str, Any]:
     values = record("hls4ml", graph, target, variant, choices)
     for item in values["inputs"]:
-        item["order"] = what.orders[item["name"]].tolist()
+        item["order"] = hls_plan.orders[item["name"]].tolist()
     outputs = [
         {
             "name": op.name,
-            "argument": what.outputs.index(what.sources[op.name]),
+            "argument": hls_plan.outputs.index(hls_plan.sources[op.name]),
             "shape": list(graph.tensors[op.name].shape),
-            "order": what.orders[op.name].tolist(),
+            "order": hls_plan.orders[op.name].tolist(),
             "format": str(graph.tensors[op.name].format),
         }
         for op in graph.outputs
     ]
     return values | {
-        "project": what.project,
+        "project": hls_plan.project,
         # A name of its own per network: a process that has loaded one library must not be handed it for another.
-        "library": f"firmware/{what.project}.so",
+        "library": f"firmware/{hls_plan.project}.so",
         "outputs": outputs,
         "reuse": {
             name: {"strategy": fold.strategy, "factor": fold.reuse, "multipliers": fold.multipliers, "why": fold.why}
-            for name, fold in what.folds.items()
+            for name, fold in hls_plan.folds.items()
             if fold.why
         },
     }
@@ -227,11 +227,11 @@ def emulate(folder: Path, codes: Inputs) -> dict[str, Codes]:
 def _by_input(folder: Path, inputs: list[dict[str, Any]], codes: Inputs) -> Iterator[tuple[dict[str, Any], NDArray[Any]]]:
     """Yield each input of the record with its codes."""
     names = [item["name"] for item in inputs]
-    given = dict(codes) if isinstance(codes, Mapping) else {names[0]: codes}
-    if set(given) != set(names):
-        raise UserError(f"{folder}: input codes for {', '.join(given)} given; the inputs are: {', '.join(names)}")
+    by_name = dict(codes) if isinstance(codes, Mapping) else {names[0]: codes}
+    if set(by_name) != set(names):
+        raise UserError(f"{folder}: input codes for {', '.join(by_name)} given; the inputs are: {', '.join(names)}")
     for item in inputs:
-        yield item, given[item["name"]]
+        yield item, by_name[item["name"]]
 
 
 def _stimulus(folder: Path, item: dict[str, Any], codes: NDArray[Any]) -> NDArray[np.float64]:

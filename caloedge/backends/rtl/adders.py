@@ -94,8 +94,8 @@ def trace_core(steps: tuple[Step, ...], words_in: int, source: Tensor, result: T
     except ImportError:
         raise MissingTool("the Python package alkaid is not installed; pip install 'caloedge[rtl]'") from None
     fmt = source.format
-    given = FVArrayInput(words_in, HWConfig(1, -1, -1), SOLVER)
-    x = given = symbolic.quantize(given, int(fmt.signed), fmt.width - int(fmt.signed), 0)
+    inputs = FVArrayInput(words_in, HWConfig(1, -1, -1), SOLVER)
+    x = inputs = symbolic.quantize(inputs, int(fmt.signed), fmt.width - int(fmt.signed), 0)
     for step in steps:
         if step.weights is not None:
             assert step.bias is not None
@@ -109,7 +109,7 @@ def trace_core(steps: tuple[Step, ...], words_in: int, source: Tensor, result: T
                     x = _requantised(symbolic, x, after)
                 case _:
                     assert_never(after)
-    return _core(trace(given, x), words_in, fmt, result.format, cutoff)
+    return _core(trace(inputs, x), words_in, fmt, result.format, cutoff)
 
 
 def too_wide(layer: Layer) -> str:
@@ -120,9 +120,9 @@ def too_wide(layer: Layer) -> str:
     product = [(layer.name, layer.op.weights, layer.op.bias)] if isinstance(layer.op, Conv | Dense) else []
     scalings = [(step.op.name, step.weights, step.bias) for step in layer.after if isinstance(step, Scaled)]
     for name, weights, bias in (*product, *scalings):
-        for what, codes in (("weights", weights), ("biases", bias)):
+        for kind, codes in (("weights", weights), ("biases", bias)):
             if (bits := _significant_bits(codes)) > CONSTANT_BITS:
-                return f"{what} of {bits} bits in {name} are too wide for an adder graph ({CONSTANT_BITS} at most)"
+                return f"{kind} of {bits} bits in {name} are too wide for an adder graph ({CONSTANT_BITS} at most)"
     fmt = layer.sums.format
     widths = {layer.name: max(layer.source.format.width, fmt.width)}
     for step in layer.after:
@@ -231,15 +231,15 @@ def core_modules(name: str, core: Core, remark: str, piece_bits: int = PIECE_BIT
     body, modules = _wires(core, sorted(set(used).difference(inner))), {}
     for n, piece in enumerate(pieces):
         first = {index: waits[index][:1] for index in piece}
-        made = _makes(core, first)
-        given = {wire: width for wire, width in reads[n].items() if wire not in made}
-        wanted = joined.union(*reads[:n], *reads[n + 1 :])
-        taken = {wire: width for wire, width in made.items() if wire in wanted}
+        made_wires = _makes(core, first)
+        in_wires = {wire: width for wire, width in reads[n].items() if wire not in made_wires}
+        read_wires = joined.union(*reads[:n], *reads[n + 1 :])
+        out_wires = {wire: width for wire, width in made_wires.items() if wire in read_wires}
         lines = [*_wires(core, [*_constants(core, piece), *piece]), *_registers(core, first)]
         module = f"{name}_piece_{n}"
-        modules[module] = _piece_module(module, f"{remark}: piece {n + 1} of {len(pieces)}", given, taken, lines)
-        body += [f"  wire [{width - 1}:0] {wire};" for wire, width in taken.items()]
-        body.append(f"  {module} {module}_unit (.clk(clk), .in_data({_joined(given)}), .out_data({_joined(taken)}));")
+        modules[module] = _piece_module(module, f"{remark}: piece {n + 1} of {len(pieces)}", in_wires, out_wires, lines)
+        body += [f"  wire [{width - 1}:0] {wire};" for wire, width in out_wires.items()]
+        body.append(f"  {module} {module}_unit (.clk(clk), .in_data({_joined(in_wires)}), .out_data({_joined(out_wires)}));")
     return modules | {name: _core_module(name, core, remark, [*body, *_registers(core, later)])}
 
 
@@ -265,13 +265,13 @@ def _makes(core: Core, first: Mapping[int, range]) -> dict[str, int]:
 
 def _reads(core: Core, piece: list[int]) -> dict[str, int]:
     """Return the names that the values of a piece refer to, constants left out, and their widths."""
-    found = {}
+    names = {}
     for index in piece:
         for source in core.values[index].sources:
             value = core.values[source]
             if value.width and value.opcode != CONSTANT:
-                found[_reference(core, source, core.values[index].stage)] = value.width
-    return found
+                names[_reference(core, source, core.values[index].stage)] = value.width
+    return names
 
 
 def _joined(wires: Iterable[str]) -> str:
@@ -310,13 +310,13 @@ def _core_module(name: str, core: Core, remark: str, body: list[str]) -> str:
     return _module(name, about, core.bits_in, core.bits_out, lines)
 
 
-def _piece_module(name: str, remark: str, given: Mapping[str, int], taken: Mapping[str, int], body: list[str]) -> str:
+def _piece_module(name: str, remark: str, in_wires: Mapping[str, int], out_wires: Mapping[str, int], body: list[str]) -> str:
     lines, low = [], 0
-    for wire, width in given.items():
+    for wire, width in in_wires.items():
         lines.append(f"  wire [{width - 1}:0] {wire} = in_data[{low + width - 1}:{low}];")
         low += width
-    lines += [*body, f"  assign out_data = {_joined(taken)};"]
-    return _module(name, f"// {remark}", max(low, 1), sum(taken.values()), lines)
+    lines += [*body, f"  assign out_data = {_joined(out_wires)};"]
+    return _module(name, f"// {remark}", max(low, 1), sum(out_wires.values()), lines)
 
 
 def _module(name: str, about: str, bits_in: int, bits_out: int, body: list[str]) -> str:
@@ -387,11 +387,11 @@ def _expression(core: Core, index: int) -> str:
             return _sum(core, value, "-" if value.opcode else "+", data[0])
         case 2:
             source = core.values[sources[0]]
-            kept = _aligned(core, sources[0], stage, value.fraction, 0, value.width)
+            operand = _aligned(core, sources[0], stage, value.fraction, 0, value.width)
             if not source.signed:
-                return kept
+                return operand
             name = _reference(core, sources[0], stage)
-            return f"{kept} & {{{value.width}{{~{name}[{source.width - 1}]}}}}"
+            return f"{operand} & {{{value.width}{{~{name}[{source.width - 1}]}}}}"
         case 3:
             return _aligned(core, sources[0], stage, value.fraction, data[0], value.width)
         case 4:

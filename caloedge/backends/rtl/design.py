@@ -163,7 +163,7 @@ class Design:
 
 def every_stage(stages: Iterable[Stage]) -> tuple[Stage, ...]:
     """Return stages in order, those inside a gate behind it."""
-    return tuple(each for stage in stages for each in (stage, *every_stage(stage.inner)))
+    return tuple(member for stage in stages for member in (stage, *every_stage(stage.inner)))
 
 
 def convolution_cycles(layer: Layer, fold: int) -> int:
@@ -177,20 +177,20 @@ def design(graph: Graph, target: Target, variant: str, choices: Mapping[str, Lay
         raise UserError(f"backend 'rtl' has no variant {variant!r}; there are: {', '.join(VARIANTS)}")
     refuse_unknown_layers(choices, layer_names(graph))
     layers = layers_of(graph)
-    own = [layer.name for layer in every(layers)]
-    if merged := [name for name in choices if name not in own]:
-        raise UserError(f"layers: {merged[0]!r} is a part of another layer in backend 'rtl', which has: {', '.join(own)}")
+    names = [layer.name for layer in every(layers)]
+    if merged := [name for name in choices if name not in names]:
+        raise UserError(f"layers: {merged[0]!r} is a part of another layer in backend 'rtl', which has: {', '.join(names)}")
     if variant != AUTO:
         choices = {}
     strategies = _strategies(every(layers), target, variant, choices)
     interval = _interval(layers, strategies, choices)
-    given = _input_stream(layers[0], input_order(graph, layers[0]), strategies[layers[0].name].name)
-    stages = _stages(layers, given, strategies, choices, interval)
+    stream = _input_stream(layers[0], input_order(graph, layers[0]), strategies[layers[0].name].name)
+    stages = _stages(layers, stream, strategies, choices, interval)
     most = max(stage.most_cycles for stage in every_stage(stages))
     # What would take too many multipliers is folded further, and events come less often.
     while interval < most and _multipliers(stages) > MULTIPLIER_LIMIT * target.resources.get("DSP", 0):
         interval = min(2 * interval, most)
-        stages = _stages(layers, given, strategies, choices, interval)
+        stages = _stages(layers, stream, strategies, choices, interval)
     _refuse_blow_up(every_stage(stages), target)
     return Design(TOP, stages, graph.outputs[0].name, identifiers(graph))
 
@@ -242,14 +242,14 @@ def _strategies(
     layers: tuple[Layer, ...], target: Target, variant: str, choices: Mapping[str, LayerChoice]
 ) -> dict[str, Strategy]:
     """Return how each layer is to be built, by name."""
-    left = UNROLL_SHARE * target.resources.get("LUT", 0)
-    found: dict[str, Strategy] = {}
+    lut_left = UNROLL_SHARE * target.resources.get("LUT", 0)
+    by_layer: dict[str, Strategy] = {}
     for layer in layers:
         choice = choices.get(layer.name)
         if isinstance(layer.op, Gate):
             if variant == "unrolled" or (choice and choice.strategy == "unrolled"):
                 raise Unsupported(f"layer {layer.name} unrolled: a gate waits for its event's last pixel; {_stream(layer)}")
-            found[layer.name] = Strategy("streaming", "pixels of a gate wait until the last one of their event is summed", "")
+            by_layer[layer.name] = Strategy("streaming", "pixels of a gate wait until the last one of their event is summed", "")
             continue
         lut, wide = layer.estimated_lut, too_wide(layer)
         estimate = f"about {lut:,} LUT unrolled (estimated)"
@@ -259,16 +259,16 @@ def _strategies(
             name, why = choice.strategy or "streaming", f"chosen in the recipe; {estimate}"
         elif wide:
             name, why = "streaming", wide
-        elif lut <= left and kernel_weights(layer) <= CORE_WEIGHTS:
+        elif lut <= lut_left and kernel_weights(layer) <= CORE_WEIGHTS:
             name, why = "unrolled", f"{estimate}, within the {UNROLL_SHARE:.0%} of {target.part} kept for it"
         else:
             name, why = "streaming", f"{estimate}, beyond the {UNROLL_SHARE:.0%} of {target.part} kept for it"
         if name == "unrolled":
             if wide:
                 raise Unsupported(f"layer {layer.name} unrolled: {wide}; {_stream(layer)}")
-            left -= lut
-        found[layer.name] = Strategy(name, why, wide)
-    return found
+            lut_left -= lut
+        by_layer[layer.name] = Strategy(name, why, wide)
+    return by_layer
 
 
 def _stream(layer: Layer) -> str:
@@ -298,32 +298,32 @@ def least_fold(layer: Layer) -> int:
 
 
 def _fold(layer: Layer, strategy: Strategy, source: Stream, interval: int, choice: LayerChoice | None) -> int:
-    wanted = choice.reuse if choice else None
-    if isinstance(layer.op, Gate) and wanted is not None:
-        raise UserError(f"layers: {layer.name}: reuse {wanted}; a gate multiplies one pixel per cycle, leave it out")
-    if isinstance(layer.op, MaxPool | Table | Threshold) and wanted is not None:
-        raise UserError(f"layers: {layer.name}: reuse {wanted}; {kind(layer.op)} has no multipliers to reuse, leave it out")
+    reuse = choice.reuse if choice else None
+    if isinstance(layer.op, Gate) and reuse is not None:
+        raise UserError(f"layers: {layer.name}: reuse {reuse}; a gate multiplies one pixel per cycle, leave it out")
+    if isinstance(layer.op, MaxPool | Table | Threshold) and reuse is not None:
+        raise UserError(f"layers: {layer.name}: reuse {reuse}; {kind(layer.op)} has no multipliers to reuse, leave it out")
     if strategy.name == "unrolled" or not isinstance(layer.op, Conv | Dense):
         return 1
     if isinstance(layer.op, Conv):
         words = int(layer.weights.shape[1])
-        if wanted is None:
+        if reuse is None:
             least = least_fold(layer)
             if least == 1 and not strategy.too_wide:
                 return 1
             return max(least, min(words, interval // layer.positions))
-        if not 1 <= wanted <= words:
-            raise UserError(f"layers: {layer.name}: reuse {wanted} cycles per position; 1 to {words} are possible")
-        return wanted
+        if not 1 <= reuse <= words:
+            raise UserError(f"layers: {layer.name}: reuse {reuse} cycles per position; 1 to {words} are possible")
+        return reuse
     most = source.beats * source.words
-    if wanted is None:
+    if reuse is None:
         return max(1, min(source.words, interval // source.beats))
-    if wanted % source.beats or not source.beats <= wanted <= most:
+    if reuse % source.beats or not source.beats <= reuse <= most:
         raise UserError(
-            f"layers: {layer.name}: reuse {wanted}; its {source.beats} beats of {source.words} words allow multiples of "
+            f"layers: {layer.name}: reuse {reuse}; its {source.beats} beats of {source.words} words allow multiples of "
             f"{source.beats} up to {most}"
         )
-    return wanted // source.beats
+    return reuse // source.beats
 
 
 def _input_stream(layer: Layer, order: NDArray[np.int64], strategy: str) -> Stream:
@@ -341,15 +341,15 @@ def _result_stream(layer: Layer, strategy: str, source: Stream) -> Stream:
     return Stream(beats, layer.result.size // beats, layer.result.format, layer.result_order)
 
 
-def _regrouped(given: Stream, layer: Layer, strategy: str) -> Stream:
+def _regrouped(stream: Stream, layer: Layer, strategy: str) -> Stream:
     """Return the stream that a layer reads: whole events when unrolled, pixels for a window or a gate, else as given."""
     windowed = isinstance(layer.op, Conv | MaxPool | Gate)
     if strategy == "unrolled" or (layer.whole and not windowed):
-        return replace(given, beats=1, words=given.beats * given.words)
+        return replace(stream, beats=1, words=stream.beats * stream.words)
     if windowed:
         channels = layer.source.shape[0]
-        return replace(given, beats=given.beats * given.words // channels, words=channels)
-    return given
+        return replace(stream, beats=stream.beats * stream.words // channels, words=channels)
+    return stream
 
 
 def _refuse_blow_up(stages: tuple[Stage, ...], target: Target) -> None:
@@ -403,14 +403,14 @@ def table(stages: Iterable[Stage]) -> list[dict[str, Any]]:
 
 def preview(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice]) -> str:
     """Say what would be built: strategies, interval, multipliers and LUTs, all estimated; raise as `design` does."""
-    made = design(graph, target, variant, choices)
-    unrolled = [stage for stage in made.every if stage.strategy == "unrolled"]
+    planned = design(graph, target, variant, choices)
+    unrolled = [stage for stage in planned.every if stage.strategy == "unrolled"]
     lut = sum(stage.layer.estimated_lut for stage in unrolled)
-    multipliers = sum(stage.multipliers for stage in made.every)
+    multipliers = sum(stage.multipliers for stage in planned.every)
     shares = [f"about {lut:,} LUT in unrolled layers ({lut / max(target.resources.get('LUT', 1), 1):.1%})"] if unrolled else []
     if multipliers:
         shares.append(f"{multipliers:,} multipliers ({multipliers / max(target.resources.get('DSP', 1), 1):.1%} of the DSP)")
-    streaming = len(made.every) - len(unrolled)
+    streaming = len(planned.every) - len(unrolled)
     parts = [f"{len(unrolled)} layers unrolled"] * bool(unrolled) + [f"{streaming} streaming"] * bool(streaming)
-    cycles = max(stage.cycles for stage in made.every)
+    cycles = max(stage.cycles for stage in planned.every)
     return f"{', '.join(parts)}; one event in {cycles} cycles; {', '.join(shares) or 'no multipliers'}"

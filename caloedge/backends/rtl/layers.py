@@ -92,8 +92,8 @@ class Layer:
     def whole(self) -> bool:
         """Whether constants differ from pixel to pixel, so that they need the event in one beat."""
         channels = self.sums.shape[0] if len(self.sums.shape) == 3 else self.sums.size
-        each = [part for step in self.after if isinstance(step, Scaled) for part in (step.weights, step.bias)]
-        return not all(repeats(part, channels) for part in [*each, *([self.rows] if self.rows.size else [])])
+        constants = [part for step in self.after if isinstance(step, Scaled) for part in (step.weights, step.bias)]
+        return not all(repeats(part, channels) for part in [*constants, *([self.rows] if self.rows.size else [])])
 
     @property
     def weights(self) -> Codes:
@@ -155,15 +155,15 @@ def ungrouped(op: Conv) -> Codes:
 
 def layers_of(graph: Graph) -> tuple[Layer, ...]:
     """Group a graph into layers; raise `Unsupported` for what this backend cannot build."""
-    given = one_input(graph, NAME)
-    if len(given.shape) > 3:
+    entry = one_input(graph, NAME)
+    if len(entry.shape) > 3:
         raise Unsupported(
-            f"layer {given.name}: an input of shape {given.shape}; backend 'rtl' takes (F,), (C, L) and (C, H, W), {CURE}"
+            f"layer {entry.name}: an input of shape {entry.shape}; backend 'rtl' takes (F,), (C, L) and (C, H, W), {CURE}"
         )
-    found = {gate.multiply.name: gate for gate in gates(graph)}
-    inside = {name for gate in found.values() for name in gate.names}.difference(found)
+    gate_of = {gate.multiply.name: gate for gate in gates(graph)}
+    inside = {name for gate in gate_of.values() for name in gate.names}.difference(gate_of)
     ops = [op for op in graph.ops if op.name not in inside]
-    layers, order = _chain(ops, graph, found, stream_order(given.shape))
+    layers, order = _chain(ops, graph, gate_of, stream_order(entry.shape))
     if len(graph.outputs) != 1:
         raise Unsupported(f"output {graph.outputs[1].name}: backend 'rtl' takes one output, {CURE}")
     # The last result may have been renamed: what leaves is what the output's elements are.
@@ -186,23 +186,23 @@ def input_order(graph: Graph, first: Layer) -> NDArray[np.int64]:
 
 def every(layers: Iterable[Layer]) -> tuple[Layer, ...]:
     """Return layers in order, those of a gate's excitation behind the gate."""
-    return tuple(each for layer in layers for each in (layer, *every(layer.inner)))
+    return tuple(member for layer in layers for member in (layer, *every(layer.inner)))
 
 
 def _chain(
-    ops: Iterable[Op], graph: Graph, found: Mapping[str, Gate], order: NDArray[np.int64]
+    ops: Iterable[Op], graph: Graph, gate_of: Mapping[str, Gate], order: NDArray[np.int64]
 ) -> tuple[list[Layer], NDArray[np.int64]]:
     """Group operations that follow each other into layers; return them and the stream order of the last result.
 
-    `found` are the gates by the name of their product, `order` is the stream order before the first operation.
+    `gate_of` has the gates by the name of their product, `order` is the stream order before the first operation.
     """
     layers: list[Layer] = []
-    sources = {gate.source for gate in found.values()}
+    sources = {gate.source for gate in gate_of.values()}
     moved = False
     for op in ops:
         if len(graph.readers[op.name]) > 1 and op.name not in sources:
-            both = " and ".join(graph.readers[op.name])
-            raise Unsupported(f"layer {op.name}: is read by {both}; backend 'rtl' takes chains, {CURE}")
+            readers = " and ".join(graph.readers[op.name])
+            raise Unsupported(f"layer {op.name}: is read by {readers}; backend 'rtl' takes chains, {CURE}")
         tensor = graph.tensors[op.name]
         if moved and not layers and not isinstance(op, Reshape | Rearrange):
             order = stream_order(graph.tensors[op.inputs[0]].shape)  # the port's order is then `input_order`
@@ -228,8 +228,8 @@ def _chain(
                 layers[-1] = replace(layers[-1], result=replace(tensor, shape=layers[-1].sums.shape), result_order=order)
             case Table() | Threshold():
                 layers.append(_looked_up(op, graph, order))
-            case Multiply() if op.name in found:
-                layers.append(_gated(found[op.name], graph, order))
+            case Multiply() if op.name in gate_of:
+                layers.append(_gated(gate_of[op.name], graph, order))
             case Add() | Multiply() | MatMul() | Softmax() | TopK():
                 raise refusal_of_kind(op, NAME)
             case _:
@@ -306,8 +306,8 @@ def _renamed(op: Rearrange, order: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _looked_up(op: Table | Threshold, graph: Graph, order: NDArray[np.int64]) -> Layer:
     source, tensor = image(graph.tensors[op.inputs[0]]), image(graph.tensors[op.name])
-    every = op.values if isinstance(op, Table) else op.thresholds
-    rows = np.broadcast_to(every, (*graph.tensors[op.name].shape, every.shape[-1])).reshape(-1, every.shape[-1])[order]
+    values = op.values if isinstance(op, Table) else op.thresholds
+    rows = np.broadcast_to(values, (*graph.tensors[op.name].shape, values.shape[-1])).reshape(-1, values.shape[-1])[order]
     low, high = source.range
     if isinstance(op, Threshold) and rows.shape[1] > THRESHOLDS and high - low >= TABLE_ENTRIES:
         raise refusal(op, f"a count of {rows.shape[1]} thresholds on {source.format} (limit {THRESHOLDS})", NAME)

@@ -85,15 +85,15 @@ def finished(stage: Stage, words: int, fmt: Format, before: str, text: Text) -> 
     for number, step in enumerate(stage.layer.after):
         to = f"rounded_{number}"
         write = _rounded if isinstance(step, Rounded) else _scaled
-        made, fmt = write(step, at, to, words, fmt, text)  # type: ignore[arg-type]
-        lines += made
+        added, fmt = write(step, at, to, words, fmt, text)  # type: ignore[arg-type]
+        lines += added
         at = to
     if fmt.width != result.width:  # sums that leave unrounded: the sign bit that multiplication added is dropped
         narrow = ", ".join(f"{at}[{word * fmt.width + result.width - 1}:{word * fmt.width}]" for word in reversed(range(words)))
         lines.append(f"  wire [{words * result.width - 1}:0] kept = {{{narrow}}};")
         at = "kept"
-    ports = {f"in_{what}": f"{before}_{what}" for what in ("valid", "ready")} | {"in_data": at}
-    ports |= {f"out_{what}": f"out_{what}" for what in ("valid", "ready", "data")}
+    ports = {f"in_{signal}": f"{before}_{signal}" for signal in ("valid", "ready")} | {"in_data": at}
+    ports |= {f"out_{signal}": f"out_{signal}" for signal in ("valid", "ready", "data")}
     return [*lines, instance("caloedge_fifo", "results", text, {"WIDTH": stage.result.bits if stage.layer.op is None
             else words * result.width, "DEPTH": 2}, ports)]  # fmt: skip
 
@@ -130,19 +130,21 @@ def _rounded(step: Rounded, at: str, to: str, words: int, fmt: Format, text: Tex
 
 def _scaled(step: Scaled, at: str, to: str, words: int, fmt: Format, text: Text) -> tuple[list[str], Format]:
     """Return a multiplication of each word of a bus, and the format of what it makes."""
-    made = signed(step.format)
-    lines = [f"  wire [{words * made.width - 1}:0] {to};"]
+    result = signed(step.format)
+    lines = [f"  wire [{words * result.width - 1}:0] {to};"]
     for word in range(words):
-        parameters: dict[str, int | str] = {"IN_WIDTH": signed(fmt).width, "OUT_WIDTH": made.width,
+        parameters: dict[str, int | str] = {"IN_WIDTH": signed(fmt).width, "OUT_WIDTH": result.width,
             "WEIGHT": literal(int(step.weights[word]), 64), "BIAS": literal(int(step.bias[word]), 64)}  # fmt: skip
-        given = _signed_slice(at, word, fmt)
-        lines.append(_combinational("caloedge_affine", to, word, text, parameters, given, made.width))
-    return lines, made
+        operand = _signed_slice(at, word, fmt)
+        lines.append(_combinational("caloedge_affine", to, word, text, parameters, operand, result.width))
+    return lines, result
 
 
-def _combinational(module: str, to: str, word: int, text: Text, parameters: dict[str, int | str], given: str, width: int) -> str:
+def _combinational(
+    module: str, to: str, word: int, text: Text, parameters: dict[str, int | str], operand: str, width: int
+) -> str:
     """Return the instance of a hand-written part that makes one word of the bus `to`."""
-    ports = {"clk": "", "rst": "", "in_data": given, "out_data": part_of(to, word, width)}
+    ports = {"clk": "", "rst": "", "in_data": operand, "out_data": part_of(to, word, width)}
     return instance(module, f"{to}_{word}", text, parameters, ports)
 
 

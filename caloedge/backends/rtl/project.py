@@ -35,13 +35,13 @@ def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Map
 
     What the tools print goes to build.log in the folder, or beside the folder when the build fails.
     """
-    what = design(graph, target, variant, choices)
+    rtl_design = design(graph, target, variant, choices)
     tools.newest("verilator"), tools.find("g++"), tools.find("make")
     start = time.perf_counter()
-    text = write_design(what, target.adders_per_stage())
+    text = write_design(rtl_design, target.adders_per_stage())
     written = time.perf_counter()
-    values = _record(graph, target, variant, choices, what) | {"write_seconds": round(written - start, 1)}
-    write_project(what, named(text, graph.name, graph.digest), values, folder)
+    values = _record(graph, target, variant, choices, rtl_design) | {"write_seconds": round(written - start, 1)}
+    write_project(rtl_design, named(text, graph.name, graph.digest), values, folder)
 
 
 def named(text: Text, name: str, digest: str) -> Text:
@@ -51,13 +51,13 @@ def named(text: Text, name: str, digest: str) -> Text:
     versions of this package, can be read into one design without a thought.
     """
     modules = text.modules | _parts(text.parts)
-    whole = stem(name, digest, modules.values())
-    names = {module: f"{whole}_{module.removeprefix('caloedge_')}" for module in modules} | {text.top: whole}
+    top = stem(name, digest, modules.values())
+    names = {module: f"{top}_{module.removeprefix('caloedge_')}" for module in modules} | {text.top: top}
     blocks = {names[module]: number for module, number in text.blocks.items()}
-    return replace(text, top=whole, modules=renamed(modules, names), parts=set(), blocks=blocks)
+    return replace(text, top=top, modules=renamed(modules, names), parts=set(), blocks=blocks)
 
 
-def write_project(what: Ports, text: Text, values: Mapping[str, Any], folder: Path) -> None:
+def write_project(ports: Ports, text: Text, values: Mapping[str, Any], folder: Path) -> None:
     """Write all sources and the record `values` with what they need to be simulated and synthesised, and compile the simulation.
 
     `text` is `named`. The folder appears whole or not at all.
@@ -66,8 +66,8 @@ def write_project(what: Ports, text: Text, values: Mapping[str, Any], folder: Pa
     log = folder.with_name(f"{folder.name}.{LOG}").absolute()
     with replacing_folder(folder) as temporary:
         log.unlink(missing_ok=True)
-        sources = _write(what, text, temporary)
-        values = {**values, **_simulation(what, text, sources)}
+        sources = _write(ports, text, temporary)
+        values = {**values, **_simulation(ports, text, sources)}
         compile_model(temporary.absolute(), text.top, sources, values["library"], log, trace=False)
         values["compile_seconds"] = round(time.perf_counter() - start, 1)
         if (folder / SYNTHESIS).is_dir():  # its results are kept by content: what did not change is not synthesised again
@@ -76,27 +76,27 @@ def write_project(what: Ports, text: Text, values: Mapping[str, Any], folder: Pa
         shutil.move(log, temporary / LOG)
 
 
-def _write(what: Ports, text: Text, folder: Path) -> list[str]:
+def _write(ports: Ports, text: Text, folder: Path) -> list[str]:
     """Write all sources and return the Verilog ones, relative to the folder."""
     (folder / "rtl").mkdir(parents=True)
     (folder / "sim").mkdir()
     for name, module in text.modules.items():
         (folder / "rtl" / f"{name}.v").write_text(module, encoding="utf-8")
-    (folder / "sim" / "harness.cpp").write_text(harness(what, text.top, trace=False), encoding="utf-8")
-    (folder / "sim" / "harness_vcd.cpp").write_text(harness(what, text.top, trace=True), encoding="utf-8")
+    (folder / "sim" / "harness.cpp").write_text(harness(ports, text.top, trace=False), encoding="utf-8")
+    (folder / "sim" / "harness_vcd.cpp").write_text(harness(ports, text.top, trace=True), encoding="utf-8")
     return [f"rtl/{name}.v" for name in text.modules]
 
 
 def _parts(used: set[str]) -> dict[str, str]:
     """Return the text of hand-written parts and of those that they use, by name."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     waiting = sorted(used)
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found[name] = (resources.files("caloedge.hls") / "rtl" / f"{name}.v").read_text(encoding="utf-8")
-            waiting += sorted(set(re.findall(r"^\s*(caloedge_\w+)\s*#", found[name], re.MULTILINE)))
-    return dict(sorted(found.items()))
+        if name not in texts:
+            texts[name] = (resources.files("caloedge.hls") / "rtl" / f"{name}.v").read_text(encoding="utf-8")
+            waiting += sorted(set(re.findall(r"^\s*(caloedge_\w+)\s*#", texts[name], re.MULTILINE)))
+    return dict(sorted(texts.items()))
 
 
 def _record(
@@ -104,24 +104,24 @@ def _record(
     target: Target,
     variant: str,
     choices: Mapping[str, LayerChoice],
-    what: Design,
+    rtl_design: Design,
 ) -> dict[str, Any]:
-    output = graph.tensors[what.output]
-    interval = max(stage.cycles for stage in what.every)
+    output = graph.tensors[rtl_design.output]
+    interval = max(stage.cycles for stage in rtl_design.every)
     values = record("rtl", graph, target, variant, choices)
-    values["input"] |= streamed(what.source)
+    values["input"] |= streamed(rtl_design.source)
     return values | {
         "output": {
-            "name": what.output,
+            "name": rtl_design.output,
             "shape": list(output.shape),
             "format": str(output.format),
-            **streamed(what.result),
+            **streamed(rtl_design.result),
         },
-        "stages": table(what.every),
+        "stages": table(rtl_design.every),
         # No design is silent for longer: all stages one after the other, and their registers.
-        "patience_cycles": 200 + 4 * interval * len(what.every) + 4 * what.source.beats,
+        "patience_cycles": 200 + 4 * interval * len(rtl_design.every) + 4 * rtl_design.source.beats,
         # Between events a design walks through padding and finishes what is under way.
-        "settle_cycles": 200 + sum(stage.settling for stage in what.every),
+        "settle_cycles": 200 + sum(stage.settling for stage in rtl_design.every),
     }
 
 
@@ -130,15 +130,15 @@ def streamed(stream: Stream) -> dict[str, Any]:
     return {"beats": stream.beats, "words": stream.words, "order": stream.order.tolist()}
 
 
-def _simulation(what: Ports, text: Text, sources: list[str]) -> dict[str, Any]:
-    written = "".join(text.modules.values()) + harness(what, text.top, trace=False)
+def _simulation(ports: Ports, text: Text, sources: list[str]) -> dict[str, Any]:
+    written = "".join(text.modules.values()) + harness(ports, text.top, trace=False)
     stamp = hashlib.sha256(written.encode()).hexdigest()[:16]
     return {
         "top": text.top,
         "sources": sources,
         "blocks": text.blocks,
         "ports": text.ports,
-        "handshake": what.streaming,
+        "handshake": ports.streaming,
         "adders": text.adders,
         "pipeline_cycles": text.pipeline_cycles,
         # A name of its own per design: a process that has loaded one library must not be handed it for another.

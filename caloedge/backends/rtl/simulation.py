@@ -158,7 +158,7 @@ def simulate(
     order = np.array(values["input"]["order"])
     stimulus = np.ascontiguousarray(codes.reshape(n_events, order.size)[:, order])
     output = values["output"]
-    found = np.zeros((n_events, len(output["order"])), dtype=np.int64)
+    outputs = np.zeros((n_events, len(output["order"])), dtype=np.int64)
     first_in, last_out = np.zeros(n_events, dtype=np.int64), np.zeros(n_events, dtype=np.int64)
     library = _traced(folder, values) if waves else load_library(folder, values)
     try:
@@ -166,7 +166,7 @@ def simulate(
     except AttributeError as problem:
         raise BadData(f"{folder}: its simulation cannot be run ({problem}); build the project again on this machine") from None
     function.restype = ctypes.c_int64
-    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (stimulus, found, first_in, last_out)]
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (stimulus, outputs, first_in, last_out)]
     chances = [ctypes.c_uint32(round(chance * STALL_SCALE)) for chance in (stall_in, stall_out)]
     slower = math.ceil(STALL_MARGIN / (1 - min(max(stall_in, stall_out), MOST_STALL))) if stall_in or stall_out else 1
     patience = ctypes.c_int64(values["patience_cycles"] * slower)
@@ -175,7 +175,7 @@ def simulate(
     limit = ctypes.c_int64(round(waves.limit_mb * 1e6) if waves else 0)
     waved = np.zeros(2, dtype=np.int64)
     seeded = ctypes.c_uint64(seed)
-    done = function(
+    n_done = function(
         *pointers[:2],
         ctypes.c_int64(n_events),
         *pointers[2:],
@@ -187,11 +187,11 @@ def simulate(
         limit,
         ctypes.c_void_p(waved.ctypes.data),
     )
-    if done != n_events:
-        if done == NO_WAVES and waves:
+    if n_done != n_events:
+        if n_done == NO_WAVES and waves:
             raise UserError(f"{waves.path}: cannot be written; give a file in a folder that exists")
-        what = f"gave more results than events ({n_events})" if done < 0 else f"stopped after {done} of {n_events} events"
-        raise BadData(f"{folder}: the simulated design {what}; it is broken, build the project again")
-    natural = np.zeros_like(found)
-    natural[:, np.array(output["order"])] = found
+        fault = f"gave more results than events ({n_events})" if n_done < 0 else f"stopped after {n_done} of {n_events} events"
+        raise BadData(f"{folder}: the simulated design {fault}; it is broken, build the project again")
+    natural = np.zeros_like(outputs)
+    natural[:, np.array(output["order"])] = outputs
     return Run({output["name"]: natural.reshape(n_events, *output["shape"])}, first_in, last_out, *map(int, waved))

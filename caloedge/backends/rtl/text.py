@@ -29,7 +29,7 @@ class Text:
 def renamed(modules: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
     """Return the text of modules by name, with all their names replaced wherever they stand."""
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
-    return {names[name]: pattern.sub(lambda found: names[found[1]], text) for name, text in modules.items()}
+    return {names[name]: pattern.sub(lambda match: names[match[1]], text) for name, text in modules.items()}
 
 
 def part_of(name: str, index: int, width: int) -> str:
@@ -61,15 +61,15 @@ def stream_module(
 def instance(module: str, unit: str, text: Text, parameters: dict[str, int | str], ports: dict[str, str]) -> str:
     """Return an instance of a hand-written part, and note that it is used."""
     text.parts.add(module)
-    given = ", ".join(f".{name}({value})" for name, value in parameters.items())
+    arguments = ", ".join(f".{name}({value})" for name, value in parameters.items())
     wired = ", ".join(f".{name}({value})" for name, value in {"clk": "clk", "rst": "rst", **ports}.items() if value)
-    return f"  {module} #({given}) {unit} ({wired});"
+    return f"  {module} #({arguments}) {unit} ({wired});"
 
 
 def link(before: str, after: str) -> dict[str, str]:
     """Return the ports of a part between two streams."""
-    return {f"{side}_{what}": f"{stream}_{what}" for side, stream in (("in", before), ("out", after))
-            for what in ("valid", "ready", "data")}  # fmt: skip
+    return {f"{side}_{signal}": f"{stream}_{signal}" for side, stream in (("in", before), ("out", after))
+            for signal in ("valid", "ready", "data")}  # fmt: skip
 
 
 def stream_wires(name: str, bits: int) -> str:

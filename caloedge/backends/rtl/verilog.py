@@ -142,7 +142,7 @@ def _all_tables(module: str, stage: Stage, text: Text) -> tuple[str, int]:
     return f"{remark}\nmodule {module} (\n{ports}\n);\n{body}\nendmodule\n", words * out
 
 
-def _tables(stage: Stage, words: int, given: str, made: str, text: Text) -> list[str]:
+def _tables(stage: Stage, words: int, source: str, result: str, text: Text) -> list[str]:
     """Return an instance for each of the first words of an event, and write one module for each different row."""
     layer, op, wires = stage.layer, stage.layer.op, []
     assert isinstance(op, Table | Threshold)
@@ -153,13 +153,13 @@ def _tables(stage: Stage, words: int, given: str, made: str, text: Text) -> list
             name = re.sub(r"\W", "_", f"{base}_{len(known)}", flags=re.ASCII)
             known[row.tobytes()] = name
             text.modules[name] = row_verilog(name, op, row, layer.source.format, layer.source.range)
-        ports = f".in_data({part_of(given, word, layer.source.format.width)}), "
-        ports += f".out_data({part_of(made, word, layer.sums.format.width)})"
-        wires.append(f"  {known[row.tobytes()]} {made}_{word} ({ports});")
+        ports = f".in_data({part_of(source, word, layer.source.format.width)}), "
+        ports += f".out_data({part_of(result, word, layer.sums.format.width)})"
+        wires.append(f"  {known[row.tobytes()]} {result}_{word} ({ports});")
     return wires
 
 
-def _maximum(stage: Stage, unit: str, given: str, made: str, text: Text) -> str:
+def _maximum(stage: Stage, unit: str, source: str, result: str, text: Text) -> str:
     """Return the instance that takes the largest of one window, channel by channel."""
     op, fmt = stage.layer.op, stage.source.format
     assert isinstance(op, MaxPool)
@@ -167,7 +167,7 @@ def _maximum(stage: Stage, unit: str, given: str, made: str, text: Text) -> str:
         "COUNT": op.kernel[0] * op.kernel[1], "CHANNELS": stage.layer.source.shape[0],
         "BITS": fmt.width, "SIGNED": int(fmt.signed),
     }  # fmt: skip
-    return instance("caloedge_max", unit, text, parameters, {"clk": "", "rst": "", "in_data": given, "out_data": made})
+    return instance("caloedge_max", unit, text, parameters, {"clk": "", "rst": "", "in_data": source, "out_data": result})
 
 
 def _windows(stage: Stage, op: Conv | MaxPool, first: Sequence[int]) -> Iterator[tuple[str, str]]:
@@ -198,12 +198,12 @@ endmodule
 """
 
 
-def _between(pipeline: Pipeline, given: str, made: str) -> list[str]:
+def _between(pipeline: Pipeline, source: str, result: str) -> list[str]:
     """Return the instances of a pipeline between two wires."""
-    lines, at = [], given
+    lines, at = [], source
     for number, (module, _, bits) in enumerate(pipeline.instances):
         last = number == len(pipeline.instances) - 1
-        to = made if last else f"between_{module}"
+        to = result if last else f"between_{module}"
         if not last:
             lines.append(f"  wire [{bits - 1}:0] {to};")
         lines.append(f"  {module} {module}_unit (.clk(clk), .in_data({at}), .out_data({to}));")
@@ -259,13 +259,13 @@ class _Linked:
 
 
 def _linked(
-    stages: Sequence[Stage], given: Stream, before: str, after: str, design: Design, cutoff: int, text: Text
+    stages: Sequence[Stage], source: Stream, before: str, after: str, design: Design, cutoff: int, text: Text
 ) -> tuple[list[str], int]:
     """Return instances of stages between two streams, and the sum of their cycles; no stage is a connection alone."""
     if not stages:
         return [f"  assign {after}_valid = {before}_valid, {before}_ready = {after}_ready, {after}_data = {before}_data;"], 0
     modules = list(_modules(stages, design, cutoff, text))
-    lines, at, stream = [], before, given
+    lines, at, stream = [], before, source
     for number, module in enumerate(modules):
         if stream.beats != module.source.beats:
             adapted = f"to_{module.name}"
@@ -305,15 +305,15 @@ def _gate(stage: Stage, name: str, design: Design, cutoff: int, text: Text) -> _
     pixels, channels = stage.source.beats, stage.source.words
     sums, factors, products = excitation.sums, excitation.factors, stage.layer.sums.format
     short = name.removeprefix("layer_")
-    given = Stream(1, channels, sums, np.arange(channels))
-    lines, cycles = _linked(stage.inner, given, f"sums_{short}", f"factors_{short}", design, cutoff, text)
+    sums_stream = Stream(1, channels, sums, np.arange(channels))
+    lines, cycles = _linked(stage.inner, sums_stream, f"sums_{short}", f"factors_{short}", design, cutoff, text)
     parameters: dict[str, int | str] = {
         # The next event's pixels enter while the factors are made.
         "PIXELS": pixels, "CHANNELS": channels, "DEPTH": pixels + cycles + 1,
         "BITS": stage.source.format.width, "SIGNED": int(stage.source.format.signed), "SUM_BITS": sums.width,
         "FACTOR_BITS": factors.width, "FACTOR_SIGNED": int(factors.signed), "OUT_BITS": products.width,
     }  # fmt: skip
-    outer = {f"{side}_{what}": f"{side}_{what}" for side in ("sum", "factor") for what in ("valid", "ready", "data")}
+    outer = {f"{side}_{signal}": f"{side}_{signal}" for side in ("sum", "factor") for signal in ("valid", "ready", "data")}
     body = [
         stream_wires("product", channels * products.width),
         instance("caloedge_gate", "gate", text, parameters, link("in", "product") | outer),
@@ -326,7 +326,9 @@ def _gate(stage: Stage, name: str, design: Design, cutoff: int, text: Text) -> _
     ]  # fmt: skip
     text.modules[name] = stream_module(name, _remark(stage), stage.source.bits, stage.result.bits, body, more)
     text.blocks[name] = 1
-    wired = tuple(f".{side}_{what}({side}s_{short}_{what})" for side in ("sum", "factor") for what in ("valid", "ready", "data"))
+    wired = tuple(
+        f".{side}_{signal}({side}s_{short}_{signal})" for side in ("sum", "factor") for signal in ("valid", "ready", "data")
+    )
     wires = [stream_wires(f"sums_{short}", channels * sums.width), stream_wires(f"factors_{short}", channels * factors.width)]
     return _Linked(name, stage.source, stage.result, 0, wired, (*wires, *lines))
 
@@ -336,11 +338,13 @@ def _remark(stage: Stage) -> str:
     return f"{stage.layer.name}, streaming: {stage.cycles} cycles per event{lanes}."
 
 
-def _adapter(given: Stream, wanted: Stream, before: str, after: str, text: Text) -> str:
-    if wanted.beats == 1:
-        return instance("caloedge_join", f"{after}_unit", text, {"WIDTH": given.bits, "BEATS": given.beats}, link(before, after))
-    assert given.beats == 1
-    return instance("caloedge_split", f"{after}_unit", text, {"WIDTH": wanted.bits, "BEATS": wanted.beats}, link(before, after))
+def _adapter(source: Stream, target: Stream, before: str, after: str, text: Text) -> str:
+    if target.beats == 1:
+        return instance(
+            "caloedge_join", f"{after}_unit", text, {"WIDTH": source.bits, "BEATS": source.beats}, link(before, after)
+        )
+    assert source.beats == 1
+    return instance("caloedge_split", f"{after}_unit", text, {"WIDTH": target.bits, "BEATS": target.beats}, link(before, after))
 
 
 def _stallable(pipeline: Pipeline, text: Text) -> _Linked:

@@ -86,24 +86,24 @@ def convolution(
         x, padding = _padded(node, x, padding), (0,) * len(padding)
     channels = weights.values.shape[1]
     scale, offset = (_per_channel(array, x.shape, groups, len(weights.values), channels) for array in (x.scale, x.offset))
-    found = narrow_weights(node, weights, scale)
-    if found is None:
-        how = (stride, padding, dilation, groups)
+    narrow = narrow_weights(node, weights, scale)
+    if narrow is None:
+        geometry = (stride, padding, dilation, groups)
         return of_several_scales(
             node,
             x,
             weights,
             scale if groups == 1 else None,
             bias,
-            lambda x, weights, bias: convolution(node, x, weights, bias, *how),
+            lambda x, weights, bias: convolution(node, x, weights, bias, *geometry),
         )
-    codes, units, fmt = found
+    codes, units, fmt = narrow
     constant = constant_part(codes, units, scale, offset, bias)
-    whole, rest = whole_bias(constant, units)
-    op = Conv(node.builder.new_name("conv"), (x.op,), codes, whole, fmt, stride, padding, dilation, groups)
+    bias_codes, offset_left = whole_bias(constant, units)
+    op = Conv(node.builder.new_name("conv"), (x.op,), codes, bias_codes, fmt, stride, padding, dilation, groups)
     node.builder.add(op)
     ones = (1,) * len(op.kernel)
-    return plain_value(node.builder, op.name, units.reshape(-1, *ones), rest.reshape(-1, *ones))
+    return plain_value(node.builder, op.name, units.reshape(-1, *ones), offset_left.reshape(-1, *ones))
 
 
 def narrow_weights(node: Node, weights: Constant, scale: Rationals) -> tuple[Codes, Rationals, Format] | None:
@@ -136,9 +136,9 @@ def of_several_scales(
     for number in dict.fromkeys(scale.flat):
         mask = np.array(scale == number, dtype=np.int64)
         codes = None if weights.codes is None else weights.codes * mask
-        same = replace(x, terms=((x.op, constant_of(number, len(x.shape))),))
+        rescaled = replace(x, terms=((x.op, constant_of(number, len(x.shape))),))
         masked = Constant(weights.values * mask, codes, weights.scale, weights.format)
-        part = product(same, masked, bias if total is None else None)
+        part = product(rescaled, masked, bias if total is None else None)
         total = part if total is None else added(total, part, node.name)
     assert total is not None
     return total
@@ -157,21 +157,21 @@ def _per_channel(array: Rationals, shape: tuple[int, ...], groups: int, filters:
 def constant_part(codes: Codes, units: Rationals, scale: Rationals, offset: Rationals, bias: Rationals | None) -> Rationals:
     """Return what each filter adds whatever the input is: its bias, and weights times the offsets of the input."""
     filters = len(codes)
-    found = np.full(filters, Fraction(0), dtype=object) if bias is None else bias
+    total = np.full(filters, Fraction(0), dtype=object) if bias is None else bias
     if any(offset.flat):
         # units * codes are weights times the input's scale
         ratio = np.broadcast_to(offset / scale, codes.shape[:2] + (1,) * (codes.ndim - 2))
         sums = codes.reshape(filters, codes.shape[1], -1).sum(axis=2).astype(object)
-        found = found + units * (sums * ratio.reshape(filters, codes.shape[1])).sum(axis=1)
-    return found
+        total = total + units * (sums * ratio.reshape(filters, codes.shape[1])).sum(axis=1)
+    return total
 
 
-def whole_bias(constant: Rationals, units: Rationals) -> tuple[Codes, Rationals]:
+def whole_bias(constant_sum: Rationals, units: Rationals) -> tuple[Codes, Rationals]:
     """Return the constant part as codes in units of each filter's sums where that is exact, and what is left as an offset."""
-    steps = constant / units
+    steps = constant_sum / units
     if all(step.denominator == 1 and abs(step) < 2**60 for step in steps.tolist()):
         return np.array([int(step) for step in steps.flat], dtype=np.int64), np.full(len(steps), Fraction(0), dtype=object)
-    return np.zeros(len(steps), dtype=np.int64), constant
+    return np.zeros(len(steps), dtype=np.int64), constant_sum
 
 
 def _padded(node: Node, x: Value, padding: tuple[int, ...]) -> Value:

@@ -138,7 +138,7 @@ def _product(node: Node) -> Value:
     try:
         op = node.builder.add(Multiply(node.builder.new_name("multiply"), (c.op, d.op)))
     except TooWide as problem:
-        raise reason_of(problem, *(x for x, whole in ((a, c), (b, d)) if whole.scale is not x.scale)) from None
+        raise reason_of(problem, *(x for x, scaled_only in ((a, c), (b, d)) if scaled_only.scale is not x.scale)) from None
     return plain_value(node.builder, op, c.scale * d.scale)
 
 

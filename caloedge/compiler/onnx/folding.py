@@ -94,11 +94,11 @@ def _one_node(node: Node, arrays: list[NDArray[Any]]) -> onnx.ModelProto:
     for attribute in proto.attribute:
         if attribute.name == "to" and node.kind == "Cast" and attribute.i == TensorProto.FLOAT:
             attribute.i = TensorProto.DOUBLE
-    given = dict(zip((name for name in proto.input if name), arrays, strict=False))
-    kinds = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in given.items()}
-    inputs = [helper.make_tensor_value_info(name, kinds[name], array.shape) for name, array in given.items()]
+    by_name = dict(zip((name for name in proto.input if name), arrays, strict=False))
+    kinds = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in by_name.items()}
+    inputs = [helper.make_tensor_value_info(name, kinds[name], array.shape) for name, array in by_name.items()]
     outputs = [onnx.ValueInfoProto(name=name) for name in proto.output if name]
-    small = [numpy_helper.from_array(x, name) for name, x in given.items() if x.size <= MAX_INFERRED_FROM]
+    small = [numpy_helper.from_array(x, name) for name, x in by_name.items() if x.size <= MAX_INFERRED_FROM]
     graph = helper.make_graph([proto], "one", inputs, outputs, small)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", node.reading.opset)])
 
@@ -118,12 +118,12 @@ def _calculated(node: Node, arrays: list[NDArray[Any]]) -> list[Any]:
 def _refuse_growth(node: Node, arrays: list[NDArray[Any]]) -> None:
     """Refuse results that are too large, or would take too long, before anything is calculated."""
     size = sum(_result_sizes(node, arrays))
-    given = sum(array.size for array in arrays)
+    input_size = sum(array.size for array in arrays)
     if node.kind in MATRIX_PRODUCTS:
         products = math.prod(array.size for array in arrays[:2])
         if products > MAX_PRODUCTS or size > MAX_QUICK:
             raise Unsupported(f"a product of constants of {arrays[0].shape} and {arrays[1].shape} is too large")
-    elif not (size <= MAX_QUICK if node.kind in QUICK else size + given <= MAX_SLOW):
+    elif not (size <= MAX_QUICK if node.kind in QUICK else size + input_size <= MAX_SLOW):
         raise Unsupported(f"a constant of {size:.3g} elements is too large")
 
 
@@ -152,8 +152,8 @@ def _refuse_doubtful_steps(node: Node, arrays: list[NDArray[Any]], results: list
         single = [_float64(x.astype(np.float32)) if x.dtype == np.float64 else x for x in arrays]
     if all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(arrays, single, strict=True)):
         return
-    others = _calculated(node, single)
+    single_results = _calculated(node, single)
     # The rest of Mod and what Round leaves of fractions are rounded like any number; only a step is in doubt.
-    close = (np.allclose(a, b, rtol=1e-6, atol=1e-6, equal_nan=True) for a, b in zip(results, others, strict=True))
+    close = (np.allclose(a, b, rtol=1e-6, atol=1e-6, equal_nan=True) for a, b in zip(results, single_results, strict=True))
     if not all(close):
         raise Unsupported("its result depends on whether constants are calculated in float32 or float64; store it as a number")

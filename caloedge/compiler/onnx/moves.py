@@ -25,10 +25,10 @@ EXACT_TYPES = WHOLE_TYPES | {TensorProto.FLOAT16: (-(2**11), 2**11), TensorProto
 
 def _shape(node: Node) -> tuple[int, ...]:
     """Return the shape of the first input without the event axis."""
-    found = node.operand(0)
-    if isinstance(found, RawInput):
-        return found.index.shape
-    return found.value.shape if isinstance(found, Scores) else node.value(0).shape
+    operand = node.operand(0)
+    if isinstance(operand, RawInput):
+        return operand.index.shape
+    return operand.value.shape if isinstance(operand, Scores) else node.value(0).shape
 
 
 def read_identity(node: Node) -> None:
@@ -40,9 +40,9 @@ def read_dropout(node: Node) -> None:
     """Read Dropout, which leaves out nothing when it is not trained."""
     if node.has(2) and np.any(node.numbers(2, "training_mode")):
         raise Unsupported("Dropout in training mode is not supported; export in evaluation mode")
-    found = node.operand(0)
-    node.give(found)
-    shape = found.values.shape if isinstance(found, Constant) else (1, *_shape(node))
+    operand = node.operand(0)
+    node.give(operand)
+    shape = operand.values.shape if isinstance(operand, Constant) else (1, *_shape(node))
     node.give(Constant(np.ones(shape, dtype=np.bool_)), 1)
 
 
@@ -83,28 +83,28 @@ def read_flatten(node: Node) -> None:
 
 def read_reshape(node: Node) -> None:
     """Read Reshape; the leading size is the event axis, whatever number the exporter saw there."""
-    shape, wanted = _shape(node), node.integers(1, "shape")
+    shape, target = _shape(node), node.integers(1, "shape")
     count = math.prod(shape)
-    if node.whole("allowzero", 0) and 0 in wanted:
+    if node.whole("allowzero", 0) and 0 in target:
         raise Unsupported("Reshape with allowzero is not supported")
-    sizes = [shape[i - 1] if size == 0 and 0 < i <= len(shape) else size for i, size in enumerate(wanted)]
-    rest = sizes[1:]
-    known = math.prod(size for size in rest if size != -1)
-    if not sizes or rest.count(-1) > 1 or min([1, *rest]) < -1 or known <= 0 or len(rest) > 8:
-        raise Unsupported(f"Reshape to {tuple(wanted)} is not supported; keep the events on axis 0")
+    sizes = [shape[i - 1] if size == 0 and 0 < i <= len(shape) else size for i, size in enumerate(target)]
+    event_shape = sizes[1:]
+    known = math.prod(size for size in event_shape if size != -1)
+    if not sizes or event_shape.count(-1) > 1 or min([1, *event_shape]) < -1 or known <= 0 or len(event_shape) > 8:
+        raise Unsupported(f"Reshape to {tuple(target)} is not supported; keep the events on axis 0")
     batch = node.reading.batch_sizes
-    if -1 in rest and sizes[0] not in (0, *(batch or {1})):  # with open events, only the 1 of an exporter's own event
+    if -1 in event_shape and sizes[0] not in (0, *(batch or {1})):  # with open events, only the 1 of an exporter's own event
         raise Unsupported(
-            f"Reshape to {tuple(wanted)} divides events of {count} elements; keep the events on axis 0, where 0 or -1 "
+            f"Reshape to {tuple(target)} divides events of {count} elements; keep the events on axis 0, where 0 or -1 "
             "stands for their number"
         )
-    if -1 in rest and count % known == 0 and sizes[0] != -1:
-        rest = [count // known if size == -1 else size for size in rest]
-    if math.prod(rest) != count:
+    if -1 in event_shape and count % known == 0 and sizes[0] != -1:
+        event_shape = [count // known if size == -1 else size for size in event_shape]
+    if math.prod(event_shape) != count:
         raise Unsupported(
-            f"Reshape to {tuple(wanted)} is not supported; {count} elements an event, and the events stay on axis 0"
+            f"Reshape to {tuple(target)} is not supported; {count} elements an event, and the events stay on axis 0"
         )
-    node.move(lambda index: index.reshape(rest or (1,)), "reshape", scalar=not rest)
+    node.move(lambda index: index.reshape(event_shape or (1,)), "reshape", scalar=not event_shape)
 
 
 def read_transpose(node: Node) -> None:
@@ -121,22 +121,22 @@ def read_transpose(node: Node) -> None:
 def read_squeeze(node: Node) -> None:
     """Read Squeeze."""
     shape = _shape(node)
-    given = node.integers(1, "axes") if node.has(1) else list(node.wholes("axes", ()))
-    axes = [node.axis(axis, len(shape)) for axis in given] or [i for i, size in enumerate(shape) if size == 1]
+    numbers = node.integers(1, "axes") if node.has(1) else list(node.wholes("axes", ()))
+    axes = [node.axis(axis, len(shape)) for axis in numbers] or [i for i, size in enumerate(shape) if size == 1]
     if any(shape[axis] != 1 for axis in axes):
-        raise BadData(f"axes {given} of ({', '.join(map(str, shape))}) do not have size 1")
-    left = [size for i, size in enumerate(shape) if i not in axes]
-    node.move(lambda index: index.reshape(left or (1,)), "reshape", scalar=not left)
+        raise BadData(f"axes {numbers} of ({', '.join(map(str, shape))}) do not have size 1")
+    remaining = [size for i, size in enumerate(shape) if i not in axes]
+    node.move(lambda index: index.reshape(remaining or (1,)), "reshape", scalar=not remaining)
 
 
 def read_unsqueeze(node: Node) -> None:
     """Read Unsqueeze."""
     shape = [] if node.proto.input[0] in node.reading.scalars else list(_shape(node))
-    given = node.integers(1, "axes") if node.has(1) else list(node.wholes("axes"))
-    rank = len(shape) + len(given)
-    axes = sorted(node.axis(axis, rank) for axis in given)
+    numbers = node.integers(1, "axes") if node.has(1) else list(node.wholes("axes"))
+    rank = len(shape) + len(numbers)
+    axes = sorted(node.axis(axis, rank) for axis in numbers)
     if len(set(axes)) != len(axes) or rank > 8:
-        raise BadData(f"axes {given} are not possible")
+        raise BadData(f"axes {numbers} are not possible")
     for axis in axes:
         shape.insert(axis, 1)
     node.move(lambda index: index.reshape(shape), "reshape")
@@ -184,8 +184,8 @@ def read_gather(node: Node) -> None:
         raise Unsupported(f"a result of {positions.size * math.prod(shape) // shape[axis]:,} elements is too large")
 
     def gather(index: Index) -> Index:
-        found = np.take(index, positions, axis=axis)
-        return found if found.ndim else found.reshape(1)
+        taken_index = np.take(index, positions, axis=axis)
+        return taken_index if taken_index.ndim else taken_index.reshape(1)
 
     node.move(gather, "gather", scalar=len(shape) == 1 and not positions.ndim)
 
@@ -200,8 +200,8 @@ def read_split(node: Node) -> None:
     elif "split" in node.attributes:
         sizes = list(node.wholes("split"))
     else:
-        each = -(-shape[axis] // parts)
-        sizes = [each] * (parts - 1) + [shape[axis] - each * (parts - 1)]
+        length = -(-shape[axis] // parts)
+        sizes = [length] * (parts - 1) + [shape[axis] - length * (parts - 1)]
     if len(sizes) != parts or sum(sizes) != shape[axis] or min(sizes) < 1:
         raise BadData(f"split {tuple(sizes)} does not divide {shape[axis]} into {parts}")
     value = node.value(0)
@@ -232,10 +232,10 @@ def read_concat(node: Node) -> None:
     names = tuple(value.op for value in values)
     op = node.builder.add(Rearrange(node.builder.new_name("concat"), names, index, kind="concat"))
     arrays = [
-        np.concatenate([np.broadcast_to(array, value.shape) for array, value in zip(each, values, strict=True)], axis=axis)
-        if len({uniform(array) for array in each}) > 1 or uniform(each[0]) is None
-        else each[0]
-        for each in ([value.scale for value in values], [value.offset for value in values])
+        np.concatenate([np.broadcast_to(array, value.shape) for array, value in zip(parameters, values, strict=True)], axis=axis)
+        if len({uniform(array) for array in parameters}) > 1 or uniform(parameters[0]) is None
+        else parameters[0]
+        for parameters in ([value.scale for value in values], [value.offset for value in values])
     ]
     node.give_plain(op, arrays[0], arrays[1])
 
@@ -270,8 +270,8 @@ def _at_one_fraction(node: Node, values: list[Value]) -> list[Value]:
     finest = max(fractions)
     for value, fraction in zip(values, fractions, strict=True):
         exponent = max(known) if len(known) == len(values) else None
-        own = _exponent(value.scale)
-        shift = 0 if exponent is None or own is None else exponent - own
+        value_exponent = _exponent(value.scale)
+        shift = 0 if exponent is None or value_exponent is None else exponent - value_exponent
         if shift or fraction + shift != finest or exponent is not None:
             target = finest if exponent is None else max(known)
             aligned.append(_relabelled(node, value, shift, target))
@@ -281,18 +281,18 @@ def _at_one_fraction(node: Node, values: list[Value]) -> list[Value]:
 
 
 def _exponent(scale: Rationals) -> int | None:
-    same = uniform(scale)
-    return None if same is None else exponent_of(same)
+    number = uniform(scale)
+    return None if number is None else exponent_of(number)
 
 
 def _relabelled(node: Node, value: Value, shift: int, fraction: int) -> Value:
     """Return the value with codes 2**shift times as large, in a tensor whose nominal fraction is `fraction`."""
-    own = node.builder.tensors[value.op].format.fraction
-    if not shift and own == fraction:
+    old_fraction = node.builder.tensors[value.op].format.fraction
+    if not shift and old_fraction == fraction:
         return value
     rank = len(value.shape)
     weights = np.full((1,) * rank, 1 << shift, dtype=np.int64)
-    fmt = Format.holding(0, 1 << shift, fraction - own)
+    fmt = Format.holding(0, 1 << shift, fraction - old_fraction)
     op = node.builder.add(Affine(node.builder.new_name("align"), (value.op,), weights, np.zeros_like(weights), fmt))
     return replace(value, terms=((op, value.scale * Fraction(1, 2**shift)),))
 
@@ -301,21 +301,21 @@ def read_pad(node: Node) -> None:
     """Read Pad with a constant, with the edge or mirrored."""
     shape = _shape(node)
     mode = node.text("mode", "constant")
-    given = node.integers(1, "pads") if node.has(1) else list(node.wholes("pads"))
+    pads = node.integers(1, "pads") if node.has(1) else list(node.wholes("pads"))
     if node.has(3):
         axes = [node.axis(axis, len(shape)) for axis in node.integers(3, "axes")]
-        if len(given) != 2 * len(axes):
-            raise BadData(f"pads {tuple(given)} are not those of {len(axes)} axes")
+        if len(pads) != 2 * len(axes):
+            raise BadData(f"pads {tuple(pads)} are not those of {len(axes)} axes")
         widths = [(0, 0)] * len(shape)
         for i, axis in enumerate(axes):
-            widths[axis] = (given[i], given[len(axes) + i])
+            widths[axis] = (pads[i], pads[len(axes) + i])
     else:
-        if len(given) != 2 * (len(shape) + 1) or given[0] or given[len(shape) + 1]:
-            raise BadData(f"pads {tuple(given)} are not those of {len(shape) + 1} axes, or pad the event axis")
-        widths = [(given[1 + i], given[len(shape) + 2 + i]) for i in range(len(shape))]
+        if len(pads) != 2 * (len(shape) + 1) or pads[0] or pads[len(shape) + 1]:
+            raise BadData(f"pads {tuple(pads)} are not those of {len(shape) + 1} axes, or pad the event axis")
+        widths = [(pads[1 + i], pads[len(shape) + 2 + i]) for i in range(len(shape))]
     sizes = [size + before + after for size, (before, after) in zip(shape, widths, strict=True)]
     if min(sizes) < 1 or max(max(map(abs, pair)) for pair in widths) > MAX_ELEMENTS or math.prod(sizes) > MAX_ELEMENTS:
-        raise Unsupported(f"pads {tuple(given)} are not possible or make the tensor too large")
+        raise Unsupported(f"pads {tuple(pads)} are not possible or make the tensor too large")
     fill = float(np.asarray(node.numbers(2, "fill value")).reshape(-1)[0]) if node.has(2) else node.real("value", 0.0)
 
     def pad(index: Index) -> Index:
@@ -347,12 +347,12 @@ def read_resize(node: Node) -> None:
         raise Unsupported("only Resize with keep_aspect_ratio_policy='stretch' is supported; give the sizes themselves")
     scales = _factors(node, len(shape))
     old = _is_upsample(node)
-    how = node.text("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
+    coordinates = node.text("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
     rule = node.text("nearest_mode", "floor" if old else "round_prefer_floor")
     if old and min(factor for factor, _ in scales) < 1:
         raise Unsupported("a Resize of opset 10 that makes its input smaller is not defined exactly; export with opset 11")
-    if how not in ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"):
-        raise Unsupported(f"coordinate_transformation_mode {how} is not supported")
+    if coordinates not in ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"):
+        raise Unsupported(f"coordinate_transformation_mode {coordinates} is not supported")
     rounders: dict[str, Callable[[Fraction], int]] = {
         "floor": math.floor,
         "ceil": math.ceil,
@@ -367,11 +367,11 @@ def read_resize(node: Node) -> None:
     for size, (factor, length) in zip(shape, scales, strict=True):
         line = []
         for i in range(length):
-            if how == "asymmetric":
+            if coordinates == "asymmetric":
                 x = Fraction(i) / factor
-            elif how == "align_corners":
+            elif coordinates == "align_corners":
                 x = Fraction(i * (size - 1), length - 1) if length > 1 else Fraction(0)
-            elif how == "pytorch_half_pixel" and length == 1:
+            elif coordinates == "pytorch_half_pixel" and length == 1:
                 x = Fraction(0)
             else:
                 x = (Fraction(2 * i + 1, 2)) / factor - Fraction(1, 2)
@@ -416,10 +416,10 @@ def read_expand(node: Node) -> None:
     keeps_events = bool(sizes) and sizes[0] in (0, 1, *node.reading.batch_sizes)
     if len(sizes) != len(shape) + 1 or not keeps_events or min(sizes[1:], default=1) < 1 or math.prod(sizes[1:]) > MAX_ELEMENTS:
         raise Unsupported(f"Expand to {tuple(sizes)} is not possible here")
-    wanted = np.broadcast_shapes(shape, tuple(sizes[1:])) if _broadcasts(shape, sizes[1:]) else None
-    if wanted is None:
+    target = np.broadcast_shapes(shape, tuple(sizes[1:])) if _broadcasts(shape, sizes[1:]) else None
+    if target is None:
         raise BadData(f"({', '.join(map(str, shape))}) cannot be expanded to {tuple(sizes)}")
-    node.move(lambda index: np.broadcast_to(index, wanted).copy(), "repeat")
+    node.move(lambda index: np.broadcast_to(index, target).copy(), "repeat")
 
 
 def _broadcasts(shape: tuple[int, ...], sizes: list[int]) -> bool:

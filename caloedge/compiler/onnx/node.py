@@ -117,57 +117,57 @@ class Node:
         """Tell whether an optional input is given."""
         return index < len(self.proto.input) and bool(self.proto.input[index])
 
-    def operand(self, index: int, what: str = "its input") -> Operand:
+    def operand(self, index: int, label: str = "its input") -> Operand:
         """Return an input, whatever it is."""
         if not self.has(index):
-            raise BadData(f"{what} is missing")
+            raise BadData(f"{label} is missing")
         return self.reading.operands[self.proto.input[index]]
 
-    def numbers(self, index: int, what: str) -> NDArray[Any]:
+    def numbers(self, index: int, label: str) -> NDArray[Any]:
         """Return a constant input."""
         if self.has(index) and self.proto.input[index] in self.reading.event_counts:
-            raise Unsupported(f"{what} depends on the number of events, which hardware does not know; use a number")
-        return self._numbers(index, what)
+            raise Unsupported(f"{label} depends on the number of events, which hardware does not know; use a number")
+        return self._numbers(index, label)
 
-    def _numbers(self, index: int, what: str) -> NDArray[Any]:
-        found = self.operand(index, what)
-        if not isinstance(found, Constant):
-            raise Unsupported(f"{what} must be a constant")
-        return found.values
+    def _numbers(self, index: int, label: str) -> NDArray[Any]:
+        constant = self.operand(index, label)
+        if not isinstance(constant, Constant):
+            raise Unsupported(f"{label} must be a constant")
+        return constant.values
 
-    def integers(self, index: int, what: str) -> list[int]:
+    def integers(self, index: int, label: str) -> list[int]:
         """Return a constant input of whole numbers as a flat list."""
-        values = np.asarray(self._numbers(index, what), dtype=np.float64).reshape(-1)
+        values = np.asarray(self._numbers(index, label), dtype=np.float64).reshape(-1)
         if not np.isfinite(values).all() or np.any(values != np.rint(values)) or values.size > MAX_ELEMENTS:
-            raise BadData(f"{what} must be whole numbers")
+            raise BadData(f"{label} must be whole numbers")
         return [int(value) for value in values]
 
     def value(self, index: int) -> Value:
         """Return an input that depends on the network's input, as it is."""
-        found = self.operand(index)
-        if isinstance(found, Constant):
+        operand = self.operand(index)
+        if isinstance(operand, Constant):
             raise Unsupported("its first input is a constant and another one is not, which is not supported; exchange them")
-        if isinstance(found, Scores):
-            raise Unsupported(f"{SOFTMAX} ({found.node})")
-        if isinstance(found, RawInput):
+        if isinstance(operand, Scores):
+            raise Unsupported(f"{SOFTMAX} ({operand.node})")
+        if isinstance(operand, RawInput):
             missing = self.reading.missing
             if missing is None:
                 raise Unsupported(
                     "the network's input is not quantised; begin with a QuantIdentity, or use --quantise-missing FORMAT"
                 )
-            scale = constant_of(Fraction(2) ** -missing.fraction, found.index.ndim)
-            found = quantise_input(self.reading, found, scale, constant_of(0, found.index.ndim), quantiser_of(missing))
-            self.reading.operands[self.proto.input[index]] = found
+            scale = constant_of(Fraction(2) ** -missing.fraction, operand.index.ndim)
+            operand = quantise_input(self.reading, operand, scale, constant_of(0, operand.index.ndim), quantiser_of(missing))
+            self.reading.operands[self.proto.input[index]] = operand
             self.reading.inserted.append(self.proto.input[index])
-        return found
+        return operand
 
     def plain(self, index: int) -> Value:
         """Return an input as codes; where only rounding could do that, the declared missing quantiser or an error."""
         value = self.value(index)
-        found = as_codes(self.reading, value, self.proto.input[index])
+        codes = as_codes(self.reading, value, self.proto.input[index])
         if self.reading.inserted[-1:] == [self.proto.input[index]]:
-            self.reading.operands[self.proto.input[index]] = found
-        return found
+            self.reading.operands[self.proto.input[index]] = codes
+        return codes
 
     def give(self, operand: Operand, index: int = 0, *, scalar: bool = False) -> None:
         """Set an output; `scalar` says that it has no axis but that of the events in the file."""
@@ -191,9 +191,9 @@ class Node:
 
     def move(self, change: Callable[[NDArray[np.int64]], NDArray[np.int64]], kind: str, *, scalar: bool = False) -> None:
         """Set the first output to the first input with its elements in other places; `change` acts on their numbers."""
-        found = self.operand(0)
-        if isinstance(found, RawInput):
-            self.give(replace(found, index=change(found.index)), scalar=scalar)
+        operand = self.operand(0)
+        if isinstance(operand, RawInput):
+            self.give(replace(operand, index=change(operand.index)), scalar=scalar)
         else:
             value = self.value(0)
             index = change(np.arange(math.prod(value.shape)).reshape(value.shape))
@@ -221,10 +221,10 @@ class Node:
         """Return a real attribute; without a default it is required."""
         if name not in self.attributes:
             return float(self._required(name, default))
-        found = float(self._attribute(name, (onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT)))
-        if not math.isfinite(found):
-            raise BadData(f"attribute {name} is {found}")
-        return found
+        number = float(self._attribute(name, (onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT)))
+        if not math.isfinite(number):
+            raise BadData(f"attribute {name} is {number}")
+        return number
 
     def text(self, name: str, default: str) -> str:
         """Return a text attribute, made printable."""
@@ -245,12 +245,12 @@ class Node:
 
     def axis(self, number: int, rank: int) -> int:
         """Return an axis of the ONNX tensor as one without the event axis, of `rank` axes."""
-        found = number + rank + 1 if number < 0 else number
-        if not 0 <= found <= rank:
+        position = number + rank + 1 if number < 0 else number
+        if not 0 <= position <= rank:
             raise BadData(f"axis {number} is not one of a tensor of {rank + 1} axes")
-        if found == 0:
+        if position == 0:
             raise Unsupported("axis 0 is the event axis; events cannot be mixed")
-        return found - 1
+        return position - 1
 
 
 def as_codes(reading: Reading, value: Value, name: str) -> Value:
@@ -271,49 +271,49 @@ def quantiser_of(fmt: Format) -> Quantiser:
     return Quantiser(fmt.min_code, fmt.max_code, Rounding.HALF_EVEN, fmt)
 
 
-def checked(values: NDArray[Any], what: str) -> NDArray[np.float64]:
+def checked(values: NDArray[Any], label: str) -> NDArray[np.float64]:
     """Return numbers as float64 after refusing NaN and infinity."""
     if values.dtype == object or (not np.issubdtype(values.dtype, np.number) and values.dtype != np.bool_):
-        raise BadData(f"{what} is not numeric")
-    found = values.astype(np.float64)
-    if not np.isfinite(found).all():
-        raise BadData(f"{what} holds NaN or infinity")
-    return found
+        raise BadData(f"{label} is not numeric")
+    floats = values.astype(np.float64)
+    if not np.isfinite(floats).all():
+        raise BadData(f"{label} holds NaN or infinity")
+    return floats
 
 
-def fitted(values: NDArray[Any], shape: tuple[int, ...], what: str) -> Rationals:
+def fitted(values: NDArray[Any], shape: tuple[int, ...], label: str) -> Rationals:
     """Return constants that act on a tensor of `shape` (without the event axis) as fractions of its rank.
 
     They have the event axis (of size 1) or fewer axes, as in ONNX, where they are repeated over missing leading axes.
     """
-    found = checked(values, what)
+    constants = checked(values, label)
     rank = len(shape)
-    if found.ndim == rank + 1:
-        if found.shape[0] != 1:
-            raise Unsupported(f"{what} differs between events")
-        found = found[0]
-    if found.ndim > rank:
-        raise BadData(f"{what} of shape {values.shape} does not fit a tensor ({', '.join(map(str, shape))})")
-    found = found.reshape((1,) * (rank - found.ndim) + found.shape)
-    if any(n not in (1, size) for n, size in zip(found.shape, shape, strict=True)):
-        if all(n == size or 1 in (n, size) for n, size in zip(found.shape, shape, strict=True)):
+    if constants.ndim == rank + 1:
+        if constants.shape[0] != 1:
+            raise Unsupported(f"{label} differs between events")
+        constants = constants[0]
+    if constants.ndim > rank:
+        raise BadData(f"{label} of shape {values.shape} does not fit a tensor ({', '.join(map(str, shape))})")
+    constants = constants.reshape((1,) * (rank - constants.ndim) + constants.shape)
+    if any(n not in (1, size) for n, size in zip(constants.shape, shape, strict=True)):
+        if all(n == size or 1 in (n, size) for n, size in zip(constants.shape, shape, strict=True)):
             raise Unsupported(
-                f"{what} of shape {values.shape} repeats a tensor ({', '.join(map(str, shape))}); put Expand before it"
+                f"{label} of shape {values.shape} repeats a tensor ({', '.join(map(str, shape))}); put Expand before it"
             )
-        raise BadData(f"{what} of shape {values.shape} does not fit a tensor ({', '.join(map(str, shape))})")
-    if found.size > MAX_ELEMENTS // 16:
-        raise Unsupported(f"{what} has {found.size:,} elements, too many to be kept as fractions")
-    return compressed(rationals(found))
+        raise BadData(f"{label} of shape {values.shape} does not fit a tensor ({', '.join(map(str, shape))})")
+    if constants.size > MAX_ELEMENTS // 16:
+        raise Unsupported(f"{label} has {constants.size:,} elements, too many to be kept as fractions")
+    return compressed(rationals(constants))
 
 
 def quantise_input(
     reading: Reading, raw: RawInput, scale: Rationals, zero_point: Rationals, quantiser: Quantiser, *, zero_after: bool = False
 ) -> Value:
     """Make an input of the network from its quantiser; what was done to the input before goes into scale and zero point."""
-    own, whole_scale = uniform(zero_point), uniform(scale)
-    if own is None or whole_scale is None or own.denominator != 1 or not raw.factor:
+    zero_code, common_scale = uniform(zero_point), uniform(scale)
+    if zero_code is None or common_scale is None or zero_code.denominator != 1 or not raw.factor:
         raise Unsupported("the quantiser of the network's input needs one scale and one whole zero point for all elements")
-    zero, real_scale = own + raw.summand / whole_scale, whole_scale / raw.factor
+    zero, real_scale = zero_code + raw.summand / common_scale, common_scale / raw.factor
     if zero.denominator != 1 or abs(zero) >= 2**53 or real_scale < 0 or (zero_after and raw.summand):
         raise Unsupported("what is done to the network's input before its quantiser has no exact integer form; quantise first")
     if abs(zero) >= MAX_ZERO_POINT:
@@ -323,20 +323,20 @@ def quantise_input(
         raise Unsupported("the quantiser of the network's input leaves out codes at its upper end; use narrow_range=False")
     exponent = exponent_of(real_scale)
     fraction = nearest_exponent(real_scale) if exponent is None else exponent
-    rest = real_scale * Fraction(2) ** fraction
+    scale_left = real_scale * Fraction(2) ** fraction
     fmt = replace(quantiser.format, fraction=fraction)
     shape = reading.shapes[raw.name]
     rounding, whole = quantiser.rounding, reading.whole[raw.name]
-    op = InputQuantiser(raw.name, shape, fmt, quantiser.narrow, rounding, float(rest), int(zero), zero_after, whole)
-    there = reading.builder.ops.get(raw.name)
-    if there is None:
+    op = InputQuantiser(raw.name, shape, fmt, quantiser.narrow, rounding, float(scale_left), int(zero), zero_after, whole)
+    existing = reading.builder.ops.get(raw.name)
+    if existing is None:
         reading.builder.add(op)
-    elif not isinstance(there, InputQuantiser) or _fields(there) != _fields(op):
+    elif not isinstance(existing, InputQuantiser) or _fields(existing) != _fields(op):
         raise Unsupported(f"input {raw.name!r} is quantised a second time in another way; quantise it once")
     rank = len(shape)
-    value = plain_value(reading.builder, raw.name, constant_of(whole_scale, rank), constant_of(-whole_scale * own, rank))
-    same = raw.index.shape == shape and np.array_equal(raw.index.reshape(-1), np.arange(raw.index.size))
-    return value if same else moved(reading.builder, value, raw.index, "transpose")
+    value = plain_value(reading.builder, raw.name, constant_of(common_scale, rank), constant_of(-common_scale * zero_code, rank))
+    in_order = raw.index.shape == shape and np.array_equal(raw.index.reshape(-1), np.arange(raw.index.size))
+    return value if in_order else moved(reading.builder, value, raw.index, "transpose")
 
 
 def _fields(op: InputQuantiser) -> tuple[Any, ...]:
@@ -346,37 +346,38 @@ def _fields(op: InputQuantiser) -> tuple[Any, ...]:
 # Weights
 
 
-def integer_weights(constant: Constant, axis: int, inputs: Rationals, node: Node, what: str) -> tuple[Codes, Rationals, Format]:
+def integer_weights(constant: Constant, axis: int, inputs: Rationals, node: Node, label: str) -> tuple[Codes, Rationals, Format]:
     """Return integer weights, the unit of each filter (F,), and their format.
 
     `axis` is that of the filters; `inputs` is the scale of what the weights are multiplied with, of the weights' rank.
     """
-    same = uniform(inputs)
-    if constant.codes is not None and constant.scale is not None and constant.format is not None and same is not None:
+    input_scale = uniform(inputs)
+    if constant.codes is not None and constant.scale is not None and constant.format is not None and input_scale is not None:
         scale = compressed(np.broadcast_to(constant.scale, constant.codes.shape))
         if all(size == 1 for i, size in enumerate(scale.shape) if i != axis):
-            return _scaled_codes(constant.codes, scale, constant.format, axis, same)
-    values = checked(constant.values, what)
+            return _scaled_codes(constant.codes, scale, constant.format, axis, input_scale)
+    values = checked(constant.values, label)
     if node.reading.missing is not None and constant.codes is None and _bits(values) > MAX_WEIGHT_BITS:
         missing = node.reading.missing
         values = np.clip(np.rint(np.ldexp(values, missing.fraction)), missing.min_code, missing.max_code) * missing.lsb
-        node.reading.inserted.append(what)
+        node.reading.inserted.append(label)
     if values.size > MAX_ELEMENTS // 16 and constant.codes is None:
-        raise Unsupported(f"{what} are {values.size:,} unquantised numbers; use a weight quantiser (QuantConv2d, QuantLinear)")
+        raise Unsupported(f"{label} are {values.size:,} unquantised numbers; use a weight quantiser (QuantConv2d, QuantLinear)")
     real = rationals(values) * inputs
-    most = MAX_WEIGHT_BITS if constant.codes is None or same is None else MAX_EXACT_BITS
-    whole = _with_units(real, axis, [_unit(real)] * real.shape[axis])
-    if whole is None or int(np.abs(whole[0]).max(initial=0)).bit_length() >= MAX_WEIGHT_BITS:
-        whole = _with_units(real, axis, [_unit(row) for row in np.moveaxis(real, axis, 0)])
-    if whole is None or int(np.abs(whole[0]).max(initial=0)).bit_length() >= most:
+    most = MAX_WEIGHT_BITS if constant.codes is None or input_scale is None else MAX_EXACT_BITS
+    scaled = _with_units(real, axis, [_unit(real)] * real.shape[axis])
+    if scaled is None or int(np.abs(scaled[0]).max(initial=0)).bit_length() >= MAX_WEIGHT_BITS:
+        scaled = _with_units(real, axis, [_unit(row) for row in np.moveaxis(real, axis, 0)])
+    if scaled is None or int(np.abs(scaled[0]).max(initial=0)).bit_length() >= most:
         if constant.codes is not None:
             raise Unsupported(
-                f"{what} of one output channel have scales without a common unit in {most} bits; use one scale per output channel"
+                f"{label} of one output channel have scales without a common unit in {most} bits; use one scale per output "
+                "channel"
             )
         cure = "use a weight quantiser (QuantConv2d, QuantLinear), or --quantise-missing FORMAT"
-        raise Unsupported(f"{what} are not quantised: as integers they need more than {MAX_WEIGHT_BITS} bits; {cure}")
-    codes, units = whole
-    fmt = Format.holding(int(codes.min()), int(codes.max()), nearest_exponent(units[0] / (same or Fraction(1))))
+        raise Unsupported(f"{label} are not quantised: as integers they need more than {MAX_WEIGHT_BITS} bits; {cure}")
+    codes, units = scaled
+    fmt = Format.holding(int(codes.min()), int(codes.max()), nearest_exponent(units[0] / (input_scale or Fraction(1))))
     return codes, units, fmt
 
 
@@ -390,8 +391,8 @@ def _scaled_codes(codes: Codes, scale: Rationals, fmt: Format, axis: int, inputs
     if len(set(known)) == 1:
         return codes, units * inputs, replace(fmt, fraction=finest)
     aligned = codes << (finest - np.array(known, dtype=np.int64).reshape(scale.shape))
-    whole = np.full(len(units), Fraction(1, 2) ** finest, dtype=object)
-    return aligned, whole * inputs, Format.holding(int(aligned.min()), int(aligned.max()), finest)
+    common_units = np.full(len(units), Fraction(1, 2) ** finest, dtype=object)
+    return aligned, common_units * inputs, Format.holding(int(aligned.min()), int(aligned.max()), finest)
 
 
 def _bits(values: NDArray[np.float64]) -> int:
@@ -399,8 +400,8 @@ def _bits(values: NDArray[np.float64]) -> int:
     mantissas, exponents = np.frexp(values[values != 0])
     if not mantissas.size:
         return 0
-    whole = (np.abs(mantissas) * 2.0**53).astype(np.int64)
-    lowest = np.log2((whole & -whole).astype(np.float64)) - 53 + exponents
+    mantissa_codes = (np.abs(mantissas) * 2.0**53).astype(np.int64)
+    lowest = np.log2((mantissa_codes & -mantissa_codes).astype(np.float64)) - 53 + exponents
     return int(exponents.max() - lowest.min())
 
 
@@ -409,13 +410,13 @@ def _unit(real: Rationals) -> Fraction:
 
 
 def _with_units(real: Rationals, axis: int, units: list[Fraction]) -> tuple[Codes, Rationals] | None:
-    every = np.array(units, dtype=object)
+    units_F = np.array(units, dtype=object)
     shape = [1] * real.ndim
     shape[axis] = len(units)
-    whole = real / every.reshape(shape)
-    if max(abs(int(number)) for number in whole.flat) >= 2**62:
+    quotients = real / units_F.reshape(shape)
+    if max(abs(int(number)) for number in quotients.flat) >= 2**62:
         return None
-    return np.array([int(number) for number in whole.flat], dtype=np.int64).reshape(real.shape), every
+    return np.array([int(number) for number in quotients.flat], dtype=np.int64).reshape(real.shape), units_F
 
 
 def transposed(constant: Constant, order: tuple[int, ...]) -> Constant:

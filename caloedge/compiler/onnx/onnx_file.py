@@ -340,21 +340,21 @@ def _loaded(model: onnx.ModelProto, path: Path) -> OnnxFile:
 
 def _by_name(values: Iterable[Any], kind: str) -> dict[str, Any]:
     """Return inputs, outputs or initialisers by name; a name is given and given once."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for value in values:
         name = _checked_text(value.name, f"the name of an {kind}")
         if not name:
             _fail(f"an {kind} has no name; {AGAIN}")
-        if name in found:
+        if name in by_name:
             _fail(f"{kind} {quoted(name)} is declared twice; {AGAIN}")
-        found[name] = value
-    return found
+        by_name[name] = value
+    return by_name
 
 
-def _checked_text(text: str | bytes, what: str) -> str:
+def _checked_text(text: str | bytes, subject: str) -> str:
     if isinstance(text, str):
         return text
-    return _fail(f"{what} is not UTF-8 text ({shown(text)}); rename it or export the file again")
+    return _fail(f"{subject} is not UTF-8 text ({shown(text)}); rename it or export the file again")
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,7 +371,7 @@ class _Wiring:
 
 def _wiring(nodes: Sequence[onnx.NodeProto], real: Iterable[str], initialisers: Iterable[str]) -> _Wiring:
     """Return the wiring after checking that every tensor has one origin."""
-    given = dict.fromkeys(real, "an input") | dict.fromkeys(initialisers, "an initialiser")
+    origins = dict.fromkeys(real, "an input") | dict.fromkeys(initialisers, "an initialiser")
     maker: dict[str, int] = {}
     wiring = _Wiring(nodes, [], maker)
     for index, node in enumerate(nodes):
@@ -384,8 +384,8 @@ def _wiring(nodes: Sequence[onnx.NodeProto], real: Iterable[str], initialisers: 
         if not any(outputs):
             _fail(f"node {node_name(node)}: has no output; remove it or export the file again")
         for output in filter(None, outputs):
-            if output in given:
-                _fail(f"node {node_name(node)}: its output {quoted(output)} is also {given[output]}; {AGAIN}")
+            if output in origins:
+                _fail(f"node {node_name(node)}: its output {quoted(output)} is also {origins[output]}; {AGAIN}")
             if output in maker:
                 _fail(
                     f"node {node_name(node)}: its output {quoted(output)} is also made by {wiring.label(maker[output])}; {AGAIN}"
@@ -395,9 +395,9 @@ def _wiring(nodes: Sequence[onnx.NodeProto], real: Iterable[str], initialisers: 
     return wiring
 
 
-def _ordered(wiring: _Wiring, outputs: Iterable[str], given: set[str]) -> list[int]:
+def _ordered(wiring: _Wiring, outputs: Iterable[str], available: set[str]) -> list[int]:
     """Return the nodes that the outputs need, each after the ones it reads, and otherwise as they stand in the file."""
-    needed = _needed(wiring, outputs, given)
+    needed = _needed(wiring, outputs, available)
     pending: dict[int, int] = {}
     readers: dict[int, list[int]] = {}
     for index in needed:
@@ -419,38 +419,38 @@ def _ordered(wiring: _Wiring, outputs: Iterable[str], given: set[str]) -> list[i
     return order
 
 
-def _needed(wiring: _Wiring, outputs: Iterable[str], given: set[str]) -> list[int]:
+def _needed(wiring: _Wiring, outputs: Iterable[str], available: set[str]) -> list[int]:
     """Return the nodes that the outputs need, as they stand in the file, after checking that nothing they read is missing."""
     waiting = []
     for name in outputs:
-        if name in given:
+        if name in available:
             _fail(f"output {quoted(name)} is not the result of any layer but given; remove it from the outputs", Unsupported)
         if name not in wiring.maker:
             _fail(f"output {quoted(name)} is not the result of any layer; {AGAIN}")
         waiting.append(wiring.maker[name])
-    found = set(waiting)
+    reached = set(waiting)
     while waiting:
         for name in wiring.reads[waiting.pop()]:
             maker = wiring.maker.get(name)
-            if maker is not None and maker not in found:
-                found.add(maker)
+            if maker is not None and maker not in reached:
+                reached.add(maker)
                 waiting.append(maker)
-    needed = sorted(found)
+    needed = sorted(reached)
     for index in needed:
         for name in wiring.reads[index]:
-            if name and name not in wiring.maker and name not in given:
+            if name and name not in wiring.maker and name not in available:
                 _fail(f"node {wiring.label(index)}: input {quoted(name)} is missing; {AGAIN}")
     return needed
 
 
 def _refuse_cycle(wiring: _Wiring, index: int, pending: Mapping[int, int]) -> NoReturn:
     """Name the nodes of a cycle: whoever still waits waits for someone who waits too."""
-    seen: dict[int, None] = {}
-    while index not in seen:
-        seen[index] = None
+    visited: dict[int, None] = {}
+    while index not in visited:
+        visited[index] = None
         makers = (wiring.maker[name] for name in wiring.reads[index] if name in wiring.maker)
         index = next(maker for maker in makers if pending[maker])
-    path = list(seen)
+    path = list(visited)
     cycle = path[path.index(index) :]
     if len(cycle) == 1:
         _fail(f"node {wiring.label(index)}: reads its own output; {AGAIN}")
@@ -459,13 +459,13 @@ def _refuse_cycle(wiring: _Wiring, index: int, pending: Mapping[int, int]) -> No
 
 
 def _opsets(model: onnx.ModelProto) -> dict[str, int]:
-    found: dict[str, int] = {}
+    versions: dict[str, int] = {}
     for opset in model.opset_import:
         domain = _checked_text(opset.domain, "the domain of an operator set")
         domain = "" if domain in STANDARD else domain
-        if found.setdefault(domain, opset.version) != opset.version:
-            _fail(f"domain {quoted(domain)} is declared with versions {found[domain]} and {opset.version}; {AGAIN}")
-    return found
+        if versions.setdefault(domain, opset.version) != opset.version:
+            _fail(f"domain {quoted(domain)} is declared with versions {versions[domain]} and {opset.version}; {AGAIN}")
+    return versions
 
 
 def _refuse_nodes(nodes: Iterable[onnx.NodeProto], model: onnx.ModelProto, opsets: Mapping[str, int]) -> None:
@@ -487,12 +487,12 @@ def _refuse_nodes(nodes: Iterable[onnx.NodeProto], model: onnx.ModelProto, opset
 
 
 def _refuse_attributes(attributes: Iterable[AttributeProto]) -> None:
-    seen = set()
+    names = set()
     for attribute in attributes:
         name = _checked_text(attribute.name, "the name of an attribute")
-        if name in seen:
+        if name in names:
             _fail(f"attribute {quoted(name)} is given twice; {AGAIN}")
-        seen.add(name)
+        names.add(name)
         if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) or attribute.HasField("g") or attribute.graphs:
             _fail(
                 f"attribute {quoted(name)} is a network of its own (If, Loop, Scan), which is not supported; unroll it",
@@ -505,40 +505,40 @@ def _refuse_attributes(attributes: Iterable[AttributeProto]) -> None:
 
 
 def _inputs(values: Mapping[str, onnx.ValueInfoProto]) -> tuple[OnnxInput, ...]:
-    found, n_values = [], 0
+    inputs, n_values = [], 0
     for name, value in values.items():
-        found.append(_input(name, value))
-        n_values += math.prod(found[-1].shape)
+        inputs.append(_input(name, value))
+        n_values += math.prod(inputs[-1].shape)
         if n_values > MAX_INPUT_VALUES:
-            whose = f"input {quoted(name)}:" if len(found) == 1 else f"inputs up to {quoted(name)}:"
+            whose = f"input {quoted(name)}:" if len(inputs) == 1 else f"inputs up to {quoted(name)}:"
             _fail(f"{whose} {n_values:,} values per event are too many; use at most {MAX_INPUT_VALUES:,}", Unsupported)
-    return tuple(found)
+    return tuple(inputs)
 
 
 def _input(name: str, value: onnx.ValueInfoProto) -> OnnxInput:
-    what = f"input {quoted(name)}"
+    subject = f"input {quoted(name)}"
     kind = value.type.WhichOneof("value")
     if kind is None:
-        _fail(f"{what}: its type is not declared; {AGAIN}")
+        _fail(f"{subject}: its type is not declared; {AGAIN}")
     if kind != "tensor_type":
-        _fail(f"{what}: a {kind.removesuffix('_type')} is not supported; use a tensor", Unsupported)
+        _fail(f"{subject}: a {kind.removesuffix('_type')} is not supported; use a tensor", Unsupported)
     tensor = value.type.tensor_type
     if tensor.elem_type == TensorProto.UNDEFINED:
-        _fail(f"{what}: the type of its values is not declared; {AGAIN}")
+        _fail(f"{subject}: the type of its values is not declared; {AGAIN}")
     if tensor.elem_type in NOT_NUMBERS or tensor.elem_type not in TensorProto.DataType.values():
-        _fail(f"{what}: values of type {_type_name(tensor.elem_type)} are not supported; use numbers", Unsupported)
+        _fail(f"{subject}: values of type {_type_name(tensor.elem_type)} are not supported; use numbers", Unsupported)
     if not tensor.HasField("shape"):
-        _fail(f"{what}: its shape is not declared; {AGAIN} with fixed sizes", Unsupported)
+        _fail(f"{subject}: its shape is not declared; {AGAIN} with fixed sizes", Unsupported)
     dims = tensor.shape.dim
     if not dims:
-        _fail(f"{what}: a scalar has no axis for events; use the shape (events, ...)", Unsupported)
-    _refuse_many_axes(len(dims), f"{what}: ")
+        _fail(f"{subject}: a scalar has no axis for events; use the shape (events, ...)", Unsupported)
+    _refuse_many_axes(len(dims), f"{subject}: ")
     for axis, dim in enumerate(dims):
         if axis and not dim.HasField("dim_value"):
             size = shown(dim.dim_param) or "unknown"
-            _fail(f"{what}: axis {axis} has no fixed size ({size}); {AGAIN} with fixed sizes but for the events", Unsupported)
+            _fail(f"{subject}: axis {axis} has no fixed size ({size}); {AGAIN} with fixed sizes but for the events", Unsupported)
         if axis and dim.dim_value < 1:
-            _fail(f"{what}: axis {axis} has size {dim.dim_value}; {AGAIN} with fixed sizes of at least 1")
+            _fail(f"{subject}: axis {axis} has size {dim.dim_value}; {AGAIN} with fixed sizes of at least 1")
     shape = tuple(int(dim.dim_value) for dim in dims)
     # Some exporters write 0 or -1 where they mean any number of events.
     return OnnxInput(name, shape[1:], shape[0] if shape[0] > 0 else None, WHOLE_TYPES.get(tensor.elem_type))
@@ -578,14 +578,14 @@ def _refuse_too_many_values(tensors: Iterable[TensorProto]) -> None:
             _refuse_too_many_bytes(total, f"tensor {quoted(tensor.name)} and those before it take ")
 
 
-def _refuse_too_many_bytes(n_bytes: int, what: str) -> None:
+def _refuse_too_many_bytes(n_bytes: int, beginning: str) -> None:
     if n_bytes > MAX_VALUE_BYTES:
-        _fail(f"{what}{n_bytes:,} bytes; at most {MAX_VALUE_BYTES >> 20} MiB are read, use a smaller network", Unsupported)
+        _fail(f"{beginning}{n_bytes:,} bytes; at most {MAX_VALUE_BYTES >> 20} MiB are read, use a smaller network", Unsupported)
 
 
-def _refuse_many_axes(n_axes: int, what: str) -> None:
+def _refuse_many_axes(n_axes: int, beginning: str) -> None:
     if n_axes > MAX_AXES:
-        _fail(f"{what}{n_axes} axes; at most {MAX_AXES} are supported", Unsupported)
+        _fail(f"{beginning}{n_axes} axes; at most {MAX_AXES} are supported", Unsupported)
 
 
 def _type_name(data_type: int) -> str:
@@ -610,8 +610,8 @@ def _dims_and_type(tensor: TensorProto) -> tuple[tuple[int, ...], np.dtype[Any]]
     return dims, dtype
 
 
-def _misfit(dims: tuple[int, ...], needed: int, given: int, unit: str) -> NoReturn:
-    _fail(f"has the shape {dims} and needs {needed:,} {unit}, but holds {given:,}; {AGAIN}")
+def _misfit(dims: tuple[int, ...], needed: int, present: int, unit: str) -> NoReturn:
+    _fail(f"has the shape {dims} and needs {needed:,} {unit}, but holds {present:,}; {AGAIN}")
 
 
 def _raw_values(tensor: TensorProto, dims: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -625,9 +625,9 @@ def _raw_values(tensor: TensorProto, dims: tuple[int, ...], dtype: np.dtype[Any]
 
 def _typed_values(tensor: TensorProto, dims: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     field = TYPED_FIELDS.get(tensor.data_type, "int32_data")
-    for other in DATA_FIELDS:
-        if other != field and len(getattr(tensor, other)):
-            _fail(f"is of type {_type_name(tensor.data_type)} but holds {other}; {AGAIN}")
+    for other_field in DATA_FIELDS:
+        if other_field != field and len(getattr(tensor, other_field)):
+            _fail(f"is of type {_type_name(tensor.data_type)} but holds {other_field}; {AGAIN}")
     values, needed = getattr(tensor, field), math.prod(dims)
     if len(values) != needed:
         _misfit(dims, needed, len(values), "values")
@@ -660,13 +660,13 @@ def _external_bytes(tensor: TensorProto, needed: int, folder: Path) -> bytes:
             _fail(f"needs bytes {offset:,} to {offset + needed:,} of {named}, which has {size:,}; copy the whole file")
         with path.open("rb") as stream:
             stream.seek(offset)
-            found = stream.read(needed)
+            content = stream.read(needed)
     except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else str(problem)
         _fail(f"cannot read {named} ({reason}); copy that file next to the model")
-    if len(found) != needed:
+    if len(content) != needed:
         _fail(f"needs {needed:,} bytes of {named}, which changed while it was read; compile again")
-    return found
+    return content
 
 
 def _whole_number(entries: Mapping[str, str], key: str, otherwise: int) -> int:

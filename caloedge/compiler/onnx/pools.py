@@ -87,9 +87,9 @@ def read_average_pool(node: Node) -> None:
     if len(x.shape) != len(kernel) + 1 or len(kernel) > 3:
         raise BadData(f"kernel_shape {kernel} does not fit an input ({', '.join(map(str, x.shape))})")
     stride, padding, dilation = window(node, x.shape[1:], kernel)
-    whole = _ceiled(node, x.shape[1:], kernel, stride, padding, dilation)
-    counts = _window_counts(node, x.shape[1:], kernel, stride, padding, whole, dilation)
-    node.give(_average(node, x, kernel, stride, whole, dilation, counts))
+    ceiled_padding = _ceiled(node, x.shape[1:], kernel, stride, padding, dilation)
+    counts = _window_counts(node, x.shape[1:], kernel, stride, padding, ceiled_padding, dilation)
+    node.give(_average(node, x, kernel, stride, ceiled_padding, dilation, counts))
 
 
 def _window_counts(
@@ -98,7 +98,7 @@ def _window_counts(
     kernel: tuple[int, ...],
     stride: tuple[int, ...],
     padding: tuple[int, ...],
-    whole: tuple[int, ...],
+    ceiled_padding: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> Rationals:
     """Return the number that each window is divided by, (1, *positions)."""
@@ -106,15 +106,15 @@ def _window_counts(
     include = node.whole("count_include_pad", 0)
     counts = np.ones((), dtype=np.int64)
     for i in range(axes):
-        line = np.zeros(sizes[i] + whole[i] + whole[axes + i], dtype=np.int64)
-        line[whole[i] : whole[i] + sizes[i]] = 1
+        line = np.zeros(sizes[i] + ceiled_padding[i] + ceiled_padding[axes + i], dtype=np.int64)
+        line[ceiled_padding[i] : ceiled_padding[i] + sizes[i]] = 1
         if include:
             line[: padding[i] + sizes[i] + padding[axes + i]] = 1
         positions = (len(line) - (kernel[i] - 1) * dilation[i] - 1) // stride[i] + 1
         if positions < 1:
             raise BadData(f"kernel {kernel} is larger than its input")
-        each = sum(line[k * dilation[i] :][: (positions - 1) * stride[i] + 1 : stride[i]] for k in range(kernel[i]))
-        counts = np.multiply.outer(counts, each)
+        line_counts = sum(line[k * dilation[i] :][: (positions - 1) * stride[i] + 1 : stride[i]] for k in range(kernel[i]))
+        counts = np.multiply.outer(counts, line_counts)
     if counts.size > MAX_ELEMENTS // 16 or not counts.all():
         raise Unsupported("its windows are too many, or some hold nothing but padding")
     return compressed(rationals(counts[None]))

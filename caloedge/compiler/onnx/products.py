@@ -62,8 +62,8 @@ def read_matmul(node: Node) -> None:
         turned = swapped(node, value)
         node.give(swapped(node, _dense(node, turned, weights, None, Fraction(1))))
         return
-    given = node.plain(0), node.plain(1)
-    a, b = (aligned(node.builder, centred(node.builder, value)) for value in given)
+    operand_values = node.plain(0), node.plain(1)
+    a, b = (aligned(node.builder, centred(node.builder, value)) for value in operand_values)
     rank = max(len(a.shape), len(b.shape))
     if min(len(a.shape), len(b.shape)) < 2:
         raise Unsupported("a product of two tensors needs two axes beside the events")
@@ -71,7 +71,7 @@ def read_matmul(node: Node) -> None:
     try:
         op = node.builder.add(MatMul(node.builder.new_name("matmul"), (a.op, b.op)))
     except TooWide as problem:
-        raise reason_of(problem, *given) from None
+        raise reason_of(problem, *operand_values) from None
     node.give_plain(op, a.scale * b.scale)
 
 
@@ -98,16 +98,16 @@ def _dense(node: Node, x: Value, weights: Constant, bias: Rationals | None, fact
     scale, offset = x.scale.reshape(1, -1), x.offset.reshape(1, -1)
     narrow = narrow_weights(node, weights, scale)
     if narrow is None:
-        found = of_several_scales(
+        product = of_several_scales(
             node, x, weights, scale, bias, lambda x, weights, bias: _dense(node, x, weights, bias, Fraction(1))
         )
         nothing = constant_of(0, len(x.shape))
-        return scaled(found, nothing + factor, nothing, node.name)
+        return scaled(product, nothing + factor, nothing, node.name)
     codes, units, fmt = narrow
-    whole, rest = whole_bias(constant_part(codes, units, scale, offset, bias), units)
-    op = node.builder.add(Dense(node.builder.new_name("dense"), (x.op,), codes, whole, fmt))
+    bias_codes, offset_left = whole_bias(constant_part(codes, units, scale, offset, bias), units)
+    op = node.builder.add(Dense(node.builder.new_name("dense"), (x.op,), codes, bias_codes, fmt))
     ones = (1,) * (len(x.shape) - 1)
-    return plain_value(node.builder, op, (units * factor).reshape(*ones, -1), (rest * factor).reshape(*ones, -1))
+    return plain_value(node.builder, op, (units * factor).reshape(*ones, -1), (offset_left * factor).reshape(*ones, -1))
 
 
 def read_reduce(node: Node) -> None:
@@ -116,18 +116,18 @@ def read_reduce(node: Node) -> None:
     if node.kind in ("ReduceSumSquare", "ReduceL2"):
         x = powered(node.builder, x, 2)
     rank = len(x.shape)
-    given = node.integers(1, "axes") if node.has(1) else list(node.wholes("axes", ()))
-    if not given and (node.whole("noop_with_empty_axes", 0) or not rank):
+    numbers = node.integers(1, "axes") if node.has(1) else list(node.wholes("axes", ()))
+    if not numbers and (node.whole("noop_with_empty_axes", 0) or not rank):
         node.give(x)
         return
-    axes = sorted({node.axis(axis, rank) for axis in given}) if given else None
+    axes = sorted({node.axis(axis, rank) for axis in numbers}) if numbers else None
     if axes is None:
         raise Unsupported("a sum over all axes would mix events; name the axes")
-    kept = [axis for axis in range(rank) if axis not in axes]
+    remaining = [axis for axis in range(rank) if axis not in axes]
     if any(array.shape[axis] != 1 for array in (x.scale, x.offset) for axis in axes):
         x = aligned(node.builder, x)
     count = math.prod(x.shape[axis] for axis in axes)
-    order = np.arange(math.prod(x.shape)).reshape(x.shape).transpose(*kept, *axes)
+    order = np.arange(math.prod(x.shape)).reshape(x.shape).transpose(*remaining, *axes)
     rows = moved(node.builder, x, order.reshape(-1, count), "transpose")
     builder = node.builder
     factor = Fraction(1)
@@ -144,8 +144,8 @@ def read_reduce(node: Node) -> None:
     shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes)
     total = plain_value(builder, op, rows.scale * factor, offset)
     places = np.arange(math.prod(shape)).reshape(shape or (1,))
-    found = moved(builder, total, places, "reshape")
-    node.give(applied(found, SQRT, node.name) if node.kind == "ReduceL2" else found, scalar=not shape)
+    result = moved(builder, total, places, "reshape")
+    node.give(applied(result, SQRT, node.name) if node.kind == "ReduceL2" else result, scalar=not shape)
 
 
 READERS = {

@@ -44,7 +44,7 @@ def read_quant(node: Node) -> None:
     """Read Quant or IntQuant: (clip(round(x / scale + zero point)) - zero point) * scale."""
     quantiser = _quantiser(node)
     source = node.operand(0)
-    scale, zero_point = (node.numbers(index, what) for index, what in ((1, "scale"), (2, "zero point")))
+    scale, zero_point = (node.numbers(index, label) for index, label in ((1, "scale"), (2, "zero point")))
     if quantiser is None:
         zero = checked(zero_point, "zero point")
         if np.any(zero):
@@ -86,18 +86,18 @@ def _nominal(quantiser: Quantiser, scales: Rationals) -> Quantiser:
     return replace(quantiser, format=replace(quantiser.format, fraction=fraction), free_fraction=only is None)
 
 
-def _filled(values: NDArray[Any], what: str) -> NDArray[np.float64]:
-    found = checked(values, what)
-    if not found.size:
-        raise BadData(f"{what} is empty")
-    return found
+def _filled(values: NDArray[Any], label: str) -> NDArray[np.float64]:
+    floats = checked(values, label)
+    if not floats.size:
+        raise BadData(f"{label} is empty")
+    return floats
 
 
 def _positive(scale: NDArray[Any]) -> NDArray[np.float64]:
-    found = _filled(scale, "scale")
-    if not (found > 0).all():
-        raise BadData(f"scale {found[~(found > 0)][0]:g} is not positive; export the network again")
-    return found
+    floats = _filled(scale, "scale")
+    if not (floats > 0).all():
+        raise BadData(f"scale {floats[~(floats > 0)][0]:g} is not positive; export the network again")
+    return floats
 
 
 def _quantiser(node: Node) -> Quantiser | None:
@@ -135,11 +135,11 @@ def _quantised_constant(values: NDArray[Any], scale: NDArray[Any], zero_point: N
     return Constant(codes * scale.astype(np.float64), codes, rationals(scale), fmt)
 
 
-def _of_constant(numbers: NDArray[Any], values: NDArray[Any], what: str = "scale") -> NDArray[Any]:
+def _of_constant(numbers: NDArray[Any], values: NDArray[Any], label: str = "scale") -> NDArray[Any]:
     """Return scales or zero points of a constant in its rank."""
     shape = (1,) * values.ndim if numbers.size == 1 else (1,) * (values.ndim - numbers.ndim) + numbers.shape
     if len(shape) != values.ndim or any(n not in (1, size) for n, size in zip(shape, values.shape, strict=True)):
-        raise BadData(f"{what} {numbers.shape} does not fit the constant {values.shape}")
+        raise BadData(f"{label} {numbers.shape} does not fit the constant {values.shape}")
     return numbers.reshape(shape)
 
 
@@ -147,22 +147,22 @@ def _round_floats(y: NDArray[np.float64], rounding: Rounding) -> Codes:
     magnitude = np.abs(y)
     match rounding:
         case Rounding.HALF_EVEN:
-            found = np.rint(y)
+            rounded = np.rint(y)
         case Rounding.HALF_UP:
-            found = np.floor(y + 0.5)
+            rounded = np.floor(y + 0.5)
         case Rounding.HALF_FROM_ZERO:
-            found = np.sign(y) * np.floor(magnitude + 0.5)
+            rounded = np.sign(y) * np.floor(magnitude + 0.5)
         case Rounding.HALF_TO_ZERO:
-            found = np.sign(y) * np.ceil(magnitude - 0.5)
+            rounded = np.sign(y) * np.ceil(magnitude - 0.5)
         case Rounding.TRUNCATE:
-            found = np.floor(y)
+            rounded = np.floor(y)
         case Rounding.CEILING:
-            found = np.ceil(y)
+            rounded = np.ceil(y)
         case Rounding.TO_ZERO:
-            found = np.trunc(y)
+            rounded = np.trunc(y)
         case Rounding.FROM_ZERO:
-            found = np.sign(y) * np.ceil(magnitude)
-    return np.asarray(found).astype(np.int64)
+            rounded = np.sign(y) * np.ceil(magnitude)
+    return np.asarray(rounded).astype(np.int64)
 
 
 # One bit
@@ -209,12 +209,12 @@ def _counted(node: Node, source: Value, thresholds: Rationals, fmt: Format, base
     count = math.prod(grid) * thresholds.shape[-1]
     if count > MAX_ELEMENTS // 16:
         raise Unsupported(f"{count:,} thresholds are too many")
-    every = np.broadcast_to(thresholds, (*grid, thresholds.shape[-1]))
+    levels = np.broadcast_to(thresholds, (*grid, thresholds.shape[-1]))
     limits = [None if limit is None else np.broadcast_to(limit, grid) for limit in (value.low, value.high)]
     scales, offsets = np.broadcast_to(scale, grid), np.broadcast_to(value.offset, grid)
-    codes = np.empty(every.shape, dtype=np.int64)
-    for position in np.ndindex(every.shape):
-        channel, threshold = position[:-1], every[position]
+    codes = np.empty(levels.shape, dtype=np.int64)
+    for position in np.ndindex(levels.shape):
+        channel, threshold = position[:-1], levels[position]
         if limits[0] is not None and threshold <= limits[0][channel]:
             codes[position] = low
         elif limits[1] is not None and threshold > limits[1][channel]:
@@ -256,15 +256,15 @@ def read_multi_threshold(node: Node) -> None:
 def read_trunc(node: Node) -> None:
     """Read Trunc: whole codes of a scale, divided by a power of two and rounded, by default down."""
     value = node.value(0)
-    scale, zero = (fitted(node.numbers(i, what), value.shape, what) for i, what in ((1, "scale"), (2, "zero point")))
+    scale, zero = (fitted(node.numbers(i, label), value.shape, label) for i, label in ((1, "scale"), (2, "zero point")))
     rounding = _rounding(node, "FLOOR")
     (bits_in,) = node.integers(3, "input bit width")[:1] or [0]
-    whole = plain(node.builder, value)
+    codes = plain(node.builder, value)
     # Rounding to whole codes of the input's scale changes nothing when the codes are whole already.
-    factor, summand = whole.scale / scale, whole.offset / scale + zero
+    factor, summand = codes.scale / scale, codes.offset / scale + zero
     if any(number.denominator != 1 for number in (*factor.flat, *summand.flat)):
-        whole = _in_whole_codes(node, whole, scale, zero)
-        factor, summand = whole.scale / scale, whole.offset / scale + zero
+        codes = _in_whole_codes(node, codes, scale, zero)
+        factor, summand = codes.scale / scale, codes.offset / scale + zero
     second = len(node.proto.input) > 5
     if second:  # opset 2: the output has a scale of its own and is limited
         out_scale = fitted(_positive(node.numbers(4, "output scale")), value.shape, "output scale")
@@ -285,17 +285,17 @@ def read_trunc(node: Node) -> None:
         high = fmt.max_code - int(narrow and not signed)
         quantiser = Quantiser(fmt.min_code + int(narrow and signed), high, rounding, fmt, narrow and signed)
     else:  # opset 1 limits nothing: the format holds what can come
-        ends = [f * code for code in node.builder.tensors[whole.op].range for f in factor.flat]
+        ends = [f * code for code in node.builder.tensors[codes.op].range for f in factor.flat]
         added = [min(summand.flat), max(summand.flat)]
         low, high = ((extreme(ends) + extreme(added)) // 2**shift + step for extreme, step in ((min, 0), (max, 1)))
         fmt = Format.holding(min(low, 0), high, 0)
         quantiser = Quantiser(fmt.min_code, fmt.max_code, rounding, fmt)
-    unit = whole.scale / factor  # the input's scale, of the tensor's rank
+    unit = codes.scale / factor  # the input's scale, of the tensor's rank
     step = unit * 2**shift
     quantiser = _nominal(quantiser, step if second else unit)
-    found = quantised(node.builder, whole, step, zero / 2**shift, quantiser, "trunc")
-    rest = zero / 2**shift if second else zero
-    node.give_plain(found.op, out_scale, -out_scale * rest)
+    truncated = quantised(node.builder, codes, step, zero / 2**shift, quantiser, "trunc")
+    zero_left = zero / 2**shift if second else zero
+    node.give_plain(truncated.op, out_scale, -out_scale * zero_left)
 
 
 def _in_whole_codes(node: Node, value: Value, scale: Rationals, zero: Rationals) -> Value:
@@ -332,18 +332,18 @@ def read_quantize_linear(node: Node) -> None:
     if offset is None:
         raise Unsupported("a zero point that differs between channels is not supported; use one")
     # The zero point is added after rounding: the codes without it are what is rounded and limited.
-    rest = constant_of(0, len(shape))
+    no_zero = constant_of(0, len(shape))
     inner = Quantiser(fmt.min_code - int(offset), fmt.max_code - int(offset), Rounding.HALF_EVEN, fmt)
     if isinstance(source, RawInput):
-        whole = replace(inner, low=fmt.min_code, high=fmt.max_code)
-        value = quantise_input(node.reading, source, scales, zeros, _nominal(whole, scales), zero_after=True)
+        input_quantiser = replace(inner, low=fmt.min_code, high=fmt.max_code)
+        value = quantise_input(node.reading, source, scales, zeros, _nominal(input_quantiser, scales), zero_after=True)
     elif isinstance(source, Scores):
         if offset:
             raise Unsupported("a softmax with a zero point is not supported; use zero point 0")
         value = quantised_softmax(node, source, scales, _nominal(inner, scales))
     else:
         shifted = Format.holding(min(inner.low, 0), inner.high, 0)
-        value = quantised(node.builder, source, scales, rest, _nominal(replace(inner, format=shifted), scales))
+        value = quantised(node.builder, source, scales, no_zero, _nominal(replace(inner, format=shifted), scales))
     inverse = 1 / scales
     node.give(scaled(value, inverse, zeros, node.name))
 
@@ -354,10 +354,10 @@ def _linear_zero(node: Node) -> tuple[NDArray[Any], np.dtype[Any]]:
         if zero.dtype.kind not in "iu":
             raise Unsupported(f"a zero point of type {zero.dtype} is not supported; use int8 or uint8")
         return zero, zero.dtype
-    wanted = node.whole("output_dtype", 0) or onnx.TensorProto.UINT8
-    if wanted not in LINEAR_TYPES:
-        raise Unsupported(f"QuantizeLinear to data type {wanted} is not supported; use int8 or uint8")
-    kind = LINEAR_TYPES[wanted]
+    data_type = node.whole("output_dtype", 0) or onnx.TensorProto.UINT8
+    if data_type not in LINEAR_TYPES:
+        raise Unsupported(f"QuantizeLinear to data type {data_type} is not supported; use int8 or uint8")
+    kind = LINEAR_TYPES[data_type]
     return np.zeros((), dtype=kind), kind
 
 

@@ -145,12 +145,12 @@ def _refuse_wrong_count(proto: onnx.NodeProto, opset: int) -> None:
         schema = onnx.defs.get_schema(proto.op_type, min(opset, onnx.defs.onnx_opset_version()))
     except onnx.defs.SchemaError:
         raise BadData(f"operator {proto.op_type} does not exist in opset {opset}; export the network again") from None
-    for what, there, least, most in (
+    for label, number, least, most in (
         ("inputs", len(proto.input), schema.min_input, schema.max_input),
         ("outputs", len(proto.output), schema.min_output, schema.max_output),
     ):
-        if not least <= there <= most:
-            raise BadData(f"{there} {what} given, {least} to {most} expected")
+        if not least <= number <= most:
+            raise BadData(f"{number} {label} given, {least} to {most} expected")
 
 
 # Constants
@@ -219,6 +219,6 @@ def _output(name: str, operand: Value, reading: Reading) -> Output:
 
 
 def _floats(values: Rationals) -> NDArray[np.float64]:
-    found = to_floats(values)
-    found.setflags(write=False)
-    return found
+    floats = to_floats(values)
+    floats.setflags(write=False)
+    return floats

@@ -71,11 +71,11 @@ def quantised_softmax(node: Node, scores: Scores, scale: Rationals, quantiser: Q
         )
     exponentials = exponentials[: int(np.flatnonzero(exponentials)[-1]) + 1]
     op = builder.add(Softmax(builder.new_name("softmax"), (turned.op,), exponentials, ratio, quantiser.format))
-    found = plain_value(builder, op, constant_of(unit, len(x.shape)))
+    softmax = plain_value(builder, op, constant_of(unit, len(x.shape)))
     if scores.axis == last:
-        return found
+        return softmax
     back = np.arange(math.prod(turned.shape)).reshape(turned.shape).swapaxes(scores.axis, last)
-    return moved(builder, found, back, "transpose")
+    return moved(builder, softmax, back, "transpose")
 
 
 def read_top_k(node: Node) -> None:
@@ -91,11 +91,13 @@ def read_arg_max(node: Node) -> None:
     """Read ArgMax or ArgMin: the first best position along one axis."""
     if node.whole("select_last_index", 0):
         raise Unsupported("select_last_index is not supported; use the first index")
-    found = _best(node, node.whole("axis", 0), 1, node.kind == "ArgMax", ("indices",))
+    positions = _best(node, node.whole("axis", 0), 1, node.kind == "ArgMax", ("indices",))
     if not node.whole("keepdims", 1):
-        shape = tuple(size for i, size in enumerate(found.shape) if i != node.axis(node.whole("axis", 0), len(found.shape)))
+        shape = tuple(
+            size for i, size in enumerate(positions.shape) if i != node.axis(node.whole("axis", 0), len(positions.shape))
+        )
         places = np.arange(math.prod(shape)).reshape(shape or (1,))
-        node.give(moved(node.builder, found, places, "reshape"), scalar=not shape)
+        node.give(moved(node.builder, positions, places, "reshape"), scalar=not shape)
 
 
 def _best(node: Node, axis: int, k: int, largest: bool, parts: tuple[str, ...]) -> Value:
@@ -114,19 +116,19 @@ def _best(node: Node, axis: int, k: int, largest: bool, parts: tuple[str, ...]) 
     turned = [size for i, size in enumerate(x.shape) if i != axis] + [x.shape[axis]]
     if axis != last:
         codes = moved(builder, codes, np.moveaxis(np.arange(math.prod(x.shape)).reshape(x.shape), axis, -1), "transpose")
-    found = codes
+    result = codes
     for part in parts:
         op = builder.add(TopK(builder.new_name("top"), (codes.op,), k, largest, part))  # type: ignore[arg-type]
-        found = (
+        result = (
             plain_value(builder, op, codes.scale, codes.offset)
             if part == "values"
             else plain_value(builder, op, constant_of(1, last + 1))
         )
         if axis != last:
             shape = (*turned[:-1], k)
-            found = moved(builder, found, np.moveaxis(np.arange(math.prod(shape)).reshape(shape), -1, axis), "transpose")
-        node.give(found, int(node.kind == "TopK" and part == "indices"))
-    return found
+            result = moved(builder, result, np.moveaxis(np.arange(math.prod(shape)).reshape(shape), -1, axis), "transpose")
+        node.give(result, int(node.kind == "TopK" and part == "indices"))
+    return result
 
 
 def _comparable(builder: Builder, x: Value) -> str:
@@ -136,8 +138,10 @@ def _comparable(builder: Builder, x: Value) -> str:
     """
     steps = x.offset / x.scale
     floors = np.array([math.floor(step) for step in steps.flat], dtype=object).reshape(steps.shape)
-    ranks = {rest: rank for rank, rest in enumerate(sorted(set((steps - floors).flat)))}
-    bias = floors * len(ranks) + np.array([ranks[rest] for rest in (steps - floors).flat], dtype=object).reshape(steps.shape)
+    ranks = {fraction: rank for rank, fraction in enumerate(sorted(set((steps - floors).flat)))}
+    bias = floors * len(ranks) + np.array([ranks[fraction] for fraction in (steps - floors).flat], dtype=object).reshape(
+        steps.shape
+    )
     if max(map(abs, bias.flat)) >= INT_LIMIT:
         raise Unsupported(unaligned(x))
     weights = np.full(bias.shape, len(ranks), dtype=np.int64)
