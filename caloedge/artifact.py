@@ -32,7 +32,7 @@ MAX_WEIGHTS_BYTES = 11_500_000  # larger sets of weights are cut into several fi
 
 
 class Stage(BaseModel):
-    """How one network was trained."""
+    """Record of one network's training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,13 +44,13 @@ class Stage(BaseModel):
     valid_loss: float
     curve: tuple[dict[str, float], ...]
     hardware: str = ""
-    """On which it ended; empty where that was not noted."""
+    """Computer on which it ended; empty where that was not noted."""
     key: str = ""
     """Digest of all that decided the result: a recipe that gives the same takes the weights and does not train again."""
 
 
 class Manifest(BaseModel):
-    """Where an artifact comes from and what it holds."""
+    """Origin and content of an artifact."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,7 +88,7 @@ class Golden:
     inputs: Any
     """(N, *input_shape) int64; of a network with several inputs, such arrays by input name."""
     outputs: dict[str, NDArray[Any]]
-    """By output name, (N, *output_shape) int64."""
+    """(N, *output_shape) int64 by output name."""
 
 
 @dataclass(frozen=True)

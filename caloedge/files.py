@@ -18,7 +18,7 @@ from pathlib import Path
 from caloedge.errors import BadData, UserError
 
 MAX_TEXT_BYTES = 64 * 2**20
-"""Of a text file that is read whole."""
+"""Largest text file that is read whole."""
 
 
 @contextmanager

@@ -38,7 +38,7 @@ SEAL = "library_seal"
 """Entry that ties a compiled simulation to the shapes and orders that it was written for."""
 SEALED = ("inputs", "input", "outputs", "output")
 MAX_ELEMENTS = 2**28
-"""Of one event."""
+"""Most elements of one event."""
 SOFTWARE = "emulator"
 """The backend whose projects run on this computer and know no device."""
 
@@ -74,7 +74,7 @@ class Port(Entry):
 
     name: str = ""
     shape: list[Annotated[int, Field(gt=0)]]
-    """Of one event."""
+    """Shape of one event."""
     format: Annotated[str, AfterValidator(_a_format)]
 
     @model_validator(mode="after")
@@ -90,7 +90,7 @@ class Port(Entry):
 
 
 class OrderedPort(Port):
-    """One whose codes travel in another order than row by row."""
+    """Port whose codes travel in another order than row by row."""
 
     order: list[int]
 
@@ -102,13 +102,13 @@ class OrderedPort(Port):
 
 
 class InputPort(OrderedPort):
-    """One whose codes are compared with what it takes."""
+    """Port whose codes are compared with the range that it takes."""
 
     range: Range
 
 
 class Record(Entry):
-    """What every backend's record has; each backend adds what its own simulation reads."""
+    """Entries of every backend's record; each backend adds those that its own simulation reads."""
 
     backend: str
 
@@ -129,7 +129,7 @@ def generator_digest() -> str:
 def record(
     backend: str, graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice] | None = None
 ) -> dict[str, Any]:
-    """Return what every project notes: what it was built from, and the inputs' shapes and formats.
+    """Return the entries of every project: the origin of its content, and the inputs' shapes and formats.
 
     `input` repeats the only one of `inputs`. Only variant `auto` heeds choices by layer.
     """

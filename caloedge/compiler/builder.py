@@ -20,7 +20,7 @@ class Builder:
     ops: dict[str, Op] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     elements: int = 0
-    """Of all results together."""
+    """Number of elements of all results together."""
     _numbers: dict[str, int] = field(default_factory=dict)
     """The last number that a kind of operation got."""
 

@@ -35,9 +35,9 @@ class Function:
     increasing: bool = True
     """Whether a larger argument never gives a smaller result."""
     exponent: int | None = None
-    """Of a power, which products of codes can be as well."""
+    """Exponent of a power, which products of codes can be as well; None of other functions."""
     lowest: int | None = None
-    """Where its domain begins, if it is not defined for all numbers."""
+    """Begin of its domain, if it is not defined for all numbers."""
     node: str = ""
     """The node that applies it, for messages."""
 

@@ -34,10 +34,10 @@ class Layer:
     name: str
     kind: str
     shape: tuple[int, ...]
-    """Of the result, without the event axis."""
+    """Shape of the result, without the event axis."""
     weight_format: Format | None
     format: Format
-    """Of the result."""
+    """Format of the result."""
     low: int
     high: int
     multiply_adds: int
@@ -56,12 +56,12 @@ class Graph:
 
     ops: tuple[Op, ...]
     name: str = "network"
-    """What generated code is called; not part of the digest."""
+    """Name of generated code; not part of the digest."""
     tensors: Mapping[str, Tensor] = field(init=False, repr=False)
     """Shape, format and range of every operation's result, by name."""
     _by_name: Mapping[str, Op] = field(init=False, repr=False)
     readers: Mapping[str, tuple[str, ...]] = field(init=False, repr=False)
-    """Which operations read each one, by name; one that reads a tensor twice is there twice."""
+    """Operations that read each one, by name; one that reads a tensor twice is there twice."""
 
     def __post_init__(self) -> None:
         tensors: dict[str, Tensor] = {}

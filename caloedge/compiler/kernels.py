@@ -1,4 +1,4 @@
-"""How each operation is calculated: functions on arrays whose last axis is the event axis.
+"""Calculation of each operation: functions on arrays whose last axis is the event axis.
 
 With events last, every slice of an image is one contiguous copy and a dense layer one matrix product. Arrays hold integers in
 the fastest number type that is exact for them: float32 and float64 count exactly up to 2**24 and 2**53.

@@ -22,13 +22,13 @@ class InputQuantiser:
 
     name: str
     shape: tuple[int, ...]
-    """Without the event axis."""
+    """Shape without the event axis."""
     format: Format
     narrow: bool = False
     """Whether a signed format leaves out its lowest code."""
     rounding: Rounding = Rounding.HALF_EVEN
     scale: float = 1.0
-    """What remains of the scale beside the format's power of two."""
+    """Factor of the scale beside the format's power of two."""
     zero_point: int = 0
     zero_after: bool = False
     """Whether the zero point is added after rounding (ONNX's QuantizeLinear), not before (QONNX): they differ at ties."""
@@ -110,9 +110,9 @@ class Affine:
     name: str
     inputs: tuple[str]
     weights: Codes
-    """Of the input's rank; axes of size 1 are repeated."""
+    """Factors, in the input's rank; axes of size 1 are repeated."""
     bias: Codes
-    """As `weights`, in units of the result's least significant bit."""
+    """Summands of the same shape, in units of the result's least significant bit."""
     weight_format: Format
 
     def __post_init__(self) -> None:
@@ -242,7 +242,7 @@ class Reshape:
     name: str
     inputs: tuple[str]
     shape: tuple[int, ...] = (-1,)
-    """One size may be -1: what is left. The default flattens."""
+    """Shape of the result; one size may be -1, for all elements that are left. The default flattens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,11 +255,11 @@ class Rearrange:
     name: str
     inputs: tuple[str, ...]
     index: NDArray[np.int64]
-    """Of the result's shape: where each element comes from in the inputs, flattened and laid end to end; -1 is `fill`."""
+    """Source of each element of the result in the inputs, flattened and laid end to end; -1 is `fill`."""
     fill: int = 0
     """Code of the elements that come from nowhere."""
     kind: str = "rearrange"
-    """What a report calls it, e.g. `transpose`."""
+    """Name of the move in a report, e.g. `transpose`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "index", _frozen(self.index))
@@ -294,7 +294,7 @@ class TopK:
     k: int
     largest: bool
     part: Literal["values", "indices"]
-    """What the result holds."""
+    """Half of the answer that the result holds."""
 
 
 @dataclass(frozen=True, eq=False)

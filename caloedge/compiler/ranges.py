@@ -1,4 +1,4 @@
-"""What is proven of every operation's result: shape, format, the exact range of each element, a bound of all partial sums."""
+"""Proofs about every operation's result: shape, format, the exact range of each element, a bound of all partial sums."""
 # Axes: C channel, K kernel element (channel, kernel position), P output position, F filter or feature.
 
 import math
@@ -46,10 +46,10 @@ class TooWide(Unsupported):
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """What is proven about the result of one operation, for every input that its format admits."""
+    """Proven facts about the result of one operation, for every input that its format admits."""
 
     shape: tuple[int, ...]
-    """Without the event axis."""
+    """Shape without the event axis."""
     format: Format
     low: Codes
     """Lowest code of each element, of `shape`; exact when the inputs are independent, else a safe bound."""

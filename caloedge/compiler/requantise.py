@@ -34,13 +34,13 @@ DOUBTFUL = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Quantiser:
-    """What a quantiser does to y = value / scale + zero point: rounds y, and limits it."""
+    """Rounding and limits that a quantiser applies to y = value / scale + zero point."""
 
     low: int
     high: int
     rounding: Rounding
     format: Format
-    """Of the result; its fraction says what the nominal value of the result is."""
+    """Format of the result; its fraction says what the nominal value of the result is."""
     narrow: bool = False
     """Whether `low` is one above the format's lowest code."""
     free_fraction: bool = False
@@ -48,7 +48,7 @@ class Quantiser:
 
     @property
     def limits(self) -> tuple[int, int] | None:
-        """What `Requantise` is told beside format and `narrow`."""
+        """Limits that `Requantise` needs beside format and `narrow`; None where these say all."""
         full_range = self.format.min_code + int(self.narrow and self.format.signed), self.format.max_code
         return None if (self.low, self.high) == full_range else (self.low, self.high)
 

@@ -22,11 +22,11 @@ class Gate:
     source: str
     """The image (C, H, W) that is gated."""
     squeeze: tuple[Op, ...]
-    """What sums its pixels, in order; the last one's result has C elements: the sums, in the format of that tensor."""
+    """Operations that sum its pixels, in order; the last one's result has C elements: the sums, in the format of that tensor."""
     excite: tuple[Op, ...]
-    """What makes factors of the sums, in order; the last one's result has C elements."""
+    """Operations that make factors of the sums, in order; the last one's result has C elements."""
     multiply: Multiply
-    """Of the image and the factors (C, 1, 1)."""
+    """Product of the image and the factors (C, 1, 1)."""
 
     @property
     def names(self) -> tuple[str, ...]:

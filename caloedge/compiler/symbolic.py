@@ -43,9 +43,9 @@ class Value:
     """functions(limit(sum of scale * codes + offset)); every array has the tensor's rank, axes of size 1 are repeated."""
 
     shape: tuple[int, ...]
-    """Without the event axis."""
+    """Shape without the event axis."""
     terms: tuple[tuple[str, Rationals], ...]
-    """Operation and scale."""
+    """Operation and scale of each summand."""
     offset: Rationals
     low: Rationals | None = None
     high: Rationals | None = None

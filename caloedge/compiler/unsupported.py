@@ -1,4 +1,4 @@
-"""How a backend refuses what it cannot build exactly: the layer, the reason and the cure in one line."""
+"""Refusals of what a backend cannot build exactly: the layer, the reason and the cure in one line."""
 
 import shlex
 from collections.abc import Collection, Iterable

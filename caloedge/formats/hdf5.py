@@ -16,7 +16,7 @@ from caloedge.errors import BadData
 from caloedge.files import require_regular
 
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError, ArithmeticError, AttributeError)
-"""What h5py raises for a damaged file."""
+"""Exceptions that h5py raises for a damaged file."""
 BYTES_PER_NUMBER = 8
 MEMORY_SHARE = 4
 """A data set may fill one part in so many of the memory there is: what is computed of it needs the rest."""

@@ -21,7 +21,7 @@ DAMAGE = (
     OSError, ValueError, EOFError, TypeError, RuntimeError, NotImplementedError, LookupError, ArithmeticError, MemoryError,
     SyntaxError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-"""What zipfile and NumPy raise for damaged files."""
+"""Exceptions that zipfile and NumPy raise for damaged files."""
 KINDS = "biufcSU"
 """NumPy kinds of the accepted arrays: booleans, numbers and texts."""
 BYTES_PER_NUMBER = 8

@@ -1,1 +1,1 @@
-"""What a design costs: netlists by open synthesis, clocks by open place and route, and the vendors' own reports."""
+"""Cost of a design: netlists by open synthesis, clocks by open place and route, and the vendors' own reports."""

@@ -30,7 +30,7 @@ GLUE = "(glue)"
 """Name of the row with what is outside all blocks."""
 BLOCK_TIMEOUT_S = 4 * 3600.0
 MAPPING = "+&scorr;&sweep;&dc2;&dch,-f,-r;&if,{W},{D},{R}"
-"""How logic becomes LUTs on AMD devices: as by default but for `&mfs` at the end, whose time grows faster than the netlist.
+"""Script that maps logic to LUTs on AMD devices: the default but for `&mfs` at the end, whose time grows faster than the netlist.
 
 In adder graphs it took two thirds of the mapping and changed the LUTs by 0.2 % at most.
 """

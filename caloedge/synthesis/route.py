@@ -39,7 +39,7 @@ class RoutingResult:
     used: Mapping[str, int]
     """Cells of each kind, the shift registers around the design included; empty when it was not routed."""
     available: Mapping[str, int]
-    """What the device has of the same kinds."""
+    """Cells of the same kinds that the device has."""
     clock_mhz: float
     """Clock requested of the router [MHz]."""
     seed: int

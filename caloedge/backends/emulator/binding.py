@@ -28,7 +28,7 @@ class EmulatedPort(Port):
 
 
 class EmulatorRecord(Record):
-    """What the record of an emulator has for this module."""
+    """Entries that this module needs in the record of an emulator."""
 
     inputs: Annotated[list[EmulatedPort], Field(min_length=1)]
     outputs: Annotated[list[EmulatedPort], Field(min_length=1)]

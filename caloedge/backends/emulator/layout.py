@@ -1,4 +1,4 @@
-"""Where a generated emulator keeps its numbers: the type of each tensor's rows, and the plan of one block's memory."""
+"""Memory of a generated emulator: the number type of each tensor's rows, and the places of one block's buffers."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Op, Output, Requa
 from caloedge.compiler.ranges import FLOAT64_EXACT, Tensor
 
 EVENTS = 32
-"""Of a block; the same number stands in caloedge_emulator.h."""
+"""Events of a block; the same number stands in caloedge_emulator.h."""
 ALIGNMENT = 64
 SIZES = {"float": 4, "double": 8, "int64_t": 8}
 ROUNDED_EXACT = {"float": 2**22, "double": 2**51}
@@ -25,7 +25,7 @@ class Buffer:
     type: str
     elements: int
     offset: int
-    """In bytes."""
+    """First byte."""
 
     @property
     def size(self) -> int:
@@ -38,13 +38,13 @@ class Layout:
     """The memory of one block."""
 
     buffers: Mapping[str, Buffer]
-    """By operation; operations that only rename share the buffer of what they read, and fused sums have none."""
+    """Buffer of each operation; those that only rename share the buffer of what they read, and fused sums have none."""
     padded: Mapping[str, Buffer]
     """Copies with zero borders, by the convolution that reads them."""
     fused: Mapping[str, Requantise]
     """The rounding that is applied to sums before they are stored, by the operation that makes the sums."""
     size: int
-    """In bytes."""
+    """Bytes."""
 
 
 def number_type(bound: int) -> str:

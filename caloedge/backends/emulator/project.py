@@ -36,7 +36,7 @@ BUILDS: Mapping[str, Builds] = {
         "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
     },
 }
-"""By variant, for x86-64: a library takes the last build that the machine can run when a model is created."""
+"""Builds of each variant, for x86-64: a library takes the last build that the machine can run when a model is created."""
 
 
 def preview(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice]) -> str:  # noqa: ARG001

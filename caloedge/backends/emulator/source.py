@@ -34,11 +34,11 @@ class Port:
     rows_type: str
     """Number type of its rows."""
     offset: int
-    """Of its rows in the memory of a block, in bytes."""
+    """First byte of its rows in the memory of a block."""
     scales: tuple[str, ...]
-    """One, or one per element, in hexadecimal: exact."""
+    """One scale, or one per element, in hexadecimal: exact."""
     offsets: tuple[str, ...]
-    """As many."""
+    """As many offsets."""
     zero_point: int
 
     @property

@@ -16,7 +16,7 @@ from caloedge.compiler.squeeze_excite import Gate, gates
 SUM = "CaloedgeChannelSum"
 SCALE = "CaloedgeChannelScale"
 HEADER = "nnet_caloedge_gate.h"
-"""In `hls/hls4ml`, and in firmware/nnet_utils of a project."""
+"""Their C++: in `hls/hls4ml`, and in firmware/nnet_utils of a project."""
 
 
 def gate_parts(graph: Graph) -> dict[str, Gate]:

@@ -52,7 +52,7 @@ HLS_ROUNDING = {
 
 @dataclass(frozen=True, eq=False)
 class Wire:
-    """Where the result of an operation is: a layer's array, and what lies in it."""
+    """Place of an operation's result: a layer's array, and the codes that lie in it."""
 
     layer: str
     layout: Layout
@@ -68,9 +68,9 @@ class Draft:
     """Whether codes travel in streams."""
     names: dict[str, str]
     choices: Mapping[str, LayerChoice] = field(default_factory=dict)
-    """By operation."""
+    """Choices of the recipe, by operation."""
     folds: dict[str, Fold] = field(default_factory=dict)
-    """How convolutions and dense layers multiply, by operation."""
+    """Reuse in convolutions and dense layers, by operation."""
     layers: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     wires: dict[str, Wire] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""How codes lie in hls4ml's arrays: channels come last there, and a flattened image keeps that order."""
+"""Order of codes in hls4ml's arrays: channels come last there, and a flattened image keeps that order."""
 # `order` says for each place of an array, row by row, which element of the flattened graph tensor lies there.
 
 import math

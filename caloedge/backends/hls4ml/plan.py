@@ -1,4 +1,4 @@
-"""What hls4ml is told, as a pure function of graph, target and variant.
+"""Configuration and layers for hls4ml, as a pure function of graph, target and variant.
 
 hls4ml's own ONNX front end guesses widths; given explicit layers and types it is bit-exact.
 """
@@ -44,7 +44,7 @@ RESERVED = frozenset((
 
 @dataclass(frozen=True)
 class Plan:
-    """What hls4ml is told: its configuration (without the output folder) and its layers in order."""
+    """Input of hls4ml: its configuration (without the output folder) and its layers in order."""
 
     config: dict[str, Any]
     layers: list[dict[str, Any]]
@@ -52,11 +52,11 @@ class Plan:
     outputs: list[str]
     """Layers whose results leave the network, each once."""
     orders: Mapping[str, Order]
-    """By input and output of the graph: which element of the flattened tensor lies in each place of the array."""
+    """Element of the flattened tensor in each place of the array, by input and output of the graph."""
     sources: Mapping[str, str]
     """Layer by output of the graph."""
     folds: Mapping[str, Fold]
-    """How each convolution and dense layer multiplies."""
+    """Reuse in each convolution and dense layer."""
 
     @property
     def project(self) -> str:

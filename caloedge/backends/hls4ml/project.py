@@ -200,7 +200,7 @@ class Argument(OrderedPort):
 
 
 class SimulatedRecord(Record):
-    """What the record has for the C simulation."""
+    """Entries that the C simulation needs in the record."""
 
     inputs: Annotated[list[InputPort], Field(min_length=1)]
     outputs: Annotated[list[Argument], Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""How often each multiplier of a layer is used: what hls4ml allows, what a recipe wants, and what is taken where nobody says."""
+"""Reuse of a layer's multipliers: factors that hls4ml allows, that a recipe chooses, and that are taken where none is chosen."""
 
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ more elements (`maximum_size` in project.tcl), and unrolled loops beyond this ar
 
 @dataclass(frozen=True)
 class Fold:
-    """How hls4ml multiplies in one layer."""
+    """Reuse of the multipliers in one layer."""
 
     strategy: str
     """hls4ml's word: `latency` or `resource`."""
     reuse: int
     """Clock cycles for which each multiplier is used, per kernel position."""
     products: int
-    """Of one kernel position; those with zeros count."""
+    """Products of one kernel position; those with zeros count."""
     why: str
 
     @property

@@ -30,7 +30,7 @@ ROUNDINGS = {Rounding.HALF_EVEN: "RND_CONV", Rounding.HALF_UP: "RND", Rounding.T
 EXACT_BITS = 50
 """alkaid holds values as float64, which leaves its partial sums 3 bits more than proven results of this width."""
 MANTISSA_BITS = 53
-"""Of float64."""
+"""Bits of a float64 that count."""
 CONSTANT_BITS = 24
 """alkaid takes weights as float32, and biases as 32-bit integers: what has more significant bits cannot be traced exactly."""
 

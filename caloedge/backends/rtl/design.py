@@ -47,7 +47,7 @@ CORE_WEIGHTS = 16_384
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """How an event travels between two stages."""
+    """Form in which an event travels between two stages."""
 
     beats: int
     words: int
@@ -63,13 +63,13 @@ class Stream:
 
 @dataclass(frozen=True)
 class Strategy:
-    """How a layer is to be built, before what it costs is known."""
+    """Choice for one layer, made before its cost is known."""
 
     name: str
     """`unrolled` or `streaming`."""
     why: str
     too_wide: str
-    """What of it an adder graph cannot hold; see `adders.too_wide`."""
+    """Reason why an adder graph cannot hold it; see `adders.too_wide`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ class Stage:
     adder_graph: bool
     """Whether its products are sums of shifted words; otherwise multipliers make them, if there are any."""
     inner: tuple["Stage", ...] = ()
-    """Of a gate: what makes factors of sums."""
+    """Stages of a gate that make factors of sums."""
 
     @property
     def cycles(self) -> int:

@@ -1,4 +1,4 @@
-"""What follows a layer word by word: requantisations and multiplications by constants."""
+"""Steps that follow a layer word by word: requantisations and multiplications by constants."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Rounded:
 
     @property
     def offsets(self) -> tuple[int, int] | None:
-        """What is added to negative codes and to all others before they are truncated; None for the plain roundings.
+        """Summands for negative codes and for all others before they are truncated; None for the plain roundings.
 
         >>> from caloedge.compiler.fixed import Format
         >>> Rounded(Requantise("q", ("x",), Format(True, 4, 0), False, rounding=Rounding.TO_ZERO), 3).offsets
@@ -57,9 +57,9 @@ class Scaled:
 
     op: Affine
     format: Format
-    """Of the result."""
+    """Format of the result."""
     weights: Codes
-    """One for each word of an event, in stream order."""
+    """One factor for each word of an event, in stream order."""
     bias: Codes
 
 

@@ -5,11 +5,11 @@ from typing import Protocol
 from caloedge.backends.rtl.design import Stream
 
 FUNCTION = "simulate"
-"""Behind the name of the top module: what the library exports."""
+"""End of the name of the exported function, behind the name of the top module."""
 
 
 class Ports(Protocol):
-    """What the harness knows of a design."""
+    """Properties of a design that the harness needs."""
 
     @property
     def source(self) -> Stream:

@@ -42,12 +42,12 @@ from caloedge.errors import Unsupported
 
 NAME = "rtl"
 LUT_PER_BIT_OPERATION = 0.6
-"""Of an unrolled layer's effective bit operations: yosys netlists of the shipped 8- and 6-bit networks gave 0.53 and 0.65."""
+"""LUTs per effective bit operation, unrolled: yosys netlists of the shipped 8- and 6-bit networks gave 0.53 and 0.65."""
 
 
 @dataclass(frozen=True, eq=False)
 class Excitation:
-    """What makes a gate's factors, one vector of an element per channel at both ends."""
+    """Layers that make a gate's factors, with one vector of an element per channel at both ends."""
 
     sums: Format
     layers: tuple["Layer", ...]
@@ -66,21 +66,21 @@ class Layer:
     after: tuple[After, ...]
     source: Tensor
     sums: Tensor
-    """Before the steps."""
+    """Result before the steps."""
     result: Tensor
-    """Of the shape of `sums`."""
+    """Result behind the steps, in the shape of `sums`."""
     order: NDArray[np.int64]
     """Stream order of the input's elements."""
     result_order: NDArray[np.int64]
     """Stream order of the result's elements."""
     rows: Codes = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-    """Of a table or of thresholds, (words, entries): one row for each word of an event, in stream order."""
+    """Entries of a table or thresholds (words, entries): one row for each word of an event, in stream order."""
     excitation: Excitation | None = None
-    """Of a gate."""
+    """Excitation of a gate; None of all other layers."""
 
     @property
     def positions(self) -> int:
-        """How often the kernel is applied per event; pixels of a gate."""
+        """Number of times that the kernel is applied per event; pixels of a gate."""
         return math.prod(self.sums.shape[1:]) if isinstance(self.op, Conv | MaxPool | Gate) else 1
 
     @property

@@ -10,7 +10,7 @@ from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.ops import Conv, Dense
 
 MULTIPLY_CYCLES = 6
-"""From the edge that takes an event's last beat to the edge at which the result can leave the FIFO behind the steps."""
+"""Cycles from the edge that takes an event's last beat to the edge at which the result can leave the FIFO behind the steps."""
 ROUNDING_CODES = {Rounding.TRUNCATE: 0, Rounding.HALF_UP: 1, Rounding.HALF_EVEN: 2}
 
 

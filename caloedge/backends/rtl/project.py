@@ -27,7 +27,7 @@ from caloedge.recipe import LayerChoice
 
 LOG = "build.log"
 SYNTHESIS = "synthesis"
-"""Where synthesis keeps its results in a project."""
+"""Folder in a project in which synthesis keeps its results."""
 
 
 def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Mapping[str, LayerChoice]) -> None:

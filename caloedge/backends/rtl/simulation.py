@@ -33,10 +33,10 @@ NO_WAVES = -2
 
 @dataclass(frozen=True)
 class Run:
-    """What a simulation gave, with cycles counted from the first event's first beat."""
+    """Result of a simulation, with cycles counted from the first event's first beat."""
 
     codes: dict[str, Codes]
-    """By output name, (N, *shape)."""
+    """Codes (N, *shape) by output name."""
     first_in_N: NDArray[np.int64]
     """Cycle in which each event's first beat first stood at the input."""
     last_out_N: NDArray[np.int64]
@@ -121,7 +121,7 @@ def _root(program: Path, folder: Path, log: Path) -> str:
 
 
 class SimulatedRecord(Record):
-    """What the record has for the simulation."""
+    """Entries that the simulation needs in the record."""
 
     input: InputPort
     output: OrderedPort

@@ -1,4 +1,4 @@
-"""Verilog as text: what a written design consists of, ports, streams and instances."""
+"""Verilog as text: the parts of a written design, ports, streams and instances."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class Text:
     ports: list[Port] = field(default_factory=list)
     adders: int = 0
     pipeline_cycles: int | None = None
-    """From input to output, where that is the same for every event."""
+    """Cycles from input to output, where they are the same for every event."""
 
 
 def renamed(modules: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:

@@ -252,10 +252,10 @@ class _Linked:
     source: Stream
     result: Stream
     cycles: int
-    """At most so many from an input beat that completes an event to its result, where an event is one beat."""
+    """Most cycles from an input beat that completes an event to its result, where an event is one beat."""
     more_ports: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
-    """What stands beside it: a gate's excitation."""
+    """Lines that stand beside it: a gate's excitation."""
 
 
 def _linked(

@@ -242,7 +242,7 @@ def read_conv_transpose(node: Node) -> None:
     index[(slice(None), *places)] = np.arange(math.prod(x.shape)).reshape(x.shape)
 
     def turned(array: NDArray[Any]) -> NDArray[Any]:
-        """From (C, F/groups, *kernel) to (F, C/groups, *mirrored kernel)."""
+        """Return an array (C, F/groups, *kernel) as (F, C/groups, *mirrored kernel)."""
         split = array.reshape(groups, array.shape[0] // groups, *array.shape[1:])
         joined = np.moveaxis(split, 1, 2).reshape(groups * array.shape[1], array.shape[0] // groups, *array.shape[2:])
         return joined[(slice(None), slice(None), *(slice(None, None, -1),) * axes)]

@@ -1,4 +1,4 @@
-"""What the readers of ONNX nodes share: operands, attributes, and weights as integers."""
+"""Operands, attributes, and weights as integers."""
 
 import math
 from collections.abc import Callable
@@ -44,9 +44,9 @@ class Constant:
     values: NDArray[Any]
     codes: Codes | None = None
     scale: Rationals | None = None
-    """Of the rank of `codes`."""
+    """Scale of the codes, in their rank."""
     format: Format | None = None
-    """Of `codes`; its fraction means nothing."""
+    """Format of the codes; its fraction means nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class RawInput:
 
     name: str
     index: NDArray[np.int64]
-    """Of the present shape."""
+    """Flat positions, in the present shape."""
     factor: Fraction = Fraction(1)
     summand: Fraction = Fraction(0)
 
@@ -66,7 +66,7 @@ class Scores:
 
     value: Value
     axis: int
-    """Without the event axis."""
+    """Axis of the sum, the event axis not counted."""
     node: str
 
 
@@ -75,12 +75,12 @@ Operand = Constant | RawInput | Scores | Value
 
 @dataclass
 class Reading:
-    """What is known so far while the nodes of one file are read in order."""
+    """Knowledge so far while the nodes of one file are read in order."""
 
     file: str
     builder: Builder
     shapes: dict[str, tuple[int, ...]]
-    """Of the network's inputs."""
+    """Shapes of the network's inputs, by name."""
     whole: dict[str, tuple[int, int] | None]
     """Least and greatest value of those inputs that are declared as whole numbers."""
     batch_sizes: frozenset[int]
@@ -89,7 +89,7 @@ class Reading:
     read: frozenset[str]
     """Tensors that a node reads or that leave the network."""
     missing: Format | None
-    """What is put in where a quantiser is missing; None to refuse."""
+    """Format of the quantiser that is put in where one is missing; None to refuse."""
     operands: dict[str, Operand] = field(default_factory=dict)
     inserted: list[str] = field(default_factory=list)
     """Tensors that got such a quantiser."""

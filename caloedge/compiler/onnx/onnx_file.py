@@ -72,7 +72,7 @@ TYPED_FIELDS: dict[int, str] = {
     TensorProto.UINT32: "uint64_data",
     TensorProto.UINT64: "uint64_data",
 }
-"""Where values lie that are not raw; all other types are in `int32_data`."""
+"""Fields of values that are not raw; all other types are in `int32_data`."""
 DATA_FIELDS = ("float_data", "int32_data", "int64_data", "uint64_data", "double_data", "string_data")
 
 
@@ -82,7 +82,7 @@ class OnnxInput:
 
     name: str
     shape: tuple[int, ...]
-    """Without the event axis; every size is known and positive."""
+    """Shape without the event axis; every size is known and positive."""
     event_axis_size: int | None
     """The number of events that the exporter saw, or None where the file leaves it open."""
     whole: tuple[int, int] | None = None
@@ -98,9 +98,9 @@ class OnnxFile:
     inputs: tuple[OnnxInput, ...]
     outputs: tuple[str, ...]
     output_shapes: Mapping[str, tuple[int | None, ...]]
-    """As declared, with the event axis; empty where the file declares none. None is a size that the file leaves open."""
+    """Shapes as declared, with the event axis; empty where the file declares none. None is a size that the file leaves open."""
     nodes: tuple[onnx.NodeProto, ...]
-    """What the outputs need, each after the nodes that it reads, in the file's order where that is one."""
+    """Nodes that the outputs need, each after the nodes that it reads, in the file's order where that is one."""
     constants: Mapping[str, NDArray[Any]]
     """The initialisers that these nodes read; the arrays cannot be written to."""
     opsets: Mapping[str, int]
@@ -359,7 +359,7 @@ def _checked_text(text: str | bytes, subject: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Wiring:
-    """Who reads and who makes which tensor; nodes go by their position in the file."""
+    """Readers and makers of each tensor; nodes go by their position in the file."""
 
     nodes: Sequence[onnx.NodeProto]
     reads: list[tuple[str, ...]]

@@ -45,7 +45,7 @@ READERS: Mapping[str, Callable[[Node], None]] = {
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """Where a tensor of the file is in the integer network: value = code * scale + offset."""
+    """Place of a tensor of the file in the integer network: value = code * scale + offset."""
 
     op: str
     scale: NDArray[np.float64]
