@@ -18,7 +18,19 @@ from numpy.typing import NDArray
 from caloedge import tools
 from caloedge.backends.rtl.design import Design, Stream, design
 from caloedge.backends.rtl.project import named, simulate_cycles, streamed, write_project
-from caloedge.backends.rtl.text import Text, renamed
+from caloedge.backends.rtl.tables import literal
+from caloedge.backends.rtl.text import (
+    Text,
+    instance,
+    link,
+    part_of,
+    renamed,
+    stream_end,
+    stream_module,
+    stream_ports,
+    stream_wires,
+    written_instance,
+)
 from caloedge.backends.rtl.verilog import write_design
 from caloedge.catalog import CycleRun, Target, Waves
 from caloedge.compiler.fixed import Format
@@ -143,27 +155,27 @@ def _network(prefix: str, graph: Graph, target: Target, variant: str, text: Text
     input_stream = "in"
     if network_design.source.beats > 1:
         parameters: dict[str, int | str] = {"WIDTH": network_design.source.bits, "BEATS": network_design.source.beats}
-        body.append(_wires("words", network_design.source.bits))
-        body.append(_part("caloedge_split", "words_unit", text, parameters, _stream("in", "in") | _stream("out", "words")))
+        body.append(stream_wires("words", network_design.source.bits))
+        body.append(instance("caloedge_split", "words_unit", text, parameters, link("in", "words")))
         input_stream = "words"
     if network_design.streaming:
-        body.append(_use(names[network_design.name], "net", _stream("in", input_stream) | _stream("out", "out")))
+        body.append(written_instance(names[network_design.name], "net", link(input_stream, "out")))
         in_flight = IN_FLIGHT
     else:  # a pipeline that cannot wait: a result has its place before its event is let in
         latency = written.pipeline_cycles
         assert latency is not None
         free = {"in_valid": "1'b0", "in_data": f"{input_stream}_data", "out_valid": "unused_valid", "out_data": "result"}
-        credit = {"in_valid": f"{input_stream}_valid", "in_ready": f"{input_stream}_ready", "core_result": "result"} | _stream(
+        credit = {"in_valid": f"{input_stream}_valid", "in_ready": f"{input_stream}_ready", "core_result": "result"} | stream_end(
             "out", "out"
         )
         body += [
             f"  wire [{out - 1}:0] result;\n  wire unused_valid;",
-            _use(names[network_design.name], "net", free),
-            _part("caloedge_credit", "credit", text, {"LATENCY": latency, "WIDTH": out}, credit),
+            written_instance(names[network_design.name], "net", free),
+            instance("caloedge_credit", "credit", text, {"LATENCY": latency, "WIDTH": out}, credit),
         ]
         in_flight = latency + 2
     remark = f"{graph.name}: one event per beat, handshakes at both ends."
-    text.modules[module] = _module(module, remark, bits, out, body)
+    text.modules[module] = stream_module(module, remark, bits, out, body)
     interval = max(stage.cycles for stage in network_design.stages)
     return _Network(module, network_design.source, network_design.result, interval, in_flight)
 
@@ -175,13 +187,13 @@ def _write_top(seeds: _Network, centres: _Network, nets: Networks, lanes: int, t
     """Write lanes and top; return the bits of each word that leaves."""
     score_bits, out_bits = seeds.result.bits, centres.result.format.width
     payload = 2 * COORDINATE_BITS + WINDOW_BITS
-    text.modules["seeds_lane"] = _module(
+    text.modules["seeds_lane"] = stream_module(
         "seeds_lane", "Scores a window; it waits in a FIFO for its score.", payload, score_bits + payload,
         _beside(seeds, payload, f"in_data[{WINDOW_BITS - 1}:0]", text),
     )  # fmt: skip
     feature_bits = windowing.FEATURES * windowing.FEATURE_BITS
     member = 1 + CONTEXT_BITS + feature_bits
-    text.modules["centres_lane"] = _module(
+    text.modules["centres_lane"] = stream_module(
         "centres_lane", "Measures a member; the beat that ends an event passes beside the network.", member,
         1 + CONTEXT_BITS + 4 * out_bits, _around_last(centres, feature_bits, text),
     )  # fmt: skip
@@ -193,58 +205,55 @@ def _write_top(seeds: _Network, centres: _Network, nets: Networks, lanes: int, t
     grid: dict[str, int | str] = {"ROWS": GRID, "COLUMNS": GRID, "BITS": windowing.CODE_BITS}
     kernel: dict[str, int | str] = {"KERNEL": WINDOW}
     body = [
-        _wires("cut", 1 + payload),
-        _part("caloedge_extract", "extract", text, grid | kernel | {"THRESHOLD": _literal(windowing.THRESHOLD_CODE)},
-              _stream("in", "in") | _stream("out", "cut")),
+        stream_wires("cut", 1 + payload),
+        instance("caloedge_extract", "extract", text, grid | kernel | {"THRESHOLD": literal(windowing.THRESHOLD_CODE, 64)},
+                 link("in", "cut")),
         f"  wire [{lanes - 1}:0] lane_valid, lane_ready, scored_valid, scored_ready;\n  wire [{payload - 1}:0] lane_data;",
         f"  wire [{lanes * (score_bits + payload) - 1}:0] scored_data;\n  wire end_valid, end_ready;",
-        _wires("score", score_bits + payload),
-        _part("caloedge_dispatch", "dispatch", text, {"LANES": lanes, "WIDTH": payload, "COUNT_BITS": 12},
-              _stream("in", "cut") | _stream("out", "lane")
-              | {"returned": "score_valid && score_ready", "end_valid": "end_valid", "end_ready": "end_ready"}),
-        *(_use("seeds_lane", f"lane_{i}", _lane(i, score_bits + payload)) for i in range(lanes)),
-        _part("caloedge_gather", "gather", text, {"LANES": lanes, "WIDTH": score_bits + payload},
-              _stream("in", "scored") | _stream("out", "score")),
-        _wires("kept", group),
-        _part("caloedge_top", "top", text,
-              {"KEEP": SLOTS, "SCORE_BITS": score_bits, "KEY_BITS": 2 * COORDINATE_BITS, "WIDTH": WINDOW_BITS,
-               "THRESHOLD": _literal(nets.seed_threshold)},
-              _stream("in", "score") | _stream("out", "kept") | {"end_valid": "end_valid", "end_ready": "end_ready"}),
-        _wires("member", member),
-        _part("caloedge_group", "group", text, grid | kernel | _features(),
-              _stream("in", "kept") | _stream("out", "member")),
-        _wires("measured", 1 + CONTEXT_BITS + 4 * out_bits),
-        _use("centres_lane", "centres", _stream("in", "member") | _stream("out", "measured")),
-        _wires("photon", 1 + photon),
-        _part("caloedge_photon", "photons", text,
-              grid | {"OUT_BITS": out_bits, "FRACTION": nets.fraction, "POSITION_BITS": position_bits, "ENERGY_BITS": energy_bits,
-                      "THRESHOLD": _literal(nets.photon_threshold)},
-              _stream("in", "measured") | _stream("out", "photon")),
+        stream_wires("score", score_bits + payload),
+        instance("caloedge_dispatch", "dispatch", text, {"LANES": lanes, "WIDTH": payload, "COUNT_BITS": 12},
+                 link("cut", "lane")
+                 | {"returned": "score_valid && score_ready", "end_valid": "end_valid", "end_ready": "end_ready"}),
+        *(written_instance("seeds_lane", f"lane_{i}", _lane(i, score_bits + payload)) for i in range(lanes)),
+        instance("caloedge_gather", "gather", text, {"LANES": lanes, "WIDTH": score_bits + payload},
+                 link("scored", "score")),
+        stream_wires("kept", group),
+        instance("caloedge_top", "top", text,
+                 {"KEEP": SLOTS, "SCORE_BITS": score_bits, "KEY_BITS": 2 * COORDINATE_BITS, "WIDTH": WINDOW_BITS,
+                  "THRESHOLD": literal(nets.seed_threshold, 64)},
+                 link("score", "kept") | {"end_valid": "end_valid", "end_ready": "end_ready"}),
+        stream_wires("member", member),
+        instance("caloedge_group", "group", text, grid | kernel | _features(), link("kept", "member")),
+        stream_wires("measured", 1 + CONTEXT_BITS + 4 * out_bits),
+        written_instance("centres_lane", "centres", link("member", "measured")),
+        stream_wires("photon", 1 + photon),
+        instance("caloedge_photon", "photons", text,
+                 grid | {"OUT_BITS": out_bits, "FRACTION": nets.fraction, "POSITION_BITS": position_bits,
+                         "ENERGY_BITS": energy_bits, "THRESHOLD": literal(nets.photon_threshold, 64)},
+                 link("measured", "photon")),
         f"  wire [{SLOTS * (1 + photon) - 1}:0] slots;",
-        _part("caloedge_collect", "collect", text, {"KEEP": SLOTS, "WIDTH": photon},
-              _stream("in", "photon") | _stream("out", "out") | {"out_data": "slots"}),
+        instance("caloedge_collect", "collect", text, {"KEEP": SLOTS, "WIDTH": photon},
+                 link("photon", "out") | {"out_data": "slots"}),
         *_slot_words(photon, (position_bits, energy_bits, out_bits), word_bits),
     ]  # fmt: skip
-    text.modules[TOP] = _module(
+    text.modules[TOP] = stream_module(
         TOP, f"{GRID} rows of {GRID} crystals in; {SLOTS} slots of {', '.join(WORDS)} out, {word_bits} bit each.",
         GRID * windowing.CODE_BITS, SLOTS * len(WORDS) * word_bits, body,
     )  # fmt: skip
     text.blocks = {name: number * (lanes if name.startswith("seeds_") else 1) for name, number in text.blocks.items()}
-    text.ports = [("clk", "input", 1), ("rst", "input", 1), ("in_valid", "input", 1), ("in_ready", "output", 1),
-                  ("in_data", "input", GRID * windowing.CODE_BITS), ("out_valid", "output", 1), ("out_ready", "input", 1),
-                  ("out_data", "output", SLOTS * len(WORDS) * word_bits)]  # fmt: skip
+    text.ports = stream_ports(GRID * windowing.CODE_BITS, SLOTS * len(WORDS) * word_bits)
     return word_bits
 
 
 def _beside(net: _Network, payload: int, input_expression: str, text: Text) -> list[str]:
     """Return a network with a FIFO beside it that holds what its input came with."""
     return [
-        _wires("held", payload), _wires("made", net.result.bits), "  wire held_free, net_free;",
+        stream_wires("held", payload), stream_wires("made", net.result.bits), "  wire held_free, net_free;",
         "  assign in_ready = held_free && net_free;",
-        _part("caloedge_fifo", "held_unit", text, {"WIDTH": payload, "DEPTH": net.in_flight},
-              {"in_valid": "in_valid && net_free", "in_ready": "held_free", "in_data": "in_data"} | _stream("out", "held")),
-        _use(net.module, "net", {"in_valid": "in_valid && held_free", "in_ready": "net_free", "in_data": input_expression}
-             | _stream("out", "made")),
+        instance("caloedge_fifo", "held_unit", text, {"WIDTH": payload, "DEPTH": net.in_flight},
+                 {"in_valid": "in_valid && net_free", "in_ready": "held_free", "in_data": "in_data"} | stream_end("out", "held")),
+        written_instance(net.module, "net", {"in_valid": "in_valid && held_free", "in_ready": "net_free",
+                                             "in_data": input_expression} | stream_end("out", "made")),
         "  assign out_valid = held_valid && made_valid;",
         "  assign held_ready = out_ready && made_valid;\n  assign made_ready = out_ready && held_valid;",
         "  assign out_data = {made_data, held_data};",
@@ -255,14 +264,14 @@ def _around_last(net: _Network, feature_bits: int, text: Text) -> list[str]:
     """Return a network whose inputs come with a context; a context with last = 1 has no input and gets zeros."""
     context = 1 + CONTEXT_BITS
     return [
-        _wires("held", context), _wires("made", net.result.bits), "  wire held_free, net_free;",
+        stream_wires("held", context), stream_wires("made", net.result.bits), "  wire held_free, net_free;",
         f"  wire last = in_data[{context + feature_bits - 1}];",
         "  assign in_ready = held_free && (last || net_free);",
-        _part("caloedge_fifo", "held_unit", text, {"WIDTH": context, "DEPTH": net.in_flight},
-              {"in_valid": "in_valid && (last || net_free)", "in_ready": "held_free",
-               "in_data": f"in_data[{context + feature_bits - 1}:{feature_bits}]"} | _stream("out", "held")),
-        _use(net.module, "net", {"in_valid": "in_valid && held_free && !last", "in_ready": "net_free",
-                                 "in_data": f"in_data[{feature_bits - 1}:0]"} | _stream("out", "made")),
+        instance("caloedge_fifo", "held_unit", text, {"WIDTH": context, "DEPTH": net.in_flight},
+                 {"in_valid": "in_valid && (last || net_free)", "in_ready": "held_free",
+                  "in_data": f"in_data[{context + feature_bits - 1}:{feature_bits}]"} | stream_end("out", "held")),
+        written_instance(net.module, "net", {"in_valid": "in_valid && held_free && !last", "in_ready": "net_free",
+                                             "in_data": f"in_data[{feature_bits - 1}:0]"} | stream_end("out", "made")),
         f"  wire held_last = held_data[{context - 1}];",
         "  assign out_valid = held_valid && (held_last || made_valid);",
         "  assign held_ready = out_ready && (held_last || made_valid);",
@@ -297,46 +306,4 @@ def _features() -> dict[str, int | str]:
 def _lane(number: int, bits: int) -> dict[str, str]:
     ports = {f"{side}_{signal}": f"{stream}_{signal}[{number}]" for side, stream in (("in", "lane"), ("out", "scored"))
              for signal in ("valid", "ready")}  # fmt: skip
-    return ports | {"in_data": "lane_data", "out_data": f"scored_data[{(number + 1) * bits - 1}:{number * bits}]"}
-
-
-def _literal(value: int) -> str:
-    return f"{'-' if value < 0 else ''}64'sd{abs(value)}"
-
-
-def _stream(side: str, name: str) -> dict[str, str]:
-    return {f"{side}_{signal}": f"{name}_{signal}" for signal in ("valid", "ready", "data")}
-
-
-def _wires(name: str, bits: int) -> str:
-    return f"  wire {name}_valid, {name}_ready;\n  wire [{bits - 1}:0] {name}_data;"
-
-
-def _use(module: str, unit: str, ports: dict[str, str], parameters: str = "") -> str:
-    wired = ", ".join(f".{name}({value})" for name, value in {"clk": "clk", "rst": "rst", **ports}.items())
-    return f"  {module} {parameters}{unit} ({wired});"
-
-
-def _part(module: str, unit: str, text: Text, parameters: dict[str, int | str], ports: dict[str, str]) -> str:
-    text.parts.add(module)
-    arguments = ", ".join(f".{name}({value})" for name, value in parameters.items())
-    return _use(module, unit, ports, f"#({arguments}) ")
-
-
-def _module(name: str, remark: str, bits_in: int, bits_out: int, lines: list[str]) -> str:
-    body = "\n".join(lines)
-    return f"""\
-// {remark}
-module {name} (
-  input clk,
-  input rst,
-  input in_valid,
-  output in_ready,
-  input [{bits_in - 1}:0] in_data,
-  output out_valid,
-  input out_ready,
-  output [{bits_out - 1}:0] out_data
-);
-{body}
-endmodule
-"""
+    return ports | {"in_data": "lane_data", "out_data": part_of("scored_data", number, bits)}

@@ -62,14 +62,27 @@ def instance(module: str, unit: str, text: Text, parameters: dict[str, int | str
     """Return an instance of a hand-written part, and note that it is used."""
     text.parts.add(module)
     arguments = ", ".join(f".{name}({value})" for name, value in parameters.items())
-    wired = ", ".join(f".{name}({value})" for name, value in {"clk": "clk", "rst": "rst", **ports}.items() if value)
-    return f"  {module} #({arguments}) {unit} ({wired});"
+    return f"  {module} #({arguments}) {unit} ({_connections(ports)});"
+
+
+def written_instance(module: str, unit: str, ports: dict[str, str]) -> str:
+    """Return an instance of a written module, which has no parameters."""
+    return f"  {module} {unit} ({_connections(ports)});"
+
+
+def _connections(ports: dict[str, str]) -> str:
+    """Return the wires at all ports, clock and reset first; a port with an empty wire is left out."""
+    return ", ".join(f".{name}({wire})" for name, wire in {"clk": "clk", "rst": "rst", **ports}.items() if wire)
+
+
+def stream_end(side: str, stream: str) -> dict[str, str]:
+    """Return the ports of one side of a part, `in` or `out`, at a stream."""
+    return {f"{side}_{signal}": f"{stream}_{signal}" for signal in ("valid", "ready", "data")}
 
 
 def link(before: str, after: str) -> dict[str, str]:
     """Return the ports of a part between two streams."""
-    return {f"{side}_{signal}": f"{stream}_{signal}" for side, stream in (("in", before), ("out", after))
-            for signal in ("valid", "ready", "data")}  # fmt: skip
+    return stream_end("in", before) | stream_end("out", after)
 
 
 def stream_wires(name: str, bits: int) -> str:
