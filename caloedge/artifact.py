@@ -31,7 +31,7 @@ STAGES = ("published", "edge", "quantised")
 MAX_WEIGHTS_BYTES = 11_500_000  # larger sets of weights are cut into several files
 
 
-class Stage(BaseModel):
+class TrainingRecord(BaseModel):
     """Record of one network's training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +60,7 @@ class Manifest(BaseModel):
     hardware: str
     library: dict[str, str]
     """The shower library: name, sha256, showers and its provenance."""
-    stages: dict[str, Stage]
+    stages: dict[str, TrainingRecord]
     working_points: dict[str, FiniteFloat]
     """Thresholds on the scores of each method, set on the validation split."""
     files: dict[Annotated[str, Field(pattern=r"^[^/\x00]+$")], Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
@@ -75,7 +75,7 @@ class Manifest(BaseModel):
 
     @field_validator("stages")
     @classmethod
-    def _stages_are_there(cls, stages: dict[str, Stage]) -> dict[str, Stage]:
+    def _stages_are_there(cls, stages: dict[str, TrainingRecord]) -> dict[str, TrainingRecord]:
         if lacking := [stage for stage in STAGES if stage not in stages]:
             raise ValueError(f"no stage {lacking[0]!r}")
         return stages
@@ -139,19 +139,19 @@ def _read_weights(folder: Path, stage: str) -> dict[str, NDArray[Any]]:
     return weights
 
 
-def finished_record(folder: Path, stage: str, key: str) -> Stage | None:
+def finished_record(folder: Path, stage: str, key: str) -> TrainingRecord | None:
     """Return the record of a stage or alternative, if an artifact in `folder` was made with just this training."""
     if not (folder / MANIFEST).is_file():
         return None
     return _record_in(_read_manifest(folder, "restore it, or remove it to train again"), stage, key)
 
 
-def _record_in(manifest: Manifest, stage: str, key: str) -> Stage | None:
+def _record_in(manifest: Manifest, stage: str, key: str) -> TrainingRecord | None:
     record = manifest.stages.get(stage)
     return record if record and record.key == key else None
 
 
-def finished_training(folder: Path, stage: str, key: str) -> tuple[dict[str, NDArray[Any]], Stage] | None:
+def finished_training(folder: Path, stage: str, key: str) -> tuple[dict[str, NDArray[Any]], TrainingRecord] | None:
     """Return weights and record of a stage or alternative, if an artifact in `folder` holds just this training."""
     if not (folder / MANIFEST).is_file():
         return None

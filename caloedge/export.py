@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from caloedge import artifact as store
-from caloedge.artifact import STAGES, Artifact, Golden, Manifest, Stage, read_artifact
+from caloedge.artifact import STAGES, Artifact, Golden, Manifest, TrainingRecord, read_artifact
 from caloedge.catalog import Library, Task, find, own_files
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.onnx.reader import read
@@ -90,7 +90,9 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
     return read_artifact(folder)
 
 
-def _records(recipe: Recipe, library: Library, trained: Mapping[str, Trained], artifacts: Sequence[Path]) -> dict[str, Stage]:
+def _records(
+    recipe: Recipe, library: Library, trained: Mapping[str, Trained], artifacts: Sequence[Path]
+) -> dict[str, TrainingRecord]:
     """Return what is known of each training, in the recipe's order, those whose weights are not stored included."""
     known = {stage: one.record for stage, one in trained.items()} | stored_records(recipe, library, trained, artifacts)
     return {stage: known[stage] for stage in (*STAGES, *recipe.alternatives) if stage in known}

@@ -34,13 +34,13 @@ OLDER_RULE = (
 )
 
 
-class Value(BaseModel):
+class ResultModel(BaseModel):
     """Base of all stored results: frozen, and strict about misspelt fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
-class Number(Value):
+class Number(ResultModel):
     """One figure with unit and origin; an accuracy also carries its statistical uncertainty and sample size."""
 
     kind: Literal["number"] = "number"
@@ -58,7 +58,7 @@ class Number(Value):
 Cell = Annotated[Number | str, Field(union_mode="left_to_right")]
 
 
-class Table(Value):
+class Table(ResultModel):
     """Rows of numbers and words under named columns."""
 
     kind: Literal["table"] = "table"
@@ -75,7 +75,7 @@ class Table(Value):
         return self
 
 
-class Series(Value):
+class Series(ResultModel):
     """One curve or set of points; errors are absolute lengths, not positions."""
 
     name: str
@@ -97,7 +97,7 @@ class Series(Value):
         return self
 
 
-class Plot(Value):
+class Plot(ResultModel):
     """One figure: axes with units in the labels, series, and optionally a panel of ratios to one of them."""
 
     kind: Literal["plot"] = "plot"
@@ -121,7 +121,7 @@ class Plot(Value):
         return self
 
 
-class Image(Value):
+class Image(ResultModel):
     """A map of cell energies or other values on a grid, shown as a heat map."""
 
     kind: Literal["image"] = "image"
@@ -148,7 +148,7 @@ class Image(Value):
         return self
 
 
-class Claim(Value):
+class Claim(ResultModel):
     """A statement that was tested, with what was found; a claim that failed stays in the report as failed."""
 
     kind: Literal["claim"] = "claim"
@@ -173,7 +173,7 @@ def verdict(holds: bool | None) -> Verdict:
     return "not tested" if holds is None else "holds" if holds else "fails"
 
 
-class Facts(Value):
+class Facts(ResultModel):
     """Name-value pairs: what was run, or a design's figures."""
 
     kind: Literal["facts"] = "facts"
@@ -184,7 +184,7 @@ class Facts(Value):
 Block = Annotated[Table | Plot | Image | Claim | Facts, Field(discriminator="kind")]
 
 
-class Section(Value):
+class Section(ResultModel):
     """A heading, a sentence or two, and its blocks in reading order."""
 
     title: str
@@ -197,7 +197,7 @@ def label(figure: str, method: str) -> str:
     return f"{figure}, {method}" if method else figure
 
 
-class Report(Value):
+class Report(ResultModel):
     """All results of one artifact on one data set."""
 
     title: str

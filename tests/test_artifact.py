@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from caloedge.artifact import Artifact, finished_training, read_artifact, refuse_foreign_files
 from caloedge.backends.emulator.binding import EmulatorRecord
-from caloedge.backends.hls4ml.project import SimulatedRecord as HlsRecord
-from caloedge.backends.rtl.simulation import SimulatedRecord as RtlRecord
+from caloedge.backends.hls4ml.project import HlsRecord
+from caloedge.backends.rtl.simulation import RtlRecord
 from caloedge.errors import BadData, UserError
 from caloedge.project import Record, is_built, read_record, write_record
 

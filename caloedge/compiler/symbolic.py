@@ -39,7 +39,7 @@ MAX_COMBINATIONS = 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
+class SymbolicValue:
     """functions(limit(sum of scale * codes + offset)); every array has the tensor's rank, axes of size 1 are repeated."""
 
     shape: tuple[int, ...]
@@ -84,13 +84,13 @@ def uniform(array: Rationals) -> Fraction | None:
     return first if all(value == first for value in array.flat) else None
 
 
-def plain_value(builder: Builder, op: str, scale: Rationals, offset: Rationals | None = None) -> Value:
+def plain_value(builder: Builder, op: str, scale: Rationals, offset: Rationals | None = None) -> SymbolicValue:
     """Return the value scale * codes + offset of an operation."""
     shape = builder.tensors[op].shape
-    return Value(shape, ((op, compressed(scale)),), constant_of(0, len(shape)) if offset is None else compressed(offset))
+    return SymbolicValue(shape, ((op, compressed(scale)),), constant_of(0, len(shape)) if offset is None else compressed(offset))
 
 
-def refuse_beyond_float64(builder: Builder, value: Value) -> None:
+def refuse_beyond_float64(builder: Builder, value: SymbolicValue) -> None:
     """Refuse a value that float64 cannot hold, and scales of which exact fractions are too long to be calculated with."""
     constants = [number for function in value.functions[-1:] for array in function.constants for number in array.flat]
     reach = max(map(magnitude_of, (*value.offset.flat, *constants)))
@@ -113,7 +113,7 @@ def refuse_beyond_float64(builder: Builder, value: Value) -> None:
 # What changes nothing but knowledge
 
 
-def scaled(value: Value, factor: Rationals, summand: Rationals, node: str) -> Value:
+def scaled(value: SymbolicValue, factor: Rationals, summand: Rationals, node: str) -> SymbolicValue:
     """Return factor * value + summand; both have the tensor's rank and do not enlarge it."""
     if value.functions:
         return replace(value, functions=(*value.functions, real_functions.affine(factor, summand)), node=node)
@@ -132,7 +132,7 @@ def scaled(value: Value, factor: Rationals, summand: Rationals, node: str) -> Va
     )
 
 
-def limited(value: Value, low: Rationals | None, high: Rationals | None, node: str) -> Value:
+def limited(value: SymbolicValue, low: Rationals | None, high: Rationals | None, node: str) -> SymbolicValue:
     """Return the value limited to [low, high]."""
     if value.functions:
         return replace(value, functions=(*value.functions, real_functions.clip(low, high)), node=node)
@@ -146,24 +146,24 @@ def limited(value: Value, low: Rationals | None, high: Rationals | None, node: s
     return replace(value, low=within(value.low, low), high=within(value.high, high), node=node)
 
 
-def applied(value: Value, function: Function, node: str) -> Value:
+def applied(value: SymbolicValue, function: Function, node: str) -> SymbolicValue:
     """Return the function of the value."""
     return replace(value, functions=(*value.functions, replace(function, node=node)), node=node)
 
 
-def added(a: Value, b: Value, node: str) -> Value:
+def added(a: SymbolicValue, b: SymbolicValue, node: str) -> SymbolicValue:
     """Return the sum of two values without limits and functions."""
     shape = np.broadcast_shapes(a.shape, b.shape)
     merged: dict[str, Rationals] = {}
     for name, scale in (*a.terms, *b.terms):
         merged[name] = compressed(merged[name] + scale) if name in merged else scale
-    return Value(shape, tuple(merged.items()), compressed(a.offset + b.offset), node=node)
+    return SymbolicValue(shape, tuple(merged.items()), compressed(a.offset + b.offset), node=node)
 
 
 # Moves of elements
 
 
-def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -> Value:
+def moved(builder: Builder, value: SymbolicValue, index: NDArray[np.int64], kind: str) -> SymbolicValue:
     """Return the value with elements taken from flat positions `index` (of the new shape); -1 is zero, of a plain value only."""
     value = expanded(builder, single(builder, value))
     fill = 0
@@ -190,7 +190,7 @@ def moved(builder: Builder, value: Value, index: NDArray[np.int64], kind: str) -
 
     functions = tuple(replace(f, constants=tuple(take(constant) for constant in f.constants)) for f in value.functions)
     terms = ((op, take(value.terms[0][1])),)
-    return Value(index.shape, terms, take(value.offset), optional(value.low), optional(value.high), functions, value.node)
+    return SymbolicValue(index.shape, terms, take(value.offset), optional(value.low), optional(value.high), functions, value.node)
 
 
 def _compressed_where(values: Rationals, matters: NDArray[np.bool_]) -> Rationals:
@@ -202,7 +202,7 @@ def _compressed_where(values: Rationals, matters: NDArray[np.bool_]) -> Rational
     return values
 
 
-def expanded(builder: Builder, value: Value) -> Value:
+def expanded(builder: Builder, value: SymbolicValue) -> SymbolicValue:
     """Return a value of one term whose operation has the value's whole shape."""
     ((name, scale),) = value.terms
     shape = builder.tensors[name].shape
@@ -217,8 +217,8 @@ def expanded(builder: Builder, value: Value) -> Value:
 
 
 def quantised(
-    builder: Builder, value: Value, scale: Rationals, zero_point: Rationals, quantiser: Quantiser, kind: str = "quant"
-) -> Value:
+    builder: Builder, value: SymbolicValue, scale: Rationals, zero_point: Rationals, quantiser: Quantiser, kind: str = "quant"
+) -> SymbolicValue:
     """Return the value rounded to whole multiples of `scale` beside `zero_point`, as codes of a new operation.
 
     Raises `Unsupported` where no exact integer form is found.
@@ -258,7 +258,7 @@ def _limit_code(limits: Rationals, quantiser: Quantiser) -> int:
 
 
 def _quantised_sum(
-    builder: Builder, value: Value, inverse: Rationals, zero_point: Rationals, quantiser: Quantiser, kind: str
+    builder: Builder, value: SymbolicValue, inverse: Rationals, zero_point: Rationals, quantiser: Quantiser, kind: str
 ) -> str:
     if len(value.terms) > 1:
         form = _small_multipliers(builder, value, inverse, zero_point, quantiser)
@@ -270,7 +270,7 @@ def _quantised_sum(
 
 
 def _small_multipliers(
-    builder: Builder, value: Value, inverse: Rationals, zero_point: Rationals, quantiser: Quantiser
+    builder: Builder, value: SymbolicValue, inverse: Rationals, zero_point: Rationals, quantiser: Quantiser
 ) -> tuple[list[int], int, int] | None:
     """Return multipliers, summand and shift with which a sum of two or more tensors is exact for every combination of codes.
 
@@ -307,7 +307,7 @@ def _small_multipliers(
 
 
 def _added_and_shifted(
-    builder: Builder, value: Value, multipliers: list[int], summand: int, shift: int, quantiser: Quantiser, kind: str
+    builder: Builder, value: SymbolicValue, multipliers: list[int], summand: int, shift: int, quantiser: Quantiser, kind: str
 ) -> str:
     fraction = quantiser.format.fraction + shift
     names: list[str] = []
@@ -341,7 +341,7 @@ def _sum(builder: Builder, names: list[str]) -> str:
     return total
 
 
-def single(builder: Builder, value: Value) -> Value:
+def single(builder: Builder, value: SymbolicValue) -> SymbolicValue:
     """Return the value with one term: the codes of several are added on their common scale."""
     if len(value.terms) == 1:
         return value
@@ -378,7 +378,7 @@ def _whole(values: Rationals) -> Codes:
     return np.array(numbers, dtype=np.int64).reshape(values.shape)
 
 
-def plain(builder: Builder, value: Value) -> Value:
+def plain(builder: Builder, value: SymbolicValue) -> SymbolicValue:
     """Return the value as an affine function of one operation's codes; raise `Unsupported` when only rounding could do that."""
     if value.functions:
         return plain(builder, _multiplied_out(builder, value))
@@ -400,10 +400,10 @@ def plain(builder: Builder, value: Value) -> Value:
     relu = value.high is None and low == 0
     bounds = None if (low, high) == (0 if relu else fmt.min_code, fmt.max_code) else (low, high)
     op = builder.add(Requantise(builder.new_name("relu" if relu else "clip"), (name,), fmt, relu, limits=bounds))
-    return Value(value.shape, ((op, scale),), value.offset)
+    return SymbolicValue(value.shape, ((op, scale),), value.offset)
 
 
-def _multiplied_out(builder: Builder, value: Value) -> Value:
+def _multiplied_out(builder: Builder, value: SymbolicValue) -> SymbolicValue:
     """Return a value with its first function as products of codes, where it is a power, and the next one where it is affine."""
     first, *later = value.functions
     if first.exponent is None:
@@ -415,7 +415,7 @@ def _multiplied_out(builder: Builder, value: Value) -> Value:
     return replace(product, functions=tuple(later), node=value.node)
 
 
-def powered(builder: Builder, value: Value, exponent: int) -> Value:
+def powered(builder: Builder, value: SymbolicValue, exponent: int) -> SymbolicValue:
     """Return a plain value to the power of a whole positive exponent, as products of codes."""
     base = without_offset(builder, value)
     op, scale = base.op, base.scale
@@ -428,7 +428,7 @@ def powered(builder: Builder, value: Value, exponent: int) -> Value:
     return plain_value(builder, op, scale)
 
 
-def centred(builder: Builder, value: Value) -> Value:
+def centred(builder: Builder, value: SymbolicValue) -> SymbolicValue:
     """Return a value of one term without its offset where that is a whole number of steps, which goes into the codes."""
     name, scale = value.terms[0]
     if not any(value.offset.flat) or not all(scale.flat):
@@ -441,13 +441,13 @@ def centred(builder: Builder, value: Value) -> Value:
     return replace(value, terms=((op, scale),), offset=constant_of(0, len(value.shape)))
 
 
-def without_offset(builder: Builder, value: Value) -> Value:
+def without_offset(builder: Builder, value: SymbolicValue) -> SymbolicValue:
     """Return a plain value without an offset, with its own scales where they allow that and with one scale otherwise."""
     value = centred(builder, value)
     return aligned(builder, value) if any(value.offset.flat) else value
 
 
-def aligned(builder: Builder, value: Value) -> Value:
+def aligned(builder: Builder, value: SymbolicValue) -> SymbolicValue:
     """Return a plain value without offset as codes of one scale: the largest unit of which all scales and offsets are multiples.
 
     Any finite numbers have one; raises `Unsupported` where it is too small for codes of 62 bits.
@@ -464,10 +464,10 @@ def aligned(builder: Builder, value: Value) -> Value:
         np.array([int(number) for number in array.flat], dtype=np.int64).reshape(array.shape) for array in (weights, bias)
     ]
     op = _affine(builder, value.op, integers[0], integers[1], nearest_exponent(unit))
-    return Value(value.shape, ((op, constant_of(unit, len(value.shape))),), constant_of(0, len(value.shape)))
+    return SymbolicValue(value.shape, ((op, constant_of(unit, len(value.shape))),), constant_of(0, len(value.shape)))
 
 
-def unaligned(value: Value) -> str:
+def unaligned(value: SymbolicValue) -> str:
     """Say why a plain value does not fit 62 bits as codes of one scale."""
     count = len(set(value.scale.flat))
     if count > 1:
@@ -481,7 +481,7 @@ def unaligned(value: Value) -> str:
     )
 
 
-def reason_of(problem: TooWide, *values: Value) -> Unsupported:
+def reason_of(problem: TooWide, *values: SymbolicValue) -> Unsupported:
     """Return why sums do not fit 62 bits: the first of what they are made of that had to be aligned, or themselves."""
     for value in values:
         steps: Rationals = value.offset / value.scale
@@ -490,7 +490,7 @@ def reason_of(problem: TooWide, *values: Value) -> Unsupported:
     return problem
 
 
-def _visible(builder: Builder, value: Value) -> Value:
+def _visible(builder: Builder, value: SymbolicValue) -> SymbolicValue:
     """Return a value of one term whose scale is nowhere zero: codes that do not matter are zero instead."""
     name, scale = value.terms[0]
     if all(scale.flat):
@@ -501,7 +501,7 @@ def _visible(builder: Builder, value: Value) -> Value:
     return replace(value, terms=((op, compressed(np.where(matters, scale, constant_of(nonzero, scale.ndim)))),))
 
 
-def positive(builder: Builder, value: Value) -> Value:
+def positive(builder: Builder, value: SymbolicValue) -> SymbolicValue:
     """Return a value of one term whose scale is nowhere negative."""
     name, scale = value.terms[0]
     if all(number >= 0 for number in scale.flat):

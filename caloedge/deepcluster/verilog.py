@@ -20,7 +20,7 @@ from caloedge.backends.rtl.design import Design, Stream, design
 from caloedge.backends.rtl.project import named, simulate_cycles, streamed, write_project
 from caloedge.backends.rtl.tables import literal
 from caloedge.backends.rtl.text import (
-    Text,
+    VerilogText,
     instance,
     link,
     part_of,
@@ -76,7 +76,7 @@ class EventDesign:
 def build(seeds: Graph, centres: Graph, nets: Networks, target: Target, choice: Choice, folder: Path) -> None:
     """Write the Verilog of the whole reconstruction and compile its simulation; the folder appears whole or not at all."""
     tools.newest("verilator"), tools.find("g++"), tools.find("make")
-    text = Text(TOP)
+    text = VerilogText(TOP)
     seed_net = _network("seeds", seeds, target, choice.variant, text)
     centre_net = _network("centres", centres, target, choice.variant, text)
     word_bits = _write_top(seed_net, centre_net, nets, choice.lanes, text)
@@ -137,7 +137,7 @@ class _Network:
     in_flight: int
 
 
-def _network(prefix: str, graph: Graph, target: Target, variant: str, text: Text) -> _Network:
+def _network(prefix: str, graph: Graph, target: Target, variant: str, text: VerilogText) -> _Network:
     """Write a network's modules under names of its own, and one with a beat per event and handshakes at both ends."""
     network_design: Design = design(graph, target, variant, {})
     written = write_design(network_design, target.adders_per_stage())
@@ -183,7 +183,7 @@ def _network(prefix: str, graph: Graph, target: Target, variant: str, text: Text
 # The parts and what joins them
 
 
-def _write_top(seeds: _Network, centres: _Network, nets: Networks, lanes: int, text: Text) -> int:
+def _write_top(seeds: _Network, centres: _Network, nets: Networks, lanes: int, text: VerilogText) -> int:
     """Write lanes and top; return the bits of each word that leaves."""
     score_bits, out_bits = seeds.result.bits, centres.result.format.width
     payload = 2 * COORDINATE_BITS + WINDOW_BITS
@@ -245,7 +245,7 @@ def _write_top(seeds: _Network, centres: _Network, nets: Networks, lanes: int, t
     return word_bits
 
 
-def _beside(net: _Network, payload: int, input_expression: str, text: Text) -> list[str]:
+def _beside(net: _Network, payload: int, input_expression: str, text: VerilogText) -> list[str]:
     """Return a network with a FIFO beside it that holds what its input came with."""
     return [
         stream_wires("held", payload), stream_wires("made", net.result.bits), "  wire held_free, net_free;",
@@ -260,7 +260,7 @@ def _beside(net: _Network, payload: int, input_expression: str, text: Text) -> l
     ]  # fmt: skip
 
 
-def _around_last(net: _Network, feature_bits: int, text: Text) -> list[str]:
+def _around_last(net: _Network, feature_bits: int, text: VerilogText) -> list[str]:
     """Return a network whose inputs come with a context; a context with last = 1 has no input and gets zeros."""
     context = 1 + CONTEXT_BITS
     return [

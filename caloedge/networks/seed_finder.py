@@ -15,7 +15,7 @@ WINDOW = 7
 
 
 @dataclass(frozen=True)
-class Size:
+class SeedFinderSize:
     """Widths of the layers, and how the input is scaled."""
 
     conv: tuple[int, ...]
@@ -31,12 +31,12 @@ class Size:
 SIZES = {
     # 7,029,449 parameters. Slope and initial weights are the defaults of Keras, which the authors use; they normalise to
     # 100 GeV.
-    "published": Size(conv=(128, 256), dense=(2400, 500), input_scale=1 / 100, leaky_slope=0.3, glorot=True),
-    "edge": Size(conv=(8, 12), dense=(32, 16)),
+    "published": SeedFinderSize(conv=(128, 256), dense=(2400, 500), input_scale=1 / 100, leaky_slope=0.3, glorot=True),
+    "edge": SeedFinderSize(conv=(8, 12), dense=(32, 16)),
 }
 
 
-def build(arithmetic: Arithmetic, size: Size) -> nn.Module:
+def build(arithmetic: Arithmetic, size: SeedFinderSize) -> nn.Module:
     """Return the network: input (N, 1, 7, 7) in GeV, output (N, 1) logit that the central crystal is a seed."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(input=arithmetic.input("input"))
     if size.input_scale != 1:

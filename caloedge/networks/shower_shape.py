@@ -14,7 +14,7 @@ from caloedge.results import Number, Table
 
 
 @dataclass(frozen=True)
-class Size:
+class ShowerShapeSize:
     """Widths: inputs, hidden layers, outputs."""
 
     inputs: int = 16
@@ -22,7 +22,7 @@ class Size:
     outputs: int = 5
 
 
-SIZES = {"published": Size(), "edge": Size()}  # 4,389 parameters
+SIZES = {"published": ShowerShapeSize(), "edge": ShowerShapeSize()}  # 4,389 parameters
 HGQ = "arXiv:2405.00645, Table I: XCVU9P, 200 MHz, one event per cycle"
 HGQ_CLOCK_MHZ, VU9P_LUT, VU9P_DSP = 200, 1_182_240, 6_840
 
@@ -44,7 +44,7 @@ HGQ_ROWS = (
 """Published firmware, for reading beside ours: other data, another device, other tools."""
 
 
-def build(arithmetic: Arithmetic, size: Size) -> nn.Module:
+def build(arithmetic: Arithmetic, size: ShowerShapeSize) -> nn.Module:
     """Return the network: scaled variables (N, 16) to one logit per class (N, 5)."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(input=arithmetic.input("input"))
     features = size.inputs

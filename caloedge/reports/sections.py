@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from caloedge.artifact import Artifact, Manifest, Stage
+from caloedge.artifact import Artifact, Manifest, TrainingRecord
 from caloedge.catalog import Task, find
 from caloedge.compiler.graph import Graph
 from caloedge.results import Cell, Claim, Facts, Number, Plot, Section, Series, Table, verdict
@@ -145,7 +145,7 @@ def integer_network(graph: Graph, manifest: Manifest) -> Section:
     )  # fmt: skip
 
 
-def trainings(stages: Mapping[str, Stage]) -> Section:
+def trainings(stages: Mapping[str, TrainingRecord]) -> Section:
     """Return the section on trainings: schedules, losses and learning curves."""
     columns = ("network", "parameters", "epochs", "inputs seen", "time in steps", "computer", "training loss", "validation loss")
     rows = tuple(

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from caloedge.artifact import Artifact, Stage
+from caloedge.artifact import Artifact, TrainingRecord
 from caloedge.catalog import FLOAT, INTEGER, REFERENCE
 from caloedge.recipe import Recipe
 from caloedge.results import Claim, Number, Report, Section, Verdict, label
@@ -36,7 +36,7 @@ def claim_caveats(claims: Iterable[Claim], independent: Iterable[Claim] = ()) ->
     )
 
 
-def inputs_seen(recipe: Recipe, stages: Mapping[str, Stage]) -> dict[str, int]:
+def inputs_seen(recipe: Recipe, stages: Mapping[str, TrainingRecord]) -> dict[str, int]:
     """Return how many inputs each stage's network was trained on, those of the network that it started from included."""
     n_inputs = {name: stage.windows_seen for name, stage in stages.items()}
     if recipe.training.edge_from_published:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from caloedge.artifact import Artifact, Golden, Stage
+from caloedge.artifact import Artifact, Golden, TrainingRecord
 from caloedge.backends.emulator.binding import emulate
 from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Assessment, Sample, Task, find
 from caloedge.compiler.onnx.reader import read
@@ -172,7 +172,7 @@ def _report(
     entries: Sequence[NetworkEntry],
     choices: Sequence[ReuseChoice],
     assessment: Assessment,
-    records: Mapping[str, Stage],
+    records: Mapping[str, TrainingRecord],
     threads: int,
 ) -> Report:
     artifact, task = integers[0].artifact, find(Task, recipe.task)
@@ -206,7 +206,7 @@ def _report(
     )
 
 
-def _training_caveats(recipe: Recipe, records: Mapping[str, Stage]) -> tuple[str, ...]:
+def _training_caveats(recipe: Recipe, records: Mapping[str, TrainingRecord]) -> tuple[str, ...]:
     """Return caveats on networks trained for less than the recipe's own integer one."""
     chain = {stage: records[method] for stage, method in summary.STAGES.items()}
     before = summary.inputs_seen(recipe, chain)

@@ -16,7 +16,7 @@ from caloedge.catalog import Library
 from caloedge.progress import about
 from caloedge.recipe import Recipe
 from caloedge.training.fit import FUSED, PROBE_EVENTS, Hardware, Learner, epochs_done, parameter_groups, predict, steps_per_epoch
-from caloedge.training.stages import Plan, check, comes_from, finished, plan_stage, published_of
+from caloedge.training.stages import StagePlan, check, comes_from, finished, plan_stage, published_of
 
 HINTED_S = 60.0
 MEASURED_S, FEWEST_STEPS, MOST_STEPS = 2.0, 2, 20
@@ -100,7 +100,7 @@ def forecast(
     return Forecast(taken, seconds)
 
 
-def duration_s(recipe: Recipe, plan: Plan, library: Library, folder: Path, hardware: Hardware) -> float:
+def duration_s(recipe: Recipe, plan: StagePlan, library: Library, folder: Path, hardware: Hardware) -> float:
     """Estimate how long one training takes on this computer, in seconds: epochs that are done already do not count."""
     task, schedule = plan.task, plan.schedule
     last, settling = plan.place(folder) / "last.ckpt", plan.place(folder) / "settling" / "last.ckpt"

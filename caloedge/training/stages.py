@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caloedge.arithmetic import SCALE, FloatArithmetic
-from caloedge.artifact import STAGES, Stage, finished_record, finished_training, read_artifact
+from caloedge.artifact import STAGES, TrainingRecord, finished_record, finished_training, read_artifact
 from caloedge.catalog import Library, Loss, Network, Task, find
 from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName, UserError, meant
@@ -60,7 +60,7 @@ class Trained:
     """A trained network with the record of its training."""
 
     network: nn.Module
-    record: Stage
+    record: TrainingRecord
 
 
 def weights_of(network: nn.Module) -> dict[str, NDArray[Any]]:
@@ -146,7 +146,7 @@ def published_of(recipe: Recipe, base: Path) -> Trained:
 
 def stored_records(
     recipe: Recipe, library: Library, trained: Mapping[str, Trained], artifacts: Sequence[Path]
-) -> dict[str, Stage]:
+) -> dict[str, TrainingRecord]:
     """Return the records of alternatives that an artifact was made with, still are this recipe's, and are not among `trained`.
 
     The weights of large alternatives are not stored, so that they cannot be taken over as `train` does.
@@ -195,7 +195,7 @@ def comes_from(recipe: Recipe, stage: str) -> set[str]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StagePlan:
     """A training that is ready to start, or finished somewhere."""
 
     stage: str
@@ -220,7 +220,7 @@ class Plan:
         return folder / f"{self.stage}-{self.key}"
 
 
-def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[str, nn.Module]) -> Plan:
+def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[str, nn.Module]) -> StagePlan:
     """Make the training of a stage or alternative ready, given the networks of the stages that it comes from."""
     task = find(Task, recipe.task)
     alternative = recipe.alternatives.get(stage)
@@ -251,7 +251,7 @@ def plan_stage(recipe: Recipe, stage: str, library: Library, networks: Mapping[s
         if distillation.full_scale is not None:
             key |= {"alone": DRAW_VERSION, "full scale": distillation.full_scale}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    return Plan(stage, task, schedule, network, start, probe, freeze, finish, distillation, digest)
+    return StagePlan(stage, task, schedule, network, start, probe, freeze, finish, distillation, digest)
 
 
 def _distillation(recipe: Recipe, stage: str, teacher: nn.Module) -> Distillation:
@@ -285,7 +285,7 @@ def _quantised(recipe: Recipe, task: Task, library: Library, edge: nn.Module) ->
     return start, start, None, lambda trained: trained
 
 
-def _train_stage(recipe: Recipe, plan: Plan, library: Library, folder: Path, hardware: Hardware) -> Trained:
+def _train_stage(recipe: Recipe, plan: StagePlan, library: Library, folder: Path, hardware: Hardware) -> Trained:
     task, schedule, network, place = plan.task, plan.schedule, plan.start(), plan.place(folder)
     of: dict[str, Any] = {"stage": plan.stage, "seed": recipe.seed, "hardware": hardware, "distillation": plan.distillation}
     before = schedule.model_copy(update={"fine_tuning_epochs": 0}) if plan.freeze else schedule
@@ -297,7 +297,7 @@ def _train_stage(recipe: Recipe, plan: Plan, library: Library, folder: Path, har
     network = plan.finish(network)
     if plan.stage == "published":
         _round_to_half(network)
-    record = Stage(
+    record = TrainingRecord(
         **_size_of_training(recipe, plan, library, network),
         seconds=sum(point["seconds"] for point in curve),
         train_loss=curve[-1]["train_loss"],
@@ -312,7 +312,7 @@ def _train_stage(recipe: Recipe, plan: Plan, library: Library, folder: Path, har
     return Trained(network.eval(), record)
 
 
-def _size_of_training(recipe: Recipe, plan: Plan, library: Library, network: nn.Module) -> dict[str, int]:
+def _size_of_training(recipe: Recipe, plan: StagePlan, library: Library, network: nn.Module) -> dict[str, int]:
     """Return what the record of a training says of its size."""
     of = plan.schedule
     return {
@@ -341,14 +341,14 @@ def _probe(task: Task, library: Library, stage: str, seed: int) -> str:
 
 
 def finished(
-    recipe: Recipe, plan: Plan, library: Library, folder: Path, artifacts: Iterable[Path]
+    recipe: Recipe, plan: StagePlan, library: Library, folder: Path, artifacts: Iterable[Path]
 ) -> tuple[Trained, Path] | None:
     """Return a training that ended earlier, here or where an artifact was made, and that place."""
     place = plan.place(folder)
     if (place / RECORD).exists():
         try:
             plan.network.load_state_dict(torch.load(place / "weights.pt", weights_only=True))
-            return Trained(plan.network.eval(), Stage.model_validate_json((place / RECORD).read_text())), folder
+            return Trained(plan.network.eval(), TrainingRecord.model_validate_json((place / RECORD).read_text())), folder
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as problem:
             line = " ".join(str(problem).split())[:200]
             raise BadData(f"{place}: the finished training cannot be read ({line}); remove the folder to train again") from None
@@ -362,7 +362,7 @@ def finished(
     return None
 
 
-def _proven(recipe: Recipe, plan: Plan, library: Library, folder: Path) -> Trained | None:
+def _proven(recipe: Recipe, plan: StagePlan, library: Library, folder: Path) -> Trained | None:
     """Return a stage from an artifact that was made before trainings had keys, with its key, if it is just this training.
 
     Recipe and library must be the artifact's own, the training as long and the network as large as recorded, and on today's

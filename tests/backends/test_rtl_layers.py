@@ -15,7 +15,7 @@ from test_rtl_ops import NETWORKS, WEIGHT, draws, signed
 
 from caloedge.backends.rtl.epilogue import Rounded, Scaled
 from caloedge.backends.rtl.layers import (
-    Layer,
+    RtlLayer,
     every,
     image,
     kernel_weights,
@@ -155,7 +155,7 @@ def test_a_span_is_from_the_highest_to_the_lowest_bit(weights: list[int]) -> Non
 # Estimates
 
 
-def only(*ops: Op, **how: Any) -> Layer:
+def only(*ops: Op, **how: Any) -> RtlLayer:
     (layer,) = layers_of(chain(*ops, **how))
     return layer
 

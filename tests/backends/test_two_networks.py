@@ -18,7 +18,7 @@ from caloedge.backends.hls4ml.project import compile_command
 from caloedge.backends.rtl.design import Stream
 from caloedge.backends.rtl.project import named, streamed, write_project
 from caloedge.backends.rtl.simulation import simulate
-from caloedge.backends.rtl.text import Text
+from caloedge.backends.rtl.text import VerilogText
 from caloedge.catalog import Backend, Target, find
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
@@ -188,7 +188,7 @@ def test_every_module_says_its_network(rtl_projects: Mapping[str, Path]) -> None
 
 
 def test_the_same_network_built_in_two_ways_has_two_names() -> None:
-    texts = [named(Text("top", {"top": f"module top; // {way}"}), "net", "0" * 64) for way in ("one", "other", "one")]
+    texts = [named(VerilogText("top", {"top": f"module top; // {way}"}), "net", "0" * 64) for way in ("one", "other", "one")]
     assert texts[0] == texts[2]
     assert texts[0].top != texts[1].top
     assert texts[0].modules[texts[0].top].startswith(f"module {texts[0].top};")
@@ -227,7 +227,7 @@ endmodule
     values["output"] = {"name": "y", "shape": [2, 3], "format": str(RESULT), **streamed(what.result)}
     ports = [("clk", "input", 1), ("rst", "input", 1), ("in_valid", "input", 1), ("in_data", "input", bits),
              ("out_valid", "output", 1), ("out_data", "output", 2 * out)]  # fmt: skip
-    write_project(what, Text("both", modules_of_both | {"both": top}, ports=ports), values, folder)
+    write_project(what, VerilogText("both", modules_of_both | {"both": top}, ports=ports), values, folder)
     return simulate(folder, CODES).codes["y"]
 
 

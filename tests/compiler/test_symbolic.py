@@ -20,7 +20,7 @@ from caloedge.compiler.ranges import TooWide
 from caloedge.compiler.rationals import Rationals, rationals
 from caloedge.compiler.requantise import Quantiser
 from caloedge.compiler.symbolic import (
-    Value,
+    SymbolicValue,
     added,
     aligned,
     applied,
@@ -48,7 +48,7 @@ CODES = np.array(np.meshgrid(range(-8, 8), range(-8, 8))).reshape(2, -1).T
 """Every pair of codes of four bits."""
 
 
-def start(scale: Fraction | float = Fraction(1, 4), offset: Fraction | int = 0) -> tuple[Builder, Value]:
+def start(scale: Fraction | float = Fraction(1, 4), offset: Fraction | int = 0) -> tuple[Builder, SymbolicValue]:
     """Return a builder whose input `x` has two elements of four bits, and the value scale * x + offset."""
     builder = Builder(frozenset())
     builder.add(InputQuantiser("x", (2,), Format(True, 4, 2)))
@@ -59,19 +59,21 @@ def number(*values: float | Fraction) -> Rationals:
     return rationals(np.array([Fraction(value) for value in values], dtype=object))
 
 
-def codes_of(builder: Builder, value: Value) -> Codes:
+def codes_of(builder: Builder, value: SymbolicValue) -> Codes:
     """Return the codes that a plain value has on every pair of input codes."""
     return Graph((*builder.ops.values(), Output("y", (value.op,)))).run(CODES)["y"]
 
 
-def reals_of(builder: Builder, value: Value) -> list[list[Fraction]]:
+def reals_of(builder: Builder, value: SymbolicValue) -> list[list[Fraction]]:
     """Return the exact real numbers of a plain value on every pair of input codes."""
     codes = codes_of(builder, value)
     scale, offset = (np.broadcast_to(array, codes.shape[1:]) for array in (value.scale, value.offset))
     return [[code * s + o for code, s, o in zip(event, scale, offset, strict=True)] for event in codes.tolist()]
 
 
-def check(builder: Builder, value: Value, wanted: Callable[[Fraction], Fraction], scale: Fraction = Fraction(1, 4)) -> None:
+def check(
+    builder: Builder, value: SymbolicValue, wanted: Callable[[Fraction], Fraction], scale: Fraction = Fraction(1, 4)
+) -> None:
     assert reals_of(builder, plain(builder, value)) == [[wanted(code * scale) for code in event] for event in CODES.tolist()]
 
 
@@ -198,7 +200,7 @@ def test_only_a_limit_at_zero_alone_is_a_rectifier(low: float, high: float | Non
     )
 
 
-def start_limited(low: float, high: float | None) -> tuple[Builder, Value]:
+def start_limited(low: float, high: float | None) -> tuple[Builder, SymbolicValue]:
     builder, value = start()
     return builder, limited(value, number(low), None if high is None else number(high), "n")
 
@@ -254,7 +256,7 @@ def test_rows_and_columns_have_scales_and_offsets_of_their_own(case: str) -> Non
     codes = np.random.default_rng(1).integers(-4, 4, (50, 2, 2))
     wanted = (codes.astype(object) * scale + offset).tolist()
 
-    def found(made: Value) -> list:
+    def found(made: SymbolicValue) -> list:
         result = Graph((*builder.ops.values(), Output("y", (made.op,)))).run(codes)["y"].astype(object)
         return (result * made.scale + made.offset).tolist()
 
@@ -464,7 +466,7 @@ def test_scales_too_far_apart_are_refused_and_positive_ones_cost_nothing() -> No
 # Sums of small multipliers
 
 
-def sum_of(factors: list[Fraction], formats: list[Format], offset: Fraction) -> tuple[Builder, Value]:
+def sum_of(factors: list[Fraction], formats: list[Format], offset: Fraction) -> tuple[Builder, SymbolicValue]:
     """Return factor * x + … + offset of inputs of one element that do not depend on each other."""
     builder = Builder(frozenset())
     whole = None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from caloedge.artifact import Stage, read_artifact
+from caloedge.artifact import TrainingRecord, read_artifact
 from caloedge.catalog import FLOAT, INTEGER, REFERENCE
 from caloedge.reports import store, summary
 from caloedge.reports.readme import claims_line, results
@@ -67,7 +67,7 @@ def test_shipped_references_were_trained_for_less(name: str) -> None:
 
 def test_a_network_that_starts_from_another_has_seen_its_inputs() -> None:
     artifact = read_artifact(MODELS / "pf_energy")
-    stages: dict[str, Stage] = {stage: artifact.manifest.stages[stage] for stage in ("published", "edge", "quantised")}
+    stages: dict[str, TrainingRecord] = {stage: artifact.manifest.stages[stage] for stage in ("published", "edge", "quantised")}
     assert summary.inputs_seen(artifact.recipe, stages) == {"published": 280_000, "edge": 300_000, "quantised": 528_000}
 
 

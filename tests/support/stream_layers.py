@@ -3,7 +3,7 @@
 import numpy as np
 
 from caloedge.backends.rtl.epilogue import After, Scaled
-from caloedge.backends.rtl.layers import Layer, input_order, layers_of, padded_shape, window_size
+from caloedge.backends.rtl.layers import RtlLayer, input_order, layers_of, padded_shape, window_size
 from caloedge.compiler.fixed import Codes, Rounding, saturate, shift_right
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv, Dense, MaxPool, Table, Threshold
@@ -20,7 +20,7 @@ def run_layers(graph: Graph, codes: Codes) -> Codes:
     return elements.reshape(len(codes), *graph.tensors[output.name].shape)
 
 
-def _chain(layers: tuple[Layer, ...], words: Codes) -> Codes:
+def _chain(layers: tuple[RtlLayer, ...], words: Codes) -> Codes:
     for layer in layers:
         assert len(words) == layer.source.size
         words = _sums(layer, words)
@@ -31,7 +31,7 @@ def _chain(layers: tuple[Layer, ...], words: Codes) -> Codes:
     return words
 
 
-def _sums(layer: Layer, words: Codes) -> Codes:
+def _sums(layer: RtlLayer, words: Codes) -> Codes:
     match layer.op:
         case None:
             return words
@@ -50,7 +50,7 @@ def _sums(layer: Layer, words: Codes) -> Codes:
     return np.asarray(pixels * _chain(layer.inner, pixels.sum(axis=0))).reshape(-1)
 
 
-def _windows(layer: Layer, words: Codes) -> list[Codes]:
+def _windows(layer: RtlLayer, words: Codes) -> list[Codes]:
     """Return the words (row, column, channel) that each position reads."""
     assert isinstance(layer.op, Conv | MaxPool)
     channels, height, width = layer.source.shape

@@ -34,7 +34,7 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Layout:
+class MemoryLayout:
     """The memory of one block."""
 
     buffers: Mapping[str, Buffer]
@@ -86,7 +86,7 @@ def buffer_bytes(number: str, elements: int) -> int:
     return -(-elements * EVENTS * SIZES[number] // ALIGNMENT) * ALIGNMENT
 
 
-def plan(graph: Graph) -> Layout:
+def plan(graph: Graph) -> MemoryLayout:
     """Lay the buffers of all tensors out in memory, reusing the place of those that nothing reads any more."""
     fused = _fused(graph)
     skipped = {op.name: sums for sums, op in fused.items()}
@@ -115,7 +115,7 @@ def plan(graph: Graph) -> Layout:
         for name in {owner[read] for read in (*source.inputs, op.name)} & set(buffers):
             if last_use[name] == number:
                 memory.give_back(buffers[name])
-    return Layout({name: buffers[owner[name]] for name in owner if owner[name] in buffers}, padded, fused, memory.size)
+    return MemoryLayout({name: buffers[owner[name]] for name in owner if owner[name] in buffers}, padded, fused, memory.size)
 
 
 def _fused(graph: Graph) -> dict[str, Requantise]:

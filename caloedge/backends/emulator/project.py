@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from caloedge import tools
-from caloedge.backends.emulator.source import Port, Text, write
+from caloedge.backends.emulator.source import CPort, LibrarySource, write
 from caloedge.backends.emulator.steps import write_block
 from caloedge.catalog import Target
 from caloedge.compiler.graph import Graph
@@ -87,13 +87,13 @@ def build(
         shutil.move(log, temporary / LOG)
 
 
-def _library_name(text: Text, optimisation: str, builds: Builds) -> str:
+def _library_name(text: LibrarySource, optimisation: str, builds: Builds) -> str:
     """Return a name of its own per content: a process that has loaded one library must not be handed it for another."""
     content = [*text.files.values(), optimisation, repr(dict(builds)), repr(OPTIONS), tools.version("g++")]
     return f"lib{text.prefix}-{hashlib.sha256(chr(0).join(content).encode()).hexdigest()[:16]}.so"
 
 
-def compile_library(folder: Path, text: Text, library: str, optimisation: str, builds: Builds, log: Path) -> None:
+def compile_library(folder: Path, text: LibrarySource, library: str, optimisation: str, builds: Builds, log: Path) -> None:
     """Compile the sources in a folder into a shared library that holds every build of the arithmetic."""
 
     def run(*words: str) -> None:
@@ -109,8 +109,8 @@ def compile_library(folder: Path, text: Text, library: str, optimisation: str, b
         (folder / name).unlink()
 
 
-def _ports(text: Text) -> dict[str, Any]:
-    def table(ports: tuple[Port, ...]) -> list[dict[str, Any]]:
+def _ports(text: LibrarySource) -> dict[str, Any]:
+    def table(ports: tuple[CPort, ...]) -> list[dict[str, Any]]:
         return [
             {
                 "name": port.name,

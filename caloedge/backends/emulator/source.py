@@ -19,7 +19,7 @@ PARTS = ("caloedge_block.h", "caloedge_emulator.h", "caloedge_threads.h")
 
 
 @dataclass(frozen=True)
-class Port:
+class CPort:
     """One input or output as C sees it: value = (code - zero_point) * scale + offset."""
 
     name: str
@@ -54,13 +54,13 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Text:
+class LibrarySource:
     """A generated network."""
 
     prefix: str
     """Begin of all its symbols, and the name of its namespace and files."""
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    inputs: tuple[CPort, ...]
+    outputs: tuple[CPort, ...]
     files: dict[str, str]
     """Contents by file name."""
 
@@ -75,7 +75,7 @@ class Text:
         return f"{self.prefix}_block.cpp"
 
 
-def write(graph: Graph, name: str) -> Text:
+def write(graph: Graph, name: str) -> LibrarySource:
     """Write header and source of a network; `name` and the graph's digest name its symbols."""
     prefix, block = stem(name, graph.digest), write_block(graph)
     inputs, outputs = tuple(_input(block, op) for op in graph.inputs), tuple(_output(block, op) for op in graph.outputs)
@@ -103,7 +103,7 @@ def write(graph: Graph, name: str) -> Text:
     for kind in (".h", ".cpp", "_block.cpp"):
         template = (folder / f"network{kind}.jinja").read_text(encoding="utf-8")
         files[f"{prefix}{kind}"] = environment.from_string(template).render(values).rstrip() + "\n"
-    return Text(prefix, inputs, outputs, files)
+    return LibrarySource(prefix, inputs, outputs, files)
 
 
 def _rows(block: Block) -> Iterator[tuple[str, str, int]]:
@@ -112,17 +112,17 @@ def _rows(block: Block) -> Iterator[tuple[str, str, int]]:
         yield block.rows(name), buffer.type, buffer.offset
 
 
-def _parameters(ports: Sequence[Port], n_inputs: int, types: Sequence[str]) -> str:
+def _parameters(ports: Sequence[CPort], n_inputs: int, types: Sequence[str]) -> str:
     """Declare the pointers to codes of these types."""
     pointers = [f"{kind} *{port.argument}" for port, kind in zip(ports, types, strict=True)]
     return ", ".join([*(f"const {pointer}" for pointer in pointers[:n_inputs]), *pointers[n_inputs:]])
 
 
-def _input(block: Block, op: InputQuantiser) -> Port:
+def _input(block: Block, op: InputQuantiser) -> CPort:
     return _port(block, op.name, np.array([op.format.lsb * op.scale]), np.zeros(1), op.zero_point)
 
 
-def _output(block: Block, op: Output) -> Port:
+def _output(block: Block, op: Output) -> CPort:
     tensor = block.graph.tensors[op.name]
     scale = np.asarray(tensor.format.lsb if op.scale is None else op.scale, dtype=np.float64)
     offset = np.asarray(0.0 if op.offset is None else op.offset, dtype=np.float64)
@@ -131,10 +131,10 @@ def _output(block: Block, op: Output) -> Port:
     return _port(block, op.name, scale, offset, 0)
 
 
-def _port(block: Block, name: str, scale: np.ndarray, offset: np.ndarray, zero_point: int) -> Port:
+def _port(block: Block, name: str, scale: np.ndarray, offset: np.ndarray, zero_point: int) -> CPort:
     tensor, buffer = block.graph.tensors[name], block.layout.buffers[name]
     low, high = tensor.range
-    return Port(
+    return CPort(
         name=name,
         argument=f"{block.names[name]}_codes",
         type=code_type(low, high),

@@ -10,7 +10,7 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.backends.emulator.layout import Layout, code_type, number_type, padded_shape, plan, rounding_type
+from caloedge.backends.emulator.layout import MemoryLayout, code_type, number_type, padded_shape, plan, rounding_type
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import (
     Add,
@@ -45,7 +45,7 @@ class Block:
     """Text of the function that runs one block of events, as it grows."""
 
     graph: Graph
-    layout: Layout = field(init=False)
+    layout: MemoryLayout = field(init=False)
     names: Mapping[str, str] = field(init=False)
     """Identifier of each operation."""
     constants: list[str] = field(default_factory=list)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from caloedge.backends.hls4ml.layers import Draft, Wire, build_layers, moved, vector_product
-from caloedge.backends.hls4ml.layout import Layout, channels_last
+from caloedge.backends.hls4ml.layout import ArrayLayout, channels_last
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Dense, Multiply, Op, Reshape
@@ -68,5 +68,5 @@ def _scale(gate: Gate, draft: Draft) -> Wire:
     return Wire(draft.names[op.name], layout, result)
 
 
-def _vector(size: int) -> Layout:
-    return Layout((size,), np.arange(size))
+def _vector(size: int) -> ArrayLayout:
+    return ArrayLayout((size,), np.arange(size))

@@ -7,7 +7,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from caloedge.backends.hls4ml.layout import Layout, channels_last, moves
+from caloedge.backends.hls4ml.layout import ArrayLayout, channels_last, moves
 from caloedge.backends.hls4ml.reuse import Fold, fold
 from caloedge.compiler import fixed
 from caloedge.compiler.fixed import Codes, Format, Rounding
@@ -55,7 +55,7 @@ class Wire:
     """Place of an operation's result: a layer's array, and the codes that lie in it."""
 
     layer: str
-    layout: Layout
+    layout: ArrayLayout
     type: str
 
 
@@ -136,7 +136,7 @@ def _input(op: InputQuantiser, draft: Draft) -> Wire:
     return Wire(draft.names[op.name], layout, str(op.format))
 
 
-def _entering_layout(op: InputQuantiser, graph: Graph) -> Layout:
+def _entering_layout(op: InputQuantiser, graph: Graph) -> ArrayLayout:
     """Return the layout of an input: of what it is rearranged to before anything else reads it, which then costs nothing."""
     name, shape, order = op.name, op.shape, np.arange(math.prod(op.shape))
     while len(graph.readers[name]) == 1:
@@ -145,7 +145,7 @@ def _entering_layout(op: InputQuantiser, graph: Graph) -> Layout:
             break
         name, shape, order = reader.name, reader.index.shape, order[reader.index.reshape(-1)]
     layout = channels_last(shape)
-    return Layout(layout.shape, order[layout.order])
+    return ArrayLayout(layout.shape, order[layout.order])
 
 
 def _permutes(op: Rearrange, size: int) -> bool:
@@ -153,7 +153,7 @@ def _permutes(op: Rearrange, size: int) -> bool:
     return len(op.inputs) == 1 and np.array_equal(np.sort(op.index.reshape(-1)), np.arange(size))
 
 
-def moved(wire: Wire, layout: Layout, op: Op, draft: Draft, last: str = "") -> Wire:
+def moved(wire: Wire, layout: ArrayLayout, op: Op, draft: Draft, last: str = "") -> Wire:
     """Append what brings codes into another layout; the last layer is called `last`."""
     steps = moves(wire.layout, layout)
     if steps is None:
@@ -270,7 +270,7 @@ def _dense(op: Dense, draft: Draft) -> Wire:
     types, fmt = _sum_types("weight", op, graph), op.weight_format
     # A matrix product along the last axis is a convolution of single pixels, whose channels are that axis.
     shape_in = graph.tensors[op.inputs[0]].shape
-    source = moved(source, Layout(shape_in, np.arange(math.prod(shape_in))), op, draft)
+    source = moved(source, ArrayLayout(shape_in, np.arange(math.prod(shape_in))), op, draft)
     axes = len(shape) - 1
     kernel = op.weights.reshape(n_out, n_in, *(1,) * axes)
     sizes = dict(zip(("height", "width")[-axes:], shape[:-1], strict=True))
@@ -281,14 +281,14 @@ def _dense(op: Dense, draft: Draft) -> Wire:
     layer |= _constants("weight", np.moveaxis(kernel, (0, 1), (-1, -2)), fmt, op.bias, op.name, graph)
     more = {} if draft.streaming else {"ParallelizationFactor": math.prod(shape[:-1])}
     draft.add(name, [source.layer], layer, types, **more, **draft.multiplying(op, n_in, n_out))
-    wire = Wire(name, Layout(shape, np.arange(math.prod(shape))), types["result"])
+    wire = Wire(name, ArrayLayout(shape, np.arange(math.prod(shape))), types["result"])
     return moved(wire, channels_last(shape), op, draft)
 
 
 def vector_product(op: Dense, source: Wire, draft: Draft) -> Wire:
     """Append a dense layer of one vector per event."""
     name, (n_out, n_in), types = draft.names[op.name], op.weights.shape, _sum_types("weight", op, draft.graph)
-    source = moved(source, Layout((n_in,), source.layout.order), op, draft)
+    source = moved(source, ArrayLayout((n_in,), source.layout.order), op, draft)
     weights = op.weights[:, source.layout.order].T
     constants = _constants("weight", weights, op.weight_format, op.bias, op.name, draft.graph)
     layer = {"class_name": "Dense", "n_in": n_in, "n_out": n_out, **constants}
@@ -387,7 +387,7 @@ def _reshape(op: Reshape, draft: Draft) -> Wire:
         return source
     name = draft.names[op.name]
     draft.add(name, [source.layer], {"class_name": "Reshape", "target_shape": list(shape)}, {"result": source.type})
-    return replace(source, layer=name, layout=Layout(shape, source.layout.order))
+    return replace(source, layer=name, layout=ArrayLayout(shape, source.layout.order))
 
 
 def _rearrange(op: Rearrange, draft: Draft) -> Wire:
@@ -399,10 +399,10 @@ def _rearrange(op: Rearrange, draft: Draft) -> Wire:
     if not _permutes(op, source.layout.order.size):
         raise refusal_of_kind(op, NAME)
     # Nothing moves: the same codes are other elements of the result. Only a shape with channels needs them in place.
-    renamed = replace(source, layout=Layout(source.layout.shape, np.argsort(op.index.reshape(-1))[source.layout.order]))
+    renamed = replace(source, layout=ArrayLayout(source.layout.shape, np.argsort(op.index.reshape(-1))[source.layout.order]))
     if (draft.streaming and len(shape) == 1) or _only_leaves(op, draft.graph):
         return renamed
-    layout = channels_last(shape) if len(shape) > 1 else Layout(shape, renamed.layout.order)
+    layout = channels_last(shape) if len(shape) > 1 else ArrayLayout(shape, renamed.layout.order)
     return moved(renamed, layout, op, draft, draft.names[op.name])
 
 
@@ -443,5 +443,5 @@ def _concatenate(op: Rearrange, axis: int, draft: Draft) -> Wire:
         order = np.concatenate([joined.layout.order, joined.layout.order.size + wire.layout.order])
         shape = list(joined.layout.shape)
         shape[place] += wire.layout.shape[place]
-        joined = Wire(name, Layout(tuple(shape), order), fmt)
+        joined = Wire(name, ArrayLayout(tuple(shape), order), fmt)
     return joined if len(tensor.shape) == 1 else replace(joined, layout=channels_last(tensor.shape))

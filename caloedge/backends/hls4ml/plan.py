@@ -43,7 +43,7 @@ RESERVED = frozenset((
 
 
 @dataclass(frozen=True)
-class Plan:
+class HlsPlan:
     """Input of hls4ml: its configuration (without the output folder) and its layers in order."""
 
     config: dict[str, Any]
@@ -64,7 +64,7 @@ class Plan:
         return str(self.config["ProjectName"])
 
 
-def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice] | None = None) -> Plan:
+def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice] | None = None) -> HlsPlan:
     """Return hls4ml's configuration and layers, with every width taken from the graph's proven ranges.
 
     Only variant `auto` heeds the choices by layer.
@@ -80,7 +80,7 @@ def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, Layer
     wires = draft.wires
     outputs = list(dict.fromkeys(wires[op.name].layer for op in graph.outputs))
     ends: list[InputQuantiser | Output] = [*graph.inputs, *graph.outputs]
-    return Plan(
+    return HlsPlan(
         _config(stem(graph.name, graph.digest, ways), target, variant, draft.settings),
         draft.layers,
         [wires[op.name].layer for op in graph.inputs],

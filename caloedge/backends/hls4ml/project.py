@@ -20,7 +20,7 @@ from pydantic import Field
 from caloedge import tools
 from caloedge.backends.hls4ml.extension import copy_header, hold_events, register
 from caloedge.backends.hls4ml.gates import SCALE
-from caloedge.backends.hls4ml.plan import STREAM, Plan, plan
+from caloedge.backends.hls4ml.plan import STREAM, HlsPlan, plan
 from caloedge.catalog import Target
 from caloedge.compiler import fixed
 from caloedge.compiler.fixed import Codes, Format
@@ -100,7 +100,7 @@ def compile_command(project: str, library: str) -> list[str]:
     return ["g++", *options, f"firmware/{project}.cpp", f"{project}_bridge.cpp", "-o", library, "-ldl"]
 
 
-def _write(hls_plan: Plan, folder: Path, stamp: str, log: Path) -> list[dict[str, Any]]:
+def _write(hls_plan: HlsPlan, folder: Path, stamp: str, log: Path) -> list[dict[str, Any]]:
     """Let hls4ml write its project, with what it prints going to the log; the same plan gives the same files.
 
     Returns which streams hold whole events, as `extension.hold_events` does.
@@ -163,7 +163,9 @@ def _printing_to(log: Path) -> Iterator[None]:
         yield
 
 
-def _manifest(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice], hls_plan: Plan) -> dict[str, Any]:
+def _manifest(
+    graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice], hls_plan: HlsPlan
+) -> dict[str, Any]:
     values = record("hls4ml", graph, target, variant, choices)
     for item in values["inputs"]:
         item["order"] = hls_plan.orders[item["name"]].tolist()
@@ -199,7 +201,7 @@ class Argument(OrderedPort):
     argument: Annotated[int, Field(ge=0)]
 
 
-class SimulatedRecord(Record):
+class HlsRecord(Record):
     """Entries that the C simulation needs in the record."""
 
     inputs: Annotated[list[InputPort], Field(min_length=1)]
@@ -213,7 +215,7 @@ def emulate(folder: Path, codes: Inputs) -> dict[str, Codes]:
 
     A network with several inputs takes {input name: codes}.
     """
-    manifest = read_record(folder, "hls4ml", SimulatedRecord)
+    manifest = read_record(folder, "hls4ml", HlsRecord)
     stimuli = [_stimulus(folder, item, array) for item, array in _by_input(folder, manifest["inputs"], codes)]
     n_events = len(stimuli[0])
     if any(len(array) != n_events for array in stimuli):

@@ -15,7 +15,7 @@ from typing import Any, assert_never
 import numpy as np
 
 from caloedge.backends.rtl.epilogue import After, Rounded, Scaled
-from caloedge.backends.rtl.layers import Layer
+from caloedge.backends.rtl.layers import RtlLayer
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.ops import Conv, Dense
 from caloedge.compiler.ranges import Tensor
@@ -36,7 +36,7 @@ CONSTANT_BITS = 24
 
 
 @dataclass(frozen=True)
-class Step:
+class CoreLayer:
     """One layer of a core: a matrix product (None for none) with bias, then steps word by word."""
 
     name: str
@@ -54,7 +54,7 @@ class Core:
     format_in: Format
     words_out: int
     format_out: Format
-    values: tuple["Value", ...]
+    values: tuple["AdderValue", ...]
     outputs: tuple[tuple[int, int], ...]
     """Each output word is value · 2**shift: (index of the value, −1 for zero; shift)."""
     stages: int
@@ -74,7 +74,7 @@ class Core:
 
 
 @dataclass(frozen=True)
-class Value:
+class AdderValue:
     """One intermediate result: alkaid's operation with integer code n for the value n · 2**−fraction."""
 
     opcode: int
@@ -86,7 +86,7 @@ class Value:
     stage: int
 
 
-def trace_core(steps: tuple[Step, ...], words_in: int, source: Tensor, result: Tensor, cutoff: int) -> Core:
+def trace_core(steps: tuple[CoreLayer, ...], words_in: int, source: Tensor, result: Tensor, cutoff: int) -> Core:
     """Trace layers on input words of one format into an adder graph, in stages of at most `cutoff` adder delays."""
     try:
         from alkaid.trace import FVArrayInput, HWConfig, trace
@@ -112,7 +112,7 @@ def trace_core(steps: tuple[Step, ...], words_in: int, source: Tensor, result: T
     return _core(trace(inputs, x), words_in, fmt, result.format, cutoff)
 
 
-def too_wide(layer: Layer) -> str:
+def too_wide(layer: RtlLayer) -> str:
     """Say what of a layer an adder graph cannot hold exactly, so that it needs multipliers; empty for nothing.
 
     It is known before anything is traced, so that whoever asks what would be built hears what `trace_core` can do.
@@ -183,7 +183,7 @@ def _core(comb: Any, words_in: int, format_in: Format, format_out: Format, cutof
         assert width <= MANTISSA_BITS, "layers of wider sums are not traced: see `too_wide`"
         stage = min(int(np.searchsorted(ends, op.latency - 1e-9)), stages - 1)
         data = tuple(int(item) for item in op.data)
-        values.append(Value(int(op.opcode), tuple(op.addr), data, bool(signed), width, int(fraction), stage))
+        values.append(AdderValue(int(op.opcode), tuple(op.addr), data, bool(signed), width, int(fraction), stage))
     assert not any(comb.out_negs), "an output is negated by an operation of its own"
     assert not any(comb.inp_shifts), "inputs are integers"
     outputs = tuple(zip(map(int, comb.out_idxs), map(int, comb.out_shifts), strict=True))
@@ -414,13 +414,13 @@ def _expression(core: Core, index: int) -> str:
             raise AssertionError(f"operation {value.opcode} is not made by matrix products and requantisations")
 
 
-def _input_slice(core: Core, value: Value) -> str:
+def _input_slice(core: Core, value: AdderValue) -> str:
     width = core.format_in.width
     low = value.data[0] * width - min(value.fraction, 0)
     return f"in_data[{low + value.width - 1}:{low}]"
 
 
-def _sum(core: Core, value: Value, sign: str, second_shift: int) -> str:
+def _sum(core: Core, value: AdderValue, sign: str, second_shift: int) -> str:
     """Add or subtract; operands are filled to one width, of which synthesis drops the constant low bits."""
     first, second = value.sources
     operands = [(index, shift) for index, shift in ((first, 0), (second, second_shift)) if core.values[index].width]
@@ -429,7 +429,7 @@ def _sum(core: Core, value: Value, sign: str, second_shift: int) -> str:
     return f"{texts[0]} {sign} {texts[1]}"
 
 
-def _plus_constant(core: Core, value: Value) -> str:
+def _plus_constant(core: Core, value: AdderValue) -> str:
     constant, fraction = value.data
     assert fraction <= value.fraction, "a sum keeps all its bits"
     code = (constant << (value.fraction - fraction)) % 2**value.width

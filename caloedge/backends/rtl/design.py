@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from caloedge.backends.rtl.adders import too_wide
 from caloedge.backends.rtl.layers import (
-    Layer,
+    RtlLayer,
     every,
     input_order,
     kernel_weights,
@@ -73,10 +73,10 @@ class Strategy:
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class RtlStage:
     """A layer and how it is built."""
 
-    layer: Layer
+    layer: RtlLayer
     strategy: str
     """`unrolled` or `streaming`."""
     fold: int
@@ -86,7 +86,7 @@ class Stage:
     result: Stream
     adder_graph: bool
     """Whether its products are sums of shifted words; otherwise multipliers make them, if there are any."""
-    inner: tuple["Stage", ...] = ()
+    inner: tuple["RtlStage", ...] = ()
     """Stages of a gate that make factors of sums."""
 
     @property
@@ -135,7 +135,7 @@ class Design:
     """All stages in order; with one streaming stage, the whole design has handshakes."""
 
     name: str
-    stages: tuple[Stage, ...]
+    stages: tuple[RtlStage, ...]
     output: str
     """Name of the graph's output."""
     identifiers: Mapping[str, str]
@@ -146,7 +146,7 @@ class Design:
         return any(stage.strategy == "streaming" for stage in self.stages)
 
     @property
-    def every(self) -> tuple[Stage, ...]:
+    def every(self) -> tuple[RtlStage, ...]:
         """All stages, those inside a gate behind it."""
         return every_stage(self.stages)
 
@@ -161,12 +161,12 @@ class Design:
         return self.stages[-1].result
 
 
-def every_stage(stages: Iterable[Stage]) -> tuple[Stage, ...]:
+def every_stage(stages: Iterable[RtlStage]) -> tuple[RtlStage, ...]:
     """Return stages in order, those inside a gate behind it."""
     return tuple(member for stage in stages for member in (stage, *every_stage(stage.inner)))
 
 
-def convolution_cycles(layer: Layer, fold: int) -> int:
+def convolution_cycles(layer: RtlLayer, fold: int) -> int:
     """Return the clock cycles per event of a streaming convolution: the padded grid, and `fold` − 1 more for each position."""
     return math.prod(padded_shape(layer)) + layer.positions * (fold - 1)
 
@@ -195,17 +195,17 @@ def design(graph: Graph, target: Target, variant: str, choices: Mapping[str, Lay
     return Design(TOP, stages, graph.outputs[0].name, identifiers(graph))
 
 
-def _multipliers(stages: Iterable[Stage]) -> int:
+def _multipliers(stages: Iterable[RtlStage]) -> int:
     return sum(stage.multipliers for stage in every_stage(stages))
 
 
 def _stages(
-    layers: tuple[Layer, ...],
+    layers: tuple[RtlLayer, ...],
     beats: Stream,
     strategies: Mapping[str, Strategy],
     choices: Mapping[str, LayerChoice],
     interval: int,
-) -> tuple[Stage, ...]:
+) -> tuple[RtlStage, ...]:
     """Connect layers behind a stream; multipliers are reused for at most about `interval` clock cycles per event."""
     stages = []
     for layer in layers:
@@ -216,17 +216,17 @@ def _stages(
         source = _regrouped(beats, layer, strategy)
         fold = _fold(layer, chosen, source, interval, choices.get(layer.name))
         adder_graph = strategy == "unrolled" or (isinstance(layer.op, Conv) and fold == 1 and not chosen.too_wide)
-        inner: tuple[Stage, ...] = ()
+        inner: tuple[RtlStage, ...] = ()
         if layer.excitation:
             channels = np.arange(source.words)
             sums = Stream(1, source.words, layer.excitation.sums, channels)
             inner = _stages(layer.excitation.layers, sums, strategies, choices, interval)
         beats = _result_stream(layer, strategy, source)
-        stages.append(Stage(layer, strategy, fold, chosen.why, source, beats, adder_graph, inner))
+        stages.append(RtlStage(layer, strategy, fold, chosen.why, source, beats, adder_graph, inner))
     return tuple(stages)
 
 
-def _refuse_early_windows(layer: Layer) -> None:
+def _refuse_early_windows(layer: RtlLayer) -> None:
     """Refuse windows that are complete before the first pixel of their event: they would leave before it came."""
     assert isinstance(layer.op, Conv)
     top, left = layer.op.padding[:2]
@@ -239,7 +239,7 @@ def _refuse_early_windows(layer: Layer) -> None:
 
 
 def _strategies(
-    layers: tuple[Layer, ...], target: Target, variant: str, choices: Mapping[str, LayerChoice]
+    layers: tuple[RtlLayer, ...], target: Target, variant: str, choices: Mapping[str, LayerChoice]
 ) -> dict[str, Strategy]:
     """Return how each layer is to be built, by name."""
     lut_left = UNROLL_SHARE * target.resources.get("LUT", 0)
@@ -271,11 +271,11 @@ def _strategies(
     return by_layer
 
 
-def _stream(layer: Layer) -> str:
+def _stream(layer: RtlLayer) -> str:
     return f"use {choice_option(layer.name, 'streaming')}"
 
 
-def _interval(layers: tuple[Layer, ...], strategies: Mapping[str, Strategy], choices: Mapping[str, LayerChoice]) -> int:
+def _interval(layers: tuple[RtlLayer, ...], strategies: Mapping[str, Strategy], choices: Mapping[str, LayerChoice]) -> int:
     """Return the clock cycles per event to which layers of multipliers are folded.
 
     As many as the slowest streaming convolution, max pool or gate needs, or one input word per cycle where there is none.
@@ -287,7 +287,7 @@ def _interval(layers: tuple[Layer, ...], strategies: Mapping[str, Strategy], cho
     return max(max(math.prod(padded_shape(x)), x.positions * reuse[x.name]) for x in windowed)
 
 
-def least_fold(layer: Layer) -> int:
+def least_fold(layer: RtlLayer) -> int:
     """Return the cycles per position below which a streaming convolution is not built unless it is asked for."""
     weights = kernel_weights(layer)
     return (
@@ -297,7 +297,7 @@ def least_fold(layer: Layer) -> int:
     )
 
 
-def _fold(layer: Layer, strategy: Strategy, source: Stream, interval: int, choice: LayerChoice | None) -> int:
+def _fold(layer: RtlLayer, strategy: Strategy, source: Stream, interval: int, choice: LayerChoice | None) -> int:
     reuse = choice.reuse if choice else None
     if isinstance(layer.op, Gate) and reuse is not None:
         raise UserError(f"layers: {layer.name}: reuse {reuse}; a gate multiplies one pixel per cycle, leave it out")
@@ -326,14 +326,14 @@ def _fold(layer: Layer, strategy: Strategy, source: Stream, interval: int, choic
     return reuse // source.beats
 
 
-def _input_stream(layer: Layer, order: NDArray[np.int64], strategy: str) -> Stream:
+def _input_stream(layer: RtlLayer, order: NDArray[np.int64], strategy: str) -> Stream:
     shape, fmt = layer.source.shape, layer.source.format
     if strategy == "streaming" and len(shape) == 3:
         return Stream(shape[1] * shape[2], shape[0], fmt, order)
     return Stream(1, math.prod(shape), fmt, order)
 
 
-def _result_stream(layer: Layer, strategy: str, source: Stream) -> Stream:
+def _result_stream(layer: RtlLayer, strategy: str, source: Stream) -> Stream:
     if isinstance(layer.op, Conv | MaxPool | Dense | Gate):
         beats = math.prod(layer.sums.shape[1:]) if strategy == "streaming" else 1
     else:
@@ -341,7 +341,7 @@ def _result_stream(layer: Layer, strategy: str, source: Stream) -> Stream:
     return Stream(beats, layer.result.size // beats, layer.result.format, layer.result_order)
 
 
-def _regrouped(stream: Stream, layer: Layer, strategy: str) -> Stream:
+def _regrouped(stream: Stream, layer: RtlLayer, strategy: str) -> Stream:
     """Return the stream that a layer reads: whole events when unrolled, pixels for a window or a gate, else as given."""
     windowed = isinstance(layer.op, Conv | MaxPool | Gate)
     if strategy == "unrolled" or (layer.whole and not windowed):
@@ -352,7 +352,7 @@ def _regrouped(stream: Stream, layer: Layer, strategy: str) -> Stream:
     return stream
 
 
-def _refuse_blow_up(stages: tuple[Stage, ...], target: Target) -> None:
+def _refuse_blow_up(stages: tuple[RtlStage, ...], target: Target) -> None:
     luts, multipliers = target.resources.get("LUT", 0), target.resources.get("DSP", 0)
     total = 0
     for stage in stages:
@@ -386,7 +386,7 @@ def _refuse_blow_up(stages: tuple[Stage, ...], target: Target) -> None:
         )
 
 
-def table(stages: Iterable[Stage]) -> list[dict[str, Any]]:
+def table(stages: Iterable[RtlStage]) -> list[dict[str, Any]]:
     """Return what the record says of each stage."""
     return [
         {

@@ -50,12 +50,12 @@ class Excitation:
     """Layers that make a gate's factors, with one vector of an element per channel at both ends."""
 
     sums: Format
-    layers: tuple["Layer", ...]
+    layers: tuple["RtlLayer", ...]
     factors: Format
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class RtlLayer:
     """A matrix product, max pool, table or gate with the steps that follow it; only these when `op` is None.
 
     Signals of one axis are images of one row.
@@ -84,7 +84,7 @@ class Layer:
         return math.prod(self.sums.shape[1:]) if isinstance(self.op, Conv | MaxPool | Gate) else 1
 
     @property
-    def inner(self) -> tuple["Layer", ...]:
+    def inner(self) -> tuple["RtlLayer", ...]:
         """The layers of a gate's excitation."""
         return self.excitation.layers if self.excitation else ()
 
@@ -153,7 +153,7 @@ def ungrouped(op: Conv) -> Codes:
     return weights
 
 
-def layers_of(graph: Graph) -> tuple[Layer, ...]:
+def layers_of(graph: Graph) -> tuple[RtlLayer, ...]:
     """Group a graph into layers; raise `Unsupported` for what this backend cannot build."""
     entry = one_input(graph, NAME)
     if len(entry.shape) > 3:
@@ -170,7 +170,7 @@ def layers_of(graph: Graph) -> tuple[Layer, ...]:
     return (*layers[:-1], replace(layers[-1], result_order=order))
 
 
-def input_order(graph: Graph, first: Layer) -> NDArray[np.int64]:
+def input_order(graph: Graph, first: RtlLayer) -> NDArray[np.int64]:
     """Return the element of the graph's input that each word of its stream is: that the first layer takes in order.
 
     What is only rearranged before the first layer costs nothing but another order at the port.
@@ -184,19 +184,19 @@ def input_order(graph: Graph, first: Layer) -> NDArray[np.int64]:
     return origin[first.order]
 
 
-def every(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+def every(layers: Iterable[RtlLayer]) -> tuple[RtlLayer, ...]:
     """Return layers in order, those of a gate's excitation behind the gate."""
     return tuple(member for layer in layers for member in (layer, *every(layer.inner)))
 
 
 def _chain(
     ops: Iterable[Op], graph: Graph, gate_of: Mapping[str, Gate], order: NDArray[np.int64]
-) -> tuple[list[Layer], NDArray[np.int64]]:
+) -> tuple[list[RtlLayer], NDArray[np.int64]]:
     """Group operations that follow each other into layers; return them and the stream order of the last result.
 
     `gate_of` has the gates by the name of their product, `order` is the stream order before the first operation.
     """
-    layers: list[Layer] = []
+    layers: list[RtlLayer] = []
     sources = {gate.source for gate in gate_of.values()}
     moved = False
     for op in ops:
@@ -222,7 +222,7 @@ def _chain(
                 source = graph.tensors[op.inputs[0]]
                 step = _step(op, source, tensor, order)
                 if not layers or (isinstance(step, Scaled) and _follows(layers[-1], step).whole and layers[-1].op is not None):
-                    layers.append(Layer(op.name, None, (step,), image(source), image(source), image(tensor), order, order))
+                    layers.append(RtlLayer(op.name, None, (step,), image(source), image(source), image(tensor), order, order))
                 else:
                     layers[-1] = _follows(layers[-1], step)
                 layers[-1] = replace(layers[-1], result=replace(tensor, shape=layers[-1].sums.shape), result_order=order)
@@ -237,7 +237,7 @@ def _chain(
     return layers, order
 
 
-def _gated(gate: Gate, graph: Graph, order: NDArray[np.int64]) -> Layer:
+def _gated(gate: Gate, graph: Graph, order: NDArray[np.int64]) -> RtlLayer:
     source, tensor = graph.tensors[gate.source], graph.tensors[gate.multiply.name]
     channels = source.shape[0]
     pixels = order[::channels]
@@ -246,7 +246,7 @@ def _gated(gate: Gate, graph: Graph, order: NDArray[np.int64]) -> Layer:
     layers, _ = _chain(gate.excite, graph, {}, np.arange(channels))
     factors = next(name for name in gate.multiply.inputs if name != gate.source)
     excitation = Excitation(graph.tensors[gate.squeeze[-1].name].format, tuple(layers), graph.tensors[factors].format)
-    return Layer(gate.multiply.name, gate, (), source, tensor, tensor, order, order, excitation=excitation)
+    return RtlLayer(gate.multiply.name, gate, (), source, tensor, tensor, order, order, excitation=excitation)
 
 
 def image(tensor: Tensor) -> Tensor:
@@ -257,7 +257,7 @@ def image(tensor: Tensor) -> Tensor:
     return replace(tensor, shape=shape, low=tensor.low.reshape(shape), high=tensor.high.reshape(shape))
 
 
-def _windowed_or_dense(op: Conv | Dense | MaxPool, graph: Graph, order: NDArray[np.int64]) -> Layer:
+def _windowed_or_dense(op: Conv | Dense | MaxPool, graph: Graph, order: NDArray[np.int64]) -> RtlLayer:
     source, tensor = graph.tensors[op.inputs[0]], graph.tensors[op.name]
     if isinstance(op, Dense):
         if len(tensor.shape) != 1:
@@ -268,7 +268,7 @@ def _windowed_or_dense(op: Conv | Dense | MaxPool, graph: Graph, order: NDArray[
         if not np.array_equal(order, stream_order(source.shape)):
             raise refusal(op, "an input whose pixels were rearranged", NAME)
         op = _in_two_axes(op)
-    return Layer(op.name, op, (), image(source), image(tensor), image(tensor), order, stream_order(tensor.shape))
+    return RtlLayer(op.name, op, (), image(source), image(tensor), image(tensor), order, stream_order(tensor.shape))
 
 
 def _in_two_axes(op: Conv | MaxPool) -> Conv | MaxPool:
@@ -292,7 +292,7 @@ def _step(op: Requantise | Affine, source: Tensor, tensor: Tensor, order: NDArra
     return step
 
 
-def _follows(layer: Layer, step: After) -> Layer:
+def _follows(layer: RtlLayer, step: After) -> RtlLayer:
     return replace(layer, after=(*layer.after, step))
 
 
@@ -304,7 +304,7 @@ def _renamed(op: Rearrange, order: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.argsort(flat)[order]
 
 
-def _looked_up(op: Table | Threshold, graph: Graph, order: NDArray[np.int64]) -> Layer:
+def _looked_up(op: Table | Threshold, graph: Graph, order: NDArray[np.int64]) -> RtlLayer:
     source, tensor = image(graph.tensors[op.inputs[0]]), image(graph.tensors[op.name])
     values = op.values if isinstance(op, Table) else op.thresholds
     rows = np.broadcast_to(values, (*graph.tensors[op.name].shape, values.shape[-1])).reshape(-1, values.shape[-1])[order]
@@ -313,7 +313,7 @@ def _looked_up(op: Table | Threshold, graph: Graph, order: NDArray[np.int64]) ->
         raise refusal(op, f"a count of {rows.shape[1]} thresholds on {source.format} (limit {THRESHOLDS})", NAME)
     if isinstance(op, Table) and high - low >= TABLE_ENTRIES:
         raise refusal(op, f"a table of {high - low + 1:,} entries (limit {TABLE_ENTRIES:,})", NAME)
-    return Layer(op.name, op, (), source, tensor, tensor, order, order, rows)
+    return RtlLayer(op.name, op, (), source, tensor, tensor, order, order, rows)
 
 
 def stream_order(shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -328,7 +328,7 @@ def window_size(op: Conv | MaxPool) -> tuple[int, int]:
     return height, width
 
 
-def padded_shape(layer: Layer) -> tuple[int, int]:
+def padded_shape(layer: RtlLayer) -> tuple[int, int]:
     """Return (rows, columns) of the image that a layer reads, with its padding."""
     if not isinstance(layer.op, Conv):
         return layer.source.shape[1], layer.source.shape[2]
@@ -336,6 +336,6 @@ def padded_shape(layer: Layer) -> tuple[int, int]:
     return layer.source.shape[1] + top + bottom, layer.source.shape[2] + left + right
 
 
-def kernel_weights(layer: Layer) -> int:
+def kernel_weights(layer: RtlLayer) -> int:
     """Return how many weights one adder graph of the layer would hold."""
     return layer.op.weights.size if isinstance(layer.op, Conv | Dense) else 0

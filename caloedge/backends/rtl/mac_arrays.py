@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from caloedge.backends.rtl.design import Stage
+from caloedge.backends.rtl.design import RtlStage
 from caloedge.backends.rtl.epilogue import Rounded, Scaled
 from caloedge.backends.rtl.tables import literal
-from caloedge.backends.rtl.text import Text, instance, link, part_of, stream_wires
+from caloedge.backends.rtl.text import VerilogText, instance, link, part_of, stream_wires
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.ops import Conv, Dense
 
@@ -14,7 +14,7 @@ MULTIPLY_CYCLES = 6
 ROUNDING_CODES = {Rounding.TRUNCATE: 0, Rounding.HALF_UP: 1, Rounding.HALF_EVEN: 2}
 
 
-def multiply(stage: Stage, name: str, before: str, beats: int, words: int, text: Text) -> list[str]:
+def multiply(stage: RtlStage, name: str, before: str, beats: int, words: int, text: VerilogText) -> list[str]:
     """Return a multiply–accumulate array with its ROM, requantisation and output FIFO."""
     layer, op = stage.layer, stage.layer.op
     assert isinstance(op, Conv | Dense)
@@ -78,7 +78,7 @@ endmodule
 """
 
 
-def finished(stage: Stage, words: int, fmt: Format, before: str, text: Text) -> list[str]:
+def finished(stage: RtlStage, words: int, fmt: Format, before: str, text: VerilogText) -> list[str]:
     """Return the steps behind a bus `sums` and the FIFO behind them."""
     lines: list[str] = []
     at, result = "sums", stage.result.format
@@ -98,7 +98,7 @@ def finished(stage: Stage, words: int, fmt: Format, before: str, text: Text) -> 
             else words * result.width, "DEPTH": 2}, ports)]  # fmt: skip
 
 
-def _rounded(step: Rounded, at: str, to: str, words: int, fmt: Format, text: Text) -> tuple[list[str], Format]:
+def _rounded(step: Rounded, at: str, to: str, words: int, fmt: Format, text: VerilogText) -> tuple[list[str], Format]:
     """Return a requantisation of each word of a bus, and the format of what it makes."""
     op, lines = step.op, []
     wide = signed(fmt)
@@ -128,7 +128,7 @@ def _rounded(step: Rounded, at: str, to: str, words: int, fmt: Format, text: Tex
     return lines, op.format
 
 
-def _scaled(step: Scaled, at: str, to: str, words: int, fmt: Format, text: Text) -> tuple[list[str], Format]:
+def _scaled(step: Scaled, at: str, to: str, words: int, fmt: Format, text: VerilogText) -> tuple[list[str], Format]:
     """Return a multiplication of each word of a bus, and the format of what it makes."""
     result = signed(step.format)
     lines = [f"  wire [{words * result.width - 1}:0] {to};"]
@@ -141,7 +141,7 @@ def _scaled(step: Scaled, at: str, to: str, words: int, fmt: Format, text: Text)
 
 
 def _combinational(
-    module: str, to: str, word: int, text: Text, parameters: dict[str, int | str], operand: str, width: int
+    module: str, to: str, word: int, text: VerilogText, parameters: dict[str, int | str], operand: str, width: int
 ) -> str:
     """Return the instance of a hand-written part that makes one word of the bus `to`."""
     ports = {"clk": "", "rst": "", "in_data": operand, "out_data": part_of(to, word, width)}

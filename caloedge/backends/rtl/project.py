@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from caloedge import tools
 from caloedge.backends.rtl.design import Design, Stream, design, table
 from caloedge.backends.rtl.harness import Ports, harness
-from caloedge.backends.rtl.simulation import SimulatedRecord, compile_model, simulate
-from caloedge.backends.rtl.text import Text, renamed
+from caloedge.backends.rtl.simulation import RtlRecord, compile_model, simulate
+from caloedge.backends.rtl.text import VerilogText, renamed
 from caloedge.backends.rtl.verilog import write_design
 from caloedge.catalog import CycleRun, Target, Waves
 from caloedge.compiler.fixed import Codes
@@ -44,7 +44,7 @@ def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Map
     write_project(rtl_design, named(text, graph.name, graph.digest), values, folder)
 
 
-def named(text: Text, name: str, digest: str) -> Text:
+def named(text: VerilogText, name: str, digest: str) -> VerilogText:
     """Return a design whose modules all begin with the network's stem, which is the name of its top.
 
     Hand-written parts are among them: equal names have equal contents, so that projects of different networks, and of different
@@ -57,7 +57,7 @@ def named(text: Text, name: str, digest: str) -> Text:
     return replace(text, top=top, modules=renamed(modules, names), parts=set(), blocks=blocks)
 
 
-def write_project(ports: Ports, text: Text, values: Mapping[str, Any], folder: Path) -> None:
+def write_project(ports: Ports, text: VerilogText, values: Mapping[str, Any], folder: Path) -> None:
     """Write all sources and the record `values` with what they need to be simulated and synthesised, and compile the simulation.
 
     `text` is `named`. The folder appears whole or not at all.
@@ -76,7 +76,7 @@ def write_project(ports: Ports, text: Text, values: Mapping[str, Any], folder: P
         shutil.move(log, temporary / LOG)
 
 
-def _write(ports: Ports, text: Text, folder: Path) -> list[str]:
+def _write(ports: Ports, text: VerilogText, folder: Path) -> list[str]:
     """Write all sources and return the Verilog ones, relative to the folder."""
     (folder / "rtl").mkdir(parents=True)
     (folder / "sim").mkdir()
@@ -130,7 +130,7 @@ def streamed(stream: Stream) -> dict[str, Any]:
     return {"beats": stream.beats, "words": stream.words, "order": stream.order.tolist()}
 
 
-def _simulation(ports: Ports, text: Text, sources: list[str]) -> dict[str, Any]:
+def _simulation(ports: Ports, text: VerilogText, sources: list[str]) -> dict[str, Any]:
     written = "".join(text.modules.values()) + harness(ports, text.top, trace=False)
     stamp = hashlib.sha256(written.encode()).hexdigest()[:16]
     return {
@@ -157,6 +157,6 @@ def simulate_cycles(folder: Path, codes: NDArray[Any], stall: float, waves: Wave
 
     A design without handshakes only ever waits for its input.
     """
-    stall_out = stall if read_record(folder, "rtl", SimulatedRecord)["handshake"] else 0.0
+    stall_out = stall if read_record(folder, "rtl", RtlRecord)["handshake"] else 0.0
     run = simulate(folder, codes, stall_in=stall, stall_out=stall_out, waves=waves)
     return CycleRun(run.codes, run.latency_cycles, run.interval_cycles, run.waved_cycles, run.waved_events)

@@ -120,7 +120,7 @@ def _root(program: Path, folder: Path, log: Path) -> str:
     return root
 
 
-class SimulatedRecord(Record):
+class RtlRecord(Record):
     """Entries that the simulation needs in the record."""
 
     input: InputPort
@@ -150,7 +150,7 @@ def simulate(
     folder: Path, codes: NDArray[Any], *, stall_in: float = 0.0, stall_out: float = 0.0, seed: int = 1, waves: Waves | None = None
 ) -> Run:
     """Run events through a built project, back to back unless stalled with the given chances per cycle."""
-    values = read_record(folder, "rtl", SimulatedRecord)
+    values = read_record(folder, "rtl", RtlRecord)
     codes = checked_codes(folder, values, codes)
     if not values["handshake"] and stall_out:
         raise UserError(f"{folder}: the design has no ready input; its output cannot be stalled")

@@ -4,12 +4,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-Port = tuple[str, str, int]
+VerilogPort = tuple[str, str, int]
 """Name, `input` or `output`, bits."""
 
 
 @dataclass
-class Text:
+class VerilogText:
     """A written design."""
 
     top: str
@@ -20,7 +20,7 @@ class Text:
     """Hand-written modules that it uses."""
     blocks: dict[str, int] = field(default_factory=dict)
     """Modules that are synthesised by themselves, and how often each occurs."""
-    ports: list[Port] = field(default_factory=list)
+    ports: list[VerilogPort] = field(default_factory=list)
     adders: int = 0
     pipeline_cycles: int | None = None
     """Cycles from input to output, where they are the same for every event."""
@@ -37,12 +37,12 @@ def part_of(name: str, index: int, width: int) -> str:
     return f"{name}[{(index + 1) * width - 1}:{index * width}]"
 
 
-def port_list(ports: list[Port]) -> str:
+def port_list(ports: list[VerilogPort]) -> str:
     """Return the declaration of ports in a module's header."""
     return ",\n".join(f"  {kind} {name}" if bits == 1 else f"  {kind} [{bits - 1}:0] {name}" for name, kind, bits in ports)
 
 
-def stream_ports(source_bits: int, result_bits: int) -> list[Port]:
+def stream_ports(source_bits: int, result_bits: int) -> list[VerilogPort]:
     """Return the ports of a module with a stream at both ends."""
     return [("clk", "input", 1), ("rst", "input", 1),
             ("in_valid", "input", 1), ("in_ready", "output", 1), ("in_data", "input", source_bits),
@@ -50,7 +50,7 @@ def stream_ports(source_bits: int, result_bits: int) -> list[Port]:
 
 
 def stream_module(
-    name: str, remark: str, source_bits: int, result_bits: int, lines: list[str], more_ports: Sequence[Port] = ()
+    name: str, remark: str, source_bits: int, result_bits: int, lines: list[str], more_ports: Sequence[VerilogPort] = ()
 ) -> str:
     """Return a module with a stream at both ends."""
     ports = port_list([*stream_ports(source_bits, result_bits), *more_ports])
@@ -58,7 +58,7 @@ def stream_module(
     return f"// {remark}\nmodule {name} (\n{ports}\n);\n{body}\nendmodule\n"
 
 
-def instance(module: str, unit: str, text: Text, parameters: dict[str, int | str], ports: dict[str, str]) -> str:
+def instance(module: str, unit: str, text: VerilogText, parameters: dict[str, int | str], ports: dict[str, str]) -> str:
     """Return an instance of a hand-written part, and note that it is used."""
     text.parts.add(module)
     arguments = ", ".join(f".{name}({value})" for name, value in parameters.items())

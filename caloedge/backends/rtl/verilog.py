@@ -11,21 +11,31 @@ from typing import assert_never
 
 import numpy as np
 
-from caloedge.backends.rtl.adders import Core, Step, core_modules, trace_core
-from caloedge.backends.rtl.design import Design, Stage, Stream
-from caloedge.backends.rtl.layers import Layer, window_size
+from caloedge.backends.rtl.adders import Core, CoreLayer, core_modules, trace_core
+from caloedge.backends.rtl.design import Design, RtlStage, Stream
+from caloedge.backends.rtl.layers import RtlLayer, window_size
 from caloedge.backends.rtl.mac_arrays import MULTIPLY_CYCLES, finished, multiply
 from caloedge.backends.rtl.tables import row_verilog
-from caloedge.backends.rtl.text import Port, Text, instance, link, part_of, port_list, stream_module, stream_ports, stream_wires
+from caloedge.backends.rtl.text import (
+    VerilogPort,
+    VerilogText,
+    instance,
+    link,
+    part_of,
+    port_list,
+    stream_module,
+    stream_ports,
+    stream_wires,
+)
 from caloedge.compiler.ops import Conv, Dense, MaxPool, Table, Threshold
 from caloedge.compiler.squeeze_excite import Gate
 
-__all__ = ["Pipeline", "Text", "write_design"]
+__all__ = ["Pipeline", "VerilogText", "write_design"]
 
 
-def write_design(design: Design, cutoff: int) -> Text:
+def write_design(design: Design, cutoff: int) -> VerilogText:
     """Write all modules; adder graphs are cut into stages of at most `cutoff` adder delays."""
-    text = Text(design.name)
+    text = VerilogText(design.name)
     if design.streaming:
         _streaming_top(design, cutoff, text)
     else:
@@ -45,14 +55,14 @@ class Pipeline:
     result: Stream
 
 
-def _name(stage: Stage, design: Design) -> str:
+def _name(stage: RtlStage, design: Design) -> str:
     return design.identifiers[stage.layer.name]
 
 
 # Unrolled stages
 
 
-def _unrolled(stages: Sequence[Stage], design: Design, cutoff: int, text: Text) -> Pipeline:
+def _unrolled(stages: Sequence[RtlStage], design: Design, cutoff: int, text: VerilogText) -> Pipeline:
     """Write the cores of consecutive unrolled stages: one per convolution, one for each run of the others.
 
     A max pool or a table is one register stage, and the steps that follow it a core behind it.
@@ -89,19 +99,19 @@ def _unrolled(stages: Sequence[Stage], design: Design, cutoff: int, text: Text) 
     return Pipeline(name, tuple(instances), latency, stages[0].source, stages[-1].result)
 
 
-def _core(layers: Sequence[Layer], cutoff: int) -> Core:
+def _core(layers: Sequence[RtlLayer], cutoff: int) -> Core:
     first = layers[0]
     words = first.source.size if first.op is None else first.weights.shape[1]
     return trace_core(tuple(_step(layer) for layer in layers), words, first.source, layers[-1].result, cutoff)
 
 
-def _step(layer: Layer) -> Step:
+def _step(layer: RtlLayer) -> CoreLayer:
     if isinstance(layer.op, Conv | Dense):
-        return Step(layer.name, layer.weights, layer.op.bias, layer.after)
-    return Step(layer.name, None, None, layer.after)
+        return CoreLayer(layer.name, layer.weights, layer.op.bias, layer.after)
+    return CoreLayer(layer.name, None, None, layer.after)
 
 
-def _all_positions(module: str, core: str, stage: Stage) -> str:
+def _all_positions(module: str, core: str, stage: RtlStage) -> str:
     """Return a module with one core per output position, all reading their pixels from the whole event."""
     op = stage.layer.op
     assert isinstance(op, Conv)
@@ -113,7 +123,7 @@ def _all_positions(module: str, core: str, stage: Stage) -> str:
     return _side_by_side(module, stage, stage.result.bits, lines)
 
 
-def _all_maxima(module: str, stage: Stage, text: Text) -> tuple[str, int]:
+def _all_maxima(module: str, stage: RtlStage, text: VerilogText) -> tuple[str, int]:
     """Return a module with one maximum per output position, registered, and its output bits."""
     op, fmt = stage.layer.op, stage.source.format
     assert isinstance(op, MaxPool)
@@ -132,7 +142,7 @@ def _registered(name: str, bits: int, lines: list[str]) -> list[str]:
             f"  always @(posedge clk) result <= {name};", "  assign out_data = result;"]  # fmt: skip
 
 
-def _all_tables(module: str, stage: Stage, text: Text) -> tuple[str, int]:
+def _all_tables(module: str, stage: RtlStage, text: VerilogText) -> tuple[str, int]:
     """Return a module with one table per word, registered, and its output bits."""
     words, out = stage.layer.sums.size, stage.layer.sums.format.width
     lines = _tables(stage, words, "in_data", "found", text)
@@ -142,7 +152,7 @@ def _all_tables(module: str, stage: Stage, text: Text) -> tuple[str, int]:
     return f"{remark}\nmodule {module} (\n{ports}\n);\n{body}\nendmodule\n", words * out
 
 
-def _tables(stage: Stage, words: int, source: str, result: str, text: Text) -> list[str]:
+def _tables(stage: RtlStage, words: int, source: str, result: str, text: VerilogText) -> list[str]:
     """Return an instance for each of the first words of an event, and write one module for each different row."""
     layer, op, wires = stage.layer, stage.layer.op, []
     assert isinstance(op, Table | Threshold)
@@ -159,7 +169,7 @@ def _tables(stage: Stage, words: int, source: str, result: str, text: Text) -> l
     return wires
 
 
-def _maximum(stage: Stage, unit: str, source: str, result: str, text: Text) -> str:
+def _maximum(stage: RtlStage, unit: str, source: str, result: str, text: VerilogText) -> str:
     """Return the instance that takes the largest of one window, channel by channel."""
     op, fmt = stage.layer.op, stage.source.format
     assert isinstance(op, MaxPool)
@@ -170,7 +180,7 @@ def _maximum(stage: Stage, unit: str, source: str, result: str, text: Text) -> s
     return instance("caloedge_max", unit, text, parameters, {"clk": "", "rst": "", "in_data": source, "out_data": result})
 
 
-def _windows(stage: Stage, op: Conv | MaxPool, first: Sequence[int]) -> Iterator[tuple[str, str]]:
+def _windows(stage: RtlStage, op: Conv | MaxPool, first: Sequence[int]) -> Iterator[tuple[str, str]]:
     """Yield a name and the pixels of each position, read from the whole event; `first` rows and columns of zeros come before."""
     channels, height, width = stage.layer.source.shape
     pixel = channels * stage.source.format.width
@@ -184,7 +194,7 @@ def _windows(stage: Stage, op: Conv | MaxPool, first: Sequence[int]) -> Iterator
         yield f"at_{row}_{column}", "{" + ", ".join(reversed(pieces)) + "}"
 
 
-def _side_by_side(module: str, stage: Stage, bits: int, lines: list[str]) -> str:
+def _side_by_side(module: str, stage: RtlStage, bits: int, lines: list[str]) -> str:
     body = "\n".join(lines)
     return f"""\
 // {stage.layer.name}, unrolled: {stage.layer.positions} positions side by side.
@@ -211,7 +221,7 @@ def _between(pipeline: Pipeline, source: str, result: str) -> list[str]:
     return lines
 
 
-def _pipeline_top(design: Design, cutoff: int, text: Text) -> None:
+def _pipeline_top(design: Design, cutoff: int, text: VerilogText) -> None:
     pipeline = _unrolled(design.stages, design, cutoff, text)
     text.pipeline_cycles = pipeline.latency
     text.ports = [("clk", "input", 1), ("rst", "input", 1), ("in_valid", "input", 1), ("in_data", "input", design.source.bits),
@@ -237,7 +247,7 @@ endmodule
 # Streaming stages
 
 
-def _streaming_top(design: Design, cutoff: int, text: Text) -> None:
+def _streaming_top(design: Design, cutoff: int, text: VerilogText) -> None:
     text.ports = stream_ports(design.source.bits, design.result.bits)
     lines, _ = _linked(design.stages, design.source, "in", "out", design, cutoff, text)
     remark = f"An event takes {design.source.beats} input beats; valid and ready at both ends."
@@ -259,7 +269,7 @@ class _Linked:
 
 
 def _linked(
-    stages: Sequence[Stage], source: Stream, before: str, after: str, design: Design, cutoff: int, text: Text
+    stages: Sequence[RtlStage], source: Stream, before: str, after: str, design: Design, cutoff: int, text: VerilogText
 ) -> tuple[list[str], int]:
     """Return instances of stages between two streams, and the sum of their cycles; no stage is a connection alone."""
     if not stages:
@@ -280,7 +290,7 @@ def _linked(
     return lines, sum(module.cycles for module in modules)
 
 
-def _modules(stages: Iterable[Stage], design: Design, cutoff: int, text: Text) -> Iterator[_Linked]:
+def _modules(stages: Iterable[RtlStage], design: Design, cutoff: int, text: VerilogText) -> Iterator[_Linked]:
     """Write one module for each run of unrolled stages and one for each streaming stage."""
     for unrolled, run in groupby(stages, key=lambda stage: stage.strategy == "unrolled"):
         if unrolled:
@@ -298,7 +308,7 @@ def _modules(stages: Iterable[Stage], design: Design, cutoff: int, text: Text) -
             yield _Linked(name, stage.source, stage.result, cycles)
 
 
-def _gate(stage: Stage, name: str, design: Design, cutoff: int, text: Text) -> _Linked:
+def _gate(stage: RtlStage, name: str, design: Design, cutoff: int, text: VerilogText) -> _Linked:
     """Write the module of a gate; its excitation stands beside it, between its sums and its factors."""
     excitation = stage.layer.excitation
     assert excitation
@@ -320,7 +330,7 @@ def _gate(stage: Stage, name: str, design: Design, cutoff: int, text: Text) -> _
         f"  wire [{channels * products.width - 1}:0] sums = product_data;",
         *finished(stage, channels, products, "product", text),
     ]
-    more: list[Port] = [
+    more: list[VerilogPort] = [
         ("sum_valid", "output", 1), ("sum_ready", "input", 1), ("sum_data", "output", channels * sums.width),
         ("factor_valid", "input", 1), ("factor_ready", "output", 1), ("factor_data", "input", channels * factors.width),
     ]  # fmt: skip
@@ -333,12 +343,12 @@ def _gate(stage: Stage, name: str, design: Design, cutoff: int, text: Text) -> _
     return _Linked(name, stage.source, stage.result, 0, wired, (*wires, *lines))
 
 
-def _remark(stage: Stage) -> str:
+def _remark(stage: RtlStage) -> str:
     lanes = f", {stage.multipliers} multipliers" if stage.multipliers else ""
     return f"{stage.layer.name}, streaming: {stage.cycles} cycles per event{lanes}."
 
 
-def _adapter(source: Stream, target: Stream, before: str, after: str, text: Text) -> str:
+def _adapter(source: Stream, target: Stream, before: str, after: str, text: VerilogText) -> str:
     if target.beats == 1:
         return instance(
             "caloedge_join", f"{after}_unit", text, {"WIDTH": source.bits, "BEATS": source.beats}, link(before, after)
@@ -347,7 +357,7 @@ def _adapter(source: Stream, target: Stream, before: str, after: str, text: Text
     return instance("caloedge_split", f"{after}_unit", text, {"WIDTH": target.bits, "BEATS": target.beats}, link(before, after))
 
 
-def _stallable(pipeline: Pipeline, text: Text) -> _Linked:
+def _stallable(pipeline: Pipeline, text: VerilogText) -> _Linked:
     """Write a module that makes unrolled stages wait when their result is not taken."""
     lines = [f"  wire [{pipeline.result.bits - 1}:0] result;", *_between(pipeline, "in_data", "result")]
     lines.append(_credit(pipeline.latency, pipeline.result.bits, "in", text))
@@ -356,12 +366,12 @@ def _stallable(pipeline: Pipeline, text: Text) -> _Linked:
     return _Linked(pipeline.name, pipeline.source, pipeline.result, pipeline.latency + 1)
 
 
-def _credit(latency: int, bits: int, before: str, text: Text) -> str:
+def _credit(latency: int, bits: int, before: str, text: VerilogText) -> str:
     ports = {name: wire for name, wire in link(before, "out").items() if name != "in_data"} | {"core_result": "result"}
     return instance("caloedge_credit", "credit", text, {"LATENCY": latency, "WIDTH": bits}, ports)
 
 
-def _streaming(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
+def _streaming(stage: RtlStage, name: str, cutoff: int, text: VerilogText) -> list[str]:
     match stage.layer.op:
         case Conv():
             return _convolution(stage, name, cutoff, text)
@@ -379,7 +389,7 @@ def _streaming(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
             assert_never(stage.layer.op)
 
 
-def _window(stage: Stage, op: Conv | MaxPool, padding: Sequence[int], text: Text) -> list[str]:
+def _window(stage: RtlStage, op: Conv | MaxPool, padding: Sequence[int], text: VerilogText) -> list[str]:
     """Return the line buffer between the stream `in` and the stream `window`, one position per beat."""
     _, height, width = stage.layer.source.shape
     top, left, bottom, right = padding
@@ -412,7 +422,7 @@ def _window(stage: Stage, op: Conv | MaxPool, padding: Sequence[int], text: Text
     ]
 
 
-def _max_pool(stage: Stage, text: Text) -> list[str]:
+def _max_pool(stage: RtlStage, text: VerilogText) -> list[str]:
     op = stage.layer.op
     assert isinstance(op, MaxPool)
     lines = _window(stage, op, (0, 0, 0, 0), text)
@@ -420,7 +430,7 @@ def _max_pool(stage: Stage, text: Text) -> list[str]:
     return lines + finished(stage, stage.source.words, stage.source.format, "window", text)
 
 
-def _convolution(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
+def _convolution(stage: RtlStage, name: str, cutoff: int, text: VerilogText) -> list[str]:
     layer, op = stage.layer, stage.layer.op
     assert isinstance(op, Conv)
     lines = _window(stage, op, op.padding, text)
@@ -435,7 +445,7 @@ def _convolution(stage: Stage, name: str, cutoff: int, text: Text) -> list[str]:
     return [*lines, _credit(core.stages, core.bits_out, "window", text)]
 
 
-def _dense(stage: Stage, name: str, text: Text) -> list[str]:
+def _dense(stage: RtlStage, name: str, text: VerilogText) -> list[str]:
     if stage.layer.op is None:
         lines = [f"  wire [{stage.source.bits - 1}:0] sums = in_data;"]
         return lines + finished(stage, stage.source.words, stage.layer.source.format, "in", text)

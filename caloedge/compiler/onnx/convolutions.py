@@ -14,7 +14,7 @@ from caloedge.compiler.onnx.node import Constant, Node, checked, integer_weights
 from caloedge.compiler.ops import Conv
 from caloedge.compiler.ranges import MAX_ELEMENTS, TooWide
 from caloedge.compiler.rationals import Rationals, compressed, rationals
-from caloedge.compiler.symbolic import Value, added, aligned, constant_of, moved, plain_value, reason_of, uniform
+from caloedge.compiler.symbolic import SymbolicValue, added, aligned, constant_of, moved, plain_value, reason_of, uniform
 from caloedge.errors import BadData, Unsupported
 
 MAX_SCALES = 8
@@ -55,7 +55,7 @@ def bias_of(node: Node, index: int, filters: int) -> Rationals | None:
     return np.broadcast_to(rationals(checked(values, "its bias")), (filters,))
 
 
-def _conv(node: Node, x: Value, weights: Constant, bias: Rationals | None) -> Value:
+def _conv(node: Node, x: SymbolicValue, weights: Constant, bias: Rationals | None) -> SymbolicValue:
     shape = weights.values.shape
     axes = len(shape) - 2
     if axes not in (1, 2, 3) or len(x.shape) != axes + 1:
@@ -71,14 +71,14 @@ def _conv(node: Node, x: Value, weights: Constant, bias: Rationals | None) -> Va
 
 def convolution(
     node: Node,
-    x: Value,
+    x: SymbolicValue,
     weights: Constant,
     bias: Rationals | None,
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
     groups: int,
-) -> Value:
+) -> SymbolicValue:
     """Add a convolution of a plain value; weights (F, C/groups, *kernel), bias (F,)."""
     if any(size != 1 for array in (x.scale, x.offset) for size in array.shape[1:]):
         x = aligned(node.builder, x)  # they differ between positions
@@ -116,13 +116,13 @@ def narrow_weights(node: Node, weights: Constant, scale: Rationals) -> tuple[Cod
         return None
 
 
-Product = Callable[[Value, Constant, Rationals | None], Value]
+Product = Callable[[SymbolicValue, Constant, Rationals | None], SymbolicValue]
 """A convolution or dense layer of an input, weights and a bias."""
 
 
 def of_several_scales(
-    node: Node, x: Value, weights: Constant, scale: Rationals | None, bias: Rationals | None, product: Product
-) -> Value:
+    node: Node, x: SymbolicValue, weights: Constant, scale: Rationals | None, bias: Rationals | None, product: Product
+) -> SymbolicValue:
     """Return a product whose input has several scales; `scale` is that of each weight's input where the product may be split.
 
     For a few scales: one product for each, on the same codes, and their sum. Else the codes are brought to one scale before.
@@ -132,7 +132,7 @@ def of_several_scales(
             return product(aligned(node.builder, x), weights, bias)
         except TooWide as problem:
             raise reason_of(problem, x) from None
-    total: Value | None = None
+    total: SymbolicValue | None = None
     for number in dict.fromkeys(scale.flat):
         mask = np.array(scale == number, dtype=np.int64)
         codes = None if weights.codes is None else weights.codes * mask
@@ -174,7 +174,7 @@ def whole_bias(constant_sum: Rationals, units: Rationals) -> tuple[Codes, Ration
     return np.zeros(len(steps), dtype=np.int64), constant_sum
 
 
-def _padded(node: Node, x: Value, padding: tuple[int, ...]) -> Value:
+def _padded(node: Node, x: SymbolicValue, padding: tuple[int, ...]) -> SymbolicValue:
     """Pad a value with real zeros, whatever code that is."""
     axes = len(padding) // 2
     index = np.arange(math.prod(x.shape)).reshape(x.shape)
@@ -258,13 +258,13 @@ def read_conv_transpose(node: Node) -> None:
     node.give(convolution(node, stuffed, filters, bias, (1,) * axes, (0,) * 2 * axes, dilation, groups))
 
 
-def channels_first(node: Node, value: Value) -> Value:
+def channels_first(node: Node, value: SymbolicValue) -> SymbolicValue:
     """Return a channels-last value with its channels first."""
     index = np.arange(math.prod(value.shape)).reshape(value.shape)
     return moved(node.builder, value, np.moveaxis(index, -1, 0), "transpose")
 
 
-def channels_last(node: Node, value: Value) -> Value:
+def channels_last(node: Node, value: SymbolicValue) -> SymbolicValue:
     """Return a channels-first value with its channels last."""
     index = np.arange(math.prod(value.shape)).reshape(value.shape)
     return moved(node.builder, value, np.moveaxis(index, 0, -1), "transpose")

@@ -14,7 +14,7 @@ from caloedge.compiler.ops import Multiply
 from caloedge.compiler.ranges import TooWide
 from caloedge.compiler.rationals import Rationals, rationals
 from caloedge.compiler.symbolic import (
-    Value,
+    SymbolicValue,
     added,
     applied,
     constant_of,
@@ -98,7 +98,7 @@ def _to_raw_input(node: Node, raw: RawInput, values: np.ndarray, index: int) -> 
     node.give(changed)
 
 
-def _sum(node: Node, subtract: bool) -> Value:
+def _sum(node: Node, subtract: bool) -> SymbolicValue:
     a, b = (_without_steps(node, index) for index in (0, 1))
     a, b = _same_rank(node, a, b)
     _refuse_mismatch(a, b)
@@ -107,17 +107,17 @@ def _sum(node: Node, subtract: bool) -> Value:
     return added(a, b, node.name)
 
 
-def _without_steps(node: Node, index: int) -> Value:
+def _without_steps(node: Node, index: int) -> SymbolicValue:
     """Return an addend: a sum of scaled codes, without limits and functions."""
     value = node.value(index)
     waiting = value.functions or value.low is not None or value.high is not None
     return node.plain(index) if waiting else value
 
 
-def _same_rank(node: Node, a: Value, b: Value) -> tuple[Value, Value]:
+def _same_rank(node: Node, a: SymbolicValue, b: SymbolicValue) -> tuple[SymbolicValue, SymbolicValue]:
     rank = max(len(a.shape), len(b.shape))
 
-    def grown(value: Value) -> Value:
+    def grown(value: SymbolicValue) -> SymbolicValue:
         if len(value.shape) == rank:
             return value
         shape = (1,) * (rank - len(value.shape)) + value.shape
@@ -126,12 +126,12 @@ def _same_rank(node: Node, a: Value, b: Value) -> tuple[Value, Value]:
     return grown(a), grown(b)
 
 
-def _refuse_mismatch(a: Value, b: Value) -> None:
+def _refuse_mismatch(a: SymbolicValue, b: SymbolicValue) -> None:
     if any(x != y and 1 not in (x, y) for x, y in zip(a.shape, b.shape, strict=True)):
         raise BadData(f"shapes ({', '.join(map(str, a.shape))}) and ({', '.join(map(str, b.shape))}) do not fit together")
 
 
-def _product(node: Node) -> Value:
+def _product(node: Node) -> SymbolicValue:
     a, b = _same_rank(node, node.plain(0), node.plain(1))
     _refuse_mismatch(a, b)
     c, d = without_offset(node.builder, a), without_offset(node.builder, b)
@@ -204,7 +204,7 @@ def read_clip(node: Node) -> None:
     node.give(limited(value, _limit(low, value), _limit(high, value), node.name))
 
 
-def _limit(values: np.ndarray | None, value: Value) -> Rationals | None:
+def _limit(values: np.ndarray | None, value: SymbolicValue) -> Rationals | None:
     if values is None:
         return None
     floats = values.astype(np.float64)
@@ -229,7 +229,7 @@ def read_hard_sigmoid(node: Node) -> None:
     node.give(_hard_sigmoid(node, value))
 
 
-def _hard_sigmoid(node: Node, value: Value) -> Value:
+def _hard_sigmoid(node: Node, value: SymbolicValue) -> SymbolicValue:
     rank = len(value.shape)
     alpha, beta = (Fraction(float(np.float32(node.real(name, default)))) for name, default in (("alpha", 0.2), ("beta", 0.5)))
     line = scaled(value, constant_of(alpha, rank), constant_of(beta, rank), node.name)

@@ -15,7 +15,7 @@ from caloedge.compiler.onnx.onnx_file import WHOLE_TYPES
 from caloedge.compiler.ops import Affine, Rearrange
 from caloedge.compiler.ranges import INT_LIMIT, MAX_ELEMENTS
 from caloedge.compiler.rationals import Rationals, common_unit, exponent_of, nearest_exponent, rationals
-from caloedge.compiler.symbolic import Value, constant_of, moved, plain_value, uniform
+from caloedge.compiler.symbolic import SymbolicValue, constant_of, moved, plain_value, uniform
 from caloedge.errors import BadData, Unsupported
 
 Index = NDArray[np.int64]
@@ -56,7 +56,7 @@ def read_cast(node: Node) -> None:
 
 def _holds_all(to: int, value: Operand, node: Node) -> bool:
     """Tell whether a type holds every number of a tensor: whole ones within its range."""
-    if not isinstance(value, Value) or not value.is_plain or to not in EXACT_TYPES:
+    if not isinstance(value, SymbolicValue) or not value.is_plain or to not in EXACT_TYPES:
         return False
     if any(number.denominator != 1 for number in (*value.scale.flat, *value.offset.flat)):
         return False
@@ -240,7 +240,7 @@ def read_concat(node: Node) -> None:
     node.give_plain(op, arrays[0], arrays[1])
 
 
-def _constant_value(node: Node, index: int, source: str) -> Value:
+def _constant_value(node: Node, index: int, source: str) -> SymbolicValue:
     """Return a constant input, the same for all events, as codes that are made of nothing of some operation's."""
     numbers = checked(node.numbers(index, "a constant"), "a constant")
     if numbers.ndim < 2 or numbers.shape[0] != 1:
@@ -258,7 +258,7 @@ def _constant_value(node: Node, index: int, source: str) -> Value:
     return plain_value(builder, op, constant_of(unit, codes.ndim))
 
 
-def _at_one_fraction(node: Node, values: list[Value]) -> list[Value]:
+def _at_one_fraction(node: Node, values: list[SymbolicValue]) -> list[SymbolicValue]:
     """Bring tensors to one nominal fraction: those of power-of-two scales to the finest, exactly; others get a new name only."""
     builder = node.builder
     fractions = [builder.tensors[value.op].format.fraction for value in values]
@@ -285,7 +285,7 @@ def _exponent(scale: Rationals) -> int | None:
     return None if number is None else exponent_of(number)
 
 
-def _relabelled(node: Node, value: Value, shift: int, fraction: int) -> Value:
+def _relabelled(node: Node, value: SymbolicValue, shift: int, fraction: int) -> SymbolicValue:
     """Return the value with codes 2**shift times as large, in a tensor whose nominal fraction is `fraction`."""
     old_fraction = node.builder.tensors[value.op].format.fraction
     if not shift and old_fraction == fraction:

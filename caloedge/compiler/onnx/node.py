@@ -17,7 +17,16 @@ from caloedge.compiler.ops import InputQuantiser
 from caloedge.compiler.ranges import MAX_ELEMENTS
 from caloedge.compiler.rationals import Rationals, common_unit, compressed, exponent_of, nearest_exponent, rationals, to_floats
 from caloedge.compiler.requantise import Quantiser
-from caloedge.compiler.symbolic import Value, constant_of, moved, plain, plain_value, quantised, refuse_beyond_float64, uniform
+from caloedge.compiler.symbolic import (
+    SymbolicValue,
+    constant_of,
+    moved,
+    plain,
+    plain_value,
+    quantised,
+    refuse_beyond_float64,
+    uniform,
+)
 from caloedge.errors import BadData, Unsupported
 
 MAX_WEIGHT_BITS = 24
@@ -64,13 +73,13 @@ class RawInput:
 class Scores:
     """The softmax of a plain value, which waits for a quantiser."""
 
-    value: Value
+    value: SymbolicValue
     axis: int
     """Axis of the sum, the event axis not counted."""
     node: str
 
 
-Operand = Constant | RawInput | Scores | Value
+Operand = Constant | RawInput | Scores | SymbolicValue
 
 
 @dataclass
@@ -142,7 +151,7 @@ class Node:
             raise BadData(f"{label} must be whole numbers")
         return [int(value) for value in values]
 
-    def value(self, index: int) -> Value:
+    def value(self, index: int) -> SymbolicValue:
         """Return an input that depends on the network's input, as it is."""
         operand = self.operand(index)
         if isinstance(operand, Constant):
@@ -161,7 +170,7 @@ class Node:
             self.reading.inserted.append(self.proto.input[index])
         return operand
 
-    def plain(self, index: int) -> Value:
+    def plain(self, index: int) -> SymbolicValue:
         """Return an input as codes; where only rounding could do that, the declared missing quantiser or an error."""
         value = self.value(index)
         codes = as_codes(self.reading, value, self.proto.input[index])
@@ -172,7 +181,7 @@ class Node:
     def give(self, operand: Operand, index: int = 0, *, scalar: bool = False) -> None:
         """Set an output; `scalar` says that it has no axis but that of the events in the file."""
         if index < len(self.proto.output) and self.proto.output[index]:
-            if isinstance(operand, Value):
+            if isinstance(operand, SymbolicValue):
                 refuse_beyond_float64(self.builder, operand)
             self.reading.operands[self.proto.output[index]] = operand
             if scalar or (self.kind not in AXIS_MAKERS and self._reads_scalars()):
@@ -253,7 +262,7 @@ class Node:
         return position - 1
 
 
-def as_codes(reading: Reading, value: Value, name: str) -> Value:
+def as_codes(reading: Reading, value: SymbolicValue, name: str) -> SymbolicValue:
     """Return a tensor as codes, rounded by the declared missing quantiser where that is needed and given."""
     try:
         return plain(reading.builder, value)
@@ -308,7 +317,7 @@ def fitted(values: NDArray[Any], shape: tuple[int, ...], label: str) -> Rational
 
 def quantise_input(
     reading: Reading, raw: RawInput, scale: Rationals, zero_point: Rationals, quantiser: Quantiser, *, zero_after: bool = False
-) -> Value:
+) -> SymbolicValue:
     """Make an input of the network from its quantiser; what was done to the input before goes into scale and zero point."""
     zero_code, common_scale = uniform(zero_point), uniform(scale)
     if zero_code is None or common_scale is None or zero_code.denominator != 1 or not raw.factor:

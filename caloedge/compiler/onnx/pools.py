@@ -10,7 +10,7 @@ from caloedge.compiler.onnx.node import Constant, Node
 from caloedge.compiler.ops import MaxPool, Rearrange
 from caloedge.compiler.ranges import MAX_ELEMENTS, Tensor
 from caloedge.compiler.rationals import Rationals, compressed, rationals
-from caloedge.compiler.symbolic import Value, aligned, constant_of, plain_value, positive, single
+from caloedge.compiler.symbolic import SymbolicValue, aligned, constant_of, plain_value, positive, single
 from caloedge.errors import BadData, Unsupported
 
 
@@ -29,7 +29,7 @@ def read_max_pool(node: Node) -> None:
         raise Unsupported("the positions of maxima are not supported")
 
 
-def _max_pool(node: Node, value: Value) -> Value:
+def _max_pool(node: Node, value: SymbolicValue) -> SymbolicValue:
     value = positive(node.builder, single(node.builder, value))
     name, scale = value.terms[0]
     arrays = [scale, value.offset, value.low, value.high, *(constant for f in value.functions for constant in f.constants)]
@@ -46,7 +46,9 @@ def _max_pool(node: Node, value: Value) -> Value:
     if any(padding):
         name = _lowest_padded(node, name, tensor, padding)
     op = builder.add(MaxPool(builder.new_name("pool"), (name,), kernel, stride, dilation))
-    return Value(builder.tensors[op].shape, ((op, scale),), value.offset, value.low, value.high, value.functions, value.node)
+    return SymbolicValue(
+        builder.tensors[op].shape, ((op, scale),), value.offset, value.low, value.high, value.functions, value.node
+    )
 
 
 def _lowest_padded(node: Node, name: str, tensor: Tensor, padding: tuple[int, ...]) -> str:
@@ -122,13 +124,13 @@ def _window_counts(
 
 def _average(
     node: Node,
-    x: Value,
+    x: SymbolicValue,
     kernel: tuple[int, ...],
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
     counts: Rationals,
-) -> Value:
+) -> SymbolicValue:
     channels = x.shape[0]
     ones = np.ones((channels, 1, *kernel), dtype=np.int64)
     filters = Constant(ones, ones, constant_of(1, ones.ndim), Format(False, 1, 0))

@@ -13,7 +13,7 @@ from caloedge.compiler.ops import Dense, MatMul, MaxPool
 from caloedge.compiler.ranges import TooWide
 from caloedge.compiler.rationals import Rationals
 from caloedge.compiler.symbolic import (
-    Value,
+    SymbolicValue,
     aligned,
     applied,
     centred,
@@ -75,7 +75,7 @@ def read_matmul(node: Node) -> None:
     node.give_plain(op, a.scale * b.scale)
 
 
-def _with_rank(node: Node, value: Value, rank: int) -> Value:
+def _with_rank(node: Node, value: SymbolicValue, rank: int) -> SymbolicValue:
     missing = rank - len(value.shape)
     if not missing:
         return value
@@ -83,13 +83,13 @@ def _with_rank(node: Node, value: Value, rank: int) -> Value:
     return moved(node.builder, value, index, "reshape")
 
 
-def swapped(node: Node, value: Value) -> Value:
+def swapped(node: Node, value: SymbolicValue) -> SymbolicValue:
     """Return the value with its last two axes exchanged."""
     index = np.arange(math.prod(value.shape)).reshape(value.shape).swapaxes(-1, -2)
     return moved(node.builder, value, index, "transpose")
 
 
-def _dense(node: Node, x: Value, weights: Constant, bias: Rationals | None, factor: Fraction) -> Value:
+def _dense(node: Node, x: SymbolicValue, weights: Constant, bias: Rationals | None, factor: Fraction) -> SymbolicValue:
     """Add factor * (x @ weights.T + bias) along the last axis; weights (F, K)."""
     if weights.values.shape[1] != x.shape[-1]:
         raise BadData(f"weights for {weights.values.shape[1]} inputs do not fit a tensor ({', '.join(map(str, x.shape))})")

@@ -16,7 +16,17 @@ from caloedge.compiler.ops import Threshold
 from caloedge.compiler.ranges import MAX_ELEMENTS
 from caloedge.compiler.rationals import Rationals, exponent_of, nearest_exponent, rationals
 from caloedge.compiler.requantise import Quantiser
-from caloedge.compiler.symbolic import Value, constant_of, plain, plain_value, positive, quantised, scaled, single, uniform
+from caloedge.compiler.symbolic import (
+    SymbolicValue,
+    constant_of,
+    plain,
+    plain_value,
+    positive,
+    quantised,
+    scaled,
+    single,
+    uniform,
+)
 from caloedge.errors import BadData, Unsupported
 
 ROUNDINGS = {
@@ -57,7 +67,7 @@ def read_quant(node: Node) -> None:
 
 
 def _give_quantised(
-    node: Node, source: RawInput | Scores | Value, scale: NDArray[Any], zero_point: NDArray[Any], quantiser: Quantiser
+    node: Node, source: RawInput | Scores | SymbolicValue, scale: NDArray[Any], zero_point: NDArray[Any], quantiser: Quantiser
 ) -> None:
     shape = _shape(source)
     scales, zeros = fitted(_positive(scale), shape, "scale"), fitted(zero_point, shape, "zero point")
@@ -72,7 +82,7 @@ def _give_quantised(
         node.give(quantised(node.builder, source, scales, zeros, quantiser))
 
 
-def _shape(source: RawInput | Scores | Value) -> tuple[int, ...]:
+def _shape(source: RawInput | Scores | SymbolicValue) -> tuple[int, ...]:
     if isinstance(source, RawInput):
         return source.index.shape
     return source.value.shape if isinstance(source, Scores) else source.shape
@@ -173,7 +183,7 @@ def read_bipolar_quant(node: Node) -> None:
     _bipolar(node, node.operand(0), node.numbers(1, "scale"))
 
 
-def _bipolar(node: Node, source: Constant | RawInput | Scores | Value, scale: NDArray[Any]) -> None:
+def _bipolar(node: Node, source: Constant | RawInput | Scores | SymbolicValue, scale: NDArray[Any]) -> None:
     if isinstance(source, Constant):
         _filled(source.values, "the constant")
         scales = _of_constant(_positive(scale), source.values)
@@ -190,7 +200,7 @@ def _bipolar(node: Node, source: Constant | RawInput | Scores | Value, scale: ND
     node.give(plain_value(node.builder, op, fitted(_positive(scale), source.shape, "scale")))
 
 
-def _counted(node: Node, source: Value, thresholds: Rationals, fmt: Format, base: int, step: int) -> str:
+def _counted(node: Node, source: SymbolicValue, thresholds: Rationals, fmt: Format, base: int, step: int) -> str:
     """Add base + step * #(value >= threshold) for real thresholds (*shape, levels), whose shape has the value's rank."""
     builder = node.builder
     if source.functions:
@@ -298,7 +308,7 @@ def read_trunc(node: Node) -> None:
     node.give_plain(truncated.op, out_scale, -out_scale * zero_left)
 
 
-def _in_whole_codes(node: Node, value: Value, scale: Rationals, zero: Rationals) -> Value:
+def _in_whole_codes(node: Node, value: SymbolicValue, scale: Rationals, zero: Rationals) -> SymbolicValue:
     """Return a plain value rounded to whole codes of a scale, none of which is limited.
 
     A mean that is truncated has whole codes but for float32's rounding of its scale: then this changes nothing.

@@ -26,7 +26,7 @@ from caloedge.compiler.ops import InputQuantiser, Output
 from caloedge.compiler.passes import optimise
 from caloedge.compiler.ranges import FLOAT64_EXACT
 from caloedge.compiler.rationals import Rationals, to_floats
-from caloedge.compiler.symbolic import Value, expanded, uniform
+from caloedge.compiler.symbolic import SymbolicValue, expanded, uniform
 from caloedge.errors import BadData, Unsupported, UserError
 
 QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
@@ -110,7 +110,7 @@ def compile_file(path: str | Path, missing: Format | None = None) -> Compiled:
         located = {
             name: Located(operand.op, _floats(operand.scale), _floats(operand.offset))
             for name, operand in reading.operands.items()
-            if isinstance(operand, Value) and operand.is_plain and operand.op in graph.tensors
+            if isinstance(operand, SymbolicValue) and operand.is_plain and operand.op in graph.tensors
         }
         return Compiled(optimise(graph), tuple(reading.inserted), graph, located)
     except MemoryError:
@@ -180,7 +180,7 @@ def _finish(file: OnnxFile, reading: Reading) -> Graph:
         operand = reading.operands.get(name)
         if isinstance(operand, Scores):
             raise Unsupported(f"{file.name}: output {shown(name)}: {SOFTMAX}")
-        if not isinstance(operand, Value):
+        if not isinstance(operand, SymbolicValue):
             raise BadData(f"{file.name}: output {shown(name)!r} is not the result of any layer")
         try:
             outputs.append(_output(name, operand, reading))
@@ -207,7 +207,7 @@ def _of_kind(error: UserError) -> type[UserError]:
     return BadData if isinstance(error, BadData) else Unsupported
 
 
-def _output(name: str, operand: Value, reading: Reading) -> Output:
+def _output(name: str, operand: SymbolicValue, reading: Reading) -> Output:
     value = expanded(reading.builder, as_codes(reading, operand, name))
     scale, fraction = uniform(value.scale), reading.builder.tensors[value.op].format.fraction
     if max(map(abs, value.offset.flat)) >= min(map(abs, value.scale.flat)) * FLOAT64_EXACT > 0:

@@ -11,7 +11,7 @@ from caloedge.compiler.ops import Affine, Softmax, TopK
 from caloedge.compiler.ranges import INT_LIMIT
 from caloedge.compiler.rationals import Rationals
 from caloedge.compiler.requantise import Quantiser
-from caloedge.compiler.symbolic import Value, aligned, constant_of, moved, plain_value, positive, unaligned, uniform
+from caloedge.compiler.symbolic import SymbolicValue, aligned, constant_of, moved, plain_value, positive, unaligned, uniform
 from caloedge.errors import BadData, Unsupported
 
 EXPONENTIAL_BITS = 30
@@ -32,7 +32,7 @@ def read_softmax(node: Node) -> None:
     node.give(Scores(x, axis, node.name))
 
 
-def quantised_softmax(node: Node, scores: Scores, scale: Rationals, quantiser: Quantiser) -> Value:
+def quantised_softmax(node: Node, scores: Scores, scale: Rationals, quantiser: Quantiser) -> SymbolicValue:
     """Add a softmax whose result is rounded to multiples of one scale."""
     builder, x, unit = node.builder, scores.value, uniform(scale)
     if unit is None:
@@ -100,7 +100,7 @@ def read_arg_max(node: Node) -> None:
         node.give(moved(node.builder, positions, places, "reshape"), scalar=not shape)
 
 
-def _best(node: Node, axis: int, k: int, largest: bool, parts: tuple[str, ...]) -> Value:
+def _best(node: Node, axis: int, k: int, largest: bool, parts: tuple[str, ...]) -> SymbolicValue:
     builder = node.builder
     scores = node.operand(0)
     if isinstance(scores, Scores) and parts == ("indices",) and node.axis(axis, len(scores.value.shape)) == scores.axis:
@@ -131,7 +131,7 @@ def _best(node: Node, axis: int, k: int, largest: bool, parts: tuple[str, ...]) 
     return result
 
 
-def _comparable(builder: Builder, x: Value) -> str:
+def _comparable(builder: Builder, x: SymbolicValue) -> str:
     """Add codes in the same order as scale * codes + offset, where only the offset differs between what is compared.
 
     Whole steps of the offset count as such; what is left of it decides between equal codes, and its rank does that as well.
