@@ -95,7 +95,7 @@ OUTPUT = INPUT | {"name": "y", "shape": [2], "order": [0, 1], "argument": 0}
 PORTS = {"inputs": [INPUT], "outputs": [OUTPUT], "input": INPUT, "output": OUTPUT}
 WHOLE = PORTS | {
     "backend": "any", "library": "sim/x.so", "namespace": "caloedge_x", "project": "caloedge", "traced_library": "sim/y.so",
-    "handshake": True, "top": "net", "sources": ["rtl/a.v"], "patience_cycles": 100, "settle_cycles": 5,
+    "handshake": True, "top": "net", "sources": ["rtl/a.v"], "timeout_cycles": 100, "drain_cycles": 5,
 }  # fmt: skip
 KINDS = [EmulatorRecord, HlsRecord, RtlRecord]
 
@@ -132,7 +132,7 @@ def test_every_key_that_is_read_is_checked(tmp_path: Path, kind: type[Record]) -
             "inputs.0: Value error, order does not hold each",
         ),
         (RtlRecord, {"output": OUTPUT | {"order": [0]}}, "output: Value error, order does not hold each of the 2 codes once"),
-        (RtlRecord, {"patience_cycles": 2**60}, "patience_cycles: Input should be less than"),
+        (RtlRecord, {"timeout_cycles": 2**60}, "timeout_cycles: Input should be less than"),
     ],
 )
 def test_a_record_that_no_build_writes_is_refused(

@@ -86,7 +86,7 @@ def build(seeds: Graph, centres: Graph, nets: Networks, target: Target, choice: 
         Stream(1, SLOTS * len(WORDS), Format(True, word_bits, 0), np.arange(SLOTS * len(WORDS))),
     )
     busiest = (GRID - WINDOW + 1) * seed_net.interval + SLOTS * centre_net.interval  # cycles while no row is taken
-    values = record(seeds, centres, nets, target, choice) | {"patience_cycles": busiest + 1000}
+    values = record(seeds, centres, nets, target, choice) | {"timeout_cycles": busiest + 1000}
     values["input"] = {
         "shape": [GRID, GRID],
         "format": str(event_design.source.format),

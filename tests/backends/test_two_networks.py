@@ -223,7 +223,7 @@ endmodule
     first = read_record(next(iter(rtl_projects.values())))
     source = Stream(1, 16, Format(True, 6, 3), np.array(first["input"]["order"]))
     what = Both(source, Stream(1, 6, RESULT, np.arange(6)))
-    values = {key: first[key] for key in ("backend", "input", "patience_cycles", "settle_cycles")}
+    values = {key: first[key] for key in ("backend", "input", "timeout_cycles", "drain_cycles")}
     values["output"] = {"name": "y", "shape": [2, 3], "format": str(RESULT), **streamed(what.result)}
     ports = [("clk", "input", 1), ("rst", "input", 1), ("in_valid", "input", 1), ("in_data", "input", bits),
              ("out_valid", "output", 1), ("out_data", "output", 2 * out)]  # fmt: skip

@@ -108,7 +108,7 @@ class RtlStage:
         return self.source.words
 
     @property
-    def settling(self) -> int:
+    def drain_cycles(self) -> int:
         """Clock cycles that it may go on without input where none of its events is under way."""
         grid = math.prod(padded_shape(self.layer)) if self.strategy == "streaming" and len(self.layer.source.shape) == 3 else 0
         return grid + 4 * self.fold

@@ -113,11 +113,11 @@ struct Counted : VerilatedVcdFile {{  // knows how long it is
 // are the cycles in which the first beat of an event first stood at the input and in which its last beat left. A stall keeps
 // valid or ready low for one cycle with the given chance. Registers start with random values, and data are random while
 // they are not valid: what a missing reset or a late look would give must not be right by chance. A design that moves no beat for
-// `patience` cycles has stopped; it is given `settle` cycles before its first event and after its last. The VCD ends with the
+// `timeout_cycles` has stopped; it is given `drain_cycles` before its first event and after its last. The VCD ends with the
 // cycle in which it reaches `vcd_bytes`; `waved` are the cycles, as counted above, and the whole events that it covers.
 extern "C" __attribute__((visibility("default"))) int64_t {top}_{FUNCTION}(
     const int64_t *inputs, int64_t *outputs, int64_t events, int64_t *first_in, int64_t *last_out,
-    uint32_t stall_in, uint32_t stall_out, uint64_t seed, int64_t patience, const char *vcd, int64_t settle,
+    uint32_t stall_in, uint32_t stall_out, uint64_t seed, int64_t timeout_cycles, const char *vcd, int64_t drain_cycles,
     int64_t vcd_bytes, int64_t *waved) {{
     auto context = std::make_unique<VerilatedContext>();
     context->randReset(2);
@@ -156,11 +156,11 @@ extern "C" __attribute__((visibility("default"))) int64_t {top}_{FUNCTION}(
     for (int cycle = 0; cycle < 4; ++cycle) evaluate(0), evaluate(1);
     model->rst = 0;
     // What a design does before its first event, such as walking through padding, is no event's latency.
-    for (int64_t idle = 0; idle < settle; ++idle) evaluate(0), evaluate(1);
+    for (int64_t idle = 0; idle < drain_cycles; ++idle) evaluate(0), evaluate(1);
     const int64_t in_total = events * in_beats, out_total = events * out_beats;
     int64_t sent = 0, received = 0, cycle = 0, last_change = 0;
     bool offered = false;
-    while (received < out_total && cycle - last_change < patience) {{
+    while (received < out_total && cycle - last_change < timeout_cycles) {{
         if (!offered && sent < in_total && !chance(stall_in)) {{
             pack(inputs + sent * in_words, in_chunk);
             set(model->in_data, in_chunk);
@@ -201,7 +201,7 @@ extern "C" __attribute__((visibility("default"))) int64_t {top}_{FUNCTION}(
 #endif
     }}
     // More results than events would be a fault as well: wait for them.
-    for (int64_t extra = 0; extra < settle && received == out_total && events; ++extra) {{
+    for (int64_t extra = 0; extra < drain_cycles && received == out_total && events; ++extra) {{
         model->in_valid = 0;
 #if {handshake}
         model->out_ready = 1;

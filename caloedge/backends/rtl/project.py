@@ -119,9 +119,9 @@ def _record(
         },
         "stages": table(rtl_design.every),
         # No design is silent for longer: all stages one after the other, and their registers.
-        "patience_cycles": 200 + 4 * interval * len(rtl_design.every) + 4 * rtl_design.source.beats,
+        "timeout_cycles": 200 + 4 * interval * len(rtl_design.every) + 4 * rtl_design.source.beats,
         # Between events a design walks through padding and finishes what is under way.
-        "settle_cycles": 200 + sum(stage.settling for stage in rtl_design.every),
+        "drain_cycles": 200 + sum(stage.drain_cycles for stage in rtl_design.every),
     }
 
 

@@ -130,8 +130,8 @@ class RtlRecord(Record):
     traced_library: InProject
     top: Annotated[str, Field(pattern=r"^\w+$")]
     sources: list[InProject]
-    patience_cycles: Annotated[int, Field(gt=0, lt=2**40)]
-    settle_cycles: Annotated[int, Field(ge=0, lt=2**40)] = 0
+    timeout_cycles: Annotated[int, Field(gt=0, lt=2**40)]
+    drain_cycles: Annotated[int, Field(ge=0, lt=2**40)] = 0
 
 
 def _traced(folder: Path, values: Mapping[str, Any]) -> ctypes.CDLL:
@@ -169,8 +169,8 @@ def simulate(
     pointers = [ctypes.c_void_p(array.ctypes.data) for array in (stimulus, outputs, first_in, last_out)]
     chances = [ctypes.c_uint32(round(chance * STALL_SCALE)) for chance in (stall_in, stall_out)]
     slower = math.ceil(STALL_MARGIN / (1 - min(max(stall_in, stall_out), MOST_STALL))) if stall_in or stall_out else 1
-    patience = ctypes.c_int64(values["patience_cycles"] * slower)
-    settle = ctypes.c_int64(values.get("settle_cycles", values["patience_cycles"]))
+    timeout_cycles = ctypes.c_int64(values["timeout_cycles"] * slower)
+    drain_cycles = ctypes.c_int64(values.get("drain_cycles", values["timeout_cycles"]))
     name = ctypes.c_char_p(str(waves.path).encode()) if waves else None
     limit = ctypes.c_int64(round(waves.limit_mb * 1e6) if waves else 0)
     waved = np.zeros(2, dtype=np.int64)
@@ -181,9 +181,9 @@ def simulate(
         *pointers[2:],
         *chances,
         seeded,
-        patience,
+        timeout_cycles,
         name,
-        settle,
+        drain_cycles,
         limit,
         ctypes.c_void_p(waved.ctypes.data),
     )
