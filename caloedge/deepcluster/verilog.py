@@ -1,9 +1,9 @@
 """The whole reconstruction as one hardware design: a 51 × 51 event goes in row by row, up to four photons come out.
 
-    rows → extract → dispatch ⇒ lanes of seed finders ⇒ gather → top → group → center finder → photon → collect → photons
+    rows → extract → dispatch ⇒ lanes of seed finders ⇒ gather → top k → group → center finder → photon → collect → photons
 
 The parts are hand-written (`hls/rtl/`), the two networks are backend `rtl`'s, and what joins them is written here. Results
-of the lanes arrive in any order; `caloedge_top` makes the group independent of it. The project is one of backend `rtl`:
+of the lanes arrive in any order; `caloedge_top_k` makes the group independent of it. The project is one of backend `rtl`:
 simulated, synthesised and looked at like any other.
 """
 
@@ -218,7 +218,7 @@ def _write_top(seeds: _Network, centres: _Network, nets: Networks, lanes: int, t
         instance("caloedge_gather", "gather", text, {"LANES": lanes, "WIDTH": score_bits + payload},
                  link("scored", "score")),
         stream_wires("kept", group),
-        instance("caloedge_top", "top", text,
+        instance("caloedge_top_k", "top", text,
                  {"KEEP": SLOTS, "SCORE_BITS": score_bits, "KEY_BITS": 2 * COORDINATE_BITS, "WIDTH": WINDOW_BITS,
                   "THRESHOLD": literal(nets.seed_threshold, 64)},
                  link("score", "kept") | {"end_valid": "end_valid", "end_ready": "end_ready"}),

@@ -4,7 +4,7 @@ This crystal matrix looks the same from eight sides, and so do photons that hit 
 kept is brought to one orientation by its core (`orientations`), the same for every network, and positions are brought back
 at the end (`unoriented`): a small network then need not learn the same eight times. Tilted crystals or a field would break that.
 
-Everything up to the photons is integer arithmetic that the hardware parts `caloedge_extract`, `caloedge_top`,
+Everything up to the photons is integer arithmetic that the hardware parts `caloedge_extract`, `caloedge_top_k`,
 `caloedge_group` and `caloedge_photon` repeat bit for bit. Axes: E event, X and Y crystal, W window, M member (a window that
 was kept, in the order of event and rank), K rank, C cell of a window, F feature.
 """

@@ -11,7 +11,7 @@
 //                  less than BITS
 //   W1 to W8       features of a neighbour whose squared distance is 1, 2, 4, 5 or 8 cells
 //
-// In: one group per beat, KEEP entries {valid, row, column, window}, entry 0 lowest, as they come from caloedge_top with
+// In: one group per beat, KEEP entries {valid, row, column, window}, entry 0 lowest, as they come from caloedge_top_k with
 // the windows of caloedge_extract. Out: one beat {last, row, column, turn, exponent, sum9, features} for each valid
 // entry, entry 0 first, then one beat with last = 1 and zeros everywhere else.
 //

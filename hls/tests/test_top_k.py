@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hls.tests.bench import Bench, Case, check
 from hls.tests.words import pack
 
-PART = "caloedge_top"
+PART = "caloedge_top_k"
 # One stream of {end, result, data} stands for both: an end may come together with the last result.
 WIRING = """\
     wire NAME_result_ready;
@@ -109,7 +109,7 @@ def test_lint(bench: Bench) -> None:
     bench.lint(CASES)
 
 
-def test_top(bench: Bench) -> None:
+def test_top_k(bench: Bench) -> None:
     check(bench.simulate(CASES))
 
 

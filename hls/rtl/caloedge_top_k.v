@@ -14,7 +14,7 @@
 // only. Registers: candidate, entries.
 // Latency 2 cycles from the end to the edge at which the group can leave; throughput 1 result per cycle, and 3 cycles
 // from an end to the first result of the next event.
-module caloedge_top #(
+module caloedge_top_k #(
     parameter KEEP = 4,
     parameter SCORE_BITS = 16,
     parameter KEY_BITS = 12,
