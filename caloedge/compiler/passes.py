@@ -292,7 +292,7 @@ def _without_dead(graph: Graph, op: Conv | Dense, between: list[Op], after: Conv
     alive = np.flatnonzero(~dead)
     changed: dict[str, Op] = {op.name: replace(op, weights=op.weights[alive], bias=op.bias[alive])}
     for member in between:
-        changed[member.name] = _of_channels(member, alive, filters)
+        changed[member.name] = _keep_channels(member, alive, filters)
     weights = after.weights.reshape(len(after.bias), filters, -1)
     added = (weights[:, dead].sum(axis=2) * value[dead]).sum(axis=1)
     alive_weights = weights[:, alive].reshape(len(after.bias), -1, *(after.kernel if isinstance(after, Conv) else ()))
@@ -300,7 +300,7 @@ def _without_dead(graph: Graph, op: Conv | Dense, between: list[Op], after: Conv
     return _rewired(graph, changed, {})
 
 
-def _of_channels(op: Op, alive: NDArray[np.int64], filters: int) -> Op:
+def _keep_channels(op: Op, alive: NDArray[np.int64], filters: int) -> Op:
     def pick(values: NDArray[np.int64]) -> NDArray[np.int64]:
         return values[alive] if values.shape[0] == filters else values
 

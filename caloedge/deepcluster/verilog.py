@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from caloedge import tools
 from caloedge.backends.rtl.design import Design, Stream, design
-from caloedge.backends.rtl.project import named, simulate_cycles, streamed, write_project
+from caloedge.backends.rtl.project import simulate_cycles, streamed, with_stem, write_project
 from caloedge.backends.rtl.tables import literal
 from caloedge.backends.rtl.text import (
     VerilogText,
@@ -100,7 +100,7 @@ def build(seeds: Graph, centres: Graph, nets: Networks, target: Target, choice: 
         **streamed(event_design.result),
     }
     both = hashlib.sha256(f"{seeds.digest} {centres.digest}".encode()).hexdigest()
-    write_project(event_design, named(text, "event", both), values, folder)
+    write_project(event_design, with_stem(text, "event", both), values, folder)
 
 
 def simulate(folder: Path, codes_EXY: NDArray[Any], stall: float, waves: Waves | None = None) -> CycleRun:

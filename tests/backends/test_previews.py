@@ -16,7 +16,7 @@ from caloedge.backends.emulator import project as emulator
 from caloedge.backends.hls4ml import project as hls4ml
 from caloedge.backends.rtl import adders
 from caloedge.backends.rtl import project as rtl
-from caloedge.backends.rtl.adders import too_wide
+from caloedge.backends.rtl.adders import width_problem
 from caloedge.backends.rtl.design import design
 from caloedge.backends.rtl.layers import layers_of
 from caloedge.catalog import Backend, Target, find, names
@@ -91,7 +91,7 @@ def rescaled(draw: Any) -> Graph:
 @given(rescaled())
 def test_wide_networks_are_foreseen_as_they_are_built(graph: Graph) -> None:
     found = check_agreement(graph)
-    wide = [layer.name for layer in layers_of(graph) if too_wide(layer)]
+    wide = [layer.name for layer in layers_of(graph) if width_problem(layer)]
     assert found["rtl", "auto"] == found["rtl", "streaming"] == ""
     assert ("too " in found["rtl", "unrolled"]) == bool(wide), found
 
@@ -108,7 +108,7 @@ def test_random_networks_are_foreseen_as_they_are_built(graph: Graph) -> None:
 def test_the_widest_constant_of_an_adder_graph(bits: int, unrolled: bool) -> None:
     graph = product(np.array([[2**bits - 1, 2 ** (bits + 9)]]))
     assert (design(graph, TARGET, "auto", {}).stages[0].strategy == "unrolled") == unrolled
-    assert bool(too_wide(layers_of(graph)[0])) == (not unrolled)
+    assert bool(width_problem(layers_of(graph)[0])) == (not unrolled)
 
 
 def product(weights: np.ndarray, bits: int = 4) -> Graph:

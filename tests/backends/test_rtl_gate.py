@@ -12,7 +12,7 @@ from random_networks import stimulus
 
 from caloedge.backends.rtl import BACKEND
 from caloedge.backends.rtl.design import design
-from caloedge.backends.rtl.layers import every, layers_of
+from caloedge.backends.rtl.layers import flat_layers, layers_of
 from caloedge.backends.rtl.simulation import compile_model, simulate
 from caloedge.backends.rtl.verilog import write_design
 from caloedge.catalog import Target, find
@@ -216,9 +216,9 @@ def test_a_corrupted_layer_is_caught_by_the_comparison(
 def test_a_gate_is_one_stage_with_stages_inside() -> None:
     assert [layer.name for layer in layers_of(network())] == ["conv0", "gate", "gate2", "conv1"]
     names = ["conv0", "gate", "mean", "reduce", "expand", "gate2", "small", "look", "conv1"]
-    assert [layer.name for layer in every(layers_of(network()))] == names
+    assert [layer.name for layer in flat_layers(layers_of(network()))] == names
     made = design(network(), TARGET, "auto", FOLDED)
-    stages = {stage.layer.name: stage for stage in made.every}
+    stages = {stage.layer.name: stage for stage in made.all_stages}
     assert list(stages) == names
     assert [stages[name].strategy for name in ("gate", "mean", "reduce", "gate2", "look")] == [
         "streaming", "unrolled", "streaming", "streaming", "unrolled"

@@ -16,7 +16,7 @@ from test_rtl_ops import NETWORKS, WEIGHT, draws, signed
 from caloedge.backends.rtl.epilogue import Rounded, Scaled
 from caloedge.backends.rtl.layers import (
     RtlLayer,
-    every,
+    flat_layers,
     image,
     kernel_weights,
     layers_of,
@@ -63,7 +63,7 @@ def test_layers_in_stream_order_say_what_the_graph_says(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_a_layer_ends_with_what_its_last_step_makes(case: str) -> None:
     graph = CASES[case]()
-    for layer in every(layers_of(graph)):
+    for layer in flat_layers(layers_of(graph)):
         made = graph.tensors[layer.after[-1].op.name if layer.after else layer.name]
         assert layer.result.format == made.format
         assert layer.result.range == made.range
@@ -225,7 +225,7 @@ def test_a_gate_knows_what_makes_its_factors() -> None:
     assert [[each.name for each in layer.inner] for layer in (gate, second)] == [["mean", "reduce", "expand"], ["small", "look"]]
     assert all(each.order.tolist() == list(range(each.source.size)) for each in (*gate.inner, *second.inner))
     assert [layer.inner for layer in (conv0, conv1)] == [(), ()]
-    assert [layer.name for layer in every((gate,))] == ["gate", "mean", "reduce", "expand"]
+    assert [layer.name for layer in flat_layers((gate,))] == ["gate", "mean", "reduce", "expand"]
 
 
 # What follows a layer
@@ -235,11 +235,11 @@ def test_constants_that_differ_by_pixel_make_a_layer_whole() -> None:
     one, each = np.arange(1, 3).reshape(2, 1, 1), np.arange(1, 25).reshape(2, 4, 3)
     for weights, bias, whole in ((one, one, False), (each, one, True), (one, each, True)):
         layer = only(Affine("a", ("x",), weights, bias, BYTE))
-        assert layer.whole is whole
+        assert layer.needs_whole_event is whole
     table = np.zeros((2, 4, 3, 256), np.int64)
-    assert not only(Table("t", ("x",), table, -128, BYTE)).whole
+    assert not only(Table("t", ("x",), table, -128, BYTE)).needs_whole_event
     table[1, 2, 1, 77] = 1
-    assert only(Table("t", ("x",), table, -128, BYTE)).whole
+    assert only(Table("t", ("x",), table, -128, BYTE)).needs_whole_event
 
 
 def test_constants_that_differ_by_pixel_are_a_layer_of_their_own_behind_another() -> None:

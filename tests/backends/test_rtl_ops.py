@@ -316,7 +316,7 @@ def test_an_offset_and_a_truncation_make_every_rounding(rounding: Rounding, shif
 def test_constants_stay_with_their_layer_where_they_repeat() -> None:
     layers = layers_of(scaled())
     assert [(layer.name, len(layer.after)) for layer in layers] == [("first", 2), ("conv", 2), ("each", 4), ("dense", 1)]
-    assert [layer.whole for layer in layers] == [False, False, True, False]
+    assert [layer.needs_whole_event for layer in layers] == [False, False, True, False]
     streaming = {stage.layer.name: stage for stage in design(scaled(), TARGET, "streaming", {}).stages}
     assert (streaming["first"].source.beats, streaming["conv"].result.beats) == (12, 6)
     assert (streaming["each"].source.beats, streaming["each"].cycles) == (1, 1)

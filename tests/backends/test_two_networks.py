@@ -16,7 +16,7 @@ from caloedge import tools
 from caloedge.backends.hls4ml.plan import plan
 from caloedge.backends.hls4ml.project import compile_command
 from caloedge.backends.rtl.design import Stream
-from caloedge.backends.rtl.project import named, streamed, write_project
+from caloedge.backends.rtl.project import streamed, with_stem, write_project
 from caloedge.backends.rtl.simulation import simulate
 from caloedge.backends.rtl.text import VerilogText
 from caloedge.catalog import Backend, Target, find
@@ -188,7 +188,7 @@ def test_every_module_says_its_network(rtl_projects: Mapping[str, Path]) -> None
 
 
 def test_the_same_network_built_in_two_ways_has_two_names() -> None:
-    texts = [named(VerilogText("top", {"top": f"module top; // {way}"}), "net", "0" * 64) for way in ("one", "other", "one")]
+    texts = [with_stem(VerilogText("top", {"top": f"module top; // {way}"}), "net", "0" * 64) for way in ("one", "other", "one")]
     assert texts[0] == texts[2]
     assert texts[0].top != texts[1].top
     assert texts[0].modules[texts[0].top].startswith(f"module {texts[0].top};")

@@ -112,7 +112,7 @@ def trace_core(steps: tuple[CoreLayer, ...], words_in: int, source: Tensor, resu
     return _core(trace(inputs, x), words_in, fmt, result.format, cutoff)
 
 
-def too_wide(layer: RtlLayer) -> str:
+def width_problem(layer: RtlLayer) -> str:
     """Say what of a layer an adder graph cannot hold exactly, so that it needs multipliers; empty for nothing.
 
     It is known before anything is traced, so that whoever asks what would be built hears what `trace_core` can do.
@@ -180,7 +180,7 @@ def _core(comb: Any, words_in: int, format_in: Format, format_out: Format, cutof
     for op in comb.ops:
         signed, integer, fraction = op.qint.kif
         width = max(int(signed) + int(integer) + int(fraction), 0)
-        assert width <= MANTISSA_BITS, "layers of wider sums are not traced: see `too_wide`"
+        assert width <= MANTISSA_BITS, "layers of wider sums are not traced: see `width_problem`"
         stage = min(int(np.searchsorted(ends, op.latency - 1e-9)), stages - 1)
         data = tuple(int(item) for item in op.data)
         values.append(AdderValue(int(op.opcode), tuple(op.addr), data, bool(signed), width, int(fraction), stage))

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.backends.rtl.adders import too_wide
+from caloedge.backends.rtl.adders import width_problem
 from caloedge.backends.rtl.layers import (
     RtlLayer,
-    every,
+    flat_layers,
     input_order,
     kernel_weights,
     layers_of,
@@ -68,8 +68,8 @@ class Strategy:
     name: str
     """`unrolled` or `streaming`."""
     why: str
-    too_wide: str
-    """Reason why an adder graph cannot hold it; see `adders.too_wide`."""
+    width_problem: str
+    """Reason why an adder graph cannot hold it; see `adders.width_problem`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +146,9 @@ class Design:
         return any(stage.strategy == "streaming" for stage in self.stages)
 
     @property
-    def every(self) -> tuple[RtlStage, ...]:
+    def all_stages(self) -> tuple[RtlStage, ...]:
         """All stages, those inside a gate behind it."""
-        return every_stage(self.stages)
+        return flat_stages(self.stages)
 
     @property
     def source(self) -> Stream:
@@ -161,9 +161,9 @@ class Design:
         return self.stages[-1].result
 
 
-def every_stage(stages: Iterable[RtlStage]) -> tuple[RtlStage, ...]:
+def flat_stages(stages: Iterable[RtlStage]) -> tuple[RtlStage, ...]:
     """Return stages in order, those inside a gate behind it."""
-    return tuple(member for stage in stages for member in (stage, *every_stage(stage.inner)))
+    return tuple(member for stage in stages for member in (stage, *flat_stages(stage.inner)))
 
 
 def convolution_cycles(layer: RtlLayer, fold: int) -> int:
@@ -177,26 +177,26 @@ def design(graph: Graph, target: Target, variant: str, choices: Mapping[str, Lay
         raise UserError(f"backend 'rtl' has no variant {variant!r}; there are: {', '.join(VARIANTS)}")
     refuse_unknown_layers(choices, layer_names(graph))
     layers = layers_of(graph)
-    names = [layer.name for layer in every(layers)]
+    names = [layer.name for layer in flat_layers(layers)]
     if merged := [name for name in choices if name not in names]:
         raise UserError(f"layers: {merged[0]!r} is a part of another layer in backend 'rtl', which has: {', '.join(names)}")
     if variant != AUTO:
         choices = {}
-    strategies = _strategies(every(layers), target, variant, choices)
+    strategies = _strategies(flat_layers(layers), target, variant, choices)
     interval = _interval(layers, strategies, choices)
     stream = _input_stream(layers[0], input_order(graph, layers[0]), strategies[layers[0].name].name)
     stages = _stages(layers, stream, strategies, choices, interval)
-    most = max(stage.most_cycles for stage in every_stage(stages))
+    most = max(stage.most_cycles for stage in flat_stages(stages))
     # What would take too many multipliers is folded further, and events come less often.
     while interval < most and _multipliers(stages) > MULTIPLIER_LIMIT * target.resources.get("DSP", 0):
         interval = min(2 * interval, most)
         stages = _stages(layers, stream, strategies, choices, interval)
-    _refuse_blow_up(every_stage(stages), target)
+    _refuse_blow_up(flat_stages(stages), target)
     return Design(TOP, stages, graph.outputs[0].name, identifiers(graph))
 
 
 def _multipliers(stages: Iterable[RtlStage]) -> int:
-    return sum(stage.multipliers for stage in every_stage(stages))
+    return sum(stage.multipliers for stage in flat_stages(stages))
 
 
 def _stages(
@@ -215,7 +215,7 @@ def _stages(
             _refuse_early_windows(layer)
         source = _regrouped(beats, layer, strategy)
         fold = _fold(layer, chosen, source, interval, choices.get(layer.name))
-        adder_graph = strategy == "unrolled" or (isinstance(layer.op, Conv) and fold == 1 and not chosen.too_wide)
+        adder_graph = strategy == "unrolled" or (isinstance(layer.op, Conv) and fold == 1 and not chosen.width_problem)
         inner: tuple[RtlStage, ...] = ()
         if layer.excitation:
             channels = np.arange(source.words)
@@ -251,7 +251,7 @@ def _strategies(
                 raise Unsupported(f"layer {layer.name} unrolled: a gate waits for its event's last pixel; {_stream(layer)}")
             by_layer[layer.name] = Strategy("streaming", "pixels of a gate wait until the last one of their event is summed", "")
             continue
-        lut, wide = layer.estimated_lut, too_wide(layer)
+        lut, wide = layer.estimated_lut, width_problem(layer)
         estimate = f"about {lut:,} LUT unrolled (estimated)"
         if variant != AUTO:
             name, why = variant, f"variant {variant}; {estimate}"
@@ -309,7 +309,7 @@ def _fold(layer: RtlLayer, strategy: Strategy, source: Stream, interval: int, ch
         words = int(layer.weights.shape[1])
         if reuse is None:
             least = least_fold(layer)
-            if least == 1 and not strategy.too_wide:
+            if least == 1 and not strategy.width_problem:
                 return 1
             return max(least, min(words, interval // layer.positions))
         if not 1 <= reuse <= words:
@@ -344,7 +344,7 @@ def _result_stream(layer: RtlLayer, strategy: str, source: Stream) -> Stream:
 def _regrouped(stream: Stream, layer: RtlLayer, strategy: str) -> Stream:
     """Return the stream that a layer reads: whole events when unrolled, pixels for a window or a gate, else as given."""
     windowed = isinstance(layer.op, Conv | MaxPool | Gate)
-    if strategy == "unrolled" or (layer.whole and not windowed):
+    if strategy == "unrolled" or (layer.needs_whole_event and not windowed):
         return replace(stream, beats=1, words=stream.beats * stream.words)
     if windowed:
         channels = layer.source.shape[0]
@@ -404,13 +404,13 @@ def table(stages: Iterable[RtlStage]) -> list[dict[str, Any]]:
 def preview(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice]) -> str:
     """Say what would be built: strategies, interval, multipliers and LUTs, all estimated; raise as `design` does."""
     planned = design(graph, target, variant, choices)
-    unrolled = [stage for stage in planned.every if stage.strategy == "unrolled"]
+    unrolled = [stage for stage in planned.all_stages if stage.strategy == "unrolled"]
     lut = sum(stage.layer.estimated_lut for stage in unrolled)
-    multipliers = sum(stage.multipliers for stage in planned.every)
+    multipliers = sum(stage.multipliers for stage in planned.all_stages)
     shares = [f"about {lut:,} LUT in unrolled layers ({lut / max(target.resources.get('LUT', 1), 1):.1%})"] if unrolled else []
     if multipliers:
         shares.append(f"{multipliers:,} multipliers ({multipliers / max(target.resources.get('DSP', 1), 1):.1%} of the DSP)")
-    streaming = len(planned.every) - len(unrolled)
+    streaming = len(planned.all_stages) - len(unrolled)
     parts = [f"{len(unrolled)} layers unrolled"] * bool(unrolled) + [f"{streaming} streaming"] * bool(streaming)
-    cycles = max(stage.cycles for stage in planned.every)
+    cycles = max(stage.cycles for stage in planned.all_stages)
     return f"{', '.join(parts)}; one event in {cycles} cycles; {', '.join(shares) or 'no multipliers'}"

@@ -89,7 +89,7 @@ class RtlLayer:
         return self.excitation.layers if self.excitation else ()
 
     @property
-    def whole(self) -> bool:
+    def needs_whole_event(self) -> bool:
         """Whether constants differ from pixel to pixel, so that they need the event in one beat."""
         channels = self.sums.shape[0] if len(self.sums.shape) == 3 else self.sums.size
         constants = [part for step in self.after if isinstance(step, Scaled) for part in (step.weights, step.bias)]
@@ -184,9 +184,9 @@ def input_order(graph: Graph, first: RtlLayer) -> NDArray[np.int64]:
     return origin[first.order]
 
 
-def every(layers: Iterable[RtlLayer]) -> tuple[RtlLayer, ...]:
+def flat_layers(layers: Iterable[RtlLayer]) -> tuple[RtlLayer, ...]:
     """Return layers in order, those of a gate's excitation behind the gate."""
-    return tuple(member for layer in layers for member in (layer, *every(layer.inner)))
+    return tuple(member for layer in layers for member in (layer, *flat_layers(layer.inner)))
 
 
 def _chain(
@@ -221,7 +221,9 @@ def _chain(
             case Requantise() | Affine():
                 source = graph.tensors[op.inputs[0]]
                 step = _step(op, source, tensor, order)
-                if not layers or (isinstance(step, Scaled) and _follows(layers[-1], step).whole and layers[-1].op is not None):
+                if not layers or (
+                    isinstance(step, Scaled) and _follows(layers[-1], step).needs_whole_event and layers[-1].op is not None
+                ):
                     layers.append(RtlLayer(op.name, None, (step,), image(source), image(source), image(tensor), order, order))
                 else:
                     layers[-1] = _follows(layers[-1], step)

@@ -39,7 +39,7 @@ def multiply(stage: RtlStage, name: str, before: str, beats: int, words: int, te
         instance("caloedge_mac_array", "array", text, parameters, ports),
         f"  {rom_name} rom (.clk(clk), .enable(enable), .address(address), .word(word));",
         f"  wire [{bits - 1}:0] sums = sum_data;",
-        *finished(stage, outputs, sum_format, "sum", text),
+        *epilogue(stage, outputs, sum_format, "sum", text),
     ]
 
 
@@ -78,7 +78,7 @@ endmodule
 """
 
 
-def finished(stage: RtlStage, words: int, fmt: Format, before: str, text: VerilogText) -> list[str]:
+def epilogue(stage: RtlStage, words: int, fmt: Format, before: str, text: VerilogText) -> list[str]:
     """Return the steps behind a bus `sums` and the FIFO behind them."""
     lines: list[str] = []
     at, result = "sums", stage.result.format

@@ -41,10 +41,10 @@ def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Map
     text = write_design(rtl_design, target.adders_per_stage())
     written = time.perf_counter()
     values = _record(graph, target, variant, choices, rtl_design) | {"write_seconds": round(written - start, 1)}
-    write_project(rtl_design, named(text, graph.name, graph.digest), values, folder)
+    write_project(rtl_design, with_stem(text, graph.name, graph.digest), values, folder)
 
 
-def named(text: VerilogText, name: str, digest: str) -> VerilogText:
+def with_stem(text: VerilogText, name: str, digest: str) -> VerilogText:
     """Return a design whose modules all begin with the network's stem, which is the name of its top.
 
     Hand-written parts are among them: equal names have equal contents, so that projects of different networks, and of different
@@ -60,7 +60,7 @@ def named(text: VerilogText, name: str, digest: str) -> VerilogText:
 def write_project(ports: Ports, text: VerilogText, values: Mapping[str, Any], folder: Path) -> None:
     """Write all sources and the record `values` with what they need to be simulated and synthesised, and compile the simulation.
 
-    `text` is `named`. The folder appears whole or not at all.
+    `text` comes from `with_stem`. The folder appears whole or not at all.
     """
     start = time.perf_counter()
     log = folder.with_name(f"{folder.name}.{LOG}").absolute()
@@ -107,7 +107,7 @@ def _record(
     rtl_design: Design,
 ) -> dict[str, Any]:
     output = graph.tensors[rtl_design.output]
-    interval = max(stage.cycles for stage in rtl_design.every)
+    interval = max(stage.cycles for stage in rtl_design.all_stages)
     values = record("rtl", graph, target, variant, choices)
     values["input"] |= streamed(rtl_design.source)
     return values | {
@@ -117,11 +117,11 @@ def _record(
             "format": str(output.format),
             **streamed(rtl_design.result),
         },
-        "stages": table(rtl_design.every),
+        "stages": table(rtl_design.all_stages),
         # No design is silent for longer: all stages one after the other, and their registers.
-        "timeout_cycles": 200 + 4 * interval * len(rtl_design.every) + 4 * rtl_design.source.beats,
+        "timeout_cycles": 200 + 4 * interval * len(rtl_design.all_stages) + 4 * rtl_design.source.beats,
         # Between events a design walks through padding and finishes what is under way.
-        "drain_cycles": 200 + sum(stage.drain_cycles for stage in rtl_design.every),
+        "drain_cycles": 200 + sum(stage.drain_cycles for stage in rtl_design.all_stages),
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from caloedge.backends.rtl.adders import Core, CoreLayer, core_modules, trace_core
 from caloedge.backends.rtl.design import Design, RtlStage, Stream
 from caloedge.backends.rtl.layers import RtlLayer, window_size
-from caloedge.backends.rtl.mac_arrays import MULTIPLY_CYCLES, finished, multiply
+from caloedge.backends.rtl.mac_arrays import MULTIPLY_CYCLES, epilogue, multiply
 from caloedge.backends.rtl.tables import row_verilog
 from caloedge.backends.rtl.text import (
     VerilogPort,
@@ -328,7 +328,7 @@ def _gate(stage: RtlStage, name: str, design: Design, cutoff: int, text: Verilog
         stream_wires("product", channels * products.width),
         instance("caloedge_gate", "gate", text, parameters, link("in", "product") | outer),
         f"  wire [{channels * products.width - 1}:0] sums = product_data;",
-        *finished(stage, channels, products, "product", text),
+        *epilogue(stage, channels, products, "product", text),
     ]
     more: list[VerilogPort] = [
         ("sum_valid", "output", 1), ("sum_ready", "input", 1), ("sum_data", "output", channels * sums.width),
@@ -382,7 +382,7 @@ def _streaming(stage: RtlStage, name: str, cutoff: int, text: VerilogText) -> li
         case Table() | Threshold():
             words, bits = stage.source.words, stage.layer.sums.format.width
             lines = [f"  wire [{words * bits - 1}:0] sums;", *_tables(stage, words, "in_data", "sums", text)]
-            return lines + finished(stage, words, stage.layer.sums.format, "in", text)
+            return lines + epilogue(stage, words, stage.layer.sums.format, "in", text)
         case Gate():
             raise AssertionError("a gate has more than two streams")
         case _:
@@ -427,7 +427,7 @@ def _max_pool(stage: RtlStage, text: VerilogText) -> list[str]:
     assert isinstance(op, MaxPool)
     lines = _window(stage, op, (0, 0, 0, 0), text)
     lines += [f"  wire [{stage.source.bits - 1}:0] sums;", _maximum(stage, "largest", "window_data", "sums", text)]
-    return lines + finished(stage, stage.source.words, stage.source.format, "window", text)
+    return lines + epilogue(stage, stage.source.words, stage.source.format, "window", text)
 
 
 def _convolution(stage: RtlStage, name: str, cutoff: int, text: VerilogText) -> list[str]:
@@ -448,5 +448,5 @@ def _convolution(stage: RtlStage, name: str, cutoff: int, text: VerilogText) -> 
 def _dense(stage: RtlStage, name: str, text: VerilogText) -> list[str]:
     if stage.layer.op is None:
         lines = [f"  wire [{stage.source.bits - 1}:0] sums = in_data;"]
-        return lines + finished(stage, stage.source.words, stage.layer.source.format, "in", text)
+        return lines + epilogue(stage, stage.source.words, stage.layer.source.format, "in", text)
     return multiply(stage, name, "in", stage.source.beats, stage.source.words, text)

@@ -25,11 +25,11 @@ CHANNELS_LAST = {"Conv", "MaxPool", "BatchNormalization"}
 
 def read_conv(node: Node) -> None:
     """Read Conv over one to three axes; `channels_last` in its own domain."""
-    if node.last:
+    if node.channels_last:
         value = node.plain(0)
-        node.give(channels_last(node, _conv(node, channels_first(node, value), *_filters(node))))
+        node.set_output(channels_last(node, _conv(node, channels_first(node, value), *_filters(node))))
     else:
-        node.give(_conv(node, node.plain(0), *_filters(node)))
+        node.set_output(_conv(node, node.plain(0), *_filters(node)))
 
 
 def _filters(node: Node) -> tuple[Constant, Rationals | None]:
@@ -37,7 +37,7 @@ def _filters(node: Node) -> tuple[Constant, Rationals | None]:
     if not isinstance(weights, Constant):
         raise Unsupported("weights that depend on the input are not supported")
     rank = weights.values.ndim
-    if node.last and rank > 2:  # (F, *kernel, C): their channels are last, too
+    if node.channels_last and rank > 2:  # (F, *kernel, C): their channels are last, too
         weights = transposed(weights, (0, rank - 1, *range(1, rank - 1)))
     return weights, bias_of(node, 2, len(weights.values)) if rank else None
 
@@ -60,11 +60,11 @@ def _conv(node: Node, x: SymbolicValue, weights: Constant, bias: Rationals | Non
     axes = len(shape) - 2
     if axes not in (1, 2, 3) or len(x.shape) != axes + 1:
         raise BadData(f"weights {shape} do not fit an input ({', '.join(map(str, x.shape))})")
-    groups = node.whole("group", 1)
+    groups = node.int_attribute("group", 1)
     if groups < 1 or shape[0] % groups or shape[1] * groups != x.shape[0]:
         raise BadData(f"weights {shape} in {groups} groups do not fit an input of {x.shape[0]} channels")
-    if node.wholes("kernel_shape", shape[2:]) != shape[2:]:
-        raise BadData(f"kernel_shape {node.wholes('kernel_shape')} contradicts the weights {shape}")
+    if node.ints_attribute("kernel_shape", shape[2:]) != shape[2:]:
+        raise BadData(f"kernel_shape {node.ints_attribute('kernel_shape')} contradicts the weights {shape}")
     stride, padding, dilation = window(node, x.shape[1:], shape[2:])
     return convolution(node, x, weights, bias, stride, padding, dilation, groups)
 
@@ -89,7 +89,7 @@ def convolution(
     narrow = narrow_weights(node, weights, scale)
     if narrow is None:
         geometry = (stride, padding, dilation, groups)
-        return of_several_scales(
+        return product_of_several_scales(
             node,
             x,
             weights,
@@ -120,7 +120,7 @@ Product = Callable[[SymbolicValue, Constant, Rationals | None], SymbolicValue]
 """A convolution or dense layer of an input, weights and a bias."""
 
 
-def of_several_scales(
+def product_of_several_scales(
     node: Node, x: SymbolicValue, weights: Constant, scale: Rationals | None, bias: Rationals | None, product: Product
 ) -> SymbolicValue:
     """Return a product whose input has several scales; `scale` is that of each weight's input where the product may be split.
@@ -187,11 +187,11 @@ def window(
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Return stride, padding (begins, then ends) and dilation of a sliding window after checking them."""
     axes = len(kernel)
-    stride = node.wholes("strides", (1,) * axes)
-    dilation = node.wholes("dilations", (1,) * axes)
+    stride = node.ints_attribute("strides", (1,) * axes)
+    dilation = node.ints_attribute("dilations", (1,) * axes)
     if len(stride) != axes or len(dilation) != axes or min((*stride, *dilation, *kernel)) < 1:
         raise BadData(f"kernel {kernel}, strides {stride} or dilations {dilation} are not those of {axes} axes")
-    mode = node.text("auto_pad", "NOTSET") or "NOTSET"
+    mode = node.text_attribute("auto_pad", "NOTSET") or "NOTSET"
     if mode in ("SAME_UPPER", "SAME_LOWER"):
         totals = [
             max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
@@ -200,7 +200,7 @@ def window(
         less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
         padding = (*less, *more) if mode == "SAME_UPPER" else (*more, *less)
     elif mode in ("NOTSET", "VALID"):
-        padding = node.wholes("pads", (0,) * 2 * axes) if mode == "NOTSET" else (0,) * 2 * axes
+        padding = node.ints_attribute("pads", (0,) * 2 * axes) if mode == "NOTSET" else (0,) * 2 * axes
     else:
         raise BadData(f"auto_pad {mode} is not known")
     if len(padding) != 2 * axes or min(padding) < 0:
@@ -220,14 +220,14 @@ def read_conv_transpose(node: Node) -> None:
     axes = len(shape) - 2
     if axes not in (1, 2, 3) or len(x.shape) != axes + 1 or shape[0] != x.shape[0]:
         raise BadData(f"weights {shape} do not fit an input ({', '.join(map(str, x.shape))})")
-    groups = node.whole("group", 1)
+    groups = node.int_attribute("group", 1)
     if groups < 1 or shape[0] % groups:
         raise BadData(f"{shape[0]} channels do not divide into {groups} groups")
-    if "output_shape" in node.attributes or node.text("auto_pad", "NOTSET") not in ("NOTSET", ""):
+    if "output_shape" in node.attributes or node.text_attribute("auto_pad", "NOTSET") not in ("NOTSET", ""):
         raise Unsupported("output_shape and auto_pad are not supported; give the padding in numbers")
     kernel = shape[2:]
     stride, padding, dilation = window(node, x.shape[1:], kernel)
-    extra = node.wholes("output_padding", (0,) * axes)
+    extra = node.ints_attribute("output_padding", (0,) * axes)
     reach = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
     if len(extra) != axes or min(extra) < 0 or any(max(padding[i], padding[axes + i]) > reach[i] for i in range(axes)):
         raise Unsupported(f"pads {padding} beyond the kernel or output_padding {extra} are not supported")
@@ -255,7 +255,7 @@ def read_conv_transpose(node: Node) -> None:
     )
     bias = bias_of(node, 2, shape[1] * groups)
     stuffed = moved(node.builder, x, index, "spread")
-    node.give(convolution(node, stuffed, filters, bias, (1,) * axes, (0,) * 2 * axes, dilation, groups))
+    node.set_output(convolution(node, stuffed, filters, bias, (1,) * axes, (0,) * 2 * axes, dilation, groups))
 
 
 def channels_first(node: Node, value: SymbolicValue) -> SymbolicValue:

@@ -42,9 +42,9 @@ def read_arithmetic(node: Node) -> None:
     elif isinstance(a, Constant):
         _with_constant(node, b, a, 1)
     elif node.kind in ("Add", "Sub"):
-        node.give(_sum(node, node.kind == "Sub"))
+        node.set_output(_sum(node, node.kind == "Sub"))
     elif node.kind == "Mul":
-        node.give(_product(node))
+        node.set_output(_product(node))
     else:
         raise Unsupported("a division by a tensor is not supported; divide by a constant")
 
@@ -64,7 +64,7 @@ def _with_constant(node: Node, operand: Operand, constant: Constant, index: int)
         value = moved(node.builder, value, numbers, "repeat") if count else value
     constants = fitted(values, value.shape, "the constant")
     factor, summand = _factor_and_summand(node, constants, index)
-    node.give(scaled(value, factor, summand, node.name))
+    node.set_output(scaled(value, factor, summand, node.name))
 
 
 def _factor_and_summand(node: Node, constants: Rationals, index: int) -> tuple[Rationals, Rationals]:
@@ -95,7 +95,7 @@ def _to_raw_input(node: Node, raw: RawInput, values: np.ndarray, index: int) -> 
         raise Unsupported(f"a constant of shape {values.shape} repeats the network's input; quantise first")
     factor, summand = _factor_and_summand(node, rationals(np.array([numbers.pop()])), index)
     changed = replace(raw, factor=raw.factor * factor[0], summand=raw.summand * factor[0] + summand[0])
-    node.give(changed)
+    node.set_output(changed)
 
 
 def _sum(node: Node, subtract: bool) -> SymbolicValue:
@@ -146,28 +146,28 @@ def read_neg(node: Node) -> None:
     """Read Neg."""
     value = node.value(0)
     rank = len(value.shape)
-    node.give(scaled(value, constant_of(-1, rank), constant_of(0, rank), node.name))
+    node.set_output(scaled(value, constant_of(-1, rank), constant_of(0, rank), node.name))
 
 
 def read_batch_normalization(node: Node) -> None:
     """Read BatchNormalization: gamma * (x - mean) / sqrt(variance + epsilon) + beta, exactly up to the root."""
     value = node.value(0)
-    if node.whole("training_mode", 0) or any(node.proto.output[1:]):
+    if node.int_attribute("training_mode", 0) or any(node.proto.output[1:]):
         raise Unsupported("batch normalisation in training mode is not supported; export in evaluation mode")
     names = ("gamma", "beta", "mean", "variance")
     gamma, beta, mean, variance = (checked(node.numbers(i + 1, name), name).reshape(-1) for i, name in enumerate(names))
-    channels = value.shape[-1 if node.last else 0]
+    channels = value.shape[-1 if node.channels_last else 0]
     if {x.size for x in (gamma, beta, mean, variance)} != {channels}:
         raise BadData(f"its constants are not those of {channels} channels")
-    epsilon = Fraction(node.real("epsilon", 1e-5))
+    epsilon = Fraction(node.float_attribute("epsilon", 1e-5))
     spread = [Fraction(x) + epsilon for x in variance.tolist()]
     if min(spread) <= 0:
         raise BadData("a variance is negative")
     factor = np.array([Fraction(g) / _square_root(x) for g, x in zip(gamma.tolist(), spread, strict=True)], dtype=object)
     summand = rationals(beta) - rationals(mean) * factor
     shape = [1] * len(value.shape)
-    shape[-1 if node.last else 0] = channels
-    node.give(scaled(value, factor.reshape(shape), summand.reshape(shape), node.name))
+    shape[-1 if node.channels_last else 0] = channels
+    node.set_output(scaled(value, factor.reshape(shape), summand.reshape(shape), node.name))
 
 
 def _square_root(x: Fraction) -> Fraction:
@@ -184,7 +184,7 @@ def _square_root(x: Fraction) -> Fraction:
 def read_relu(node: Node) -> None:
     """Read Relu."""
     value = node.value(0)
-    node.give(limited(value, constant_of(0, len(value.shape)), None, node.name))
+    node.set_output(limited(value, constant_of(0, len(value.shape)), None, node.name))
 
 
 def read_clip(node: Node) -> None:
@@ -193,7 +193,9 @@ def read_clip(node: Node) -> None:
     value = node.value(first)
     if node.kind == "Clip":
         if "min" in node.attributes or "max" in node.attributes:
-            low, high = (np.array(node.real(name, 0.0)) if name in node.attributes else None for name in ("min", "max"))
+            low, high = (
+                np.array(node.float_attribute(name, 0.0)) if name in node.attributes else None for name in ("min", "max")
+            )
         else:
             low, high = (node.numbers(i, "limit") if node.has(i) else None for i in (1, 2))
     else:
@@ -201,7 +203,7 @@ def read_clip(node: Node) -> None:
             raise Unsupported(f"{node.kind} of {len(node.proto.input)} tensors is not supported; use one tensor and one constant")
         limit = node.numbers(1 - first, "limit")
         low, high = (limit, None) if node.kind == "Max" else (None, limit)
-    node.give(limited(value, _limit(low, value), _limit(high, value), node.name))
+    node.set_output(limited(value, _limit(low, value), _limit(high, value), node.name))
 
 
 def _limit(values: np.ndarray | None, value: SymbolicValue) -> Rationals | None:
@@ -219,19 +221,21 @@ def read_leaky_relu(node: Node) -> None:
     if node.kind == "PRelu":
         slope = fitted(node.numbers(1, "slope"), value.shape, "slope")
     else:
-        slope = constant_of(Fraction(float(np.float32(node.real("alpha", 0.01)))), len(value.shape))
-    node.give(applied(value, functions.leaky_relu(slope), node.name))
+        slope = constant_of(Fraction(float(np.float32(node.float_attribute("alpha", 0.01)))), len(value.shape))
+    node.set_output(applied(value, functions.leaky_relu(slope), node.name))
 
 
 def read_hard_sigmoid(node: Node) -> None:
     """Read HardSigmoid: alpha * x + beta, limited to [0, 1]."""
     value = node.value(0)
-    node.give(_hard_sigmoid(node, value))
+    node.set_output(_hard_sigmoid(node, value))
 
 
 def _hard_sigmoid(node: Node, value: SymbolicValue) -> SymbolicValue:
     rank = len(value.shape)
-    alpha, beta = (Fraction(float(np.float32(node.real(name, default)))) for name, default in (("alpha", 0.2), ("beta", 0.5)))
+    alpha, beta = (
+        Fraction(float(np.float32(node.float_attribute(name, default)))) for name, default in (("alpha", 0.2), ("beta", 0.5))
+    )
     line = scaled(value, constant_of(alpha, rank), constant_of(beta, rank), node.name)
     return limited(line, constant_of(0, rank), constant_of(1, rank), node.name)
 
@@ -244,24 +248,24 @@ def read_hard_swish(node: Node) -> None:
         return x * min(max(x * sixth + half, Fraction(0)), Fraction(1))
 
     hard_swish = Function("HardSwish", lambda x: x * np.clip(x * float(sixth) + 0.5, 0, 1), exact, increasing=False)
-    node.give(applied(node.value(0), hard_swish, node.name))
+    node.set_output(applied(node.value(0), hard_swish, node.name))
 
 
 def read_selu(node: Node) -> None:
     """Read Selu or Elu."""
     if node.kind == "Elu":
-        alpha, gamma = Fraction(float(np.float32(node.real("alpha", 1.0)))), Fraction(1)
+        alpha, gamma = Fraction(float(np.float32(node.float_attribute("alpha", 1.0)))), Fraction(1)
     else:
         alpha, gamma = (
-            Fraction(float(np.float32(node.real(name, default))))
+            Fraction(float(np.float32(node.float_attribute(name, default))))
             for name, default in (("alpha", 1.67326319217681884765625), ("gamma", 1.05070102214813232421875))
         )
-    node.give(applied(node.value(0), functions.selu(alpha, gamma), node.name))
+    node.set_output(applied(node.value(0), functions.selu(alpha, gamma), node.name))
 
 
 def _simple(function: Function) -> Callable[[Node], None]:
     def read(node: Node) -> None:
-        node.give(applied(node.value(0), function, node.name))
+        node.set_output(applied(node.value(0), function, node.name))
 
     return read
 
@@ -273,7 +277,7 @@ def read_pow(node: Node) -> None:
     if exponent not in (0.5, 1.0, 2.0, 3.0, 4.0):
         raise Unsupported("only the exponents 1 to 4 and 0.5 are supported")
     function = functions.SQRT if exponent == 0.5 else functions.power(int(exponent))
-    node.give(applied(node.value(0), function, node.name))
+    node.set_output(applied(node.value(0), function, node.name))
 
 
 READERS: dict[str, Callable[[Node], None]] = {

@@ -75,12 +75,12 @@ def fold(node: Node) -> None:
             index = moved.astype(np.int64)
             scale = np.broadcast_to(first.scale, first.codes.shape).reshape(-1)[index]
             values = first.values.reshape(-1)[index]
-            node.give(Constant(values, first.codes.reshape(-1)[index], scale, first.format), number)
+            node.set_output(Constant(values, first.codes.reshape(-1)[index], scale, first.format), number)
         return
     results = _calculated(node, arrays)
     _refuse_doubtful_steps(node, arrays, results)
     for number, values in enumerate(results):
-        node.give(Constant(_float64(np.asarray(values))), number)
+        node.set_output(Constant(_float64(np.asarray(values))), number)
 
 
 def _float64(values: NDArray[Any]) -> NDArray[Any]:

@@ -33,7 +33,7 @@ def _shape(node: Node) -> tuple[int, ...]:
 
 def read_identity(node: Node) -> None:
     """Read Identity."""
-    node.give(node.operand(0))
+    node.set_output(node.operand(0))
 
 
 def read_dropout(node: Node) -> None:
@@ -41,17 +41,17 @@ def read_dropout(node: Node) -> None:
     if node.has(2) and np.any(node.numbers(2, "training_mode")):
         raise Unsupported("Dropout in training mode is not supported; export in evaluation mode")
     operand = node.operand(0)
-    node.give(operand)
+    node.set_output(operand)
     shape = operand.values.shape if isinstance(operand, Constant) else (1, *_shape(node))
-    node.give(Constant(np.ones(shape, dtype=np.bool_)), 1)
+    node.set_output(Constant(np.ones(shape, dtype=np.bool_)), 1)
 
 
 def read_cast(node: Node) -> None:
     """Read casts between real types, and those to whole numbers that change nothing."""
-    to = node.whole("to")
+    to = node.int_attribute("to")
     if to not in (TensorProto.FLOAT, TensorProto.DOUBLE) and not _holds_all(to, node.operand(0), node):
         raise Unsupported("a cast that may change numbers is not supported; use a quantiser")
-    node.give(node.operand(0))
+    node.set_output(node.operand(0))
 
 
 def _holds_all(to: int, value: Operand, node: Node) -> bool:
@@ -69,13 +69,13 @@ def read_shape(node: Node) -> None:
     """Read Shape; 0 stands for the number of events, as Reshape understands it."""
     if "start" in node.attributes or "end" in node.attributes:
         raise Unsupported("Shape with start or end is not supported")
-    node.give(Constant(np.array([0, *_shape(node)], dtype=np.int64)))
+    node.set_output(Constant(np.array([0, *_shape(node)], dtype=np.int64)))
 
 
 def read_flatten(node: Node) -> None:
     """Read Flatten from axis 1 on."""
     shape = _shape(node)
-    axis = node.whole("axis", 1)
+    axis = node.int_attribute("axis", 1)
     if axis + (len(shape) + 1 if axis < 0 else 0) != 1:
         raise Unsupported(f"Flatten with axis {axis} is not supported; use start_dim=1")
     node.move(lambda index: index.reshape(-1), "flatten")
@@ -85,7 +85,7 @@ def read_reshape(node: Node) -> None:
     """Read Reshape; the leading size is the event axis, whatever number the exporter saw there."""
     shape, target = _shape(node), node.integers(1, "shape")
     count = math.prod(shape)
-    if node.whole("allowzero", 0) and 0 in target:
+    if node.int_attribute("allowzero", 0) and 0 in target:
         raise Unsupported("Reshape with allowzero is not supported")
     sizes = [shape[i - 1] if size == 0 and 0 < i <= len(shape) else size for i, size in enumerate(target)]
     event_shape = sizes[1:]
@@ -110,7 +110,7 @@ def read_reshape(node: Node) -> None:
 def read_transpose(node: Node) -> None:
     """Read Transpose."""
     rank = len(_shape(node))
-    order = node.wholes("perm", tuple(reversed(range(rank + 1))))
+    order = node.ints_attribute("perm", tuple(reversed(range(rank + 1))))
     if sorted(order) != list(range(rank + 1)):
         raise BadData(f"perm {order} is no order of {rank + 1} axes")
     if order[0] != 0:
@@ -121,7 +121,7 @@ def read_transpose(node: Node) -> None:
 def read_squeeze(node: Node) -> None:
     """Read Squeeze."""
     shape = _shape(node)
-    numbers = node.integers(1, "axes") if node.has(1) else list(node.wholes("axes", ()))
+    numbers = node.integers(1, "axes") if node.has(1) else list(node.ints_attribute("axes", ()))
     axes = [node.axis(axis, len(shape)) for axis in numbers] or [i for i, size in enumerate(shape) if size == 1]
     if any(shape[axis] != 1 for axis in axes):
         raise BadData(f"axes {numbers} of ({', '.join(map(str, shape))}) do not have size 1")
@@ -132,7 +132,7 @@ def read_squeeze(node: Node) -> None:
 def read_unsqueeze(node: Node) -> None:
     """Read Unsqueeze."""
     shape = [] if node.proto.input[0] in node.reading.scalars else list(_shape(node))
-    numbers = node.integers(1, "axes") if node.has(1) else list(node.wholes("axes"))
+    numbers = node.integers(1, "axes") if node.has(1) else list(node.ints_attribute("axes"))
     rank = len(shape) + len(numbers)
     axes = sorted(node.axis(axis, rank) for axis in numbers)
     if len(set(axes)) != len(axes) or rank > 8:
@@ -150,8 +150,8 @@ def read_slice(node: Node) -> None:
         axes = node.integers(3, "axes") if node.has(3) else list(range(len(starts)))
         steps = node.integers(4, "steps") if node.has(4) else [1] * len(starts)
     else:
-        starts, ends = list(node.wholes("starts")), list(node.wholes("ends"))
-        axes, steps = list(node.wholes("axes", tuple(range(len(starts))))), [1] * len(starts)
+        starts, ends = list(node.ints_attribute("starts")), list(node.ints_attribute("ends"))
+        axes, steps = list(node.ints_attribute("axes", tuple(range(len(starts))))), [1] * len(starts)
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
         raise BadData("starts, ends, axes and steps do not fit together")
     slices = [slice(None)] * len(shape)
@@ -174,7 +174,7 @@ def _not_empty(index: Index) -> Index:
 def read_gather(node: Node) -> None:
     """Read Gather with constant positions."""
     shape = _shape(node)
-    axis = node.axis(node.whole("axis", 0), len(shape))
+    axis = node.axis(node.int_attribute("axis", 0), len(shape))
     positions = np.asarray(node.numbers(1, "positions"))
     if positions.dtype.kind not in "iu" or not positions.size or positions.ndim > 4:
         raise BadData("positions must be whole numbers")
@@ -193,12 +193,12 @@ def read_gather(node: Node) -> None:
 def read_split(node: Node) -> None:
     """Read Split into parts along one axis."""
     shape = _shape(node)
-    axis = node.axis(node.whole("axis", 0), len(shape))
+    axis = node.axis(node.int_attribute("axis", 0), len(shape))
     parts = len(node.proto.output)
     if node.has(1):
         sizes = node.integers(1, "split")
     elif "split" in node.attributes:
-        sizes = list(node.wholes("split"))
+        sizes = list(node.ints_attribute("split"))
     else:
         length = -(-shape[axis] // parts)
         sizes = [length] * (parts - 1) + [shape[axis] - length * (parts - 1)]
@@ -207,7 +207,7 @@ def read_split(node: Node) -> None:
     value = node.value(0)
     index = np.arange(math.prod(shape)).reshape(shape)
     for number, part in enumerate(np.split(index, np.cumsum(sizes)[:-1], axis=axis)):
-        node.give(moved(node.builder, value, part, "split"), number)
+        node.set_output(moved(node.builder, value, part, "split"), number)
 
 
 def read_concat(node: Node) -> None:
@@ -217,7 +217,7 @@ def read_concat(node: Node) -> None:
     source = next(iter(moving.values())).op
     values = [moving[i] if i in moving else _constant_value(node, i, source) for i in range(len(constant))]
     rank = len(values[0].shape)
-    axis = node.axis(node.whole("axis"), rank)
+    axis = node.axis(node.int_attribute("axis"), rank)
     outer = {tuple(size for i, size in enumerate(value.shape) if i != axis) for value in values}
     if len(outer) != 1 or len({len(value.shape) for value in values}) != 1:
         raise BadData(f"shapes {', '.join(str(value.shape) for value in values)} do not fit together along axis {axis + 1}")
@@ -237,7 +237,7 @@ def read_concat(node: Node) -> None:
         else parameters[0]
         for parameters in ([value.scale for value in values], [value.offset for value in values])
     ]
-    node.give_plain(op, arrays[0], arrays[1])
+    node.set_plain_output(op, arrays[0], arrays[1])
 
 
 def _constant_value(node: Node, index: int, source: str) -> SymbolicValue:
@@ -300,8 +300,8 @@ def _relabelled(node: Node, value: SymbolicValue, shift: int, fraction: int) -> 
 def read_pad(node: Node) -> None:
     """Read Pad with a constant, with the edge or mirrored."""
     shape = _shape(node)
-    mode = node.text("mode", "constant")
-    pads = node.integers(1, "pads") if node.has(1) else list(node.wholes("pads"))
+    mode = node.text_attribute("mode", "constant")
+    pads = node.integers(1, "pads") if node.has(1) else list(node.ints_attribute("pads"))
     if node.has(3):
         axes = [node.axis(axis, len(shape)) for axis in node.integers(3, "axes")]
         if len(pads) != 2 * len(axes):
@@ -316,7 +316,7 @@ def read_pad(node: Node) -> None:
     sizes = [size + before + after for size, (before, after) in zip(shape, widths, strict=True)]
     if min(sizes) < 1 or max(max(map(abs, pair)) for pair in widths) > MAX_ELEMENTS or math.prod(sizes) > MAX_ELEMENTS:
         raise Unsupported(f"pads {tuple(pads)} are not possible or make the tensor too large")
-    fill = float(np.asarray(node.numbers(2, "fill value")).reshape(-1)[0]) if node.has(2) else node.real("value", 0.0)
+    fill = float(np.asarray(node.numbers(2, "fill value")).reshape(-1)[0]) if node.has(2) else node.float_attribute("value", 0.0)
 
     def pad(index: Index) -> Index:
         cut = index[tuple(slice(max(-a, 0), size - max(-b, 0)) for size, (a, b) in zip(shape, widths, strict=True))]
@@ -333,7 +333,7 @@ def read_pad(node: Node) -> None:
         raise Unsupported(f"Pad with {fill:g} is not supported; pad with 0")
     if mode == "constant" and isinstance(node.operand(0), RawInput) and any(any(pair) for pair in widths):
         value = node.plain(0)
-        node.give(moved(node.builder, value, pad(np.arange(math.prod(shape)).reshape(shape)), "pad"))
+        node.set_output(moved(node.builder, value, pad(np.arange(math.prod(shape)).reshape(shape)), "pad"))
         return
     node.move(pad, "pad")
 
@@ -341,14 +341,14 @@ def read_pad(node: Node) -> None:
 def read_resize(node: Node) -> None:
     """Read Resize or Upsample to the nearest element."""
     shape = _shape(node)
-    if node.text("mode", "nearest") != "nearest":
+    if node.text_attribute("mode", "nearest") != "nearest":
         raise Unsupported("only Resize to the nearest element is supported; use mode='nearest'")
-    if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
+    if node.text_attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise Unsupported("only Resize with keep_aspect_ratio_policy='stretch' is supported; give the sizes themselves")
     scales = _factors(node, len(shape))
     old = _is_upsample(node)
-    coordinates = node.text("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
-    rule = node.text("nearest_mode", "floor" if old else "round_prefer_floor")
+    coordinates = node.text_attribute("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
+    rule = node.text_attribute("nearest_mode", "floor" if old else "round_prefer_floor")
     if old and min(factor for factor, _ in scales) < 1:
         raise Unsupported("a Resize of opset 10 that makes its input smaller is not defined exactly; export with opset 11")
     if coordinates not in ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"):
@@ -428,7 +428,7 @@ def _broadcasts(shape: tuple[int, ...], sizes: list[int]) -> bool:
 
 def read_space_depth(node: Node) -> None:
     """Read DepthToSpace or SpaceToDepth."""
-    shape, block = _shape(node), node.whole("blocksize")
+    shape, block = _shape(node), node.int_attribute("blocksize")
     if len(shape) != 3 or not 1 <= block <= 64:
         raise BadData(f"blocksize {block} or an input ({', '.join(map(str, shape))}) is not possible")
     channels, height, width = shape
@@ -443,7 +443,7 @@ def read_space_depth(node: Node) -> None:
     if channels % block**2:
         raise BadData(f"{channels} channels do not divide into blocks of {block}")
     less = channels // block**2
-    if node.text("mode", "DCR") == "DCR":
+    if node.text_attribute("mode", "DCR") == "DCR":
         node.move(
             lambda index: (
                 index.reshape(block, block, less, height, width)

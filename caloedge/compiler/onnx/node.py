@@ -90,7 +90,7 @@ class Reading:
     builder: Builder
     shapes: dict[str, tuple[int, ...]]
     """Shapes of the network's inputs, by name."""
-    whole: dict[str, tuple[int, int] | None]
+    whole_ranges: dict[str, tuple[int, int] | None]
     """Least and greatest value of those inputs that are declared as whole numbers."""
     batch_sizes: frozenset[int]
     """Sizes of the event axis that the file declares."""
@@ -113,7 +113,7 @@ class Node:
 
     def __init__(self, proto: onnx.NodeProto, reading: Reading) -> None:
         self.proto = proto
-        self.last = "channels_last" in proto.domain
+        self.channels_last = "channels_last" in proto.domain
         self.reading = reading
         self.builder = reading.builder
         self.kind = proto.op_type
@@ -178,7 +178,7 @@ class Node:
             self.reading.operands[self.proto.input[index]] = codes
         return codes
 
-    def give(self, operand: Operand, index: int = 0, *, scalar: bool = False) -> None:
+    def set_output(self, operand: Operand, index: int = 0, *, scalar: bool = False) -> None:
         """Set an output; `scalar` says that it has no axis but that of the events in the file."""
         if index < len(self.proto.output) and self.proto.output[index]:
             if isinstance(operand, SymbolicValue):
@@ -202,15 +202,15 @@ class Node:
         """Set the first output to the first input with its elements in other places; `change` acts on their numbers."""
         operand = self.operand(0)
         if isinstance(operand, RawInput):
-            self.give(replace(operand, index=change(operand.index)), scalar=scalar)
+            self.set_output(replace(operand, index=change(operand.index)), scalar=scalar)
         else:
             value = self.value(0)
             index = change(np.arange(math.prod(value.shape)).reshape(value.shape))
-            self.give(moved(self.builder, value, index, kind), scalar=scalar)
+            self.set_output(moved(self.builder, value, index, kind), scalar=scalar)
 
-    def give_plain(self, op: str, scale: Rationals, offset: Rationals | None = None, index: int = 0) -> None:
+    def set_plain_output(self, op: str, scale: Rationals, offset: Rationals | None = None, index: int = 0) -> None:
         """Set an output to scale * codes + offset of an operation."""
-        self.give(plain_value(self.builder, op, scale, offset), index)
+        self.set_output(plain_value(self.builder, op, scale, offset), index)
 
     # Attributes
 
@@ -220,13 +220,13 @@ class Node:
             raise BadData(f"attribute {name} has the wrong type")
         return onnx.helper.get_attribute_value(item)
 
-    def whole(self, name: str, default: int | None = None) -> int:
+    def int_attribute(self, name: str, default: int | None = None) -> int:
         """Return a whole-number attribute; without a default it is required."""
         if name not in self.attributes:
             return int(self._required(name, default))
         return int(self._attribute(name, (onnx.AttributeProto.INT,)))
 
-    def real(self, name: str, default: float | None = None) -> float:
+    def float_attribute(self, name: str, default: float | None = None) -> float:
         """Return a real attribute; without a default it is required."""
         if name not in self.attributes:
             return float(self._required(name, default))
@@ -235,13 +235,13 @@ class Node:
             raise BadData(f"attribute {name} is {number}")
         return number
 
-    def text(self, name: str, default: str) -> str:
+    def text_attribute(self, name: str, default: str) -> str:
         """Return a text attribute, made printable."""
         if name not in self.attributes:
             return default
         return shown(bytes(self._attribute(name, (onnx.AttributeProto.STRING,))).decode("utf-8", "replace"))
 
-    def wholes(self, name: str, default: tuple[int, ...] | None = None) -> tuple[Any, ...]:
+    def ints_attribute(self, name: str, default: tuple[int, ...] | None = None) -> tuple[Any, ...]:
         """Return an attribute of several whole numbers; without a default it is required."""
         if name not in self.attributes:
             return tuple(self._required(name, default))
@@ -335,8 +335,8 @@ def quantise_input(
     scale_left = real_scale * Fraction(2) ** fraction
     fmt = replace(quantiser.format, fraction=fraction)
     shape = reading.shapes[raw.name]
-    rounding, whole = quantiser.rounding, reading.whole[raw.name]
-    op = InputQuantiser(raw.name, shape, fmt, quantiser.narrow, rounding, float(scale_left), int(zero), zero_after, whole)
+    rounding, whole_range = quantiser.rounding, reading.whole_ranges[raw.name]
+    op = InputQuantiser(raw.name, shape, fmt, quantiser.narrow, rounding, float(scale_left), int(zero), zero_after, whole_range)
     existing = reading.builder.ops.get(raw.name)
     if existing is None:
         reading.builder.add(op)

@@ -85,7 +85,7 @@ class OnnxInput:
     """Shape without the event axis; every size is known and positive."""
     event_axis_size: int | None
     """The number of events that the exporter saw, or None where the file leaves it open."""
-    whole: tuple[int, int] | None = None
+    whole_range: tuple[int, int] | None = None
     """Least and greatest value where its type is one of whole numbers."""
 
 

@@ -21,10 +21,10 @@ def read_max_pool(node: Node) -> None:
         value = node.plain(0)
     if value.is_plain and any(size != 1 for array in (value.scale, value.offset) for size in array.shape[1:]):
         value = aligned(node.builder, value)
-    if node.last:
-        node.give(channels_last(node, _max_pool(node, channels_first(node, value))))
+    if node.channels_last:
+        node.set_output(channels_last(node, _max_pool(node, channels_first(node, value))))
     else:
-        node.give(_max_pool(node, value))
+        node.set_output(_max_pool(node, value))
     if any(node.proto.output[1:]):
         raise Unsupported("the positions of maxima are not supported")
 
@@ -35,7 +35,7 @@ def _max_pool(node: Node, value: SymbolicValue) -> SymbolicValue:
     arrays = [scale, value.offset, value.low, value.high, *(constant for f in value.functions for constant in f.constants)]
     if any(size != 1 for array in arrays if array is not None for size in array.shape[1:]):
         raise Unsupported("its input has scales that differ between positions; quantise it with one scale")
-    kernel = node.wholes("kernel_shape")
+    kernel = node.ints_attribute("kernel_shape")
     axes = len(kernel)
     if len(value.shape) != axes + 1:
         raise BadData(f"kernel_shape {kernel} does not fit an input ({', '.join(map(str, value.shape))})")
@@ -69,7 +69,7 @@ def _ceiled(
     dilation: tuple[int, ...],
 ) -> tuple[int, ...]:
     """Return the padding that gives the results of ceil_mode without it."""
-    if not node.whole("ceil_mode", 0):
+    if not node.int_attribute("ceil_mode", 0):
         return padding
     axes = len(kernel)
     ends = list(padding[axes:])
@@ -85,13 +85,13 @@ def _ceiled(
 def read_average_pool(node: Node) -> None:
     """Read AveragePool as a depthwise convolution with ones; the division goes into the scale."""
     x = node.plain(0)
-    kernel = node.wholes("kernel_shape")
+    kernel = node.ints_attribute("kernel_shape")
     if len(x.shape) != len(kernel) + 1 or len(kernel) > 3:
         raise BadData(f"kernel_shape {kernel} does not fit an input ({', '.join(map(str, x.shape))})")
     stride, padding, dilation = window(node, x.shape[1:], kernel)
     ceiled_padding = _ceiled(node, x.shape[1:], kernel, stride, padding, dilation)
     counts = _window_counts(node, x.shape[1:], kernel, stride, padding, ceiled_padding, dilation)
-    node.give(_average(node, x, kernel, stride, ceiled_padding, dilation, counts))
+    node.set_output(_average(node, x, kernel, stride, ceiled_padding, dilation, counts))
 
 
 def _window_counts(
@@ -105,7 +105,7 @@ def _window_counts(
 ) -> Rationals:
     """Return the number that each window is divided by, (1, *positions)."""
     axes = len(kernel)
-    include = node.whole("count_include_pad", 0)
+    include = node.int_attribute("count_include_pad", 0)
     counts = np.ones((), dtype=np.int64)
     for i in range(axes):
         line = np.zeros(sizes[i] + ceiled_padding[i] + ceiled_padding[axes + i], dtype=np.int64)
@@ -146,7 +146,7 @@ def read_global_average_pool(node: Node) -> None:
         raise Unsupported(f"an input ({', '.join(map(str, x.shape))}) is not one of channels and one to three axes")
     ones = (1,) * len(kernel)
     counts = constant_of(math.prod(kernel), len(kernel) + 1)
-    node.give(_average(node, x, kernel, ones, (0,) * 2 * len(kernel), ones, counts))
+    node.set_output(_average(node, x, kernel, ones, (0,) * 2 * len(kernel), ones, counts))
 
 
 def read_global_max_pool(node: Node) -> None:
@@ -157,7 +157,7 @@ def read_global_max_pool(node: Node) -> None:
     if any(size != 1 for array in (value.scale, value.offset) for size in array.shape[1:]):
         value = aligned(node.builder, value)
     op = MaxPool(node.builder.new_name("pool"), (value.op,), value.shape[1:], (1,) * (len(value.shape) - 1))
-    node.give_plain(node.builder.add(op), value.scale, value.offset)
+    node.set_plain_output(node.builder.add(op), value.scale, value.offset)
 
 
 READERS = {

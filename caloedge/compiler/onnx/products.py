@@ -7,7 +7,7 @@ import numpy as np
 
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.functions import SQRT
-from caloedge.compiler.onnx.convolutions import bias_of, constant_part, narrow_weights, of_several_scales, whole_bias
+from caloedge.compiler.onnx.convolutions import bias_of, constant_part, narrow_weights, product_of_several_scales, whole_bias
 from caloedge.compiler.onnx.node import Constant, Node, transposed
 from caloedge.compiler.ops import Dense, MatMul, MaxPool
 from caloedge.compiler.ranges import TooWide
@@ -30,17 +30,17 @@ from caloedge.errors import BadData, Unsupported
 
 def read_gemm(node: Node) -> None:
     """Read Gemm: alpha * x @ weights + beta * bias."""
-    alpha, beta = Fraction(node.real("alpha", 1.0)), Fraction(node.real("beta", 1.0))
+    alpha, beta = Fraction(node.float_attribute("alpha", 1.0)), Fraction(node.float_attribute("beta", 1.0))
     weights = node.operand(1, "weights")
-    if node.whole("transA", 0) or not isinstance(weights, Constant) or weights.values.ndim != 2 or not alpha:
+    if node.int_attribute("transA", 0) or not isinstance(weights, Constant) or weights.values.ndim != 2 or not alpha:
         raise Unsupported("Gemm with transA, alpha 0 or weights that are no constant matrix is not supported; use QuantLinear")
-    if not node.whole("transB", 0):
+    if not node.int_attribute("transB", 0):
         weights = transposed(weights, (1, 0))
     bias = bias_of(node, 2, len(weights.values))
     added = node.operand(2) if node.has(2) else None
     if isinstance(added, Constant) and added.values.ndim > 1 and added.values.shape[:-1] != (1,):
         raise Unsupported(f"its bias {added.values.shape} differs between events; use one of shape ({len(weights.values)},)")
-    node.give(_dense(node, node.plain(0), weights, None if bias is None else bias * beta / alpha, alpha))
+    node.set_output(_dense(node, node.plain(0), weights, None if bias is None else bias * beta / alpha, alpha))
 
 
 def read_matmul(node: Node) -> None:
@@ -50,7 +50,7 @@ def read_matmul(node: Node) -> None:
         weights = operands[1]
         if weights.values.ndim != 2:
             raise Unsupported(f"weights of shape {weights.values.shape} are not supported; use a matrix")
-        node.give(_dense(node, node.plain(0), transposed(weights, (1, 0)), None, Fraction(1)))
+        node.set_output(_dense(node, node.plain(0), transposed(weights, (1, 0)), None, Fraction(1)))
         return
     if isinstance(operands[0], Constant):
         weights = operands[0]
@@ -60,7 +60,7 @@ def read_matmul(node: Node) -> None:
         if len(value.shape) < 2:
             raise Unsupported("a constant matrix times the event axis would mix events")
         turned = swapped(node, value)
-        node.give(swapped(node, _dense(node, turned, weights, None, Fraction(1))))
+        node.set_output(swapped(node, _dense(node, turned, weights, None, Fraction(1))))
         return
     operand_values = node.plain(0), node.plain(1)
     a, b = (aligned(node.builder, centred(node.builder, value)) for value in operand_values)
@@ -72,7 +72,7 @@ def read_matmul(node: Node) -> None:
         op = node.builder.add(MatMul(node.builder.new_name("matmul"), (a.op, b.op)))
     except TooWide as problem:
         raise reason_of(problem, *operand_values) from None
-    node.give_plain(op, a.scale * b.scale)
+    node.set_plain_output(op, a.scale * b.scale)
 
 
 def _with_rank(node: Node, value: SymbolicValue, rank: int) -> SymbolicValue:
@@ -98,7 +98,7 @@ def _dense(node: Node, x: SymbolicValue, weights: Constant, bias: Rationals | No
     scale, offset = x.scale.reshape(1, -1), x.offset.reshape(1, -1)
     narrow = narrow_weights(node, weights, scale)
     if narrow is None:
-        product = of_several_scales(
+        product = product_of_several_scales(
             node, x, weights, scale, bias, lambda x, weights, bias: _dense(node, x, weights, bias, Fraction(1))
         )
         nothing = constant_of(0, len(x.shape))
@@ -116,9 +116,9 @@ def read_reduce(node: Node) -> None:
     if node.kind in ("ReduceSumSquare", "ReduceL2"):
         x = powered(node.builder, x, 2)
     rank = len(x.shape)
-    numbers = node.integers(1, "axes") if node.has(1) else list(node.wholes("axes", ()))
-    if not numbers and (node.whole("noop_with_empty_axes", 0) or not rank):
-        node.give(x)
+    numbers = node.integers(1, "axes") if node.has(1) else list(node.ints_attribute("axes", ()))
+    if not numbers and (node.int_attribute("noop_with_empty_axes", 0) or not rank):
+        node.set_output(x)
         return
     axes = sorted({node.axis(axis, rank) for axis in numbers}) if numbers else None
     if axes is None:
@@ -140,12 +140,12 @@ def read_reduce(node: Node) -> None:
         op = builder.add(Dense(builder.new_name("sum"), (rows.op,), ones, np.zeros(1, dtype=np.int64), fmt))
         factor = Fraction(1, count) if node.kind == "ReduceMean" else Fraction(1)
         offset = rows.offset * count * factor
-    keep = bool(node.whole("keepdims", 1))
+    keep = bool(node.int_attribute("keepdims", 1))
     shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes)
     total = plain_value(builder, op, rows.scale * factor, offset)
     places = np.arange(math.prod(shape)).reshape(shape or (1,))
     result = moved(builder, total, places, "reshape")
-    node.give(applied(result, SQRT, node.name) if node.kind == "ReduceL2" else result, scalar=not shape)
+    node.set_output(applied(result, SQRT, node.name) if node.kind == "ReduceL2" else result, scalar=not shape)
 
 
 READERS = {

@@ -61,7 +61,7 @@ def read_quant(node: Node) -> None:
             raise Unsupported("a signed quantiser of one bit with a zero point is not supported; use zero point 0")
         _bipolar(node, source, scale)
     elif isinstance(source, Constant):
-        node.give(_quantised_constant(source.values, scale, zero_point, quantiser))
+        node.set_output(_quantised_constant(source.values, scale, zero_point, quantiser))
     else:
         _give_quantised(node, source, scale, zero_point, quantiser)
 
@@ -75,11 +75,11 @@ def _give_quantised(
     if isinstance(source, Scores):
         if any(zeros.flat):
             raise Unsupported("a softmax with a zero point is not supported; use zero point 0")
-        node.give(quantised_softmax(node, source, scales, quantiser))
+        node.set_output(quantised_softmax(node, source, scales, quantiser))
     elif isinstance(source, RawInput):
-        node.give(quantise_input(node.reading, source, scales, zeros, quantiser))
+        node.set_output(quantise_input(node.reading, source, scales, zeros, quantiser))
     else:
-        node.give(quantised(node.builder, source, scales, zeros, quantiser))
+        node.set_output(quantised(node.builder, source, scales, zeros, quantiser))
 
 
 def _shape(source: RawInput | Scores | SymbolicValue) -> tuple[int, ...]:
@@ -112,7 +112,7 @@ def _positive(scale: NDArray[Any]) -> NDArray[np.float64]:
 
 def _quantiser(node: Node) -> Quantiser | None:
     """Return what Quant does apart from its scale; None for one signed bit, which is -1 or 1."""
-    signed, narrow = bool(node.whole("signed", 1)), bool(node.whole("narrow", 0))
+    signed, narrow = bool(node.int_attribute("signed", 1)), bool(node.int_attribute("narrow", 0))
     width = np.unique(node.numbers(3, "bit width").astype(np.float64))
     if width.size != 1 or not np.isfinite(width[0]) or width[0] != int(width[0]) or not 1 <= width[0] <= MAX_BITS:
         words = ", ".join(f"{value:g}" for value in width[:3])
@@ -125,7 +125,7 @@ def _quantiser(node: Node) -> Quantiser | None:
 
 
 def _rounding(node: Node, default: str = "ROUND") -> Rounding:
-    mode = node.text("rounding_mode", default).upper()
+    mode = node.text_attribute("rounding_mode", default).upper()
     if mode not in ROUNDINGS:
         raise Unsupported(f"rounding mode {mode} is not supported; use {', '.join(ROUNDINGS)}")
     return ROUNDINGS[mode]
@@ -135,7 +135,7 @@ def _quantised_constant(values: NDArray[Any], scale: NDArray[Any], zero_point: N
     """Quantise weights or biases in the file's own precision: that is what training saw."""
     _filled(values, "the constant")
     _positive(scale)
-    scale, zero = _of_constant(scale, values), _of_constant(checked(zero_point, "zero point"), values, "zero point")
+    scale, zero = _in_rank_of(scale, values), _in_rank_of(checked(zero_point, "zero point"), values, "zero point")
     if np.any(zero != np.rint(zero)):
         raise Unsupported("a zero point of weights that is not a whole number is not supported")
     with np.errstate(over="ignore"):
@@ -145,7 +145,7 @@ def _quantised_constant(values: NDArray[Any], scale: NDArray[Any], zero_point: N
     return Constant(codes * scale.astype(np.float64), codes, rationals(scale), fmt)
 
 
-def _of_constant(numbers: NDArray[Any], values: NDArray[Any], label: str = "scale") -> NDArray[Any]:
+def _in_rank_of(numbers: NDArray[Any], values: NDArray[Any], label: str = "scale") -> NDArray[Any]:
     """Return scales or zero points of a constant in its rank."""
     shape = (1,) * values.ndim if numbers.size == 1 else (1,) * (values.ndim - numbers.ndim) + numbers.shape
     if len(shape) != values.ndim or any(n not in (1, size) for n, size in zip(shape, values.shape, strict=True)):
@@ -186,9 +186,9 @@ def read_bipolar_quant(node: Node) -> None:
 def _bipolar(node: Node, source: Constant | RawInput | Scores | SymbolicValue, scale: NDArray[Any]) -> None:
     if isinstance(source, Constant):
         _filled(source.values, "the constant")
-        scales = _of_constant(_positive(scale), source.values)
+        scales = _in_rank_of(_positive(scale), source.values)
         codes = np.where(source.values >= 0, 1, -1)
-        node.give(Constant(codes * scales, codes, rationals(scales), Format(True, 2, 0)))
+        node.set_output(Constant(codes * scales, codes, rationals(scales), Format(True, 2, 0)))
         return
     if isinstance(source, Scores):
         raise Unsupported(SOFTMAX)
@@ -196,11 +196,11 @@ def _bipolar(node: Node, source: Constant | RawInput | Scores | SymbolicValue, s
         raise Unsupported("a network's input of one bit is not supported; quantise it to two bits or more")
     rank = len(source.shape)
     thresholds = constant_of(0, rank)[..., None]
-    op = _counted(node, source, thresholds, Format(True, 2, 0), -1, 2)
-    node.give(plain_value(node.builder, op, fitted(_positive(scale), source.shape, "scale")))
+    op = _count_thresholds(node, source, thresholds, Format(True, 2, 0), -1, 2)
+    node.set_output(plain_value(node.builder, op, fitted(_positive(scale), source.shape, "scale")))
 
 
-def _counted(node: Node, source: SymbolicValue, thresholds: Rationals, fmt: Format, base: int, step: int) -> str:
+def _count_thresholds(node: Node, source: SymbolicValue, thresholds: Rationals, fmt: Format, base: int, step: int) -> str:
     """Add base + step * #(value >= threshold) for real thresholds (*shape, levels), whose shape has the value's rank."""
     builder = node.builder
     if source.functions:
@@ -243,21 +243,21 @@ def read_multi_threshold(node: Node) -> None:
     rank = len(source.shape)
     if thresholds.ndim != 2 or not thresholds.size:
         raise BadData(f"thresholds of shape {thresholds.shape} are not (channels, levels)")
-    layout = node.text("data_layout", "") or "NWC"  # of two axes; else, as in the qonnx package, channels come first
+    layout = node.text_attribute("data_layout", "") or "NWC"  # of two axes; else, as in the qonnx package, channels come first
     axis = max(layout.index("C") - 1, 0) if "C" in layout and len(layout) == rank + 1 else 0
     if len(thresholds) not in (1, source.shape[axis]):
         raise BadData(f"thresholds for {len(thresholds)} channels of a tensor with {source.shape[axis]}")
     shape = [1] * rank
     shape[axis] = len(thresholds)
-    out_scale, out_bias = Fraction(node.real("out_scale", 1.0)), Fraction(node.real("out_bias", 0.0))
+    out_scale, out_bias = Fraction(node.float_attribute("out_scale", 1.0)), Fraction(node.float_attribute("out_bias", 0.0))
     levels = thresholds.shape[1]
     # A bias that is a whole number of steps belongs to the codes.
     base = out_bias / out_scale if out_scale else Fraction(0)
     first = int(base) if base.denominator == 1 else 0
     fraction = exponent_of(out_scale)
     fmt = Format.holding(first, first + levels, nearest_exponent(out_scale) if fraction is None else fraction)
-    op = _counted(node, source, rationals(thresholds).reshape(*shape, levels), fmt, first, 1)
-    node.give_plain(op, constant_of(out_scale, rank), constant_of(out_bias - first * out_scale, rank))
+    op = _count_thresholds(node, source, rationals(thresholds).reshape(*shape, levels), fmt, first, 1)
+    node.set_plain_output(op, constant_of(out_scale, rank), constant_of(out_bias - first * out_scale, rank))
 
 
 # Trunc, and the two halves of a quantiser
@@ -273,7 +273,7 @@ def read_trunc(node: Node) -> None:
     # Rounding to whole codes of the input's scale changes nothing when the codes are whole already.
     factor, summand = codes.scale / scale, codes.offset / scale + zero
     if any(number.denominator != 1 for number in (*factor.flat, *summand.flat)):
-        codes = _in_whole_codes(node, codes, scale, zero)
+        codes = _rounded_to_codes(node, codes, scale, zero)
         factor, summand = codes.scale / scale, codes.offset / scale + zero
     second = len(node.proto.input) > 5
     if second:  # opset 2: the output has a scale of its own and is limited
@@ -290,7 +290,7 @@ def read_trunc(node: Node) -> None:
             f"truncation from {bits_in} to {bits_out} bits is not supported; use scales that differ by a power of two"
         )
     if second:
-        signed, narrow = bool(node.whole("signed", 1)), bool(node.whole("narrow", 0))
+        signed, narrow = bool(node.int_attribute("signed", 1)), bool(node.int_attribute("narrow", 0))
         fmt = Format(signed, bits_out, 0)
         high = fmt.max_code - int(narrow and not signed)
         quantiser = Quantiser(fmt.min_code + int(narrow and signed), high, rounding, fmt, narrow and signed)
@@ -305,10 +305,10 @@ def read_trunc(node: Node) -> None:
     quantiser = _nominal(quantiser, step if second else unit)
     truncated = quantised(node.builder, codes, step, zero / 2**shift, quantiser, "trunc")
     zero_left = zero / 2**shift if second else zero
-    node.give_plain(truncated.op, out_scale, -out_scale * zero_left)
+    node.set_plain_output(truncated.op, out_scale, -out_scale * zero_left)
 
 
-def _in_whole_codes(node: Node, value: SymbolicValue, scale: Rationals, zero: Rationals) -> SymbolicValue:
+def _rounded_to_codes(node: Node, value: SymbolicValue, scale: Rationals, zero: Rationals) -> SymbolicValue:
     """Return a plain value rounded to whole codes of a scale, none of which is limited.
 
     A mean that is truncated has whole codes but for float32's rounding of its scale: then this changes nothing.
@@ -333,7 +333,7 @@ def read_quantize_linear(node: Node) -> None:
         scale = _along_axis(node, _positive(node.numbers(1, "scale")), source.values.ndim)
         with np.errstate(over="ignore"):
             y = np.rint(_filled(source.values, "the constant") / scale) + _along_axis(node, zero, source.values.ndim)
-        node.give(Constant(np.clip(y, fmt.min_code, fmt.max_code).astype(np.int64)))
+        node.set_output(Constant(np.clip(y, fmt.min_code, fmt.max_code).astype(np.int64)))
         return
     shape = _shape(source)
     scale, zero = (_along_axis(node, values, len(shape) + 1) for values in (_positive(node.numbers(1, "scale")), zero))
@@ -355,7 +355,7 @@ def read_quantize_linear(node: Node) -> None:
         shifted = Format.holding(min(inner.low, 0), inner.high, 0)
         value = quantised(node.builder, source, scales, no_zero, _nominal(replace(inner, format=shifted), scales))
     inverse = 1 / scales
-    node.give(scaled(value, inverse, zeros, node.name))
+    node.set_output(scaled(value, inverse, zeros, node.name))
 
 
 def _linear_zero(node: Node) -> tuple[NDArray[Any], np.dtype[Any]]:
@@ -364,7 +364,7 @@ def _linear_zero(node: Node) -> tuple[NDArray[Any], np.dtype[Any]]:
         if zero.dtype.kind not in "iu":
             raise Unsupported(f"a zero point of type {zero.dtype} is not supported; use int8 or uint8")
         return zero, zero.dtype
-    data_type = node.whole("output_dtype", 0) or onnx.TensorProto.UINT8
+    data_type = node.int_attribute("output_dtype", 0) or onnx.TensorProto.UINT8
     if data_type not in LINEAR_TYPES:
         raise Unsupported(f"QuantizeLinear to data type {data_type} is not supported; use int8 or uint8")
     kind = LINEAR_TYPES[data_type]
@@ -375,9 +375,9 @@ def _along_axis(node: Node, values: NDArray[Any], rank: int) -> NDArray[Any]:
     """Return scales or zero points of one axis in a shape that numpy repeats over the others (event axis included)."""
     if values.size == 1:
         return values.reshape(())
-    axis = node.whole("axis", 1)
+    axis = node.int_attribute("axis", 1)
     axis += rank if axis < 0 else 0
-    if values.ndim != 1 or not 0 <= axis < rank or node.whole("block_size", 0):
+    if values.ndim != 1 or not 0 <= axis < rank or node.int_attribute("block_size", 0):
         raise Unsupported(f"scales of shape {values.shape} are not supported; use one, or one per channel")
     return values.reshape([values.size if i == axis else 1 for i in range(rank)])
 
@@ -398,10 +398,10 @@ def read_dequantize_linear(node: Node) -> None:
         scales = rationals(np.broadcast_to(scale, scale.shape or (1,) * rank))
         scales = scales.reshape(scale.shape if scale.shape else (1,) * rank)
         fmt = Format.holding(int(codes.min()), int(codes.max()), 0)
-        node.give(Constant(codes * scale, codes, scales, fmt))
+        node.set_output(Constant(codes * scale, codes, scales, fmt))
         return
     scales, zeros = fitted(scale, source.shape, "scale"), fitted(zero, source.shape, "zero point")
-    node.give(scaled(source, scales, -scales * zeros, node.name))
+    node.set_output(scaled(source, scales, -scales * zeros, node.name))
 
 
 READERS = {

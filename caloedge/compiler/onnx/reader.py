@@ -83,7 +83,7 @@ def compile_file(path: str | Path, missing: Format | None = None) -> Compiled:
         file=file.name,
         builder=Builder(frozenset((*file.outputs, *(value.name for value in file.inputs)))),
         shapes={value.name: value.shape or (1,) for value in file.inputs},
-        whole={value.name: value.whole for value in file.inputs},
+        whole_ranges={value.name: value.whole_range for value in file.inputs},
         batch_sizes=frozenset(value.event_axis_size for value in file.inputs if value.event_axis_size is not None),
         opset=file.opsets.get("", 13),
         read=frozenset((*file.outputs, *(name for node in file.nodes for name in node.input))),
@@ -120,10 +120,10 @@ def compile_file(path: str | Path, missing: Format | None = None) -> Compiled:
 def _read_node(proto: onnx.NodeProto, reading: Reading, folder: Path) -> None:
     node = Node(proto, reading)
     if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx"):
-        node.give(_constant(node, folder))
+        node.set_output(_constant(node, folder))
         return
     custom = proto.op_type in quantisers.CUSTOM
-    last = node.last and proto.op_type in convolutions.CHANNELS_LAST
+    last = node.channels_last and proto.op_type in convolutions.CHANNELS_LAST
     allowed = QUANT_DOMAINS if custom else (CHANNELS_LAST_DOMAIN,) if last else ("", "ai.onnx")
     folded = not custom and not last and is_folded(node)
     if not (proto.op_type in READERS or folded) or proto.domain not in allowed:

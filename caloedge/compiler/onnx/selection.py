@@ -23,13 +23,13 @@ def read_softmax(node: Node) -> None:
     """Read Softmax: it waits for a quantiser, which turns it into integers."""
     x = node.plain(0)
     old = node.reading.opset < 13
-    axis = node.axis(node.whole("axis", 1 if old else -1), len(x.shape))
+    axis = node.axis(node.int_attribute("axis", 1 if old else -1), len(x.shape))
     if old and math.prod(x.shape[axis:]) != x.shape[axis]:
         raise Unsupported(
             f"before opset 13 Softmax adds over all axes from its axis on, here ({', '.join(map(str, x.shape[axis:]))}); "
             "export with opset 13"
         )
-    node.give(Scores(x, axis, node.name))
+    node.set_output(Scores(x, axis, node.name))
 
 
 def quantised_softmax(node: Node, scores: Scores, scale: Rationals, quantiser: Quantiser) -> SymbolicValue:
@@ -80,24 +80,24 @@ def quantised_softmax(node: Node, scores: Scores, scale: Rationals, quantiser: Q
 
 def read_top_k(node: Node) -> None:
     """Read TopK: values and positions of the best along one axis."""
-    if not node.whole("sorted", 1):
+    if not node.int_attribute("sorted", 1):
         raise Unsupported("an unsorted TopK has no defined order; use sorted=1")
     (k,) = node.integers(1, "k")[:1] or [0]
     parts = tuple(part for part, name in zip(("values", "indices"), node.proto.output, strict=False) if name in node.reading.read)
-    _best(node, node.whole("axis", -1), k, bool(node.whole("largest", 1)), parts)
+    _best(node, node.int_attribute("axis", -1), k, bool(node.int_attribute("largest", 1)), parts)
 
 
 def read_arg_max(node: Node) -> None:
     """Read ArgMax or ArgMin: the first best position along one axis."""
-    if node.whole("select_last_index", 0):
+    if node.int_attribute("select_last_index", 0):
         raise Unsupported("select_last_index is not supported; use the first index")
-    positions = _best(node, node.whole("axis", 0), 1, node.kind == "ArgMax", ("indices",))
-    if not node.whole("keepdims", 1):
+    positions = _best(node, node.int_attribute("axis", 0), 1, node.kind == "ArgMax", ("indices",))
+    if not node.int_attribute("keepdims", 1):
         shape = tuple(
-            size for i, size in enumerate(positions.shape) if i != node.axis(node.whole("axis", 0), len(positions.shape))
+            size for i, size in enumerate(positions.shape) if i != node.axis(node.int_attribute("axis", 0), len(positions.shape))
         )
         places = np.arange(math.prod(shape)).reshape(shape or (1,))
-        node.give(moved(node.builder, positions, places, "reshape"), scalar=not shape)
+        node.set_output(moved(node.builder, positions, places, "reshape"), scalar=not shape)
 
 
 def _best(node: Node, axis: int, k: int, largest: bool, parts: tuple[str, ...]) -> SymbolicValue:
@@ -127,7 +127,7 @@ def _best(node: Node, axis: int, k: int, largest: bool, parts: tuple[str, ...]) 
         if axis != last:
             shape = (*turned[:-1], k)
             result = moved(builder, result, np.moveaxis(np.arange(math.prod(shape)).reshape(shape), -1, axis), "transpose")
-        node.give(result, int(node.kind == "TopK" and part == "indices"))
+        node.set_output(result, int(node.kind == "TopK" and part == "indices"))
     return result
 
 
