@@ -190,3 +190,27 @@ def test_the_most_products_side_by_side(outputs: int, takes: bool) -> None:
     graph = product(np.ones((outputs, 512), np.int64))
     (found,) = (x for x in previews(graph, {"xcvu13p": TARGET}) if (x.backend, x.variant) == ("hls4ml", "io_parallel"))
     assert found.supported == takes
+
+
+@pytest.mark.parametrize(("bits", "unrolled"), [(20, True), (21, False)])
+def test_wide_weights_with_biases_keep_all_bits(bits: int, unrolled: bool, tmp_path: Path) -> None:
+    """Behind wider weights alkaid's sums lose low bits where an even bias is added: such a layer goes on multipliers."""
+    rng = np.random.default_rng(5)
+    top = 2 ** (bits - 1)
+    weights = rng.integers(-top + 1, top, (2, 3)) | 1
+    weights[0, 0] = top - 1
+    graph = Graph(
+        (
+            InputQuantiser("x", (3,), Format(True, 8, 0)),
+            Dense("dense", ("x",), weights, np.array([4, 1024]), Format(True, bits, 0)),
+            Affine("scale", ("dense",), np.array([-27, 23]), np.array([112, 1562]), Format(True, 6, 4)),
+            Requantise("round", ("scale",), Format(True, 12, -9), relu=False),
+            Output("y", ("round",)),
+        )
+    )
+    assert (design(graph, TARGET, "auto", {}).stages[0].strategy == "unrolled") == unrolled
+    if unrolled:
+        rtl = find(Backend, "rtl")
+        rtl.build(graph, TARGET, "unrolled", tmp_path / "p", {})
+        codes = stimulus(graph, 1, 500)
+        np.testing.assert_array_equal(rtl.emulate(tmp_path / "p", codes)["y"], graph.run(codes)["y"])

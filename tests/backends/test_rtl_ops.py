@@ -399,7 +399,7 @@ def test_wide_constants_are_refused_unrolled_and_go_on_multipliers() -> None:
     graph = graph.replacing("channels", weights=wide, weight_format=Format(True, 27, 3))
     with pytest.raises(
         Unsupported,
-        match=r"^layer conv unrolled: weights of 26 bits in channels are too wide for an adder graph \(24 at most\); "
+        match=r"^layer conv unrolled: weights of 26 bits in channels are too wide for an adder graph \(19 at most\); "
         r"use --variant auto --layer conv=streaming$",
     ):
         design(graph, TARGET, "unrolled", {})

@@ -69,7 +69,7 @@ def test_auto_streams_what_is_too_wide(name: str, graphs: dict[str, Graph]) -> N
     stages = {stage.layer.name: stage for stage in design(graphs[name], TARGET, "auto", {}).stages}
     first, last = stages.values()
     assert (first.strategy, first.adder_graph, last.strategy) == ("streaming", False, "unrolled")
-    assert "in scale_1 are too wide for an adder graph (24 at most)" in first.why
+    assert "in scale_1 are too wide for an adder graph (19 at most)" in first.why
     assert first.multipliers == first.lanes * len(first.layer.op.weights)  # type: ignore[union-attr]
     with pytest.raises(
         Unsupported, match=rf"in scale_1 are too wide .*; use --variant auto --layer {first.layer.name}=streaming$"
