@@ -114,10 +114,9 @@ def report(
     folders = store.folders(folder)
     if readme and folder in folders:
         raise UserError(f"--readme {readme}: lists every report; give the folder of all, such as {folder.resolve().parent.name}")
-    reports = {report_folder: store.load(report_folder) for report_folder in folders}
     with answering(as_json) as answer:
+        reports = store.draw(folders)
         for report_folder, loaded_report in reports.items():
-            store.save(loaded_report, report_folder)
             answer.show(Facts(title=loaded_report.title, items=loaded_report.headline))
             answer.show(*(block for section in loaded_report.sections for block in section.blocks if isinstance(block, Claim)))
             answer.say(f"{report_folder / 'report.html'}")

@@ -1,5 +1,9 @@
 """Reports on disk: the results as report.json, the page drawn from them, and an index of many."""
 
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +11,7 @@ from pydantic import ValidationError
 
 from caloedge.errors import BadData, UserError
 from caloedge.files import locked, write_text
+from caloedge.progress import progress
 from caloedge.reports.headline import Card, NumberedClaim, key_figures, tally
 from caloedge.reports.markdown import drawn, figure_name, markdown
 from caloedge.reports.page import environment, render
@@ -51,6 +56,24 @@ def save(report: Report, folder: Path, *, listed: bool = True) -> None:
     for path in folder.glob(figure_name("[0-9]")):
         if path.name not in contents:
             path.unlink()  # a figure of an earlier report that had more
+
+
+def draw(folders: Sequence[Path]) -> dict[Path, Report]:
+    """Draw everything of reports anew from their `report.json`, several at a time; nothing is written if one cannot be read."""
+    reports = {folder: load(folder) for folder in folders}
+    if len(folders) == 1:
+        save(*next((report, folder) for folder, report in reports.items()))
+        return reports
+    largest_first = sorted(folders, key=lambda folder: -(folder / JSON_NAME).stat().st_size)
+    # New processes instead of copies of this one, whose threads a copy would not have.
+    with (
+        ProcessPoolExecutor(min(len(folders), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool,
+        progress("draw reports", len(folders)) as advance,
+    ):
+        for drawing in as_completed([pool.submit(save, reports[folder], folder) for folder in largest_first]):
+            drawing.result()
+            advance(1)
+    return reports
 
 
 def text(report: Report) -> str:
