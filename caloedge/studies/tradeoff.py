@@ -25,7 +25,7 @@ from caloedge.files import replacing, sha256
 from caloedge.firmware.reuse import ReuseChoice, reuse_choices
 from caloedge.firmware.section import RESOURCES
 from caloedge.formats.npz import read_npy
-from caloedge.pipeline import Run, data_label
+from caloedge.pipeline import REHEARSAL, Run, data_label
 from caloedge.progress import announce, progress
 from caloedge.recipe import Recipe
 from caloedge.reports import sections, store, summary
@@ -202,6 +202,7 @@ def _report(
             sections.what_was_run(artifact),
         ),
         lower_is_better=task.lower_is_better,
+        before=(REHEARSAL,) if recipe.rehearsal_of else (),
         caveats=(*assessment.caveats, *pareto.inverted_widths(widths), *_training_caveats(recipe, records)),
     )
 

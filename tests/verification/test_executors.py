@@ -20,7 +20,7 @@ from caloedge.compiler.ops import Dense, InputQuantiser, Output, Requantise
 from caloedge.errors import MissingTool, UserError
 from caloedge.project import FirmwareDesign, read_record, record, write_record
 from caloedge.recipe import LayerChoice
-from caloedge.verification import executors
+from caloedge.verification import executors, locating
 from caloedge.verification.codes import Check, compare_codes, random_codes, random_vectors
 from caloedge.verification.executors import run_check, verify_artifact
 
@@ -107,6 +107,27 @@ def test_one_wrong_weight_in_the_file_is_caught(artifact: Artifact, graph: Graph
         assert check.largest_lsb > 0
         assert check.first_event is not None
     assert qonnx.differing == integers.differing
+
+
+def test_the_first_wrong_layer_of_an_artifacts_firmware_is_named(
+    artifact: Artifact, graph: Graph, golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("qonnx")
+    layer, index, built = last_dense(graph).name, used_weight(graph, golden), {}
+
+    def build(network: Graph, _target: Target, _variant: str, folder: Path, _choices: Mapping[str, LayerChoice]) -> None:
+        weights = last_dense(graph).weights.copy()
+        weights[index] += 1
+        built[folder] = network.replacing(layer, weights=weights)
+
+    wrong = Backend("wrong", ("native",), lambda *_: "", build, lambda folder, codes: built[folder].run(codes))
+    for module in (project, executors, locating):
+        monkeypatch.setattr(module, "find", lambda kind, name: wrong if kind is Backend else find(kind, name))
+    *software, on_golden, on_random = verify_artifact(without_firmware(artifact), tmp_path)
+    assert all(check.exact for check in software)
+    for check in (on_golden, on_random):
+        assert not check.exact
+        assert check.first_node == f"layer {layer}"
 
 
 def test_one_wrong_weight_of_the_twin_is_caught(
