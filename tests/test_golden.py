@@ -37,9 +37,12 @@ QUICKLY_BUILT = ("shower_shape",)
 """Models whose firmware `make test` builds, too: both hls4ml variants, unrolled and streaming Verilog, two devices."""
 
 
-def exhaustive_unless_quick(folder: Path) -> Any:
-    marks = () if folder.name in QUICKLY_BUILT else (pytest.mark.exhaustive,)
-    return pytest.param(folder, marks=marks, id=folder.name)
+OTHER_WIDTHS = ("pf_energy_4_bit", "pf_energy_8_bit")
+"""The same network as `pf_energy` at other widths."""
+
+
+def exhaustive_if(folder: Path, exhaustive: bool) -> Any:
+    return pytest.param(folder, marks=pytest.mark.exhaustive if exhaustive else (), id=folder.name)
 
 
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
@@ -52,7 +55,7 @@ def test_software_reproduces_the_golden_vectors(folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", [exhaustive_unless_quick(folder) for folder in MODELS])
+@pytest.mark.parametrize("folder", [exhaustive_if(folder, folder.name not in QUICKLY_BUILT) for folder in MODELS])
 def test_every_executor_reproduces_the_golden_vectors(folder: Path, tmp_path: Path) -> None:
     artifact = read_artifact(folder)
     checks = verify_artifact(artifact, tmp_path)
@@ -92,7 +95,7 @@ def largest_that_counts(graph: Graph, golden: Golden, op: Conv | Dense) -> int:
     return next(at for at in order if not run_check("no weight", golden, with_weight(graph, op, at, 0).run).exact)
 
 
-@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [exhaustive_if(folder, folder.name in OTHER_WIDTHS) for folder in MODELS])
 def test_corruptions_are_caught(folder: Path) -> None:
     artifact = read_artifact(folder)
     golden, graph = artifact.golden(), read(artifact.model)
