@@ -9,7 +9,7 @@ from caloedge.errors import BadData
 from caloedge.files import write_text
 from caloedge.firmware.section import COSTS, DESIGNS
 from caloedge.reports.headline import figures, tally
-from caloedge.reports.number_format import quantity
+from caloedge.reports.number_format import quantity, value
 from caloedge.results import Cell, Claim, Number, Report, Table
 
 VERDICTS = {"fails": "Fails", "undecided": "Undecided", "not tested": "Not tested"}
@@ -53,10 +53,11 @@ def _row(name: str, report: Report, artifact: Artifact) -> tuple[str, ...]:
     """Return a model's row: size, the first headline figure of each method, and the first synthesised design."""
     figure, numbers = next(iter(figures(report).items()), ("", {}))
     methods = (INTEGER, FLOAT, REFERENCE, BASELINE)
-    texts = (quantity(numbers[method]) if method in numbers else NOTHING for method in methods)
+    texts = (value(numbers[method]) if method in numbers else NOTHING for method in methods)
+    unit = next((f" [{number.unit}]" for number in numbers.values() if number.unit), "")
     bits = artifact.recipe.quantisation.weight_bits
     parameters = artifact.manifest.stages["edge"].parameters
-    return (_link(name), f"{parameters:,}", str(bits), figure, *texts, *_design(report))
+    return (_link(name), f"{parameters:,}", str(bits), f"{figure}{unit}", *texts, *_design(report))
 
 
 def claims_line(claims: Sequence[Claim]) -> str:
