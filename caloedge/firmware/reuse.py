@@ -50,7 +50,7 @@ def reuse_choices(
 ) -> list[ReuseChoice]:
     """Build and simulate a network at each reuse factor, and synthesise at those in `synthesise`."""
     return [
-        _build_and_simulate(graph, golden, reuse, target, folder / f"fold_{reuse}", reuse in synthesise)
+        _build_and_simulate(graph, golden, reuse, target, folder / f"reuse_{reuse}", reuse in synthesise)
         for reuse in reuse_factors
     ]
 

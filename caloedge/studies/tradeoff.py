@@ -162,7 +162,7 @@ def _reuse_choices(artifact: Artifact, recipe: Recipe, work: Path) -> list[Reuse
     first_images = Golden(golden.inputs[:TIMED_IMAGES], {name: codes[:TIMED_IMAGES] for name, codes in golden.outputs.items()})
     options = recipe.tradeoff
     return reuse_choices(
-        read(artifact.model), first_images, options.reuse, recipe.target, work / "foldings", synthesise=options.synthesised_reuse
+        read(artifact.model), first_images, options.reuse, recipe.target, work / "reuse", synthesise=options.synthesised_reuse
     )
 
 
@@ -356,5 +356,5 @@ def _reuse_section(choices: Sequence[ReuseChoice], recipe: Recipe) -> Section:
         text="At reuse factor F every multiplier of a convolution serves F clock cycles of each pixel. The Verilog of each was "
         f"simulated cycle by cycle on {choices[0].check.vectors} whole events, and every output code compared with ==."
         + (f" Not done: {'; '.join(remarks)}." if remarks else ""),
-        blocks=(Table(title="Foldings", columns=columns, rows=tuple(rows)), cycles),
+        blocks=(Table(title="Reuse factors", columns=columns, rows=tuple(rows)), cycles),
     )

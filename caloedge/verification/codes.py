@@ -43,7 +43,6 @@ class Check:
     """Whether it does not support the network, rather than missing a tool."""
     misfit: str = ""
     """Why its codes could not be compared one by one: an output that is missing, or has another shape; then all differ."""
-
     codes: Mapping[str, NDArray[Any]] | None = field(default=None, compare=False, repr=False)
     """Its output codes, where they differ."""
 
