@@ -61,20 +61,21 @@ def test_plain_yaml_is_read_as_before(tmp_path: Path) -> None:
 
 
 def test_former_names_of_fields_are_read_and_make_the_keys_of_trainings(tmp_path: Path) -> None:
-    """`models/pf_energy/recipe.yaml` has all of them."""
-    former = next(path for path in MODELS if path.parent.name == "pf_energy")
-    text = former.read_text()
-    renamed = {
-        "settle_epochs": "fine_tuning_epochs", "quantised_rescaled": "distil_on_rescaled", "rivals:": "alternatives:",
-        " synthesised_folds": " synthesised_reuse", " folds": " reuse",
+    """`models/pf_energy/recipe.yaml` has all of these fields."""
+    present = next(path for path in MODELS if path.parent.name == "pf_energy")
+    text = present.read_text()
+    former_names = {
+        "fine_tuning_epochs:": "settle_epochs:", "distil_on_rescaled:": "quantised_rescaled:", "alternatives:": "rivals:",
+        "\n  synthesised_reuse:": "\n  synthesised_folds:", "\n  reuse:": "\n  folds:",
     }  # fmt: skip
-    for before, now in renamed.items():
-        assert before in text
-        text = text.replace(before, now)
+    former = text
+    for now, before in former_names.items():
+        assert now in former
+        former = former.replace(now, before)
     path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    recipe = read_recipe(former)
-    assert read_recipe(path) == recipe
+    path.write_text(former)
+    recipe = read_recipe(path)
+    assert recipe == read_recipe(present)
     assert recipe.training.quantised.for_key() == {
         "epochs": 90, "settle_epochs": 24, "events_per_epoch": 2000, "batch_size": 5, "learning_rate": 1e-3,
         "relative_rate": True,
