@@ -32,7 +32,9 @@ class Scales:
     """By calibrated layer, a power of two above its largest useful value, channels multiplied."""
 
 
-def scales(network: nn.Module, found: Sequence[Region], inputs: Tensor, quantile: float, headroom: Mapping[str, float]) -> Scales:
+def scales(
+    network: nn.Module, regions: Sequence[Region], inputs: Tensor, quantile: float, headroom: Mapping[str, float]
+) -> Scales:
     """Return factors and full scales, from a float network's values on training events `inputs` (N, …).
 
     The largest useful value of a channel is this quantile of its values, times the layer's `headroom`, by name.
@@ -40,7 +42,7 @@ def scales(network: nn.Module, found: Sequence[Region], inputs: Tensor, quantile
     ranges = channel_ranges(network, inputs, quantile)
     factors: dict[str, Tensor] = {}
     full: dict[str, float] = {}
-    for region in found:
+    for region in regions:
         name = rectifier(network, region)
         range_C = headroom.get(name, 1.0) * ranges[name]
         largest = max(LEAST, float(range_C.max()))
@@ -48,7 +50,7 @@ def scales(network: nn.Module, found: Sequence[Region], inputs: Tensor, quantile
         # The last digits of a float must not take the largest channel beyond the power of two.
         filling_C = (1 - 1e-6) * full[name] / range_C.clamp(min=LEAST)
         factors[region.source] = torch.where(range_C > LEAST, filling_C.clamp(max=2.0**SPREAD * full[name] / largest), 1.0)
-    multiplied = {name: factors[region.source] for region in found for name in region.path}
+    multiplied = {name: factors[region.source] for region in regions for name in region.path}
     for name, range_C in ranges.items():
         if name not in full:
             full[name] = _power_of_two(max(LEAST, headroom.get(name, 1.0) * float((range_C * multiplied.get(name, 1.0)).max())))
@@ -61,12 +63,12 @@ def _power_of_two(above: float) -> float:
 
 def channel_ranges(network: nn.Module, inputs: Tensor, quantile: float) -> dict[str, Tensor]:
     """Return the range (C,) of each channel behind each calibrated layer, by its name."""
-    found: dict[str, Tensor] = {}
+    ranges: dict[str, Tensor] = {}
 
     def note(name: str, output: Tensor) -> None:
         values = output.detach().transpose(0, 1).flatten(1)
         place = round(quantile * (values.shape[1] - 1))
-        found[name] = values.kthvalue(place + 1, dim=1).values if quantile < 1 else values.amax(1)
+        ranges[name] = values.kthvalue(place + 1, dim=1).values if quantile < 1 else values.amax(1)
 
     hooks = [
         layer.register_forward_hook(lambda _m, _i, out, name=name: note(name, out))
@@ -76,15 +78,15 @@ def channel_ranges(network: nn.Module, inputs: Tensor, quantile: float) -> dict[
     predict(network, inputs, batch=len(inputs))
     for hook in hooks:
         hook.remove()
-    return found
+    return ranges
 
 
 def equalised(
-    network: nn.Module, found: Sequence[Region], weights: Mapping[str, Tensor], by: Mapping[str, Tensor]
+    network: nn.Module, regions: Sequence[Region], weights: Mapping[str, Tensor], by: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the weights of the same function with its channels multiplied by `Scales.factors`."""
     changed, modules = dict(weights), dict(network.named_modules())
-    for region in found:
+    for region in regions:
         by_C = by[region.source]
         for name in (f"{region.source}.weight", f"{region.source}.bias"):
             if name in changed:

@@ -62,19 +62,19 @@ def gptq_layers(
     for name in names:
         seen = _moments(network, unrounded, name, inputs)
         layer: Any = weighted(network)[name]
-        given_OI = layer.weight.flatten(1).double()
-        floor = max(LEAST_RANGE, least * float(given_OI.abs().max()))
+        weights_OI = layer.weight.flatten(1).double()
+        floor = max(LEAST_RANGE, least * float(weights_OI.abs().max()))
         n_groups = getattr(layer, "groups", 1)
-        filters, products = len(given_OI) // n_groups, given_OI.shape[1]
+        filters, products = len(weights_OI) // n_groups, weights_OI.shape[1]
         for group in range(n_groups):
             at_O, at_I = (slice(group * size, (group + 1) * size) for size in (filters, products))
             rounded_II, crossed_II = seen.rounded_II[at_I, at_I], seen.crossed_II[at_I, at_I]
-            wanted_OI = given_OI[at_O] @ torch.linalg.solve(rounded_II, crossed_II, left=False)
+            target_OI = weights_OI[at_O] @ torch.linalg.solve(rounded_II, crossed_II, left=False)
             copies = (places or {}).get(name, ()) if n_groups == 1 else ()
-            found_OI = _with_copies(wanted_OI, rounded_II, bits, floor, copies)
-            layer.weight[at_O] = found_OI.reshape(layer.weight[at_O].shape).float()
+            rounded_OI = _with_copies(target_OI, rounded_II, bits, floor, copies)
+            layer.weight[at_O] = rounded_OI.reshape(layer.weight[at_O].shape).float()
             if layer.bias is not None:
-                layer.bias[at_O] += (given_OI[at_O] @ seen.mean_I[at_I] - found_OI @ seen.rounded_mean_I[at_I]).float()
+                layer.bias[at_O] += (weights_OI[at_O] @ seen.mean_I[at_I] - rounded_OI @ seen.rounded_mean_I[at_I]).float()
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,15 @@ def _moments(network: nn.Module, unrounded: nn.Module, name: str, inputs: Tensor
     mean_I, rounded_mean_I = torch.zeros(size).double(), torch.zeros(size).double()
     rounded_II, crossed_II = torch.zeros(size, size).double(), torch.zeros(size, size).double()
     n, offset_I = 0, torch.zeros(size)
-    for given_NI, rounded_NI in zip(_patches(unrounded, other, inputs), _patches(network, layer, inputs), strict=True):
+    for unrounded_NI, rounded_NI in zip(_patches(unrounded, other, inputs), _patches(network, layer, inputs), strict=True):
         if not n and layer.bias is not None:
             offset_I = rounded_NI.mean(0)  # or small differences of large numbers are lost
-        given_NI, rounded_NI = given_NI - offset_I, rounded_NI - offset_I
-        n += len(given_NI)
-        mean_I += given_NI.sum(0)
+        unrounded_NI, rounded_NI = unrounded_NI - offset_I, rounded_NI - offset_I
+        n += len(unrounded_NI)
+        mean_I += unrounded_NI.sum(0)
         rounded_mean_I += rounded_NI.sum(0)
         rounded_II += rounded_NI.T @ rounded_NI
-        crossed_II += given_NI.T @ rounded_NI
+        crossed_II += unrounded_NI.T @ rounded_NI
     for values in (mean_I, rounded_mean_I, rounded_II, crossed_II):
         values /= n
     if layer.bias is not None:
@@ -119,7 +119,7 @@ def _patches(network: nn.Module, layer: nn.Module, inputs: Tensor) -> Iterator[T
     """Yield what the layer sees (N, I) for all its outputs, some events after the others."""
     seen: list[Tensor] = []
     n = 0
-    hook = layer.register_forward_pre_hook(lambda _m, given: seen.append(given[0]))
+    hook = layer.register_forward_pre_hook(lambda _m, layer_inputs: seen.append(layer_inputs[0]))
     try:
         for part in torch.split(inputs, max(1, PIXELS_PER_PART // inputs.shape[2:].numel())):
             network(part)
@@ -136,25 +136,25 @@ def _patches(network: nn.Module, layer: nn.Module, inputs: Tensor) -> Iterator[T
         hook.remove()
 
 
-def _with_copies(wanted_OI: Tensor, correlation_II: Tensor, bits: int, floor: float, groups: Sequence[Sequence[int]]) -> Tensor:
+def _with_copies(target_OI: Tensor, correlation_II: Tensor, bits: int, floor: float, groups: Sequence[Sequence[int]]) -> Tensor:
     """Round filters, copies after each other: the sum of a group's filters makes up for its members' errors."""
-    found_OI = wanted_OI.clone()
+    rounded_OI = target_OI.clone()
     turn = {row: i for group in groups for i, row in enumerate(group)}
-    error_OI = torch.zeros_like(wanted_OI)  # of the copies before, at the place of the first
+    error_OI = torch.zeros_like(target_OI)  # of the copies before, at the place of the first
     first = {row: group[0] for group in groups for row in group}
     for number in range(1 + max(turn.values(), default=0)):
-        rows = [row for row in range(len(wanted_OI)) if turn.get(row, 0) == number]
+        rows = [row for row in range(len(target_OI)) if turn.get(row, 0) == number]
         heads = [first.get(row, row) for row in rows]
-        target_RI = wanted_OI[rows] + error_OI[heads]
-        found_OI[rows] = _gptq_rows(target_RI, correlation_II, bits, floor)
-        error_OI[heads] = target_RI - found_OI[rows]
-    return found_OI
+        target_RI = target_OI[rows] + error_OI[heads]
+        rounded_OI[rows] = _gptq_rows(target_RI, correlation_II, bits, floor)
+        error_OI[heads] = target_RI - rounded_OI[rows]
+    return rounded_OI
 
 
-def _gptq_rows(wanted_OI: Tensor, correlation_II: Tensor, bits: int, floor: float) -> Tensor:
+def _gptq_rows(target_OI: Tensor, correlation_II: Tensor, bits: int, floor: float) -> Tensor:
     """Return rounded filters; of the ranges tried, powers of two of at least `floor`, each has the one that loses least."""
     least, *_ = 2.0 ** torch.ceil(torch.log2(torch.tensor([floor]))).double()
-    top_O1 = (2.0 ** torch.ceil(torch.log2(wanted_OI.abs().amax(1, keepdim=True).clamp(min=LEAST_RANGE)))).clamp(min=least)
+    top_O1 = (2.0 ** torch.ceil(torch.log2(target_OI.abs().amax(1, keepdim=True).clamp(min=LEAST_RANGE)))).clamp(min=least)
     order = correlation_II.diagonal().argsort(descending=True, stable=True)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(correlation_II[order][:, order]))
     passed_II = torch.linalg.cholesky(inverse, upper=True)
@@ -162,29 +162,29 @@ def _gptq_rows(wanted_OI: Tensor, correlation_II: Tensor, bits: int, floor: floa
     tried, errors = [], []
     for halvings in range(HALVINGS + 1):
         step_O1 = (top_O1 / 2**halvings).clamp(min=least) / levels
-        rest_OI, rounded_OI = wanted_OI[:, order].clone(), torch.zeros_like(wanted_OI)
+        rest_OI, rounded_OI = target_OI[:, order].clone(), torch.zeros_like(target_OI)
         for start in range(0, len(order), BLOCK):
             stop = min(start + BLOCK, len(order))
-            scaled = torch.zeros(len(wanted_OI), stop - start, dtype=wanted_OI.dtype)
+            scaled = torch.zeros(len(target_OI), stop - start, dtype=target_OI.dtype)
             for i in range(start, stop):
                 rounded_OI[:, i : i + 1] = torch.round(rest_OI[:, i : i + 1] / step_O1).clamp(1 - levels, levels - 1) * step_O1
                 scaled[:, i - start] = (rest_OI[:, i] - rounded_OI[:, i]) / passed_II[i, i]
                 rest_OI[:, i:stop] -= scaled[:, i - start : i - start + 1] * passed_II[i, i:stop]
             rest_OI[:, stop:] -= scaled @ passed_II[start:stop, stop:]
-        found_OI = torch.zeros_like(wanted_OI)
-        found_OI[:, order] = rounded_OI
-        found_OI = _coordinate_descent(found_OI, wanted_OI, correlation_II, step_O1, levels)
-        apart = found_OI - wanted_OI
-        tried.append(found_OI)
+        filters_OI = torch.zeros_like(target_OI)
+        filters_OI[:, order] = rounded_OI
+        filters_OI = _coordinate_descent(filters_OI, target_OI, correlation_II, step_O1, levels)
+        apart = filters_OI - target_OI
+        tried.append(filters_OI)
         errors.append(((apart @ correlation_II) * apart).sum(1))
     best_O = torch.stack(errors).argmin(0)
-    return torch.stack(tried)[best_O, torch.arange(len(wanted_OI))]
+    return torch.stack(tried)[best_O, torch.arange(len(target_OI))]
 
 
-def _coordinate_descent(found_OI: Tensor, wanted_OI: Tensor, correlation_II: Tensor, step_O1: Tensor, levels: int) -> Tensor:
+def _coordinate_descent(rounded_OI: Tensor, target_OI: Tensor, correlation_II: Tensor, step_O1: Tensor, levels: int) -> Tensor:
     """Change single codes by one for as long as that lowers the error of their filter."""
-    codes_OI = torch.round(found_OI / step_O1)
-    slope_OI = (found_OI - wanted_OI) @ correlation_II
+    codes_OI = torch.round(rounded_OI / step_O1)
+    slope_OI = (rounded_OI - target_OI) @ correlation_II
     rows = torch.arange(len(codes_OI))
     for _ in range(MOST_DESCENT_STEPS):
         curve_OI = step_O1**2 * correlation_II.diagonal()

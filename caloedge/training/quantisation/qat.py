@@ -26,31 +26,33 @@ FILTER_SPREAD = 6
 at most so many bits wider."""
 
 
-def quantised(of: Quantisation, largest: Mapping[str, float | Tensor] | None = None) -> QuantisedArithmetic:
+def quantised(quantisation: Quantisation, largest: Mapping[str, float | Tensor] | None = None) -> QuantisedArithmetic:
     """Return the arithmetic that a recipe asks for; `largest` is left out where weights and scales are loaded later."""
     return QuantisedArithmetic(
-        of.weight_bits,
-        of.activation_bits,
-        of.input_bits,
-        of.input_fraction,
+        quantisation.weight_bits,
+        quantisation.activation_bits,
+        quantisation.input_bits,
+        quantisation.input_fraction,
         largest or {},
-        input_signed=of.input_signed,
-        fixed_scales=of.fixed_scales,
-        filter_scales=of.filter_scales,
-        layer_bits=of.layer_bits,
+        input_signed=quantisation.input_signed,
+        fixed_scales=quantisation.fixed_scales,
+        filter_scales=quantisation.filter_scales,
+        layer_bits=quantisation.layer_bits,
     )
 
 
-def twin(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Module, inputs: Tensor) -> nn.Module:
+def twin(build: Callable[[Arithmetic], nn.Module], quantisation: Quantisation, edge: nn.Module, inputs: Tensor) -> nn.Module:
     """Build the quantised network with the float edge network's weights, and its activations' ranges on `inputs`."""
     weights = folded(edge)
-    largest: dict[str, float | Tensor] = dict(_activation_max(edge, inputs, of.activation_quantile))
-    if of.fixed_scales:
-        largest |= _weight_ranges(weights, of)
-    return _with_weights(build(quantised(of, largest)), weights)
+    largest: dict[str, float | Tensor] = dict(_activation_max(edge, inputs, quantisation.activation_quantile))
+    if quantisation.fixed_scales:
+        largest |= _weight_ranges(weights, quantisation)
+    return _with_weights(build(quantised(quantisation, largest)), weights)
 
 
-def fake_quantised(build: Callable[[Arithmetic], nn.Module], of: Quantisation, edge: nn.Module, inputs: Tensor) -> nn.Module:
+def fake_quantised(
+    build: Callable[[Arithmetic], nn.Module], quantisation: Quantisation, edge: nn.Module, inputs: Tensor
+) -> nn.Module:
     """Build what is trained instead of the twin, for `from_fake_quantised`: the edge network with activations that round.
 
     Channels fill the full scales, and those that lose most by rounding are split at the cost of others. The weights of
@@ -58,26 +60,26 @@ def fake_quantised(build: Callable[[Arithmetic], nn.Module], of: Quantisation, e
     """
     flat, weights = build(FoldedArithmetic()).eval(), folded(edge)
     flat.load_state_dict(weights)
-    found = channel_regions(flat)
-    ranges = scales(flat, found, inputs, of.activation_quantile, of.headroom)
-    weights = equalised(flat, found, weights, ranges.factors)
+    regions = channel_regions(flat)
+    ranges = scales(flat, regions, inputs, quantisation.activation_quantile, quantisation.headroom)
+    weights = equalised(flat, regions, weights, ranges.factors)
     flat.load_state_dict(weights)
-    found = [region for region in found if channel_splitting.can_split(flat, region)]
+    splittable = [region for region in regions if channel_splitting.can_split(flat, region)]
     copies: dict[str, Tensor] = {}
-    for region in found:
+    for region in splittable:
         lost = channel_splitting.losses(
-            flat, region, inputs[: channel_splitting.EVENTS], _step(flat, region, ranges.full_scales, of)
+            flat, region, inputs[: channel_splitting.EVENTS], _step(flat, region, ranges.full_scales, quantisation)
         )
         copies[region.source] = channel_splitting.n_copies(lost)
         weights = channel_splitting.pruned(region, weights, copies[region.source], lost.mean_C)
     places = {name: channel_splitting.copy_places(copies_C) for name, copies_C in copies.items()}
-    for region in found:
+    for region in splittable:
         weights = channel_splitting.split_weights(
-            region, weights, places[region.source], _step(flat, region, ranges.full_scales, of)
+            region, weights, places[region.source], _step(flat, region, ranges.full_scales, quantisation)
         )
-    unrounded = _with_fake_quant(build, of, weights, ranges.full_scales).eval()
+    unrounded = _with_fake_quant(build, quantisation, weights, ranges.full_scales).eval()
     narrow = [name for name, layer in weighted(unrounded).items() if not is_wide(layer)]
-    return _with_frozen(unrounded, narrow, inputs, of.weight_bits, places)
+    return _with_frozen(unrounded, narrow, inputs, quantisation.weight_bits, places)
 
 
 def freeze_small_layers(trained: nn.Module, inputs: Tensor, bits: int) -> nn.Module:
@@ -109,43 +111,55 @@ def _with_frozen(
     return frozen
 
 
-def _step(network: nn.Module, region: Region, full_scales: Mapping[str, float], of: Quantisation) -> float:
+def _step(network: nn.Module, region: Region, full_scales: Mapping[str, float], quantisation: Quantisation) -> float:
     """Return the step of the codes of a region's channels."""
     name = rectifier(network, region)
-    return full_scales[name] * 2.0 ** -of.layer_bits.get(name, of.activation_bits)
+    return full_scales[name] * 2.0 ** -quantisation.layer_bits.get(name, quantisation.activation_bits)
 
 
 def _with_fake_quant(
-    build: Callable[[Arithmetic], nn.Module], of: Quantisation, weights: Mapping[str, Tensor], full_scales: Mapping[str, float]
+    build: Callable[[Arithmetic], nn.Module],
+    quantisation: Quantisation,
+    weights: Mapping[str, Tensor],
+    full_scales: Mapping[str, float],
 ) -> nn.Module:
     """Build the network that rounds activations only, with the full scales of some."""
-    arithmetic = FakeQuantArithmetic(of.activation_bits, of.input_bits, of.input_fraction, of.input_signed, of.layer_bits)
-    made = _with_weights(build(arithmetic), weights)
-    for name, layer in made.named_modules():
+    arithmetic = FakeQuantArithmetic(
+        quantisation.activation_bits,
+        quantisation.input_bits,
+        quantisation.input_fraction,
+        quantisation.input_signed,
+        quantisation.layer_bits,
+    )
+    network = _with_weights(build(arithmetic), weights)
+    for name, layer in network.named_modules():
         if isinstance(layer, FakeQuant) and name in full_scales:
             layer.full_scale.fill_(full_scales[name])
-    return made
+    return network
 
 
-def check_names(edge: nn.Module, of: Quantisation) -> None:
+def check_names(edge: nn.Module, quantisation: Quantisation) -> None:
     """Raise `UnknownName` where a recipe names a layer that the network does not have, or that cannot have what it gives it."""
     layers = {name: layer for name, layer in edge.named_modules() if isinstance(layer, CALIBRATED)}
     with_bits = {name for name, layer in layers.items() if not isinstance(layer, Squeeze)}
-    for option, named, known in (("layer_bits", of.layer_bits, with_bits), ("headroom", of.headroom, set(layers))):
+    for option, named, known in (
+        ("layer_bits", quantisation.layer_bits, with_bits),
+        ("headroom", quantisation.headroom, set(layers)),
+    ):
         if unknown := [name for name in named if name not in known]:
             there = ", ".join(name for name in layers if name in known)
             raise UnknownName(f"recipe: quantisation.{option} names {unknown[0]!r}; the network has {there}")
 
 
 def from_fake_quantised(
-    build: Callable[[Arithmetic], nn.Module], of: Quantisation, trained: nn.Module, inputs: Tensor
+    build: Callable[[Arithmetic], nn.Module], quantisation: Quantisation, trained: nn.Module, inputs: Tensor
 ) -> nn.Module:
     """Build the quantised network from a trained fake-quantised one, whose remaining layers are rounded now."""
-    rounded = _with_frozen(trained, _unrounded(trained), inputs, of.weight_bits)
+    rounded = _with_frozen(trained, _unrounded(trained), inputs, quantisation.weight_bits)
     weights = {name: value.detach() for name, value in rounded.named_parameters()}
     full_scales = {name: float(layer.full_scale) for name, layer in rounded.named_modules() if isinstance(layer, FakeQuant)}
-    ranges = {name: _grid_range(weights[f"{name}.weight"], of.weight_bits) for name in weighted(rounded)}
-    return _with_weights(build(quantised(of, {**full_scales, **ranges})), weights).eval()
+    ranges = {name: _grid_range(weights[f"{name}.weight"], quantisation.weight_bits) for name in weighted(rounded)}
+    return _with_weights(build(quantised(quantisation, {**full_scales, **ranges})), weights).eval()
 
 
 def _grid_range(weights: Tensor, bits: int) -> Tensor:
@@ -157,22 +171,22 @@ def _grid_range(weights: Tensor, bits: int) -> Tensor:
     codes = rows * levels / 2.0 ** tried[:, :, None]
     exact = ((codes == codes.round()) & (codes.abs() < levels)).all(2)
     assert exact.any(0).all(), "weights are not on a grid"
-    found = torch.gather(tried, 0, exact.int().argmax(0, keepdim=True))[0]
-    found = torch.where(used, found, found[used].max() if used.any() else 0.0)
-    return (2.0**found).reshape(-1, *[1] * (weights.ndim - 1))
+    exponent_O = torch.gather(tried, 0, exact.int().argmax(0, keepdim=True))[0]
+    exponent_O = torch.where(used, exponent_O, exponent_O[used].max() if used.any() else 0.0)
+    return (2.0**exponent_O).reshape(-1, *[1] * (weights.ndim - 1))
 
 
-def _with_weights(made: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+def _with_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """Load the weights of a float network into one that has scales, too."""
-    missing, unexpected = made.load_state_dict(weights, strict=False)
+    missing, unexpected = network.load_state_dict(weights, strict=False)
     assert not unexpected, unexpected
     assert all(SCALE in name or name.endswith("full_scale") for name in missing), missing
-    return made
+    return network
 
 
-def _weight_ranges(weights: Mapping[str, Tensor], of: Quantisation) -> dict[str, Tensor]:
+def _weight_ranges(weights: Mapping[str, Tensor], quantisation: Quantisation) -> dict[str, Tensor]:
     kernels = {name.removesuffix(".weight"): value for name, value in weights.items() if name.endswith(".weight")}
-    return {name: weight_range(kernel, of.weight_bits, of.filter_scales) for name, kernel in kernels.items()}
+    return {name: weight_range(kernel, quantisation.weight_bits, quantisation.filter_scales) for name, kernel in kernels.items()}
 
 
 def weight_range(weights: Tensor, bits: int, per_filter: bool) -> Tensor:
@@ -194,14 +208,14 @@ def weight_range(weights: Tensor, bits: int, per_filter: bool) -> Tensor:
 
 def _activation_max(edge: nn.Module, inputs: Tensor, quantile: float) -> dict[str, float]:
     """Return the largest useful value of each activation of the float network."""
-    found: dict[str, float] = {}
+    largest: dict[str, float] = {}
 
     def note(name: str, output: Tensor) -> None:
-        found[name] = max(float(np.quantile(output.numpy(), quantile)), 1e-3)
+        largest[name] = max(float(np.quantile(output.numpy(), quantile)), 1e-3)
 
     layers = [(name, layer) for name, layer in edge.named_modules() if isinstance(layer, CALIBRATED)]
     hooks = [layer.register_forward_hook(lambda _m, _i, out, name=name: note(name, out)) for name, layer in layers]
     predict(edge, inputs, batch=len(inputs))
     for hook in hooks:
         hook.remove()
-    return found
+    return largest
