@@ -109,7 +109,9 @@ def compose(
         summary=summary,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data_label=data_label,
-        headline=tuple((label(figure, method), number) for figure, of in figures.items() for method, number in of.items()),
+        headline=tuple(
+            (label(figure, method), number) for figure, by_method in figures.items() for method, number in by_method.items()
+        ),
         best=tuple(label(figure, method) for figure, method in best(figures, lower_is_better=lower_is_better).items()),
         caveats=(*before, *claim_caveats(claims, independent), *caveats),
         sections=(Section(title="Claims", blocks=tuple(claims)), *sections),
