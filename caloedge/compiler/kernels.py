@@ -15,12 +15,14 @@ from caloedge.compiler.fixed import Codes, Rounding
 from caloedge.compiler.ops import (
     Add,
     Affine,
+    Condense,
     Conv,
     Dense,
     InputQuantiser,
     MatMul,
     MaxPool,
     Multiply,
+    Nearest,
     Op,
     Output,
     Rearrange,
@@ -28,6 +30,7 @@ from caloedge.compiler.ops import (
     Reshape,
     Softmax,
     Table,
+    Take,
     Threshold,
     TopK,
 )
@@ -83,6 +86,12 @@ def kernel(op: Op, tensors: Mapping[str, Tensor]) -> Kernel:
             return _softmax_kernel(op, exact_type(tensors[op.name].bound))
         case TopK():
             return _top_k_kernel(op, exact_type(tensors[op.name].bound))
+        case Nearest():
+            return _nearest_kernel(op, tensors)
+        case Take():
+            return _take_kernel(tensors[op.name], tensors[op.inputs[1]])
+        case Condense():
+            return _condense_kernel(op, tensors)
         case Output():
             return lambda x: x
         case _:
@@ -213,3 +222,108 @@ def _top_k_kernel(op: TopK, dtype: type[Any]) -> Kernel:
         return (order if op.part == "indices" else np.take_along_axis(x, order, axis=-2)).astype(dtype, copy=False)
 
     return best
+
+
+# Nodes
+
+
+def _whole_type(bound: int) -> type[np.int16 | np.int32 | np.int64]:
+    """Return the narrowest, and so the fastest, number type that counts up to `bound`."""
+    return np.int16 if bound < 2**15 else np.int32 if bound < 2**31 else np.int64
+
+
+def _distance_type(x: Tensor, limit: int) -> type[np.int16 | np.int32 | np.int64]:
+    """Return the number type of differences and Manhattan distances of coordinates, and of a limit of these."""
+    spans = x.high.max(axis=0) - x.low.min(axis=0)
+    return _whole_type(max(int(spans.sum()), limit, x.bound))
+
+
+def _distances(x: Array, center: Array) -> Array:
+    """Return the Manhattan distances (N, E) of nodes at `x` (D, N, E) from a center (D, E)."""
+    total: Array = np.abs(x[0] - center[0])
+    difference = np.empty_like(total)
+    for coordinate, middle in zip(x[1:], center[1:], strict=True):
+        np.subtract(coordinate, middle, out=difference)
+        np.abs(difference, out=difference)
+        total += difference
+    return total
+
+
+def _nearest_kernel(op: Nearest, tensors: Mapping[str, Tensor]) -> Kernel:
+    x, dtype = tensors[op.inputs[0]], exact_type(tensors[op.name].bound)
+    keys = smallest_keys(op, x)
+    nodes = x.shape[0]
+
+    def nearest(coordinates: Array, valid: Array) -> Array:
+        found = keys(coordinates, valid)
+        return (found % nodes if op.part == "indices" else found // nodes).astype(dtype)
+
+    return nearest
+
+
+def smallest_keys(op: Nearest, x: Tensor) -> Kernel:
+    """Return the function from coordinates and valid to the k smallest distance * N + index of each node: (N, k, E).
+
+    All keys of a node differ, so their order is that of (distance, index). Memory is linear in N: candidates j come one after the
+    other, and each is sorted into the best so far of all nodes i at once.
+    """
+    nodes, dtype = x.shape[0], _distance_type(x, op.reach)
+    key_type = _whole_type((op.reach + 1) * nodes)
+
+    def keys(coordinates: Array, valid: Array) -> Array:
+        x_DNE: Array = np.ascontiguousarray(coordinates.astype(dtype).swapaxes(0, 1))
+        hidden = np.where(valid > 0, 0, op.reach).astype(dtype)
+        best = [np.full(x_DNE.shape[1:], np.iinfo(key_type).max, dtype=key_type) for _ in range(op.k)]
+        for j in range(nodes):
+            distance = np.maximum(_distances(x_DNE, x_DNE[:, j]), hidden[j])
+            distance[j] = op.reach
+            key = np.minimum(distance, op.reach).astype(key_type)
+            key *= key_type(nodes)
+            key += key_type(j)
+            for place in best[: j + 1]:
+                smaller = np.minimum(place, key)
+                np.maximum(place, key, out=key)
+                place[:] = smaller
+        return np.stack(best, axis=1)
+
+    return keys
+
+
+def _take_kernel(result: Tensor, indices: Tensor) -> Kernel:
+    dtype, holes = exact_type(result.bound), indices.range[0] < 0
+
+    def take(values: Array, index: Array) -> Array:
+        rows, features, events = values.shape
+        if holes:
+            values = np.concatenate([values, np.zeros_like(values[:1])])
+            index = np.where(index < 0, rows, index)
+        first = index.astype(np.int64) * (features * events) + np.arange(events)
+        places = first[..., None, :] + np.arange(features)[:, None] * events
+        taken: Array = np.take(values.reshape(-1), places)
+        return taken.astype(dtype, copy=False)
+
+    return take
+
+
+def _condense_kernel(op: Condense, tensors: Mapping[str, Tensor]) -> Kernel:
+    score_low, x = tensors[op.inputs[0]].range[0], tensors[op.inputs[1]]
+    dtype, distance_type = exact_type(tensors[op.name].bound), _distance_type(x, op.apart)
+
+    def condense(score: Array, coordinates: Array, valid: Array) -> Array:
+        codes = score.astype(np.int64)
+        x_DNE = coordinates.astype(distance_type).swapaxes(0, 1)
+        alive = (valid > 0) & (codes >= op.threshold)
+        events, accepted = np.arange(score.shape[-1]), np.full((op.most, score.shape[-1]), -1, dtype=np.int64)
+        for place in accepted:
+            found = alive.any(axis=0)
+            if not found.any():
+                break
+            best = np.argmax(np.where(alive, codes, score_low - 1), axis=0)  # the first of equal ones
+            place[found] = best[found]
+            near = _distances(x_DNE, x_DNE[:, best, events]) < op.apart
+            alive &= ~near | ~found
+        if op.part == "indices":
+            return accepted.astype(dtype)
+        return np.stack([(accepted >= 0).sum(axis=0), alive.any(axis=0)]).astype(dtype)
+
+    return condense

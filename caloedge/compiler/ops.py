@@ -298,6 +298,63 @@ class TopK:
 
 
 @dataclass(frozen=True, eq=False)
+class Nearest:
+    """The k nearest other nodes of each node, by Manhattan distance: the k smallest (distance, index), ascending -> (N, k).
+
+    d(i, j) = min(reach, sum over the coordinates of |c_i - c_j|) where j != i and valid[j] > 0, else `reach`: the node itself
+    and padding come last, and of equally distant nodes that of the lower index first. Padding has neighbours like any node.
+    """
+
+    name: str
+    inputs: tuple[str, str]
+    """Coordinates (N, D) and valid (N,)."""
+    k: int
+    reach: int
+    """Where distances saturate, in least significant bits of the coordinates."""
+    part: Literal["distances", "indices"]
+    """Half of the answer that the result holds."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.reach < 1 or self.part not in ("distances", "indices"):
+            raise Unsupported(f"layer {self.name}: {self.part!r} of {self.k} nodes within {self.reach} is not possible")
+
+
+@dataclass(frozen=True, eq=False)
+class Take:
+    """Rows of values (N, F) at indices (*S,) -> (*S, F); index -1 gives a row of zeros."""
+
+    name: str
+    inputs: tuple[str, str]
+    """Values and indices."""
+
+
+@dataclass(frozen=True, eq=False)
+class Condense:
+    """Choice of condensation points (arXiv 2002.03605): the best node is accepted and its surroundings are left out, repeatedly.
+
+    Candidates are nodes with valid > 0 and score >= threshold. The candidate with the largest score is accepted (of equal ones
+    that of the lowest index); it and all nodes at a Manhattan distance < `apart` of it are no candidates any more. That is
+    repeated until no candidate is left or `most` are accepted.
+    """
+
+    name: str
+    inputs: tuple[str, str, str]
+    """Score (N,), coordinates (N, D) and valid (N,)."""
+    threshold: int
+    """Lowest score code of a candidate."""
+    apart: int
+    """In least significant bits of the coordinates."""
+    most: int
+    part: Literal["indices", "status"]
+    """`indices`: (most,), in order of acceptance, -1 where there is none. `status`: (2,): how many were accepted, and 1 if a
+    candidate is left, else 0."""
+
+    def __post_init__(self) -> None:
+        if self.apart < 1 or self.most < 1 or self.part not in ("indices", "status"):
+            raise Unsupported(f"layer {self.name}: {self.part!r} of {self.most} points {self.apart} apart is not possible")
+
+
+@dataclass(frozen=True, eq=False)
 class Output:
     """Makes a tensor leave the network under this name: value = code * scale + offset."""
 
@@ -325,6 +382,9 @@ Op = (
     | Rearrange
     | Softmax
     | TopK
+    | Nearest
+    | Take
+    | Condense
     | Output
 )
 

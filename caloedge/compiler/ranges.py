@@ -15,12 +15,14 @@ from caloedge.compiler.fixed import Codes, Format
 from caloedge.compiler.ops import (
     Add,
     Affine,
+    Condense,
     Conv,
     Dense,
     InputQuantiser,
     MatMul,
     MaxPool,
     Multiply,
+    Nearest,
     Op,
     Output,
     Rearrange,
@@ -28,6 +30,7 @@ from caloedge.compiler.ops import (
     Reshape,
     Softmax,
     Table,
+    Take,
     Threshold,
     TopK,
 )
@@ -102,6 +105,12 @@ def infer(op: Op, inputs: list[Tensor]) -> Tensor:
             return _infer_softmax(op, inputs[0])
         case TopK():
             return _infer_top_k(op, inputs[0])
+        case Nearest():
+            return _infer_nearest(op, *inputs)
+        case Take():
+            return _infer_take(op, *inputs)
+        case Condense():
+            return _infer_condense(op, *inputs)
         case Output():
             return inputs[0]
         case _:
@@ -405,6 +414,93 @@ def _infer_top_k(op: TopK, x: Tensor) -> Tensor:
     sign = -1 if op.largest else 1  # the k-th best lies between the k-th best of all lowest and of all highest codes
     low, high = (sign * np.sort(sign * bounds, axis=-1)[..., : op.k] for bounds in (x.low, x.high))
     return _tensor(x.format, low, high, x.bound)
+
+
+# Nodes: I and J are nodes, D coordinates.
+
+
+def _infer_nearest(op: Nearest, x: Tensor, valid: Tensor) -> Tensor:
+    _refuse_other_nodes(op.name, x, valid)
+    nodes = x.shape[0]
+    if op.k > nodes:
+        raise Unsupported(f"layer {op.name}: the nearest {op.k} of {nodes} nodes cannot be taken")
+    _refuse_huge(op.name, (nodes, nodes))
+    refuse_far(op.name, x, op.reach)
+    if op.part == "indices":
+        shape = nodes, op.k
+        return _tensor(Format.holding(0, nodes - 1, 0), np.zeros(shape, dtype=np.int64), np.full(shape, nodes - 1))
+    low_IJ, high_IJ = distance_range(x)
+    low_IJ[:, valid.high <= 0] = high_IJ[:, valid.low <= 0] = op.reach
+    for bounds in (low_IJ, high_IJ):
+        np.minimum(bounds, op.reach, out=bounds)
+        np.fill_diagonal(bounds, op.reach)
+    # The k-th smallest lies between the k-th smallest of all lowest and of all highest distances.
+    low, high = (np.sort(bounds, axis=1)[:, : op.k] for bounds in (low_IJ, high_IJ))
+    return _tensor(Format.holding(0, int(high.max()), x.format.fraction), low, high)
+
+
+def distance_range(x: Tensor) -> tuple[Codes, Codes]:
+    """Return the lowest and the highest Manhattan distance (I, J) of two nodes with coordinates `x` (N, D)."""
+    nodes, axes = x.shape
+    low_IJ, high_IJ = np.zeros((nodes, nodes), dtype=np.int64), np.zeros((nodes, nodes), dtype=np.int64)
+    for axis in range(axes):
+        least, most = x.low[:, axis], x.high[:, axis]
+        above = least[:, None] - most  # by how much I lies above J at least
+        low_IJ += np.maximum(np.maximum(above, above.T), 0)
+        further = most[:, None] - least
+        high_IJ += np.maximum(further, further.T)
+    return low_IJ, high_IJ
+
+
+def refuse_far(name: str, x: Tensor, limit: int) -> None:
+    """Refuse distances, or a limit of them, that do not fit together with a node's index."""
+    spans = x.high.max(axis=0).astype(np.float64) - x.low.min(axis=0)
+    _refuse_wide(name, max(float(spans.sum()), limit) * x.shape[0])
+
+
+def _refuse_other_nodes(name: str, x: Tensor, *each: Tensor) -> None:
+    """Refuse coordinates that are not (N, D), and what has not one element for each node."""
+    if len(x.shape) != 2:
+        raise Unsupported(f"layer {name}: coordinates (N, D) expected, but ({words(x.shape)}) given")
+    for other in each:
+        if other.shape != x.shape[:1]:
+            raise Unsupported(f"layer {name}: ({x.shape[0]}) expected, one for each node, but ({words(other.shape)}) given")
+
+
+def _infer_take(op: Take, values: Tensor, indices: Tensor) -> Tensor:
+    if len(values.shape) != 2:
+        raise Unsupported(f"layer {op.name}: values (N, F) expected, but ({words(values.shape)}) given")
+    first, last = indices.range
+    if indices.format.fraction or first < -1 or last >= values.shape[0]:
+        raise Unsupported(
+            f"layer {op.name}: indices {first} to {last} of {indices.format} do not lie within {values.shape[0]} rows"
+        )
+    shape = (*indices.shape, values.shape[1])
+    _refuse_huge(op.name, shape)
+    low, high = (np.concatenate([bounds, np.zeros_like(bounds[:1])]) for bounds in (values.low, values.high))  # -1: the last row
+    lowest, highest = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64)
+    extremes: dict[tuple[int, int], tuple[Codes, Codes]] = {}  # most indices share their range
+    for position in np.ndindex(indices.shape):
+        rows = int(indices.low[position]), int(indices.high[position])
+        if rows not in extremes:
+            taken = np.arange(rows[0], rows[1] + 1)
+            extremes[rows] = low[taken].min(axis=0), high[taken].max(axis=0)
+        lowest[position], highest[position] = extremes[rows]
+    return _tensor(values.format, lowest, highest, values.bound)
+
+
+def _infer_condense(op: Condense, score: Tensor, x: Tensor, valid: Tensor) -> Tensor:
+    _refuse_other_nodes(op.name, x, score, valid)
+    nodes = x.shape[0]
+    if op.most > nodes:
+        raise Unsupported(f"layer {op.name}: {op.most} of {nodes} nodes cannot be accepted")
+    refuse_far(op.name, x, op.apart)
+    candidates = int(np.sum((valid.high > 0) & (score.high >= op.threshold)))  # at most
+    if op.part == "status":
+        high = np.array([min(op.most, candidates), int(candidates > op.most)])
+        return _tensor(Format.holding(0, int(high.max()), 0), np.zeros(2, dtype=np.int64), high)
+    high = np.where(np.arange(op.most) < candidates, nodes - 1, -1)
+    return _tensor(Format.holding(-1, nodes - 1, 0), np.full(op.most, -1, dtype=np.int64), high)
 
 
 def _magnitude(low: Codes, high: Codes) -> int:

@@ -8,12 +8,14 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import (
     Add,
     Affine,
+    Condense,
     Conv,
     Dense,
     InputQuantiser,
     MatMul,
     MaxPool,
     Multiply,
+    Nearest,
     Op,
     Output,
     Rearrange,
@@ -21,6 +23,7 @@ from caloedge.compiler.ops import (
     Reshape,
     Softmax,
     Table,
+    Take,
     Threshold,
     TopK,
 )
@@ -105,6 +108,12 @@ def kind(op: Op) -> str:
             return "a softmax"
         case TopK():
             return "a choice of the best"
+        case Nearest():
+            return "a search for the nearest nodes"
+        case Take():
+            return "a choice of rows by computed indices"
+        case Condense():
+            return "a choice of condensation points"
         case Output():
             return "an output"
         case _:

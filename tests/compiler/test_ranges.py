@@ -23,12 +23,14 @@ from caloedge.compiler.onnx.reader import read
 from caloedge.compiler.ops import (
     Add,
     Affine,
+    Condense,
     Conv,
     Dense,
     InputQuantiser,
     MatMul,
     MaxPool,
     Multiply,
+    Nearest,
     Op,
     Output,
     Rearrange,
@@ -36,6 +38,7 @@ from caloedge.compiler.ops import (
     Reshape,
     Softmax,
     Table,
+    Take,
     Threshold,
     TopK,
 )
@@ -167,6 +170,32 @@ def top_k(case: Case) -> Op:
     return TopK("r", ("x",), k, case.draw(st.booleans()), part)
 
 
+def nearest(case: Case) -> Op:
+    nodes, axes = case.draw(st.sampled_from([(3, 1), (2, 2), (4, 1)]))
+    case.source("x", nodes, axes, fraction=case.whole(-2, 3))
+    case.source("valid", nodes)
+    return Nearest(
+        "r", ("x", "valid"), case.whole(1, nodes), case.whole(1, 12), case.draw(st.sampled_from(["distances", "indices"]))
+    )
+
+
+def take(case: Case) -> Op:
+    case.source("x", *case.draw(st.sampled_from([(3, 2), (3, 1), (4, 1)])), fraction=case.whole(-2, 3))
+    case.ops.append(InputQuantiser("chosen_in", (2,), Format(False, case.whole(1, 2), 0)))
+    shifts = case.numbers(-1, case.tensor("x").shape[0] - case.tensor("chosen_in").range[1] - 1, 2)
+    case.ops.append(Affine("chosen", ("chosen_in",), np.ones(2, np.int64), shifts, Format(True, 2, 0)))
+    return Take("r", ("x", "chosen"))
+
+
+def condense(case: Case) -> Op:
+    nodes = case.whole(2, 3)
+    case.source("score", nodes)
+    case.ops.append(InputQuantiser("x", (nodes, 1), Format(False, 2, 0)))
+    case.source("valid", nodes)
+    limits = case.whole(-9, 9), case.whole(1, 4), case.whole(1, nodes)
+    return Condense("r", ("score", "x", "valid"), *limits, case.draw(st.sampled_from(["indices", "status"])))
+
+
 def output(case: Case) -> Op:
     case.source("x", 2)
     return Output("r", ("x",))
@@ -175,7 +204,7 @@ def output(case: Case) -> Op:
 CASES = {
     Conv: conv, Dense: dense, Affine: affine, Add: add, Multiply: multiply, MatMul: matmul, Requantise: requantise,
     Threshold: threshold, Table: table, MaxPool: max_pool, Reshape: reshape, Rearrange: rearrange, Softmax: softmax, TopK: top_k,
-    Output: output,
+    Nearest: nearest, Take: take, Condense: condense, Output: output,
 }  # fmt: skip
 
 
@@ -211,8 +240,10 @@ def bound_by_brute_force(graph: Graph, op: Op, trace: dict[str, np.ndarray]) -> 
             return sum(graph.tensors[name].bound << finest - f for name, f in zip(op.inputs, fractions, strict=True))
         case Requantise():
             return max(abs(op.low), abs(op.high))
-        case Threshold() | Table() | Softmax():
+        case Threshold() | Table() | Softmax() | Nearest() | Condense():
             return 0
+        case Take():
+            return graph.tensors[op.inputs[0]].bound
         case TopK():
             return 0 if op.part == "indices" else graph.tensors[op.inputs[0]].bound
         case MaxPool() | Reshape() | Rearrange() | Output():  # the number type of what they read is the number type of all of it
@@ -223,7 +254,7 @@ def is_exact(graph: Graph, op: Op) -> bool:
     """Tell whether both ends of the range are promised to come: not of what depends on several elements at once."""
     if isinstance(op, Output):
         return is_exact(graph, graph[op.inputs[0]])
-    return not isinstance(op, Softmax) and not (isinstance(op, TopK) and op.part == "indices")
+    return not isinstance(op, Softmax | Nearest | Condense) and not (isinstance(op, TopK) and op.part == "indices")
 
 
 @pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)

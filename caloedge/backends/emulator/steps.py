@@ -15,12 +15,14 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import (
     Add,
     Affine,
+    Condense,
     Conv,
     Dense,
     InputQuantiser,
     MatMul,
     MaxPool,
     Multiply,
+    Nearest,
     Op,
     Output,
     Rearrange,
@@ -28,10 +30,12 @@ from caloedge.compiler.ops import (
     Reshape,
     Softmax,
     Table,
+    Take,
     Threshold,
     TopK,
 )
 from caloedge.compiler.ranges import Tensor, conv_sizes, pool_sizes
+from caloedge.compiler.unsupported import refusal_of_kind
 from caloedge.project import identifiers
 
 TABLE_ENTRIES = 2**16
@@ -123,6 +127,8 @@ def _statements(block: Block, op: Op, sums: str | None) -> Iterator[str]:
             return _softmax(block, op, inputs[0])
         case TopK():
             return _top_k(block, op, inputs[0])
+        case Nearest() | Take() | Condense():
+            raise refusal_of_kind(op, "emulator")
         case _:
             assert_never(op)
 

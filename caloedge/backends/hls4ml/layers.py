@@ -8,19 +8,21 @@ from typing import Any, assert_never
 import numpy as np
 
 from caloedge.backends.hls4ml.layout import ArrayLayout, channels_last, moves
-from caloedge.backends.hls4ml.reuse import Fold, fold
+from caloedge.backends.hls4ml.reuse import Reuse, decide_reuse
 from caloedge.compiler import fixed
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import (
     Add,
     Affine,
+    Condense,
     Conv,
     Dense,
     InputQuantiser,
     MatMul,
     MaxPool,
     Multiply,
+    Nearest,
     Op,
     Output,
     Rearrange,
@@ -28,6 +30,7 @@ from caloedge.compiler.ops import (
     Reshape,
     Softmax,
     Table,
+    Take,
     Threshold,
     TopK,
 )
@@ -69,7 +72,7 @@ class Draft:
     names: dict[str, str]
     choices: Mapping[str, LayerChoice] = field(default_factory=dict)
     """Choices of the recipe, by operation."""
-    folds: dict[str, Fold] = field(default_factory=dict)
+    reuse: dict[str, Reuse] = field(default_factory=dict)
     """Reuse in convolutions and dense layers, by operation."""
     layers: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -82,8 +85,8 @@ class Draft:
 
     def multiplying(self, op: Conv | Dense, n_in: int, n_out: int, *, depthwise: bool = False) -> dict[str, Any]:
         """Decide how often multipliers are used and return it in hls4ml's words."""
-        self.folds[op.name] = layer_fold = fold(op, n_in, n_out, self.choices.get(op.name), depthwise=depthwise)
-        return {"ReuseFactor": layer_fold.reuse, "Strategy": layer_fold.strategy}
+        self.reuse[op.name] = reuse = decide_reuse(op, n_in, n_out, self.choices.get(op.name), depthwise=depthwise)
+        return {"ReuseFactor": reuse.factor, "Strategy": reuse.strategy}
 
     def new_name(self, base: str) -> str:
         """Return a name that no layer has or gets."""
@@ -122,7 +125,7 @@ def build_layers(op: Op, draft: Draft) -> Wire:
         case Output():
             _check_width(op.name, draft.graph.tensors[op.name].format)
             return draft.wires[op.inputs[0]]
-        case MatMul() | Threshold() | Table() | Softmax() | TopK():
+        case MatMul() | Threshold() | Table() | Softmax() | TopK() | Nearest() | Take() | Condense():
             raise refusal_of_kind(op, NAME)
         case _:
             assert_never(op)

@@ -19,12 +19,14 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import (
     Add,
     Affine,
+    Condense,
     Conv,
     Dense,
     InputQuantiser,
     MatMul,
     MaxPool,
     Multiply,
+    Nearest,
     Op,
     Output,
     Rearrange,
@@ -32,6 +34,7 @@ from caloedge.compiler.ops import (
     Reshape,
     Softmax,
     Table,
+    Take,
     Threshold,
     TopK,
 )
@@ -232,7 +235,7 @@ def _chain(
                 layers.append(_looked_up(op, graph, order))
             case Multiply() if op.name in gate_of:
                 layers.append(_gated(gate_of[op.name], graph, order))
-            case Add() | Multiply() | MatMul() | Softmax() | TopK():
+            case Add() | Multiply() | MatMul() | Softmax() | TopK() | Nearest() | Take() | Condense():
                 raise refusal_of_kind(op, NAME)
             case _:
                 assert_never(op)
