@@ -10,7 +10,7 @@ from typing import Any
 from caloedge.backends.hls4ml.gates import build_op, gate_parts
 from caloedge.backends.hls4ml.layers import NAME, Draft
 from caloedge.backends.hls4ml.layout import Order
-from caloedge.backends.hls4ml.reuse import Fold
+from caloedge.backends.hls4ml.reuse import Reuse
 from caloedge.catalog import Target
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Conv, Dense, InputQuantiser, Output
@@ -55,7 +55,7 @@ class HlsPlan:
     """Element of the flattened tensor in each place of the array, by input and output of the graph."""
     sources: Mapping[str, str]
     """Layer by output of the graph."""
-    folds: Mapping[str, Fold]
+    reuse: Mapping[str, Reuse]
     """Reuse in each convolution and dense layer."""
 
     @property
@@ -87,7 +87,7 @@ def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, Layer
         outputs,
         {op.name: wires[op.name].layout.order for op in ends},
         {op.name: wires[op.name].layer for op in graph.outputs},
-        draft.folds,
+        draft.reuse,
     )
 
 
@@ -181,6 +181,6 @@ def preview(graph: Graph, target: Target, variant: str, choices: Mapping[str, La
     multiplications = sum(layer.multiply_adds for layer in graph.layers())
     widest = max(tensor.format.width for tensor in graph.tensors.values())
     text = f"{len(hls_plan.layers)} hls4ml layers with reuse factor 1"
-    if folded := [f"{fold.reuse} in {name} ({fold.why})" for name, fold in hls_plan.folds.items() if fold.reuse > 1]:
-        text += f", but {', '.join(folded)}"
+    if reused := [f"{reuse.factor} in {name} ({reuse.why})" for name, reuse in hls_plan.reuse.items() if reuse.factor > 1]:
+        text += f", but {', '.join(reused)}"
     return f"{text}; {multiplications:,} multiplications, sums of up to {widest} bits"

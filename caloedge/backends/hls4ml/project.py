@@ -185,9 +185,9 @@ def _manifest(
         "library": f"firmware/{hls_plan.project}.so",
         "outputs": outputs,
         "reuse": {
-            name: {"strategy": fold.strategy, "factor": fold.reuse, "multipliers": fold.multipliers, "why": fold.why}
-            for name, fold in hls_plan.folds.items()
-            if fold.why
+            name: {"strategy": reuse.strategy, "factor": reuse.factor, "multipliers": reuse.multipliers, "why": reuse.why}
+            for name, reuse in hls_plan.reuse.items()
+            if reuse.why
         },
     }
 

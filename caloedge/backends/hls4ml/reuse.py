@@ -13,12 +13,12 @@ more elements (`maximum_size` in project.tcl), and unrolled loops beyond this ar
 
 
 @dataclass(frozen=True)
-class Fold:
+class Reuse:
     """Reuse of the multipliers in one layer."""
 
     strategy: str
     """hls4ml's word: `latency` or `resource`."""
-    reuse: int
+    factor: int
     """Clock cycles for which each multiplier is used, per kernel position."""
     products: int
     """Products of one kernel position; those with zeros count."""
@@ -27,7 +27,7 @@ class Fold:
     @property
     def multipliers(self) -> int:
         """Multipliers of one kernel position."""
-        return -(-self.products // self.reuse)
+        return -(-self.products // self.factor)
 
 
 def divisors(number: int) -> list[int]:
@@ -51,7 +51,7 @@ def valid_reuse(n_in: int, n_out: int) -> list[int]:
     return [*divisors(n_in), *(n_in * several for several in divisors(n_out) if several > 1)]
 
 
-def fold(op: Conv | Dense, n_in: int, n_out: int, choice: LayerChoice | None, *, depthwise: bool = False) -> Fold:
+def decide_reuse(op: Conv | Dense, n_in: int, n_out: int, choice: LayerChoice | None, *, depthwise: bool = False) -> Reuse:
     """Decide how a layer multiplies with a matrix of `n_in` × `n_out` at each kernel position; `UserError` for what cannot be.
 
     A depthwise layer has `n_in` products only.
@@ -75,7 +75,7 @@ def fold(op: Conv | Dense, n_in: int, n_out: int, choice: LayerChoice | None, *,
             f"possible: {nearest}"
         )
     if reuse is not None and strategy != "unrolled":
-        return Fold("resource", reuse, products, "chosen in the recipe")
+        return Reuse("resource", reuse, products, "chosen in the recipe")
     if least > 1:
-        return Fold("resource", least, products, f"{products:,} products are more than {MOST_MULTIPLIERS:,}")
-    return Fold("latency", 1, products, "")
+        return Reuse("resource", least, products, f"{products:,} products are more than {MOST_MULTIPLIERS:,}")
+    return Reuse("latency", 1, products, "")
