@@ -300,7 +300,7 @@ def test_the_recipe_chooses_for_auto_and_the_rule_for_the_rest() -> None:
     chosen = design(network(), TARGET, "auto", {"conv0": LayerChoice(strategy="streaming", reuse=2)})
     stages = {stage.layer.name: stage for stage in chosen.stages}
     assert [stages[name].strategy for name in ("conv0", "conv1", "dense0")] == ["streaming", "unrolled", "unrolled"]
-    assert stages["conv0"].fold == 2
+    assert stages["conv0"].reuse == 2
     assert stages["conv0"].why.startswith("chosen in the recipe; about ")
     assert re.fullmatch(
         r"about [\d,]+ LUT unrolled \(estimated\), within the 25% of xcvu13p-flga2577-2-e kept for it", stages["conv1"].why
@@ -313,7 +313,7 @@ def test_what_does_not_fit_streams_by_itself() -> None:
     assert "streaming" in strategies
 
 
-def test_dense_layers_are_folded_until_the_multipliers_fit() -> None:
+def test_dense_layers_reuse_multipliers_until_they_fit() -> None:
     graph = perceptron(64, 64)
     most = design(graph, TARGET, "streaming", {}).stages[0]
     few = design(graph, replace(TARGET, resources={"LUT": 10_000, "DSP": 90}), "streaming", {}).stages[0]
@@ -323,7 +323,7 @@ def test_dense_layers_are_folded_until_the_multipliers_fit() -> None:
     assert (wide.cycles, wide.multipliers) == (8, 8 * 32)
 
 
-def test_large_convolutions_are_folded_until_the_multipliers_fit() -> None:
+def test_large_convolutions_reuse_multipliers_until_they_fit() -> None:
     weights = np.ones((25, 32, 5, 5), np.int64)
     ops = (
         InputQuantiser("x", (32, 6, 6), Format(True, 6, 0)),
@@ -331,9 +331,9 @@ def test_large_convolutions_are_folded_until_the_multipliers_fit() -> None:
         Output("y", ("conv",)),
     )
     most = design(Graph(ops), TARGET, "streaming", {}).stages[0]
-    assert (most.fold, most.multipliers) == (9, 89 * 25)  # 36 pixels come in any case while 4 positions are worked on
+    assert (most.reuse, most.multipliers) == (9, 89 * 25)  # 36 pixels come in any case while 4 positions are worked on
     few = design(Graph(ops), replace(TARGET, resources={"LUT": 10_000, "DSP": 300}), "streaming", {}).stages[0]
-    assert (few.fold, few.multipliers) == (144, 6 * 25)
+    assert (few.reuse, few.multipliers) == (144, 6 * 25)
     with pytest.raises(Unsupported, match=r"^layer conv streaming: 25 multipliers, the design 25, more than 95% of the 20 of"):
         design(Graph(ops), replace(TARGET, resources={"LUT": 10_000, "DSP": 20}), "streaming", {})
 

@@ -79,8 +79,8 @@ class RtlStage:
     layer: RtlLayer
     strategy: str
     """`unrolled` or `streaming`."""
-    fold: int
-    """Streaming only: clock cycles per beat (dense) or per position (convolution)."""
+    reuse: int
+    """Streaming only: clock cycles for which each multiplier is used, per beat (dense) or per position (convolution)."""
     why: str
     source: Stream
     result: Stream
@@ -95,10 +95,10 @@ class RtlStage:
         if self.strategy == "unrolled":
             return 1
         if isinstance(self.layer.op, Conv):
-            return convolution_cycles(self.layer, self.fold)
+            return convolution_cycles(self.layer, self.reuse)
         if isinstance(self.layer.op, MaxPool):
             return math.prod(padded_shape(self.layer))
-        return self.source.beats * self.fold
+        return self.source.beats * self.reuse
 
     @property
     def most_cycles(self) -> int:
@@ -111,7 +111,7 @@ class RtlStage:
     def drain_cycles(self) -> int:
         """Clock cycles that it may go on without input where none of its events is under way."""
         grid = math.prod(padded_shape(self.layer)) if self.strategy == "streaming" and len(self.layer.source.shape) == 3 else 0
-        return grid + 4 * self.fold
+        return grid + 4 * self.reuse
 
     @property
     def multipliers(self) -> int:
@@ -127,7 +127,7 @@ class RtlStage:
     def lanes(self) -> int:
         """Words multiplied per cycle."""
         words = self.layer.weights.shape[1] if isinstance(self.layer.op, Conv) else self.source.words
-        return -(-words // self.fold)
+        return -(-words // self.reuse)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,9 +166,9 @@ def flat_stages(stages: Iterable[RtlStage]) -> tuple[RtlStage, ...]:
     return tuple(member for stage in stages for member in (stage, *flat_stages(stage.inner)))
 
 
-def convolution_cycles(layer: RtlLayer, fold: int) -> int:
-    """Return the clock cycles per event of a streaming convolution: the padded grid, and `fold` − 1 more for each position."""
-    return math.prod(padded_shape(layer)) + layer.positions * (fold - 1)
+def convolution_cycles(layer: RtlLayer, reuse: int) -> int:
+    """Return the clock cycles per event of a streaming convolution: the padded grid, and `reuse` − 1 more for each position."""
+    return math.prod(padded_shape(layer)) + layer.positions * (reuse - 1)
 
 
 def design(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice]) -> Design:
@@ -214,15 +214,15 @@ def _stages(
         if strategy == "streaming" and isinstance(layer.op, Conv):
             _refuse_early_windows(layer)
         source = _regrouped(beats, layer, strategy)
-        fold = _fold(layer, chosen, source, interval, choices.get(layer.name))
-        adder_graph = strategy == "unrolled" or (isinstance(layer.op, Conv) and fold == 1 and not chosen.width_problem)
+        reuse = _reuse(layer, chosen, source, interval, choices.get(layer.name))
+        adder_graph = strategy == "unrolled" or (isinstance(layer.op, Conv) and reuse == 1 and not chosen.width_problem)
         inner: tuple[RtlStage, ...] = ()
         if layer.excitation:
             channels = np.arange(source.words)
             sums = Stream(1, source.words, layer.excitation.sums, channels)
             inner = _stages(layer.excitation.layers, sums, strategies, choices, interval)
         beats = _result_stream(layer, strategy, source)
-        stages.append(RtlStage(layer, strategy, fold, chosen.why, source, beats, adder_graph, inner))
+        stages.append(RtlStage(layer, strategy, reuse, chosen.why, source, beats, adder_graph, inner))
     return tuple(stages)
 
 
@@ -276,18 +276,18 @@ def _stream(layer: RtlLayer) -> str:
 
 
 def _interval(layers: tuple[RtlLayer, ...], strategies: Mapping[str, Strategy], choices: Mapping[str, LayerChoice]) -> int:
-    """Return the clock cycles per event to which layers of multipliers are folded.
+    """Return the clock cycles per event up to which layers reuse their multipliers.
 
     As many as the slowest streaming convolution, max pool or gate needs, or one input word per cycle where there is none.
     """
     windowed = [x for x in layers if isinstance(x.op, Conv | MaxPool | Gate) and strategies[x.name].name == "streaming"]
     if not windowed:
         return layers[0].source.size
-    reuse = {x.name: (choices[x.name].reuse if x.name in choices else None) or least_fold(x) for x in windowed}
+    reuse = {x.name: (choices[x.name].reuse if x.name in choices else None) or least_reuse(x) for x in windowed}
     return max(max(math.prod(padded_shape(x)), x.positions * reuse[x.name]) for x in windowed)
 
 
-def least_fold(layer: RtlLayer) -> int:
+def least_reuse(layer: RtlLayer) -> int:
     """Return the cycles per position below which a streaming convolution is not built unless it is asked for."""
     weights = kernel_weights(layer)
     return (
@@ -297,7 +297,8 @@ def least_fold(layer: RtlLayer) -> int:
     )
 
 
-def _fold(layer: RtlLayer, strategy: Strategy, source: Stream, interval: int, choice: LayerChoice | None) -> int:
+def _reuse(layer: RtlLayer, strategy: Strategy, source: Stream, interval: int, choice: LayerChoice | None) -> int:
+    """Return `RtlStage.reuse`; a choice for a dense layer is per event instead."""
     reuse = choice.reuse if choice else None
     if isinstance(layer.op, Gate) and reuse is not None:
         raise UserError(f"layers: {layer.name}: reuse {reuse}; a gate multiplies one pixel per cycle, leave it out")
@@ -308,7 +309,7 @@ def _fold(layer: RtlLayer, strategy: Strategy, source: Stream, interval: int, ch
     if isinstance(layer.op, Conv):
         words = int(layer.weights.shape[1])
         if reuse is None:
-            least = least_fold(layer)
+            least = least_reuse(layer)
             if least == 1 and not strategy.width_problem:
                 return 1
             return max(least, min(words, interval // layer.positions))
@@ -358,24 +359,24 @@ def _refuse_blow_up(stages: tuple[RtlStage, ...], target: Target) -> None:
     for stage in stages:
         layer, name = stage.layer, stage.layer.name
         unrolled = stage.strategy == "unrolled"
-        fold = f"use {choice_option(name, 'streaming:2')}"
+        reusing = f"use {choice_option(name, 'streaming:2')}"
         if stage.adder_graph:
             cost = layer.estimated_lut // (1 if unrolled else layer.positions)
             total += cost
             if kernel_weights(layer) > CORE_WEIGHTS:
                 raise Unsupported(
                     f"layer {name} {stage.strategy}: an adder graph of {kernel_weights(layer):,} weights takes too long to find "
-                    f"(limit {CORE_WEIGHTS:,}), ~{cost:,} LUT; {_stream(layer) if unrolled else fold}"
+                    f"(limit {CORE_WEIGHTS:,}), ~{cost:,} LUT; {_stream(layer) if unrolled else reusing}"
                 )
             if total > LUT_LIMIT * luts:
                 raise Unsupported(
                     f"layer {name} {stage.strategy}: ~{cost:,} LUT, ~{total:,} with the layers before it, more than "
-                    f"{LUT_LIMIT:.0%} of the {luts:,} of {target.part}; {_stream(layer) if unrolled else fold}"
+                    f"{LUT_LIMIT:.0%} of the {luts:,} of {target.part}; {_stream(layer) if unrolled else reusing}"
                 )
     used = sum(stage.multipliers for stage in stages)
     if used > MULTIPLIER_LIMIT * multipliers:
         worst = max(stages, key=lambda stage: stage.multipliers)
-        reuse, most = (worst.fold, worst.layer.weights.shape[1])
+        reuse, most = (worst.reuse, worst.layer.weights.shape[1])
         if not isinstance(worst.layer.op, Conv):
             reuse, most = worst.cycles, worst.source.beats * worst.source.words
         more = choice_option(worst.layer.name, f"streaming:{min(2 * reuse, most)}")

@@ -20,7 +20,7 @@ def multiply(stage: RtlStage, name: str, before: str, beats: int, words: int, te
     assert isinstance(op, Conv | Dense)
     outputs, sum_format = len(op.weights), signed(layer.sums.format)
     weight_bits = signed(Format.holding(int(op.weights.min()), int(op.weights.max()), 0)).width
-    rom = _rom_words(layer.weights, beats, words, stage.fold, weight_bits)
+    rom = _rom_words(layer.weights, beats, words, stage.reuse, weight_bits)
     rom_name = f"rom_{name.removeprefix('layer_')}"
     rom_bits = stage.lanes * outputs * weight_bits
     address_bits = max((len(rom) - 1).bit_length(), 1)
@@ -28,7 +28,7 @@ def multiply(stage: RtlStage, name: str, before: str, beats: int, words: int, te
     bias = sum((int(code) % 2**sum_format.width) << (i * sum_format.width) for i, code in enumerate(op.bias))
     bits = outputs * sum_format.width
     parameters: dict[str, int | str] = {
-        "BEATS": beats, "WORDS": words, "FOLD": stage.fold, "OUTPUTS": outputs, "IN_BITS": layer.source.format.width,
+        "BEATS": beats, "WORDS": words, "FOLD": stage.reuse, "OUTPUTS": outputs, "IN_BITS": layer.source.format.width,
         "IN_SIGNED": int(layer.source.format.signed), "WEIGHT_BITS": weight_bits, "SUM_BITS": sum_format.width,
     }  # fmt: skip
     ports = link(before, "sum")
@@ -48,13 +48,13 @@ def signed(fmt: Format) -> Format:
     return fmt if fmt.signed else Format(True, fmt.width + 1, fmt.fraction)
 
 
-def _rom_words(weights: Codes, beats: int, words: int, fold: int, bits: int) -> list[int]:
+def _rom_words(weights: Codes, beats: int, words: int, reuse: int, bits: int) -> list[int]:
     """Return one ROM word per cycle: the weights of each lane and output, lane-major, lowest first."""
-    lanes = -(-words // fold)
+    lanes = -(-words // reuse)
     outputs = len(weights)
-    padded = np.zeros((outputs, beats, lanes * fold), dtype=np.int64)
+    padded = np.zeros((outputs, beats, lanes * reuse), dtype=np.int64)
     padded[:, :, :words] = weights.reshape(outputs, beats, words)
-    per_cycle = padded.reshape(outputs, beats * fold, lanes).transpose(1, 2, 0).reshape(beats * fold, -1)
+    per_cycle = padded.reshape(outputs, beats * reuse, lanes).transpose(1, 2, 0).reshape(beats * reuse, -1)
     return [sum((int(code) % 2**bits) << (i * bits) for i, code in enumerate(row)) for row in per_cycle]
 
 

@@ -400,7 +400,7 @@ def _window(stage: RtlStage, op: Conv | MaxPool, padding: Sequence[int], text: V
         "PAD_TOP": top, "PAD_LEFT": left, "PAD_BOTTOM": bottom, "PAD_RIGHT": right, "BITS": stage.source.bits,
     }  # fmt: skip
     lines, before = [], "in"
-    if stage.fold > 1 and bottom:
+    if stage.reuse > 1 and bottom:
         # What the stage before makes while this one works on its last rows: with it the next event's first window is filled
         # at once, and not at that stage's slower pace.
         depth = max((rows - 1 - top) * width + columns - left, 2)
