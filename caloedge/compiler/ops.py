@@ -6,8 +6,9 @@ inputs and outputs only: between them the compiler has turned them into integer 
 Shapes are ONNX's without the event axis: (F,), (C, H, W), …
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -387,6 +388,26 @@ Op = (
     | Condense
     | Output
 )
+
+
+def first_halves(ops: Iterable[Op]) -> dict[str, str]:
+    """Return by name of the second half of a `Nearest` or `Condense` that of the first: the same but for `part`.
+
+    Whoever calculates one half has the other at no cost.
+    """
+    first: dict[tuple[Any, ...], str] = {}
+    second: dict[str, str] = {}
+    for op in ops:
+        if isinstance(op, Nearest | Condense):
+            what = (type(op), *(getattr(op, item.name) for item in fields(op) if item.name not in ("name", "part")))
+            if (what, op.part) in first:
+                continue
+            other = next((name for (same, part), name in first.items() if same == what and part != op.part), None)
+            if other is None:
+                first[what, op.part] = op.name
+            elif other not in second.values():
+                second[op.name] = other
+    return second
 
 
 def _frozen(codes: NDArray[np.int64]) -> NDArray[np.int64]:

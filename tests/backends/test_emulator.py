@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +14,28 @@ from brute_force import extreme_codes
 from edges import EDGES, at_the_edge, codes_at_the_edge
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from nodes import RULES, by_hand, clustered, nodes_graph
 from random_networks import graphs
 
 from caloedge.backends.emulator import BACKEND
 from caloedge.backends.emulator.binding import Emulator, emulate
 from caloedge.backends.emulator.layout import SIZES, Buffer, _Memory, code_type, number_type, padded_shape, plan, rounding_type
 from caloedge.backends.emulator.project import BUILDS, build
-from caloedge.backends.emulator.source import PARTS, write
+from caloedge.backends.emulator.source import PARTS, LibrarySource, write
 from caloedge.catalog import Target, find
 from caloedge.compiler.fixed import Format, Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import (
     Add,
     Affine,
+    Condense,
     Conv,
     Dense,
     InputQuantiser,
     MatMul,
     MaxPool,
     Multiply,
+    Nearest,
     Op,
     Output,
     Rearrange,
@@ -39,6 +43,7 @@ from caloedge.compiler.ops import (
     Reshape,
     Softmax,
     Table,
+    Take,
     Threshold,
     TopK,
 )
@@ -175,7 +180,41 @@ def moves() -> Graph:
     return Graph(tuple(ops))
 
 
-HAND_MADE = {"sums": sums, "steps": steps, "moves": moves}
+def nodes() -> Graph:
+    """Return searches among nodes and condensations in every number type; of some, one half or none leaves."""
+    ops: list[Op] = []
+    for number, (fmt, reach, k) in enumerate(((Format(True, 8, 6), 36, 7), (Format(False, 14, 0), 9000, 3), (WIDE, 2**34, 1))):
+        ends = f"coordinates{number}", f"valid{number}"
+        condense = f"score{number}", *ends
+        ops += [
+            InputQuantiser(ends[0], (9, 1 + 2 * number), fmt),
+            InputQuantiser(ends[1], (9,), Format(True, 2 + 20 * number, 0)),
+            InputQuantiser(condense[0], (9,), Format(True, 4 + 22 * number, 0)),
+            Condense(f"points{number}", condense, -1, reach, 3, "indices"),
+            Nearest(f"distances{number}", ends, k, reach, "distances"),
+            Take(f"accepted{number}", (ends[0], f"points{number}")),
+            Nearest(f"indices{number}", ends, k, reach, "indices"),
+            Condense(f"status{number}", condense, -1, reach, 3, "status"),
+            Take(f"taken{number}", (ends[0], f"indices{number}")),
+        ]
+    leaving = (
+        "distances0",
+        "accepted1",
+        "status1",
+        "points2",
+        "distances2",
+        "indices1",
+        "taken0",
+        "taken2",
+        "accepted0",
+        "taken1",
+    )
+    ops.append(Nearest("again", ("coordinates0", "valid0"), 2, 40, "distances"))
+    return Graph((*ops, *outputs(*leaving, "again", "status2", "points0")))
+
+
+WIDE = Format(True, 40, 3)
+HAND_MADE = {"sums": sums, "steps": steps, "moves": moves, "nodes": nodes}
 
 
 @pytest.fixture(scope="module", params=HAND_MADE)
@@ -290,12 +329,12 @@ def test_a_padded_copy_has_room_for_both_borders() -> None:
     assert padded_shape(graph["grouped"], (4, 5, 6)) == (4, 8, 7)  # type: ignore[arg-type]
     assert padded_shape(graph["line"], (1, 7)) == (1, 10)  # type: ignore[arg-type]
     layout = plan(graph)
-    assert {name: buffer.elements for name, buffer in layout.padded.items()} == {
+    assert {name: buffer.elements for name, buffer in layout.scratch.items()} == {
         "grouped": 4 * 8 * 7,
         "solid": 2 * 4 * 5 * 4,
         "line": 10,
     }
-    for buffer in layout.padded.values():
+    for buffer in layout.scratch.values():
         assert buffer.offset + buffer.size <= layout.size
 
 
@@ -332,6 +371,7 @@ def test_no_buffer_of_the_hand_made_networks_is_overwritten(name: str) -> None:
 
 def check_plan(graph: Graph) -> None:
     """Replay a plan of memory: each byte must still belong to whom a reader expects."""
+    # Halves of one search are written together, by the second.
     layout = plan(graph)
     holder: dict[int, int] = {}
     content: dict[str, int] = {}  # every result has a number; those that only rename share it
@@ -354,17 +394,24 @@ def check_plan(graph: Graph) -> None:
 
     for op in graph.inputs:
         written(op.name)
-    for op in graph.ops:
-        if op.name in layout.fused or isinstance(op, InputQuantiser):
+    assert sorted(op.name for op in layout.order) == sorted(op.name for op in graph.ops)
+    for op in layout.order:
+        if op.name in {*layout.fused, *layout.first_half.values()} or isinstance(op, InputQuantiser):
             continue
         if isinstance(op, Reshape | Output):
             content[op.name] = content[op.inputs[0]]
             continue
+        sources = graph[op.inputs[0]].inputs if op.inputs[0] in layout.fused else op.inputs
         for name in op.inputs:
             read(name)
         written(op.name)
-        for name in op.inputs:
-            read(name)  # the result does not overwrite what is still being read
+        if op.name in layout.first_half:
+            written(layout.first_half[op.name])
+        if (scratch := layout.scratch.get(op.inputs[0] if op.inputs[0] in layout.fused else op.name)) is not None:
+            assert scratch.offset + scratch.size <= layout.size
+            holder.update(dict.fromkeys(range(scratch.offset, scratch.offset + scratch.size, 64), -1))
+        for name in (*sources, op.name, *((layout.first_half[op.name],) if op.name in layout.first_half else ())):
+            read(name)  # neither result nor scratch overwrites what is still being read, or each other
     for op in graph.outputs:
         read(op.name)
 
@@ -426,6 +473,53 @@ def test_a_flipped_weight_and_another_rounding_are_caught(tmp_path: Path) -> Non
         found = emulate(built(broken, tmp_path / str(number)), codes)
         assert not same(found, wanted)
         assert same(found, broken.run(codes))
+
+
+def test_equal_nodes_padding_and_few_hits_are_exact(tmp_path: Path) -> None:
+    """Random codes hardly ever tie: see `clustered`."""
+    for number, (nodes, axes, fmt, k, reach) in enumerate(
+        ((12, 6, Format(True, 8, 6), 7, 36), (5, 2, Format(False, 13, 0), 5, 4000), (6, 1, WIDE, 2, 2**36), (1, 1, WEIGHT, 1, 3))
+    ):
+        graph = nodes_graph(nodes, axes, fmt, k, reach)
+        rng = np.random.default_rng(number)
+        codes = clustered(rng, 70, fmt, nodes, axes) | {"values": codes_of(rng, Format(True, 8, 0), 70, nodes, 3)}
+        found = emulate(built(graph, tmp_path / str(number)), codes)
+        assert {name: array.tolist() for name, array in found.items()} == by_hand(graph, codes)
+
+
+BROKEN_SEARCH = {
+    "tie": ("+ T(j);", "+ T((1 << bits) - 1 - j);"),
+    "self": ("row_fill(reach, row(own, axes));", ""),
+    "padding": ("row(valid, j)[e] > 0 ? T(0) : reach;", "T(0);"),
+}
+"""Text of the fixed parts that makes each rule, and a wrong one."""
+
+
+@pytest.mark.parametrize("rule", [*RULES, "table"])
+def test_a_broken_rule_of_the_search_is_caught(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fmt, rng = Format(True, 8, 6), np.random.default_rng(0)
+    graph = nodes_graph(12, 6, fmt, 7, 36)
+    weights = np.rint(128 * np.exp(-np.arange(37) / 6.4)).astype(np.int64)
+    table = Table("weights", ("distances",), weights.reshape(1, 1, -1), 0, Format(False, 8, 7))
+    graph = Graph((*graph.ops, table, Output("weights_out", ("weights",))))
+    codes = clustered(rng, 70, fmt, 12, 6) | {"values": codes_of(rng, Format(True, 8, 0), 70, 12, 3)}
+    wanted = graph.run(codes)
+    if rule == "table":
+        weights[5] += 1
+        graph = graph.replacing("weights", values=weights.reshape(1, 1, -1))
+    else:
+        original, wrong = BROKEN_SEARCH[rule]
+        monkeypatch.setattr("caloedge.backends.emulator.project.write", lambda *words: corrupted(write(*words), original, wrong))
+    found = emulate(built(graph, tmp_path / "project"), codes)
+    assert not same(found, wanted)
+    if rule == "tie":
+        assert np.array_equal(found["distances_out"], wanted["distances_out"])
+
+
+def corrupted(source: LibrarySource, original: str, wrong: str) -> LibrarySource:
+    text = source.files["caloedge_nodes.h"]
+    assert text.count(original) == 1
+    return replace(source, files=source.files | {"caloedge_nodes.h": text.replace(original, wrong)})
 
 
 def test_codes_of_every_integer_type_are_taken(small: Path) -> None:

@@ -14,7 +14,7 @@ from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import InputQuantiser, Output
 from caloedge.project import stem
 
-PARTS = ("caloedge_block.h", "caloedge_emulator.h", "caloedge_threads.h")
+PARTS = ("caloedge_block.h", "caloedge_emulator.h", "caloedge_nodes.h", "caloedge_threads.h")
 """The fixed parts, shipped in `hls/emulator` with the templates."""
 
 

@@ -10,7 +10,7 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.backends.emulator.layout import MemoryLayout, code_type, number_type, padded_shape, plan, rounding_type
+from caloedge.backends.emulator.layout import MemoryLayout, code_type, index_bits, number_type, padded_shape, plan, rounding_type
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import (
     Add,
@@ -35,7 +35,6 @@ from caloedge.compiler.ops import (
     TopK,
 )
 from caloedge.compiler.ranges import Tensor, conv_sizes, pool_sizes
-from caloedge.compiler.unsupported import refusal_of_kind
 from caloedge.project import identifiers
 
 TABLE_ENTRIES = 2**16
@@ -84,9 +83,10 @@ def array(declaration: str, items: Sequence[str]) -> str:
 def write_block(graph: Graph) -> Block:
     """Return constants and statements of a whole network."""
     block = Block(graph)
-    for op in graph.ops:
+    skipped = {*block.layout.fused, *block.layout.first_half.values()}
+    for op in block.layout.order:
         tensor = graph.tensors[op.name]
-        if op.name in block.layout.fused or isinstance(op, InputQuantiser | Reshape | Output):
+        if op.name in skipped or isinstance(op, InputQuantiser | Reshape | Output):
             continue
         sums = next((sums for sums, rounding in block.layout.fused.items() if rounding is op), None)
         title = block.names[op.name] if sums is None else f"{block.names[sums]}, {block.names[op.name]}"
@@ -127,8 +127,12 @@ def _statements(block: Block, op: Op, sums: str | None) -> Iterator[str]:
             return _softmax(block, op, inputs[0])
         case TopK():
             return _top_k(block, op, inputs[0])
-        case Nearest() | Take() | Condense():
-            raise refusal_of_kind(op, "emulator")
+        case Nearest():
+            return _nearest(block, op, inputs[0])
+        case Take():
+            return _take(block, op, *inputs)
+        case Condense():
+            return _condense(block, op, *inputs[:2])
         case _:
             assert_never(op)
 
@@ -218,11 +222,11 @@ def _conv(block: Block, op: Conv, result: str, after: str) -> Iterator[str]:
 
 def _pad(block: Block, op: Conv, shape: tuple[int, ...]) -> Iterator[str]:
     """Copy the input into the middle of zeros."""
-    buffer, x_rows, rows = block.layout.padded[op.name], block.rows(op.inputs[0]), f"{block.names[op.name]}_padded"
+    buffer, x_rows, rows = block.layout.scratch[op.name], block.rows(op.inputs[0]), f"{block.names[op.name]}_padded"
     padded = padded_shape(op, shape)
     first = sum(op.padding[i] * math.prod(padded[i + 2 :]) for i in range(len(op.kernel)))
     apart = [math.prod(padded[axis + 1 :]) for axis in range(len(padded))]
-    yield f"{buffer.type} *const {rows} = reinterpret_cast<{buffer.type} *>(memory + {buffer.offset});"
+    yield f"{buffer.type} *const {rows} = {buffer.pointer};"
     yield f"for (int i = 0; i < {buffer.elements}; ++i) row_fill({buffer.type}(0), row({rows}, i));"
     yield from loops(
         shape, [f"row_copy(row({x_rows}, {index(shape, steps(shape))}), row({rows}, {first} + {index(shape, apart)}));"]
@@ -378,3 +382,41 @@ def _top_k(block: Block, op: TopK, x: Tensor) -> Iterator[str]:
     y_row = f"row({block.rows(op.name)}, {index(lead, (op.k,))})"
     options = f"{str(op.largest).lower()}, {str(op.part == 'indices').lower()}, {op.k}"
     yield from loops(lead, [f"top<{options}>({x_row}, {size}, {y_row});"])
+
+
+# Nodes
+
+
+def _halves(block: Block, op: Nearest | Condense, parts: Sequence[str]) -> str:
+    """Return the rows of each part of a result as arguments: those of this operation and of its first half, else null."""
+    rows = dict.fromkeys(parts, "nullptr") | {op.part: block.rows(op.name)}
+    if (name := block.layout.first_half.get(op.name)) is not None:
+        first = block.graph[name]
+        assert isinstance(first, Nearest | Condense)
+        rows[first.part] = block.rows(name)
+    return ", ".join(rows[part] for part in parts)
+
+
+def _nearest(block: Block, op: Nearest, x: Tensor) -> Iterator[str]:
+    nodes, axes = x.shape
+    number, scratch = block.layout.scratch[op.name].type, block.layout.scratch[op.name].pointer
+    rows = ", ".join(block.rows(name) for name in op.inputs)
+    yield f"nearest<{op.k}, {axes}, {index_bits(x)}>({rows}, {nodes}, {number}({op.reach}LL), {scratch},"
+    yield f"    {_halves(block, op, ('distances', 'indices'))});"
+
+
+def _take(block: Block, op: Take, values: Tensor, indices: Tensor) -> Iterator[str]:
+    options = f"{values.shape[1]}, {str(indices.range[0] < 0).lower()}"
+    rows = ", ".join(block.rows(name) for name in op.inputs)
+    scratch = block.layout.scratch[op.name].pointer
+    yield f"take_rows<{options}>({rows}, {values.shape[0]}, {indices.size}, {scratch}, {block.rows(op.name)});"
+
+
+def _condense(block: Block, op: Condense, score: Tensor, x: Tensor) -> Iterator[str]:
+    nodes, axes = x.shape
+    number, scratch = block.layout.scratch[op.name].type, block.layout.scratch[op.name].pointer
+    rows = ", ".join(block.rows(name) for name in op.inputs)
+    limits = (op.threshold, score.range[0] - 1, op.apart)
+    codes = ", ".join(f"{number}({code}LL)" for code in limits)
+    yield f"condense<{axes}>({rows}, {nodes}, {op.most}, {codes}, {scratch},"
+    yield f"    {_halves(block, op, ('indices', 'status'))});"
