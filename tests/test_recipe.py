@@ -130,7 +130,7 @@ INTEGER = f"Input should be a valid integer{FIELDS}"
          f"there are: {', '.join(names('target'))} {tried('lfe5u_86')}"),
         ("  lfe5u_85: [auto]", "  lfe5u_85: [io_stream]",
          "synthesis.lfe5u_85: backend 'rtl' has no variant 'io_stream' (did you mean 'streaming'?); "
-         "there are: auto, unrolled, streaming"),
+         "there are: auto, unrolled, streaming, nodes_1, nodes_2, nodes_4, nodes_8"),
         ("  conv_2: {", "  conv2: {",
          "layers: 'conv2' is no layer; they are called as `caloedge compile` prints them, e.g. conv_1"),
         ("task: seed_finder", "task: ''", None),

@@ -107,10 +107,10 @@ def trace_core(steps: tuple[CoreLayer, ...], words_in: int, source: Tensor, resu
                     weights, bias = after.weights[: len(x)], after.bias[: len(x)]
                     x = x * weights.astype(np.float64) + bias.astype(np.float64)
                 case Rounded():
-                    x = _requantised(symbolic, x, after)
+                    x = requantised(symbolic, x, after)
                 case _:
                     assert_never(after)
-    return _core(trace(inputs, x), words_in, fmt, result.format, cutoff)
+    return traced_core(trace(inputs, x), words_in, fmt, result.format, cutoff)
 
 
 def width_problem(layer: RtlLayer) -> str:
@@ -123,13 +123,13 @@ def width_problem(layer: RtlLayer) -> str:
     for name, weights, bias in (*product, *scalings):
         most = BIASED_BITS if np.any(bias) else CONSTANT_BITS
         for kind, codes, limit in (("weights", weights, most), ("biases", bias, CONSTANT_BITS)):
-            if (bits := _significant_bits(codes)) > limit:
+            if (bits := significant_bits(codes)) > limit:
                 return f"{kind} of {bits} bits in {name} are too wide for an adder graph ({limit} at most)"
     fmt = layer.sums.format
     widths = {layer.name: max(layer.source.format.width, fmt.width)}
     for step in layer.after:
         if isinstance(step, Rounded):
-            if step.offsets and (bits := _significant_bits(np.array(step.offsets))) > CONSTANT_BITS:
+            if step.offsets and (bits := significant_bits(np.array(step.offsets))) > CONSTANT_BITS:
                 return f"rounding off {bits} bits in {step.op.name} is too much for an adder graph ({CONSTANT_BITS} at most)"
             # A value that gets zeros behind it is compared with its limits at that width.
             widths[step.op.name] = max(fmt.width - min(step.shift, 0), step.op.format.width)
@@ -140,13 +140,14 @@ def width_problem(layer: RtlLayer) -> str:
     return f"sums of {widths[wide]} bits in {wide} are too wide for an adder graph ({EXACT_BITS} at most)" if wide else ""
 
 
-def _significant_bits(codes: Codes) -> int:
+def significant_bits(codes: Codes) -> int:
     """Return the most bits from the highest to the lowest set bit of any code."""
     magnitude = np.abs(codes)
     return int(np.max(magnitude // np.maximum(magnitude & -magnitude, 1))).bit_length()
 
 
-def _requantised(symbolic: Any, x: Any, step: Rounded) -> Any:
+def requantised(symbolic: Any, x: Any, step: Rounded) -> Any:
+    """Trace a requantisation of an array `x`; `symbolic` is alkaid's module of operations."""
     op = step.op
     if op.relu:
         x = symbolic.relu(x)
@@ -174,7 +175,8 @@ def _offset(x: Any, of_negative: int, of_others: int) -> Any:
     return type(x)(added, x.solver_options, hwconf=x.hwconf)
 
 
-def _core(comb: Any, words_in: int, format_in: Format, format_out: Format, cutoff: int) -> Core:
+def traced_core(comb: Any, words_in: int, format_in: Format, format_out: Format, cutoff: int) -> Core:
+    """Return what alkaid traced, cut into stages of at most `cutoff` adder delays."""
     depth = max((op.latency for op in comb.ops), default=0.0)
     stages = max(math.ceil(depth / cutoff), 1)
     ends = np.linspace(0, depth, stages + 1)[1:]

@@ -35,6 +35,8 @@ from caloedge.project import AUTO, identifiers
 from caloedge.recipe import LayerChoice
 
 VARIANTS = (AUTO, "unrolled", "streaming")
+NODE_VARIANTS = {f"nodes_{par}": par for par in (1, 2, 4, 8)}
+"""Variants that take an event node by node, and their nodes per clock cycle: see `node_stream`."""
 TOP = "caloedge_net"
 """The top module, until a project gives all modules the network's name."""
 UNROLL_SHARE = 0.25
@@ -174,7 +176,7 @@ def convolution_cycles(layer: RtlLayer, reuse: int) -> int:
 def design(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice]) -> Design:
     """Decide how every layer is built; raise `Unsupported` before anything blows up."""
     if variant not in VARIANTS:
-        raise UserError(f"backend 'rtl' has no variant {variant!r}; there are: {', '.join(VARIANTS)}")
+        raise UserError(f"backend 'rtl' has no variant {variant!r}; there are: {', '.join((*VARIANTS, *NODE_VARIANTS))}")
     refuse_unknown_layers(choices, layer_names(graph))
     layers = layers_of(graph)
     names = [layer.name for layer in flat_layers(layers)]

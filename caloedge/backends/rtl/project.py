@@ -13,8 +13,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from caloedge import tools
-from caloedge.backends.rtl.design import Design, Stream, design, table
+from caloedge.backends.rtl.design import NODE_VARIANTS, Design, Stream, design, table
+from caloedge.backends.rtl.design import preview as preview_chain
 from caloedge.backends.rtl.harness import Ports, harness
+from caloedge.backends.rtl.node_stream.design import NodeDesign, node_design, preview_nodes
 from caloedge.backends.rtl.simulation import RtlRecord, compile_model, simulate
 from caloedge.backends.rtl.text import VerilogText, renamed
 from caloedge.backends.rtl.verilog import write_design
@@ -30,11 +32,19 @@ SYNTHESIS = "synthesis"
 """Folder in a project in which synthesis keeps its results."""
 
 
+def preview(graph: Graph, target: Target, variant: str, choices: Mapping[str, LayerChoice]) -> str:
+    """Say in one line what would be built, with estimates; raise as `build` does."""
+    return (preview_nodes if variant in NODE_VARIANTS else preview_chain)(graph, target, variant, choices)
+
+
 def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Mapping[str, LayerChoice]) -> None:
     """Write the Verilog and compile its simulation; the folder appears whole or not at all.
 
     What the tools print goes to build.log in the folder, or beside the folder when the build fails.
     """
+    if variant in NODE_VARIANTS:
+        _build_nodes(graph, target, variant, folder, choices)
+        return
     rtl_design = design(graph, target, variant, choices)
     tools.newest("verilator"), tools.find("g++"), tools.find("make")
     start = time.perf_counter()
@@ -42,6 +52,17 @@ def build(graph: Graph, target: Target, variant: str, folder: Path, choices: Map
     written = time.perf_counter()
     values = _record(graph, target, variant, choices, rtl_design) | {"write_seconds": round(written - start, 1)}
     write_project(rtl_design, with_stem(text, graph.name, graph.digest), values, folder)
+
+
+def _build_nodes(graph: Graph, target: Target, variant: str, folder: Path, choices: Mapping[str, LayerChoice]) -> None:
+    planned: NodeDesign = node_design(graph, target, variant, choices)
+    tools.newest("verilator"), tools.find("g++"), tools.find("make")
+    start = time.perf_counter()
+    written = planned.written()
+    values = record("rtl", graph, target, variant, choices)
+    values["input"] |= streamed(planned.source)
+    values |= planned.record(written.latency_cycles) | {"write_seconds": round(time.perf_counter() - start, 1)}
+    write_project(planned, with_stem(written.text, graph.name, graph.digest), values, folder)
 
 
 def with_stem(text: VerilogText, name: str, digest: str) -> VerilogText:

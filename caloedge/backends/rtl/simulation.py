@@ -22,7 +22,7 @@ from caloedge.catalog import Waves
 from caloedge.compiler.fixed import Codes
 from caloedge.errors import BadData, UserError
 from caloedge.files import locked, read_text, replacing, write_text
-from caloedge.project import SEAL, InProject, InputPort, OrderedPort, Record, checked_codes, load_library, read_record, seal
+from caloedge.project import SEAL, InProject, InputPort, OrderedPort, Port, Record, checked_codes, load_library, read_record, seal
 
 TIMEOUT_S = 3600.0
 STALL_SCALE = 65536
@@ -120,11 +120,20 @@ def _root(program: Path, folder: Path, log: Path) -> str:
     return root
 
 
+class PlacedPort(Port):
+    """Output that is a part of what leaves through the port."""
+
+    places: list[Annotated[int, Field(ge=0)]]
+    """Word of the port's stream that each element is."""
+
+
 class RtlRecord(Record):
     """Entries that the simulation needs in the record."""
 
     input: InputPort
     output: OrderedPort
+    outputs: list[PlacedPort] = Field(default_factory=list)
+    """Parts of `output`, where it is not itself an output of the network."""
     handshake: bool
     library: InProject
     traced_library: InProject
@@ -194,4 +203,7 @@ def simulate(
         raise BadData(f"{folder}: the simulated design {fault}; it is broken, build the project again")
     natural = np.zeros_like(outputs)
     natural[:, np.array(output["order"])] = outputs
-    return Run({output["name"]: natural.reshape(n_events, *output["shape"])}, first_in, last_out, *map(int, waved))
+    results = {output["name"]: natural.reshape(n_events, *output["shape"])}
+    if parts := values.get("outputs"):
+        results = {part["name"]: natural[:, part["places"]].reshape(n_events, *part["shape"]) for part in parts}
+    return Run(results, first_in, last_out, *map(int, waved))
