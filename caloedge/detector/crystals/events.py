@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.detector.constants import PI0_MASS_GEV
-from caloedge.detector.crystals.geometry import PBWO4
+from caloedge.detector.crystals.geometry import PBWO4, CrystalMatrix
 from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.errors import BadData
 
@@ -70,19 +70,19 @@ class Windows:
     """(W, 2) central crystal."""
 
 
-def check_matrix(library: ShowerLibrary) -> None:
-    """Refuse a library whose showers were not made in the 25 × 25 crystal matrix."""
-    cells = PBWO4.cells_per_side**2
-    if library.n_cells != cells:
+def check_matrix(library: ShowerLibrary, matrix: CrystalMatrix = PBWO4) -> None:
+    """Refuse a library whose showers were not made in this matrix of crystals."""
+    side = matrix.cells_per_side
+    if library.n_cells != side**2:
         raise BadData(
-            f"{library.path}: showers have {library.n_cells} cells; this task needs {PBWO4.cells_per_side}×"
-            f"{PBWO4.cells_per_side} = {cells} PbWO4 crystals (caloedge simulate --geometry pbwo4)"
+            f"{library.path}: showers have {library.n_cells} cells; this task needs {side}×{side} = {side**2}"
+            f" {matrix.label} crystals (caloedge simulate --geometry {matrix.name})"
         )
-    outside = np.abs(library.impact_mm).max() - PBWO4.impact_half_width_mm
+    outside = np.abs(library.impact_mm).max() - matrix.impact_half_width_mm
     if outside > 1e-3:  # float32 of a half width
         raise BadData(
             f"{library.path}: an impact point lies {outside:.3g} mm outside the central crystal"
-            f" (±{PBWO4.impact_half_width_mm} mm); impact_mm is measured from that crystal's centre"
+            f" (±{matrix.impact_half_width_mm} mm); impact_mm is measured from that crystal's centre"
         )
 
 

@@ -23,6 +23,11 @@ class CrystalMatrix:
         return (self.cells_per_side, self.cells_per_side)
 
     @property
+    def label(self) -> str:
+        """What the crystals are called in messages."""
+        return {"G4_PbWO4": "PbWO4", "G4_CESIUM_IODIDE": "CsI"}.get(self.material, self.material)
+
+    @property
     def impact_half_width_mm(self) -> float:
         """Half width in mm of the square of impact points: the face of the central crystal."""
         return self.cell_mm / 2
@@ -66,8 +71,12 @@ Geometry = CrystalMatrix | SamplingStack
 # Crystals of the CMS barrel's size; the matrix is wide enough to contain 99 % of a shower around its centre.
 PBWO4 = CrystalMatrix("pbwo4", "G4_PbWO4", cells_per_side=25, cell_mm=22.0, depth_mm=230.0)
 
+# Front faces of the Belle barrel's CsI(Tl) crystals and their length (Nucl. Instrum. Meth. A 479 (2002) 117).
+CSI = CrystalMatrix("csi", "G4_CESIUM_IODIDE", cells_per_side=13, cell_mm=55.0, depth_mm=300.0)
+
 GEOMETRIES: dict[str, Geometry] = {
     "pbwo4": PBWO4,
+    "csi": CSI,
     # CaloChallenge dataset 2: 90 physical layers of 1.4 mm W + 0.3 mm Si, read out as 45 × 16 × 9 (arXiv 2410.21611).
     "wsi": SamplingStack(
         "wsi",
