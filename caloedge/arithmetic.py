@@ -13,10 +13,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from caloedge.graph_layers import COORDINATE_FRACTION, GravNet, Joined, Signed, WithinReach, plain
+
 SCALE = "scaling_impl"
 """Part of the names of all that sets a quantiser's scale."""
 GATE_BITS = 8
 """Of the means and gates of squeeze-and-excitation: there is one per channel and event, so they cost nothing."""
+WEIGHT_BITS, COORDINATE_BITS = 8, 8
+"""Of the weights of messages, from 0 to 1 in steps of 2⁻⁷, and of the coordinates of graphs."""
 GATE_SLOPE, GATE_CENTRE = 0.25, 0.5
 """Of the hard sigmoid; the slope is the sigmoid's own at 0."""
 NORM = "_norm"
@@ -69,6 +73,21 @@ class Arithmetic(Protocol):
     def scale_channels(self, name: str) -> nn.Module:
         """Multiply the channels of the first argument (N, C, H, W), which is not negative, by the second (N, C)."""
 
+    def signed(self, name: str) -> nn.Module:
+        """Keep the signed results of a dense layer as they are."""
+
+    def fixed(self, name: str, bits: int, fraction: int, *, signed: bool = True) -> nn.Module:
+        """Keep values on steps of 2^-fraction, whatever they are in training; unsigned ones are rectified."""
+
+    def joined(self, name: str) -> nn.Module:
+        """Put features (N, nodes, F) of several inputs side by side."""
+
+    def gravnet(self, name: str, k: int) -> nn.Module:
+        """Collect messages of the k nearest nodes: (coordinates, features, valid) to (mean, largest), see `graph_layers.GravNet`."""
+
+    def coordinates(self, name: str) -> nn.Module:
+        """Keep the coordinates in which `gravnet` takes distances."""
+
 
 class Scale(nn.Module):
     """Multiply by a constant."""
@@ -107,7 +126,15 @@ class ScaleChannels(nn.Module):
         return x * factors[:, :, None, None]
 
 
-CALIBRATED = (nn.ReLU, Squeeze, ScaleChannels)
+class Rectified(nn.Module):
+    """Keep positive values; not calibrated, as its scale is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the same shape."""
+        return torch.clamp(x, min=0.0)
+
+
+CALIBRATED = (nn.ReLU, Squeeze, ScaleChannels, Signed)
 """Layers whose quantised twins need to know how large their results are."""
 
 
@@ -198,6 +225,26 @@ class FloatArithmetic:
         """Multiply channels."""
         return ScaleChannels()
 
+    def signed(self, name: str) -> nn.Module:  # noqa: ARG002
+        """Keep values as they are."""
+        return Signed()
+
+    def fixed(self, name: str, bits: int, fraction: int, *, signed: bool = True) -> nn.Module:  # noqa: ARG002
+        """Keep values as they are, or rectify them."""
+        return nn.Identity() if signed else Rectified()
+
+    def joined(self, name: str) -> nn.Module:  # noqa: ARG002
+        """Put features side by side."""
+        return Joined(Signed())
+
+    def gravnet(self, name: str, k: int) -> nn.Module:  # noqa: ARG002
+        """Collect messages of the k nearest nodes."""
+        return GravNet(k, exact=False, weight=WithinReach(), message=Signed(), mean=Signed())
+
+    def coordinates(self, name: str) -> nn.Module:  # noqa: ARG002
+        """Keep coordinates as they are."""
+        return nn.Identity()
+
 
 class FoldedArithmetic(FloatArithmetic):
     """Plain torch layers for the weights that `folded` gives."""
@@ -205,12 +252,6 @@ class FoldedArithmetic(FloatArithmetic):
     def norm(self, name: str, channels: int) -> nn.Module:  # noqa: ARG002
         """Do nothing: it is in the convolution."""
         return nn.Identity()
-
-
-def _plain(x: Any) -> Tensor:
-    """Return a tensor without its scale, which Brevitas passes on only through layers that it knows."""
-    value: Tensor = getattr(x, "value", x)
-    return value
 
 
 class _Then(nn.Module):
@@ -222,7 +263,7 @@ class _Then(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         """Return what the quantiser makes of the layer's result."""
-        return self.quantiser(self.layer(*(_plain(x) for x in inputs)))
+        return self.quantiser(self.layer(*(plain(x) for x in inputs)))
 
 
 class _Ramp(nn.Module):
@@ -379,6 +420,37 @@ class QuantisedArithmetic:
         bits = self.layer_bits.get(name, self.activation_bits)
         return _Then(ScaleChannels(), self._positive(bits, self.largest.get(name, 1.0)))
 
+    def signed(self, name: str) -> nn.Module:
+        """Round half to even and saturate to signed codes."""
+        from brevitas.nn import QuantIdentity
+
+        bits = self.layer_bits.get(name, self.activation_bits)
+        options = self._of_values(self.largest.get(name, 1.0), signed=True)
+        layer: nn.Module = QuantIdentity(bit_width=bits, return_quant_tensor=True, **options)
+        return layer
+
+    def fixed(self, name: str, bits: int, fraction: int, *, signed: bool = True) -> nn.Module:  # noqa: ARG002
+        """Round half to even and saturate to codes with steps of 2^-fraction."""
+        from brevitas.nn import QuantIdentity
+
+        options = self._of_values(2.0 ** (bits - signed - fraction), trained=False, signed=signed)
+        layer: nn.Module = QuantIdentity(bit_width=bits, return_quant_tensor=True, **options)
+        return layer
+
+    def joined(self, name: str) -> nn.Module:
+        """Put features side by side and round them on one scale."""
+        return Joined(self.signed(f"{name}.quantiser"))
+
+    def gravnet(self, name: str, k: int) -> nn.Module:
+        """Collect messages of the k nearest nodes, rounded."""
+        weight = self.fixed(f"{name}.weight", WEIGHT_BITS, WEIGHT_BITS - 1, signed=False)
+        message, mean = (self.signed(f"{name}.{part}") for part in ("message", "mean"))
+        return GravNet(k, exact=True, weight=weight, message=message, mean=mean)
+
+    def coordinates(self, name: str) -> nn.Module:
+        """Round coordinates to `COORDINATE_BITS`."""
+        return self.fixed(name, COORDINATE_BITS, COORDINATE_FRACTION)
+
     def _positive(self, bits: int, largest: float | Tensor, *, trained: bool = True) -> nn.Module:
         """Return a quantiser to unsigned codes that saturates at both ends."""
         from brevitas.nn import QuantIdentity
@@ -386,18 +458,20 @@ class QuantisedArithmetic:
         layer: nn.Module = QuantIdentity(bit_width=bits, return_quant_tensor=True, **self._of_values(largest, trained=trained))
         return layer
 
-    def _of_values(self, largest: float | Tensor, *, trained: bool = True) -> dict[str, Any]:
+    def _of_values(self, largest: float | Tensor, *, trained: bool = True, signed: bool = False) -> dict[str, Any]:
         """Return how the results of a layer are quantised, as options of its Brevitas layer."""
         from brevitas.core.scaling import ScalingImplType
-        from brevitas.quant import Uint8ActPerTensorFixedPoint
+        from brevitas.quant import Int8ActPerTensorFixedPoint, Uint8ActPerTensorFixedPoint
 
-        class Fixed(Uint8ActPerTensorFixedPoint):  # type: ignore[misc]
+        base = Int8ActPerTensorFixedPoint if signed else Uint8ActPerTensorFixedPoint
+
+        class Fixed(base):  # type: ignore[misc, valid-type]
             scaling_impl = FixedScale
 
         if self.fixed_scales and trained:
             return {"act_quant": Fixed, "scaling_init": torch.as_tensor(largest, dtype=torch.float32)}
         how = ScalingImplType.PARAMETER if trained else ScalingImplType.CONST
-        return {"act_quant": Uint8ActPerTensorFixedPoint, "scaling_impl_type": how, "scaling_init": float(largest)}
+        return {"act_quant": base, "scaling_impl_type": how, "scaling_init": float(largest)}
 
     def _of_weights(self, name: str) -> dict[str, Any]:
         """Return how the weights of a layer are quantised, as options of its Brevitas layer."""

@@ -60,7 +60,7 @@ class Sample(Generic[Truth]):
     inputs: NDArray[Any]
     """(N, *input_shape) float32 in the task's unit."""
     targets: NDArray[Any]
-    """(N, outputs + the loss's `target_weights`) float32."""
+    """(N, outputs + the loss's `target_weights`) float32, or what else the loss takes."""
     truth: Truth
     published_inputs: NDArray[Any] | None = None
     """(N, *published_input_shape) float32, where the published network does not take what the edge network takes."""
@@ -143,8 +143,14 @@ class Loss:
     """(outputs, targets), tensors of a batch: a number, as a tensor, from which gradients flow."""
     target_weights: int = 0
     """Last columns of the targets, which no output estimates: they are weights in the loss."""
+    outputs: int | None = None
+    """Size of the outputs' last axis, where it is not that of the targets without `target_weights`."""
     distillable: bool = False
     """Whether targets are what a network gives, so that a teacher's outputs can stand for them."""
+
+    def output_shape(self, targets: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the outputs that go with targets of a shape."""
+        return (*targets[:-1], self.outputs or targets[-1] - self.target_weights)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ ROOMS = """
     reconstruction
     metrics
     tasks, targets
+    graph_layers
     arithmetic
     losses, networks
     recipe

@@ -78,8 +78,7 @@ def _activations(recipe: Recipe, task: Task, stage: str, network: nn.Module, sam
     finally:
         for hook in hooks:
             hook.remove()
-    wanted = list(sample.targets.shape[1:])
-    wanted[-1:] = [wanted[-1] - find(Loss, task.loss).target_weights] if wanted else []
+    wanted = list(find(Loss, task.loss).output_shape(sample.targets.shape)[1:])
     found = list(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
     if found != wanted:
         raise UserError(f"{where}: gives outputs {found}, task {recipe.task!r} needs {wanted}; name one that does")
