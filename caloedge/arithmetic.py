@@ -83,7 +83,7 @@ class Arithmetic(Protocol):
         """Put features (N, nodes, F) of several inputs side by side."""
 
     def gravnet(self, name: str, k: int) -> nn.Module:
-        """Collect messages of the k nearest nodes: (coordinates, features, valid) to (mean, largest), see `graph_layers.GravNet`."""
+        """Collect messages of the k nearest nodes: (coordinates, features, valid) to (mean, largest) as `GravNet`."""
 
     def coordinates(self, name: str) -> nn.Module:
         """Keep the coordinates in which `gravnet` takes distances."""

@@ -4,11 +4,13 @@
 `manifest.json`, which names the files with their digests, the data, the versions and the working points.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from caloedge.catalog import INTEGER, Task, distance_of, find
 from caloedge.errors import BadData, UserError
 from caloedge.files import read_text, sha256
 from caloedge.formats.npz import read_npz
 from caloedge.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from caloedge.compiler.graph import Graph
 
 MODEL = "model.qonnx"
 GOLDEN = "golden.npz"
@@ -103,6 +109,19 @@ class Artifact:
     def model(self) -> Path:
         """Path of the QONNX file."""
         return self.folder / MODEL
+
+    def graph(self) -> Graph:
+        """Return what firmware computes: the network, and what its task has done with the network's output."""
+        from caloedge.compiler.condensation import with_clusters
+        from caloedge.compiler.onnx.reader import read
+
+        network, condensation = read(self.model), find(Task, self.recipe.task).condensation
+        if condensation is None:
+            return network
+        points = self.manifest.working_points
+        if INTEGER not in points or distance_of(INTEGER) not in points:
+            raise BadData(f"{self.folder / MANIFEST}: no working points of the {INTEGER} network; export the artifact again")
+        return with_clusters(network, condensation, points[INTEGER], points[distance_of(INTEGER)])
 
     def golden(self) -> Golden:
         """Read the golden vectors."""

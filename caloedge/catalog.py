@@ -93,6 +93,25 @@ def _open_showers(source: str | Path) -> Library:
 
 
 @dataclass(frozen=True)
+class Condensation:
+    """How clusters are chosen among the nodes (N, F) that a graph network gives (arXiv 2002.03605)."""
+
+    score: int
+    """Column of the output: the best node is chosen first."""
+    coordinates: tuple[int, ...]
+    """Columns in which nodes near a chosen one are left out."""
+    most: int
+    """Clusters per event."""
+    valid: int = 0
+    """Column of the input that is positive for hits and 0 for padding."""
+
+
+def distance_of(method: str) -> str:
+    """Return the name of a method's condensation distance among its working points; its threshold has the method's name."""
+    return f"{method}, distance"
+
+
+@dataclass(frozen=True)
 class Task:
     """Data, target and physics metrics of one reconstruction problem."""
 
@@ -126,6 +145,8 @@ class Task:
     """Of the published network, where it takes something else than `input_shape`."""
     physical: bool = False
     """Whether outputs are quantities: the integer network's scores are then values, codes times their LSB."""
+    condensation: Condensation | None = None
+    """What firmware does with the network's output, at the integer network's working points."""
     lower_is_better: bool = False
     """Whether an assessment's figures are losses, such as widths; else they are shares in percent of what is right."""
 

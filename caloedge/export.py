@@ -6,6 +6,7 @@ import platform
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,12 +21,15 @@ from torch import nn
 from caloedge import artifact as store
 from caloedge.artifact import STAGES, Artifact, Golden, Manifest, TrainingRecord, read_artifact
 from caloedge.catalog import Library, Task, find, own_files
+from caloedge.compiler.condensation import CLUSTERS, INDICES, STATUS
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.onnx.reader import read
+from caloedge.compiler.ops import Condense
 from caloedge.errors import BadData
 from caloedge.evaluation.scoring import score_methods
 from caloedge.files import replacing_folder
 from caloedge.recipe import Recipe
+from caloedge.reconstruction.condensation import cluster_codes
 from caloedge.training.fit import predict
 from caloedge.training.stages import Trained, stored_records, weights_of
 
@@ -67,7 +71,8 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
         sample = task.sample(library, "test", _events_for(recipe.golden_vectors), recipe.seed)
         rows = np.linspace(0, len(sample.inputs) - 1, recipe.golden_vectors).astype(int)  # some of every kind of event
         codes = graph.quantise_input(sample.inputs[rows])
-        store.write_golden(new, golden_vectors(twin, codes, graph))
+        golden = golden_vectors(twin, codes, graph)
+        store.write_golden(new, golden)
         manifest = Manifest(
             name=recipe.name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,7 +88,9 @@ def export(recipe: Recipe, recipe_path: Path, library: Library, trained: Mapping
         valid = task.sample(library, "valid", recipe.evaluation.valid_events, recipe.seed)
         points = task.working_points(valid, score_methods(draft, task, valid))
         (new / store.CARD).write_text(_card(recipe, manifest, points), encoding="utf-8")
-        store.write_manifest(new, manifest.model_copy(update={"working_points": points}))
+        manifest = manifest.model_copy(update={"working_points": points})
+        store.write_golden(new, _with_clusters(golden, task, replace(draft, manifest=manifest).graph()))
+        store.write_manifest(new, manifest)
         if _is_there(read_artifact(new).manifest, folder):
             for name in (store.CARD, store.MANIFEST):
                 shutil.copyfile(folder / name, new / name)
@@ -157,6 +164,16 @@ def run_twin(twin: nn.Module, inputs: NDArray[Any]) -> NDArray[Any]:
         return predict(double, torch.from_numpy(inputs.astype(np.float64))).numpy()
     finally:
         twin.float()
+
+
+def _with_clusters(golden: Golden, task: Task, graph: Graph) -> Golden:
+    """Add what firmware does with the network's output, calculated without the graph."""
+    if task.condensation is None:
+        return golden
+    (nodes,) = golden.outputs.values()
+    (condense, *_) = (op for op in graph.ops if isinstance(op, Condense))
+    codes = cluster_codes(nodes, golden.inputs, task.condensation, condense.threshold, condense.apart)
+    return Golden(golden.inputs, golden.outputs | dict(zip((CLUSTERS, INDICES, STATUS), codes, strict=True)))
 
 
 def _check_golden(recipe: Recipe, graph: Graph) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from caloedge.artifact import MANIFEST, RECIPE, Artifact, read_artifact
 from caloedge.catalog import Assessment, Library, Network, Task, find
-from caloedge.compiler.onnx.reader import read
 from caloedge.computer import computer
 from caloedge.errors import BadData, UnknownName, meant
 from caloedge.evaluation.accuracy import evaluate, library_of
@@ -136,7 +135,7 @@ def report(artifact: Artifact, to: Places, independent: Library | None = None) -
             *on_test.sections,
             *(_independent(independent, elsewhere) if independent and elsewhere else ()),
             sections.exactness(checks),
-            sections.integer_network(read(artifact.model), artifact.manifest),
+            sections.integer_network(artifact.graph(), artifact.manifest),
             section.firmware(
                 built,
                 float_timings(artifact),
@@ -160,7 +159,7 @@ def report(artifact: Artifact, to: Places, independent: Library | None = None) -
 
 def firmware_plan(artifact: Artifact, projects: Path, reports: Path = Path("reports")) -> str:
     """Say which firmware will be built and synthesised, and how long it took if a report tells; empty if all is there."""
-    recipe, graph = artifact.recipe, read(artifact.model)
+    recipe, graph = artifact.recipe, artifact.graph()
     missing = [str(design) for design in designs(recipe) if not design.is_built(graph, recipe, projects)]
     if not missing:
         return ""

@@ -61,7 +61,7 @@ def build(
 
     Ctrl-C keeps what is done; the same command goes on.
     """
-    from caloedge.compiler.onnx.reader import compile_file, read
+    from caloedge.compiler.onnx.reader import compile_file
     from caloedge.pipeline import open_model
     from caloedge.project import AUTO, build_unless_built, record
 
@@ -71,7 +71,7 @@ def build(
         target = DEFAULT_TARGET if target is None else target
     else:
         artifact = open_model(model)
-        graph, layers = read(artifact.model), dict(artifact.recipe.layers) | layers
+        graph, layers = artifact.graph(), dict(artifact.recipe.layers) | layers
         target = artifact.recipe.target if target is None else target
     look_beside(Path(), [target])
     plugin, device, variant = find(Backend, backend), find(Target, target), known_variant(backend, variant)
@@ -209,7 +209,6 @@ def _layer_choice(text: str) -> tuple[str, Any]:
 
 def _built(project: Path, backend: str | None, variant: str | None) -> Path:
     """Return the folder of a built project; an artifact is built first, in ./runs, unless it was before."""
-    from caloedge.compiler.onnx.reader import read
     from caloedge.pipeline import open_model, places
     from caloedge.project import FirmwareDesign
 
@@ -217,4 +216,4 @@ def _built(project: Path, backend: str | None, variant: str | None) -> Path:
         return project
     artifact = open_model(str(project))
     design = FirmwareDesign(backend, known_variant(backend, variant), artifact.recipe.target)
-    return design.project(read(artifact.model), artifact.recipe, places(artifact.recipe, None).work / "projects")
+    return design.project(artifact.graph(), artifact.recipe, places(artifact.recipe, None).work / "projects")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.catalog import BASELINE, FLOAT, INTEGER, Assessment, Sample
+from caloedge.catalog import BASELINE, FLOAT, INTEGER, Assessment, Sample, distance_of
 from caloedge.metrics import bootstrap, claims, clusters, resolution
-from caloedge.metrics.clusters import Clusters, distance_name
+from caloedge.metrics.clusters import Clusters
 from caloedge.reconstruction.hit_arrays import HitTruth
 from caloedge.results import Claim, Image, Number, Plot, Section, Table
 
@@ -142,7 +142,7 @@ def assess(
     """Compare the methods on one sample, each at its own working point."""
     truth, objects = sample.truth, objects_of(sample.truth, granularity.least_gev)
     found = {
-        name: found_by(truth, objects, clusters.clusters(sample, outputs, points[name], points[distance_name(name)]))
+        name: found_by(truth, objects, clusters.clusters(sample, outputs, points[name], points[distance_of(name)]))
         for name, outputs in scores.items()
     }
     rows = {name: _figures(objects, one, granularity) for name, one in found.items()}
@@ -227,13 +227,13 @@ def _table(
         title="Photons found at equal fakes and doubles",
         columns=("method", *columns, "threshold", "distance"),
         rows=tuple(
-            (name, *row.values(), f"{points[name]:.4g}", f"{points[distance_name(name)]:.4g}") for name, row in rows.items()
+            (name, *row.values(), f"{points[name]:.4g}", f"{points[distance_of(name)]:.4g}") for name, row in rows.items()
         ),
         caption=f"{truth.hits.n_events:,} events with one to six photons, {len(objects.event_O):,} photons of at least "
         f"{granularity.least_gev:g} GeV, {np.median(hits_E):.0f} hits per event (median; 95 % have at most "
         f"{np.quantile(hits_E, 0.95):.0f}), {(truth.overflow_E > 0).mean():.2%} of the events with more hits than fit. The "
-        "energy resolution is half of the smallest interval with 68.27 % of the responses, over their median. Thresholds: logit of "
-        "β, for the baseline GeV.",
+        "energy resolution is half of the smallest interval with 68.27 % of the responses, over their median. Thresholds: logit "
+        "of β, for the baseline GeV.",
     )
 
 

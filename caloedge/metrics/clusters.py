@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.catalog import BASELINE, Sample
+from caloedge.catalog import BASELINE, Condensation, Sample, distance_of
 from caloedge.metrics import bootstrap
 from caloedge.reconstruction.condensation import condense
 from caloedge.reconstruction.hit_arrays import HitTruth
 
 ENERGY, SIGNAL, POSITION, COORDINATES, SCORE = 0, 1, slice(2, 5), slice(5, 8), 8
-MOST_CLUSTERS = 16
+CONDENSATION = Condensation(score=SCORE, coordinates=(5, 6, 7), most=16)
 RATE = 0.05
 """Fakes and doubles per event at which methods are compared."""
 DISTANCES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -49,7 +49,7 @@ def clusters(sample: Sample[HitTruth], outputs_ENO: NDArray[Any], threshold: flo
     """Return the clusters of a method at a threshold of the score and a condensation distance."""
     truth = sample.truth
     chosen_EM, _ = condense(
-        outputs_ENO[..., SCORE], outputs_ENO[..., COORDINATES], truth.hit_EN >= 0, threshold, apart, MOST_CLUSTERS
+        outputs_ENO[..., SCORE], outputs_ENO[..., COORDINATES], truth.hit_EN >= 0, threshold, apart, CONDENSATION.most
     )
     event_K, place_K = np.nonzero(chosen_EM >= 0)
     node_K = chosen_EM[event_K, place_K]
@@ -63,17 +63,12 @@ def clusters(sample: Sample[HitTruth], outputs_ENO: NDArray[Any], threshold: flo
     )
 
 
-def distance_name(method: str) -> str:
-    """Return what a method's condensation distance is called among working points."""
-    return f"{method}, distance"
-
-
 def working_points(sample: Sample[HitTruth], outputs: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """Return threshold and condensation distance of each method at `RATE`; those of the baseline keep no distance."""
     points: dict[str, float] = {}
     for name, values in outputs.items():
         threshold, apart = working_point(sample, values, RATE, (0.0,) if name == BASELINE else DISTANCES)
-        points |= {name: threshold, distance_name(name): apart}
+        points |= {name: threshold, distance_of(name): apart}
     return points
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from caloedge.graph_layers import plain
 from caloedge.arithmetic import Arithmetic
 from caloedge.catalog import Network
+from caloedge.graph_layers import plain
 
 HIT_FEATURES = 5
-"""Energy in GeV, time in 62.5 ns, x, y, z in m."""
+"""Energy in GeV, time in 15.625 ns, x, y, z in m."""
 ENERGY, SIGNAL, POSITION, COORDINATES, BETA = 0, 1, slice(2, 5), slice(5, 8), 8
 """Columns of the output: energy in GeV, logit of being no background, position in m, condensation coordinates, logit of β."""
 OUTPUTS = 9

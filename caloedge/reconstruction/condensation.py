@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloedge.catalog import Condensation
+
 NOBODY = -1
 
 
@@ -46,3 +48,18 @@ def condense(
         alive_EN[event_A] = alive_AN
         event_A = event_A[alive_AN.any(axis=1)]
     return chosen_EM, np.asarray(alive_EN.any(axis=1))
+
+
+def cluster_codes(
+    nodes_ENF: NDArray[Any], inputs_ENC: NDArray[Any], condensation: Condensation, threshold: int, apart: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return what firmware gives of the codes of nodes and inputs: clusters (E, M, F), their nodes (E, M), and status (E, 2).
+
+    Absent clusters are zeros and their node is −1; the status is how many there are, and 1 where there would be more.
+    """
+    valid_EN = inputs_ENC[..., condensation.valid] > 0
+    points_ENC = nodes_ENF[..., list(condensation.coordinates)]
+    chosen_EM, more_E = condense(nodes_ENF[..., condensation.score], points_ENC, valid_EN, threshold, apart, condensation.most)
+    there_EM = chosen_EM >= 0
+    taken_EMF = np.take_along_axis(nodes_ENF, np.maximum(chosen_EM, 0)[..., None], axis=1)
+    return np.where(there_EM[..., None], taken_EMF, 0), chosen_EM, np.stack([there_EM.sum(axis=1), more_E], axis=1)

@@ -18,8 +18,10 @@ from caloedge.detector.crystals.hits import HitEvents, joined
 from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.reconstruction.local_maxima import Clusters
 
-TIME_UNIT_NS = 62.5
-"""2⁻⁴ µs: times of ±250 ns are numbers of ±4."""
+TIME_UNIT_NS = 15.625
+"""2⁻⁶ µs: a few standard deviations of a hit's time are a number near 1, which a network can learn from soon."""
+LATEST = 8.0
+"""Times saturate in these units, at ±125 ns: what is so far from the event is background all the same."""
 FEATURES = 5
 OUTPUTS = 9
 """Of each hit: energy, signal, position (3), coordinates of condensation (3), score."""
@@ -48,7 +50,8 @@ def sample(merge: Merge, most: int, library: ShowerLibrary, split: str, n_events
     """Compose events from one split of a library; the same arguments give the same arrays.
 
     `merge` makes the hits of crystals to those that the network takes, of which `most` fit. Inputs (E, most, 5) are energy (GeV),
-    time (62.5 ns) and position (m); targets (E, most, 5) are the number of the hit's object, from 1 on, its energy and position.
+    time (`TIME_UNIT_NS`) and position (m); targets (E, most, 5) are the number of the hit's object, from 1 on, its energy and
+    position.
     """
     check_matrix(library, CSI)
     rows = split_rows(len(library), split)
@@ -63,7 +66,8 @@ def hit_sample(hits: HitEvents, most: int) -> Sample[HitTruth]:
     """Return the arrays of given events."""
     hit_EN, overflow_E = most_energetic(hits, most)
     there_EN = hit_EN >= 0
-    features_H = np.column_stack([hits.energy_H, hits.time_H / TIME_UNIT_NS, hits.position_H3])
+    time_H = np.clip(hits.time_H / TIME_UNIT_NS, -LATEST, LATEST)
+    features_H = np.column_stack([hits.energy_H, time_H, hits.position_H3])
     owned_H = hits.object_H >= 0
     owner_H = hits.event_H, np.maximum(hits.object_H, 0)
     of_object_H = np.column_stack([hits.energy_EP[owner_H], hits.position_EP3[owner_H]])

@@ -50,13 +50,14 @@ def assess(sample: Sample[HitTruth], scores: Mapping[str, NDArray[Any]], points:
 TASK = Task(
     description="find photons among at most 128 CsI crystals: energy, position and condensation point of each hit",
     input_shape=(MOST_HITS, hit_arrays.FEATURES),
-    input_unit="GeV, 62.5 ns, m",
+    input_unit="GeV, 15.625 ns, m",
     output="nodes",
     loss="object_condensation",
     sample=partial(hit_arrays.sample, _as_they_are, MOST_HITS),
     baseline=local_maximum,
     working_points=clusters.working_points,
     assess=assess,
+    condensation=clusters.CONDENSATION,
     item="event",
     physical=True,
 )

@@ -60,13 +60,14 @@ def assess(sample: Sample[HitTruth], scores: Mapping[str, NDArray[Any]], points:
 TASK = Task(
     description="find photons among at most 32 trigger cells of 4×4 CsI crystals: energy, position, condensation point",
     input_shape=(MOST_HITS, hit_arrays.FEATURES),
-    input_unit="GeV, 62.5 ns, m",
+    input_unit="GeV, 15.625 ns, m",
     output="nodes",
     loss="object_condensation",
     sample=partial(hit_arrays.sample, _merged, MOST_HITS),
     baseline=icn,
     working_points=clusters.working_points,
     assess=assess,
+    condensation=clusters.CONDENSATION,
     item="event",
     physical=True,
 )
