@@ -74,6 +74,7 @@ def with_stem(text: VerilogText, name: str, digest: str) -> VerilogText:
     modules = text.modules | _parts(text.parts)
     top = stem(name, digest, modules.values())
     names = {module: f"{top}_{module.removeprefix('caloedge_')}" for module in modules} | {text.top: top}
+    assert len(set(names.values())) == len(names), "a written module has the name of a hand-written part"
     blocks = {names[module]: number for module, number in text.blocks.items()}
     return replace(text, top=top, modules=renamed(modules, names), parts=set(), blocks=blocks)
 

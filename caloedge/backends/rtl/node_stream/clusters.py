@@ -90,12 +90,12 @@ def _choice(plan: Plan, clusters: Condensation, ends: Bus, valid: str, text: Ver
         ("out_valid", "output", 1), ("out_indices", "output", condense.most * index), ("out_present", "output", condense.most),
         ("out_count", "output", condense.most.bit_length()), ("out_overflow", "output", 1),
     ]  # fmt: skip
-    unit = instance("caloedge_condense", "choice", text, parameters, {name: name for name, _, _ in ports[2:]})
+    unit = instance("caloedge_condense", "part", text, parameters, {name: name for name, _, _ in ports[2:]})
     remark = f"// Choice of clusters {condense.name}."
-    text.modules["condense"] = f"{remark}\nmodule condense (\n{port_list(ports)}\n);\n{unit}\nendmodule\n"
-    text.blocks["condense"] = 1
+    text.modules["choice"] = f"{remark}\nmodule choice (\n{port_list(ports)}\n);\n{unit}\nendmodule\n"
+    text.blocks["choice"] = 1
     wires = {f"out_{name}": f"chosen_{name}" for name in ("valid", "indices", "present", "count", "overflow")}
-    return [written_instance("condense", "condense_unit", {"in_valid": valid, "in_data": joined(inside)} | wires)]
+    return [written_instance("choice", "choice_unit", {"in_valid": valid, "in_data": joined(inside)} | wires)]
 
 
 def positive(word: Word, ends: Bus, lane: int, network: NodeNetwork) -> str:

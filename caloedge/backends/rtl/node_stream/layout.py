@@ -12,6 +12,9 @@ from caloedge.backends.rtl.node_stream.plan import Plan
 from caloedge.backends.rtl.node_stream.words import Words
 from caloedge.compiler.fixed import Format
 
+LOOK_UP_BEATS = 4
+"""Beats in which clusters leave, unless nodes do as well: each cluster of a beat costs a small memory of all nodes' words."""
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -49,7 +52,7 @@ def layout(plan: Plan) -> Layout:
     node_words = tuple(word for op in plan.node_outputs for word in network.words[op.name])
     taken_words = tuple(word for name in taken for word in clusters.taken[name]) if clusters else ()
     most = clusters.condense.most if clusters and plan.cluster_outputs else 0
-    slots = -(-most // plan.beats)
+    slots = -(-most // min(plan.beats, LOOK_UP_BEATS if not node_words else plan.beats))
     beats = plan.beats if node_words or not slots else -(-most // slots)
     cluster_words = int(indices) + len(taken_words)
     first_cluster = plan.par * len(node_words)
