@@ -14,7 +14,7 @@ from caloedge.networks.clustering import LEAST_ENERGY, SIZES, build  # noqa: E40
 EVENTS, NODES, K = 12, 9, 3
 
 
-def nodes(seed: int, *, few_places: bool = False):  # noqa: ANN201
+def nodes(seed: int, *, few_places: bool = False):
     """Return coordinates on the grid of steps, and which nodes are hits: from none to all of an event's."""
     generator = torch.Generator().manual_seed(seed)
     spread = 2 if few_places else 12
@@ -23,7 +23,7 @@ def nodes(seed: int, *, few_places: bool = False):  # noqa: ANN201
     return coordinates, valid
 
 
-def nearest_by_loops(coordinates, valid):  # noqa: ANN001, ANN201
+def nearest_by_loops(coordinates, valid):
     """Return distances and indices of the nearest nodes, written out."""
     distances, indices = torch.zeros(EVENTS, NODES, K), torch.zeros(EVENTS, NODES, K, dtype=torch.long)
     for event in range(EVENTS):
@@ -46,7 +46,7 @@ def test_nearest_nodes_are_those_of_the_definition_in_either_form(few_places: bo
         assert (distances[..., 1:] == distances[..., :-1]).float().mean() > 0.3, "no ties to break"
     trained, exported = Nearest(K, exact=True)(coordinates, valid), Nearest(K, exact=True)._dense(coordinates, valid)
     assert torch.equal(trained[0], distances)
-    assert torch.equal(exported[0], distances)  # of ties, torch's own `topk` takes any, ONNX's the first: only distances count here
+    assert torch.equal(exported[0], distances)  # torch's own `topk` takes any of equal ones, ONNX's the first
     assert torch.equal(trained[1], indices)
 
 
@@ -91,7 +91,7 @@ def test_rows_are_taken_alike_in_either_form() -> None:
     assert torch.equal(take(values, indices), torch.gather(values.unsqueeze(1).expand(-1, NODES, -1, -1), 2, rows))
 
 
-def hits(n: int, seed: int):  # noqa: ANN201
+def hits(n: int, seed: int):
     """Return events of 0 to `n` hits."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(n + 1, n, 5, generator=generator)
@@ -100,7 +100,7 @@ def hits(n: int, seed: int):  # noqa: ANN201
     return inputs
 
 
-def arithmetics():  # noqa: ANN201
+def arithmetics():
     quantised = QuantisedArithmetic(weight_bits=8, activation_bits=8, input_bits=16, input_fraction=12, input_signed=True)
     return FloatArithmetic(), quantised
 

@@ -37,7 +37,7 @@ def test_the_shipped_library_is_of_photons_in_csi(library: ShowerLibrary) -> Non
     assert len(library) >= 25_000
     assert library.path.stat().st_size <= 4_000_000
     assert library.provenance["version"].startswith("Geant4")
-    assert 50 <= library.energies_mev.min() < 55
+    assert library.energies_mev.min() == pytest.approx(50, abs=2)
     assert 6_500 < library.energies_mev.max() <= 7_000
     share = library.cells_mev[:5000].sum(axis=1) / library.energies_mev[:5000]
     assert 0.95 < np.median(share) < 1
@@ -110,7 +110,7 @@ def test_close_pairs_are_frequent_and_pions_have_their_mass(library: ShowerLibra
     mass = mass[np.isfinite(mass)]
     at_mass, beside = (((mass > low) & (mass < high)).sum() for low, high in ((0.12, 0.15), (0.16, 0.19)))
     assert at_mass > 2 * beside
-    assert PI0_MASS_GEV == pytest.approx(0.135, abs=0.001)
+    assert pytest.approx(0.135, abs=0.001) == PI0_MASS_GEV
 
 
 def test_trigger_cells_add_the_crystals_above_their_threshold(hits: HitEvents) -> None:

@@ -10,7 +10,7 @@ from caloedge.losses import object_condensation as module  # noqa: E402
 from caloedge.losses.object_condensation import LOSS, object_condensation  # noqa: E402
 
 
-def batch(seed: int = 1, events: int = 5, nodes: int = 7):  # noqa: ANN201
+def batch(seed: int = 1, events: int = 5, nodes: int = 7):
     """Return outputs and targets: events of up to three objects, noise and padding at the end."""
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(events, nodes, LOSS.outputs, generator=generator)
@@ -22,7 +22,7 @@ def batch(seed: int = 1, events: int = 5, nodes: int = 7):  # noqa: ANN201
     return outputs, targets
 
 
-def by_loops(outputs, targets) -> float:  # noqa: ANN001
+def by_loops(outputs, targets) -> float:
     """Return the loss, written out hit by hit."""
     total = 0.0
     for out, target in zip(outputs.double(), targets.double(), strict=True):
@@ -47,9 +47,9 @@ def by_loops(outputs, targets) -> float:  # noqa: ANN001
                 share = weight[n] / sum(weight.values()) / len(numbers)
                 errors += share * (module.ENERGY_WEIGHT * energy + module.POSITION_WEIGHT * position)
         suppressed = sum(beta[n] for n in noise) / max(1, len(noise))
-        signal = sum(
-            -math.log(1 / (1 + math.exp(-float(out[n, 1]) * (1 if target[n, 0] > 0 else -1)))) for n in hits
-        ) / max(1, len(hits))
+        signal = sum(-math.log(1 / (1 + math.exp(-float(out[n, 1]) * (1 if target[n, 0] > 0 else -1)))) for n in hits) / max(
+            1, len(hits)
+        )
         total += potential + unsure + module.BACKGROUND * suppressed + module.SIGNAL_WEIGHT * signal + errors
     return total / len(outputs)
 

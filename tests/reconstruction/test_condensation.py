@@ -14,14 +14,14 @@ from caloedge.reconstruction.condensation import cluster_codes, condense
 EVENTS, NODES = 400, 9
 
 
-def events(seed: int, scores: int = 6, places: int = 5):  # noqa: ANN201
+def events(seed: int, scores: int = 6, places: int = 5):
     """Return few different scores and places, so that ties and equal nodes are frequent, and which nodes are hits."""
     rng = np.random.default_rng(seed)
     valid = np.arange(NODES) < rng.integers(0, NODES + 1, (EVENTS, 1))
     return rng.integers(-scores, scores, (EVENTS, NODES)), rng.integers(0, places, (EVENTS, NODES, 2)), valid
 
 
-def by_loops(score, places, valid, threshold, apart, most):  # noqa: ANN001, ANN201, PLR0913
+def by_loops(score, places, valid, threshold, apart, most):
     alive = [n for n in range(len(score)) if valid[n] and score[n] >= threshold]
     chosen: list[int] = []
     while alive and len(chosen) < most:
