@@ -36,6 +36,8 @@ class Function:
     """Whether a larger argument never gives a smaller result."""
     exponent: int | None = None
     """Exponent of a power, which products of codes can be as well; None of other functions."""
+    limits: tuple[bool, bool] = (False, False)
+    """Whether it only limits its argument from below, and from above: its constants are those limits."""
     lowest: int | None = None
     """Begin of its domain, if it is not defined for all numbers."""
     node: str = ""
@@ -138,4 +140,4 @@ def clip(low: Rationals | None, high: Rationals | None) -> Function:
         limited = x if low is None else max(x, limits[0])
         return limited if high is None else min(limited, limits[-1])
 
-    return Function("Clip", values, exact, constants)
+    return Function("Clip", values, exact, constants, limits=(low is not None, high is not None))

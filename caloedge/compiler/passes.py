@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.compiler import fixed
+from caloedge.compiler.dense_neighbours import take_neighbours
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
+from caloedge.compiler.neighbours import find_nearest, look_up_distances, lower_reach, share_moves, shorten_top_k
 from caloedge.compiler.ops import (
     Affine,
     Conv,
@@ -371,6 +373,12 @@ def _rewired(graph: Graph, changed: dict[str, Any], dropped: dict[str, str]) -> 
 
 
 PASSES: tuple[Pass, ...] = (
+    shorten_top_k,
+    find_nearest,
+    take_neighbours,
+    remove_unread,
+    look_up_distances,
+    lower_reach,
     fold_constants,
     sink_transposes,
     merge_moves,
@@ -378,5 +386,6 @@ PASSES: tuple[Pass, ...] = (
     merge_requantisations,
     remove_dead_channels,
     narrow_formats,
+    share_moves,
     remove_unread,
 )

@@ -16,7 +16,7 @@ from caloedge.compiler import functions as real_functions
 from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Codes, Format, Rounding
 from caloedge.compiler.functions import Function
-from caloedge.compiler.ops import Add, Affine, Multiply, Rearrange, Requantise, Reshape
+from caloedge.compiler.ops import Add, Affine, Multiply, Rearrange, Requantise, Reshape, Table
 from caloedge.compiler.ranges import INT_LIMIT, TooWide
 from caloedge.compiler.rationals import (
     Rationals,
@@ -34,6 +34,10 @@ MIN_MAGNITUDE, MAX_MAGNITUDE = -1021, 1023
 """Powers of two between which float64, in which a network is trained and executed, holds scales and values."""
 MAX_FRACTION_BITS = 2**14
 """Most bits of a scale: a batch normalisation adds some 300, and calculating takes time that grows with their square."""
+MAX_REFINEMENT = 2**12
+"""Most steps into which a step is divided so that a limit is a code: that costs as many bits."""
+MAX_TABLE_ENTRIES = 2**16
+"""Most codes of which magnitudes are looked up."""
 MAX_COMBINATIONS = 2**20
 """Most combinations of codes for which small multipliers of a sum are tried out."""
 
@@ -391,6 +395,8 @@ def plain(builder: Builder, value: SymbolicValue) -> SymbolicValue:
     limits = []
     for limit, end in ((value.low, tensor.range[0]), (value.high, tensor.range[1])):
         code = Fraction(end) if limit is None else uniform((limit - value.offset) / scale)
+        if code is not None and 1 < code.denominator <= MAX_REFINEMENT and uniform(scale) is not None:
+            return plain(builder, _refined(builder, value, code.denominator))
         if code is None or code.denominator != 1:
             raise Unsupported(f"the result of {value.node} is not quantised, and its limit lies between two codes; quantise it")
         limits.append(int(code))
@@ -403,16 +409,46 @@ def plain(builder: Builder, value: SymbolicValue) -> SymbolicValue:
     return SymbolicValue(value.shape, ((op, scale),), value.offset)
 
 
+def _refined(builder: Builder, value: SymbolicValue, steps: int) -> SymbolicValue:
+    """Return a value of one term with so many times smaller steps: a limit that lay between two codes is one of them then."""
+    ((name, scale),) = value.terms
+    weights = np.full((1,) * len(value.shape), steps, dtype=np.int64)
+    fraction = nearest_exponent(scale.flat[0] / steps)
+    return replace(value, terms=((_affine(builder, name, weights, np.zeros_like(weights), fraction), compressed(scale / steps)),))
+
+
 def _multiplied_out(builder: Builder, value: SymbolicValue) -> SymbolicValue:
-    """Return a value with its first function as products of codes, where it is a power, and the next one where it is affine."""
+    """Return a value with its first function as codes, where it is a power or a magnitude, and the next ones where they can be.
+
+    These are the affine ones and limits.
+    """
     first, *later = value.functions
-    if first.exponent is None:
+    if first.exponent is None and first.kind != "Abs":
         raise Unsupported(f"the result of {value.node} is not quantised; add a quantiser after it")
-    product = powered(builder, plain(builder, replace(value, functions=())), first.exponent)
-    while later and later[0].kind == "affine":
-        factor, summand = later.pop(0).constants
-        product = scaled(product, factor, summand, value.node)
-    return replace(product, functions=tuple(later), node=value.node)
+    argument = plain(builder, replace(value, functions=()))
+    result = magnitude(builder, argument) if first.exponent is None else powered(builder, argument, first.exponent)
+    while later and (later[0].kind == "affine" or any(later[0].limits)):
+        function = later.pop(0)
+        if function.kind == "affine":
+            factor, summand = function.constants
+            result = scaled(result, factor, summand, value.node)
+        else:
+            limits = iter(function.constants)
+            low, high = (next(limits) if given else None for given in function.limits)
+            result = limited(result, low, high, value.node)
+    return replace(result, functions=tuple(later), node=value.node)
+
+
+def magnitude(builder: Builder, value: SymbolicValue) -> SymbolicValue:
+    """Return the magnitude of a plain value: its steps are those of its argument."""
+    value = positive(builder, without_offset(builder, value))
+    tensor, rank = builder.tensors[value.op], len(value.shape)
+    low, high = tensor.range
+    if high - low >= MAX_TABLE_ENTRIES:
+        raise Unsupported(f"the result of {value.node} is not quantised; add a quantiser after it")
+    fmt = Format.holding(0, max(abs(low), abs(high)), tensor.format.fraction)
+    values = np.abs(np.arange(low, high + 1)).reshape((1,) * rank + (-1,))
+    return plain_value(builder, builder.add(Table(builder.new_name("abs"), (value.op,), values, low, fmt)), value.scale)
 
 
 def powered(builder: Builder, value: SymbolicValue, exponent: int) -> SymbolicValue:

@@ -455,7 +455,7 @@ def limited_halves() -> File:
     """Return a file whose DequantizeLinear reads codes with a limit between two of them, which nothing rounds."""
     file = Every((3,))
     codes = file.node("QuantizeLinear", "q", file.constant(0.25), file.constant(0, np.int8))
-    limited = file.node("Clip", codes, file.constant(0.5), file.constant(9.0))
+    limited = file.node("Clip", codes, file.constant(0.3), file.constant(9.0))
     real = file.node("DequantizeLinear", limited, file.constant(0.25), file.constant(0, np.int8))
     file.node("MatMul", real, file.quant(file.constant(np.ones((3, 2)))), out="y")
     return file

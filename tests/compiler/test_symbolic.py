@@ -579,7 +579,7 @@ def test_equal_scales_and_those_that_differ_between_elements_need_no_small_multi
 
 
 @pytest.mark.parametrize("exponent", [1, 2, 3])
-@pytest.mark.parametrize("last", [None, functions.ABS])
+@pytest.mark.parametrize("last", [None, functions.TANH])
 def test_a_power_is_multiplied_out_with_the_affine_maps_behind_it(exponent: int, last: functions.Function | None) -> None:
     """(x + x turned round)**n * 3 - 1/2 + 2, without any rounding; a function that is not affine stays and is refused."""
     builder, value = start()
@@ -608,6 +608,31 @@ def test_a_power_of_a_power_is_one_of_products() -> None:
     builder, value = start()
     twice = applied(scaled(applied(value, functions.power(2), "n"), number(2), number(1), "n"), functions.power(2), "n")
     assert reals_of(builder, plain(builder, twice)) == [[(2 * Fraction(c, 4) ** 2 + 1) ** 2 for c in e] for e in CODES.tolist()]
+
+
+@pytest.mark.parametrize("exponent", [1, 2])
+def test_a_magnitude_and_what_is_limited_behind_it_are_codes(exponent: int) -> None:
+    """|x - 1/4|**n * 2 - 3/4, limited from above, from below and both, without a quantiser: the steps are those of x."""
+    limits = ((None, None), (None, Fraction(3, 4)), (Fraction(1, 4), None), (Fraction(0), Fraction(5, 4)))
+    for low, high in limits:
+        builder, value = start()
+        inner = applied(scaled(value, number(1), number(Fraction(-1, 4)), "n"), functions.ABS, "n")
+        inner = applied(inner, functions.power(2), "n") if exponent == 2 else inner
+        inner = scaled(inner, number(2), number(Fraction(-3, 4)), "n")
+        if (low, high) != (None, None):
+            ends = (None if limit is None else number(limit) for limit in (low, high))
+            inner = limited(inner, *ends, "n")
+        wanted = [[2 * abs(Fraction(c - 1, 4)) ** exponent - Fraction(3, 4) for c in e] for e in CODES.tolist()]
+        wanted = [[x if low is None else max(x, low) for x in e] for e in wanted]
+        wanted = [[x if high is None else min(x, high) for x in e] for e in wanted]
+        assert reals_of(builder, plain(builder, inner)) == wanted
+
+
+def test_a_magnitude_of_too_many_codes_is_refused() -> None:
+    builder = Builder(frozenset())
+    name = builder.add(InputQuantiser("x", (2,), Format(True, 17, 0)))
+    value = applied(plain_value(builder, name, number(1)), functions.ABS, "curve")
+    assert refused(lambda: plain(builder, value)) == "the result of curve is not quantised; add a quantiser after it"
 
 
 def test_a_function_where_it_is_not_defined_is_named_by_its_node() -> None:

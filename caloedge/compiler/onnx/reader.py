@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from caloedge.compiler.builder import Builder
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
-from caloedge.compiler.onnx import convolutions, elementwise, moves, pools, products, quantisers, selection
+from caloedge.compiler.onnx import convolutions, elementwise, gathers, moves, pools, products, quantisers, selection
 from caloedge.compiler.onnx.folding import fold, is_folded
 from caloedge.compiler.onnx.node import SOFTMAX, Constant, Node, RawInput, Reading, Scores, as_codes
 from caloedge.compiler.onnx.onnx_file import OnnxFile, load, node_name, shown, tensor_array
@@ -38,6 +38,7 @@ READERS: Mapping[str, Callable[[Node], None]] = {
     **products.READERS,
     **pools.READERS,
     **selection.READERS,
+    **gathers.READERS,
     **elementwise.READERS,
     **moves.READERS,
 }
