@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from caloedge.compiler import fixed
 from caloedge.compiler.fixed import Codes, Format
-from caloedge.compiler.kernels import exact_type, kernel, largest_array
-from caloedge.compiler.ops import Affine, Conv, Dense, InputQuantiser, Op, Output
+from caloedge.compiler.kernels import exact_type, halves_kernel, kernel, largest_array
+from caloedge.compiler.ops import Affine, Condense, Conv, Dense, InputQuantiser, Nearest, Op, Output, first_halves
 from caloedge.compiler.ranges import Tensor, infer, words
 from caloedge.errors import Unsupported, UserError
 
@@ -201,6 +201,7 @@ class Graph:
         inputs = self._checked(codes)
         n_events = len(next(iter(inputs.values())))
         kernels = {op.name: kernel(op, self.tensors) for op in self.ops if not isinstance(op, InputQuantiser)}
+        second = {first: self[name] for name, first in first_halves(self.ops).items()}
         results = {name: np.empty((n_events, *self.tensors[name].shape), dtype=np.int64) for name in keep}
         size = max(16, CHUNK_BYTES // (4 * max(largest_array(op, self.tensors) for op in self.ops)))
         last_use = {name: op.name for op in self.ops for name in op.inputs}
@@ -209,7 +210,9 @@ class Graph:
             for op in self.ops:
                 if isinstance(op, InputQuantiser):
                     live[op.name] = _events_last(inputs[op.name][start : start + size], self.tensors[op.name])
-                else:
+                elif op.name in second:
+                    live |= self._both_halves(op, second[op.name], live)
+                elif op.name not in live:
                     live[op.name] = kernels[op.name](*(live[name] for name in op.inputs))
                 if op.name in results:
                     results[op.name][start : start + size] = np.moveaxis(live[op.name], -1, 0)
@@ -217,6 +220,13 @@ class Graph:
                     if last_use[name] == op.name:
                         del live[name]
         return results
+
+    def _both_halves(self, op: Op, other: Op, live: Mapping[str, Array]) -> dict[str, Array]:
+        """Calculate two halves of one search at once."""
+        assert isinstance(op, Nearest | Condense)
+        assert isinstance(other, Nearest | Condense)
+        parts = halves_kernel(op, self.tensors)(*(live[name] for name in op.inputs))
+        return {half.name: parts[half.part] for half in (op, other)}
 
     def _checked(self, codes: Inputs) -> dict[str, Codes]:
         """Return input codes by name as int64 after checking names, shapes, types, ranges and equal numbers of events."""

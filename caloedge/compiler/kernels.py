@@ -86,12 +86,11 @@ def kernel(op: Op, tensors: Mapping[str, Tensor]) -> Kernel:
             return _softmax_kernel(op, exact_type(tensors[op.name].bound))
         case TopK():
             return _top_k_kernel(op, exact_type(tensors[op.name].bound))
-        case Nearest():
-            return _nearest_kernel(op, tensors)
+        case Nearest() | Condense():
+            halves = halves_kernel(op, tensors)
+            return lambda *inputs: halves(*inputs)[op.part]
         case Take():
             return _take_kernel(tensors[op.name], tensors[op.inputs[1]])
-        case Condense():
-            return _condense_kernel(op, tensors)
         case Output():
             return lambda x: x
         case _:
@@ -239,7 +238,7 @@ def _distance_type(x: Tensor, limit: int) -> type[np.int16 | np.int32 | np.int64
 
 
 def _distances(x: Array, center: Array) -> Array:
-    """Return the Manhattan distances (N, E) of nodes at `x` (D, N, E) from a center (D, E)."""
+    """Return the Manhattan distances of nodes at `x` (D, N, E) from centers (D, ...): (N, E), or what both repeat to."""
     total: Array = np.abs(x[0] - center[0])
     difference = np.empty_like(total)
     for coordinate, middle in zip(x[1:], center[1:], strict=True):
@@ -249,44 +248,88 @@ def _distances(x: Array, center: Array) -> Array:
     return total
 
 
-def _nearest_kernel(op: Nearest, tensors: Mapping[str, Tensor]) -> Kernel:
-    x, dtype = tensors[op.inputs[0]], exact_type(tensors[op.name].bound)
-    keys = smallest_keys(op, x)
-    nodes = x.shape[0]
+def halves_kernel(op: Nearest | Condense, tensors: Mapping[str, Tensor]) -> Callable[..., dict[str, Array]]:
+    """Return the function of all parts of a search or choice: {part: array}; the second one costs next to nothing."""
+    return _nearest_kernel(op, tensors) if isinstance(op, Nearest) else _condense_kernel(op, tensors)
 
-    def nearest(coordinates: Array, valid: Array) -> Array:
-        found = keys(coordinates, valid)
-        return (found % nodes if op.part == "indices" else found // nodes).astype(dtype)
+
+def _nearest_kernel(op: Nearest, tensors: Mapping[str, Tensor]) -> Callable[..., dict[str, Array]]:
+    """Return the function from coordinates and valid to distances and indices.
+
+    Keys distance << bits | index of one node all differ, and are in the order of (distance, index). Candidates come in blocks,
+    whose smallest keys are merged with those of earlier ones: memory is linear in the number of nodes.
+    """
+    x = tensors[op.inputs[0]]
+    nodes, dtype = x.shape[0], _distance_type(x, op.reach)
+    bits = (nodes - 1).bit_length()
+    key_type = _whole_type((op.reach + 1) << bits)
+    width = 1 << (op.k - 1).bit_length()
+
+    def nearest(coordinates: Array, valid: Array) -> dict[str, Array]:
+        x_DNE: Array = np.ascontiguousarray(coordinates.astype(dtype).swapaxes(0, 1))
+        hidden_NE = np.where(valid > 0, 0, op.reach).astype(dtype)
+        best = None
+        for first in range(0, nodes, 4 * width):
+            j = np.arange(first, min(first + 4 * width, nodes))
+            distances_JNE = np.maximum(_distances(x_DNE[:, None], x_DNE[:, j, None]), hidden_NE[j, None])
+            distances_JNE[j - first, j] = op.reach
+            groups = 1 << (-(-len(j) // width) - 1).bit_length()
+            keys_JNE = np.full((groups * width, *hidden_NE.shape), np.iinfo(key_type).max, dtype=key_type)
+            np.minimum(distances_JNE, op.reach, out=keys_JNE[: len(j)], casting="unsafe")
+            keys_JNE[: len(j)] *= key_type(1 << bits)
+            keys_JNE[: len(j)] += j.astype(key_type)[:, None, None]
+            found = _smallest(keys_JNE, width)
+            best = found if best is None else _merged(np.stack([best, found]))[0]
+        assert best is not None
+        keys_NKE = best[: op.k].swapaxes(0, 1)
+        distance_type = exact_type(op.reach)
+        return {
+            "distances": (keys_NKE >> bits).astype(distance_type),
+            "indices": (keys_NKE & key_type((1 << bits) - 1)).astype(exact_type(nodes)),
+        }
 
     return nearest
 
 
-def smallest_keys(op: Nearest, x: Tensor) -> Kernel:
-    """Return the function from coordinates and valid to the k smallest distance * N + index of each node: (N, k, E).
+def _smallest(keys: Array, width: int) -> Array:
+    """Return the `width` smallest of keys (J, ...) in order along the first axis; `width` and J / `width` are powers of two.
 
-    All keys of a node differ, so their order is that of (distance, index). Memory is linear in N: candidates j come one after the
-    other, and each is sorted into the best so far of all nodes i at once.
+    A bitonic network (Batcher, 1968), each of whose levels is a few operations on whole arrays: it sorts groups of `width`,
+    then it merges two groups into the smaller half of them until one is left.
     """
-    nodes, dtype = x.shape[0], _distance_type(x, op.reach)
-    key_type = _whole_type((op.reach + 1) * nodes)
+    size = 2
+    while size <= width:
+        groups = keys.reshape(-1, size, *keys.shape[1:])
+        _exchange(groups[:, : size // 2], groups[:, : size // 2 - 1 : -1])
+        _sort_bitonic(groups, size // 4)
+        size *= 2
+    groups = keys.reshape(-1, width, *keys.shape[1:])
+    while len(groups) > 1:
+        groups = _merged(groups)
+    first: Array = groups[0]
+    return first
 
-    def keys(coordinates: Array, valid: Array) -> Array:
-        x_DNE: Array = np.ascontiguousarray(coordinates.astype(dtype).swapaxes(0, 1))
-        hidden = np.where(valid > 0, 0, op.reach).astype(dtype)
-        best = [np.full(x_DNE.shape[1:], np.iinfo(key_type).max, dtype=key_type) for _ in range(op.k)]
-        for j in range(nodes):
-            distance = np.maximum(_distances(x_DNE, x_DNE[:, j]), hidden[j])
-            distance[j] = op.reach
-            key = np.minimum(distance, op.reach).astype(key_type)
-            key *= key_type(nodes)
-            key += key_type(j)
-            for place in best[: j + 1]:
-                smaller = np.minimum(place, key)
-                np.maximum(place, key, out=key)
-                place[:] = smaller
-        return np.stack(best, axis=1)
 
-    return keys
+def _merged(groups: Array) -> Array:
+    """Merge sorted groups (2 G, width, ...) by twos into their smaller halves, in order: (G, width, ...)."""
+    smaller: Array = np.minimum(groups[::2], groups[1::2, ::-1])
+    _sort_bitonic(smaller, smaller.shape[1] // 2)
+    return smaller
+
+
+def _sort_bitonic(groups: Array, step: int) -> None:
+    """Sort bitonic groups (G, width, ...) in place: exchange what lies `step` apart, then half of that, down to neighbours."""
+    while step:
+        pairs = groups.reshape(-1, 2, step, *groups.shape[2:])
+        _exchange(pairs[:, 0], pairs[:, 1])
+        step //= 2
+
+
+def _exchange(a: Array, b: Array) -> None:
+    """Put the smaller of each pair into a and the larger into b."""
+    smaller = np.minimum(a, b)
+    np.maximum(a, b, out=b)
+    a[...] = smaller
 
 
 def _take_kernel(result: Tensor, indices: Tensor) -> Kernel:
@@ -294,22 +337,23 @@ def _take_kernel(result: Tensor, indices: Tensor) -> Kernel:
 
     def take(values: Array, index: Array) -> Array:
         rows, features, events = values.shape
-        if holes:
-            values = np.concatenate([values, np.zeros_like(values[:1])])
-            index = np.where(index < 0, rows, index)
-        first = index.astype(np.int64) * (features * events) + np.arange(events)
-        places = first[..., None, :] + np.arange(features)[:, None] * events
-        taken: Array = np.take(values.reshape(-1), places)
-        return taken.astype(dtype, copy=False)
+        # Event by event, so that the features of a node lie side by side and are copied at once.
+        values_ENF: Array = np.zeros((events, rows + holes, features), dtype=dtype)
+        values_ENF[:, :rows] = values.transpose(2, 0, 1)
+        places = (index.astype(np.int64) if not holes else np.where(index < 0, rows, index).astype(np.int64)).reshape(-1, events)
+        places += np.arange(events) * (rows + holes)
+        taken: Array = np.take(values_ENF.reshape(-1, features), places, axis=0)
+        return np.ascontiguousarray(taken.swapaxes(1, 2)).reshape(*index.shape[:-1], features, events)
 
     return take
 
 
-def _condense_kernel(op: Condense, tensors: Mapping[str, Tensor]) -> Kernel:
+def _condense_kernel(op: Condense, tensors: Mapping[str, Tensor]) -> Callable[..., dict[str, Array]]:
+    """Return the function from score, coordinates and valid to indices and status."""
     score_low, x = tensors[op.inputs[0]].range[0], tensors[op.inputs[1]]
-    dtype, distance_type = exact_type(tensors[op.name].bound), _distance_type(x, op.apart)
+    dtype, distance_type = exact_type(x.shape[0]), _distance_type(x, op.apart)
 
-    def condense(score: Array, coordinates: Array, valid: Array) -> Array:
+    def condense(score: Array, coordinates: Array, valid: Array) -> dict[str, Array]:
         codes = score.astype(np.int64)
         x_DNE = coordinates.astype(distance_type).swapaxes(0, 1)
         alive = (valid > 0) & (codes >= op.threshold)
@@ -322,8 +366,7 @@ def _condense_kernel(op: Condense, tensors: Mapping[str, Tensor]) -> Kernel:
             place[found] = best[found]
             near = _distances(x_DNE, x_DNE[:, best, events]) < op.apart
             alive &= ~near | ~found
-        if op.part == "indices":
-            return accepted.astype(dtype)
-        return np.stack([(accepted >= 0).sum(axis=0), alive.any(axis=0)]).astype(dtype)
+        status = np.stack([(accepted >= 0).sum(axis=0), alive.any(axis=0)])
+        return {"indices": accepted.astype(dtype), "status": status.astype(dtype)}
 
     return condense
