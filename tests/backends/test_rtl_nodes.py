@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from caloedge.backends.rtl import BACKEND
-from caloedge.backends.rtl.simulation import compile_model
+from caloedge.backends.rtl.simulation import compile_model, simulate
 from caloedge.catalog import CycleRun, Target, find
 from caloedge.compiler.fixed import Format, Rounding
 from caloedge.compiler.graph import Graph
@@ -153,8 +153,7 @@ def network(sizes: Sizes, *, nodes_leave: bool = True) -> Graph:
     words = 5
     for number in range(1, sizes.layers + 1):
         ops += gravnet(f"g{number}", f"act_{number - 1}", "valid", sizes, rng, words, 3 if number == 1 else 1)
-        parts = ((f"act_{number - 1}", words), (f"g{number}_mean", features), (f"g{number}_max", features))
-        parts = tuple((f"g{number}_a{i}", n) for i, (_, n) in enumerate(parts))
+        parts = tuple((f"g{number}_a{i}", n) for i, n in enumerate((words, features, features)))
         ops += [
             Requantise(f"g{number}_a{i}", (source,), Format(True, 12, 6), relu=False)
             for i, source in enumerate((f"act_{number - 1}", f"g{number}_mean", f"g{number}_max"))
@@ -226,6 +225,8 @@ def check(folder: Path, graph: Graph, codes: np.ndarray, beats: int, stalls: tup
         runs.append(BACKEND.simulate(folder, codes, stall, None))
         assert set(runs[-1].codes) == set(expected)
         assert all(np.array_equal(runs[-1].codes[name], expected[name]) for name in expected), stall
+    blocked = simulate(folder, codes[:300], stall_out=0.9).codes
+    assert all(np.array_equal(blocked[name], expected[name][:300]) for name in expected)
     assert runs[0].interval_cycles == beats
     return runs[0]
 
@@ -294,15 +295,14 @@ def test_a_network_with_one_number_changed_is_told_apart(whole: Path, change: Ca
 # Broken hardware
 
 SMALL = Sizes(features=2)
-FAULTS = {
+FAULTS: dict[str, tuple[str, str | re.Pattern[str], str]] = {
     "tie rule": ("nearest", "other < one", "{other[KEY_BITS-1:INDEX_BITS], ~other[INDEX_BITS-1:0]} < "
                                            "{one[KEY_BITS-1:INDEX_BITS], ~one[INDEX_BITS-1:0]}"),
     "self mask": ("nearest", " || in_index == INDEX[INDEX_BITS-1:0]", ""),
     "padding mask": ("nearest", "!word[NODE_BITS-1] || ", ""),
     "number of the query": ("", ".in_index({beat_1, 1'd1})", ".in_index({beat_1, 1'd0})"),
-    "valid too early": ("", "wire end_0_valid = end_0_valid_delay[3]", "wire end_0_valid = end_0_valid_delay[2]"),
+    "valid too early": ("", re.compile(r"end_0_valid = end_0_valid_delay\[\d+\]"), "end_0_valid = end_0_valid_delay[0]"),
     "skip too short": ("", re.compile(r"DEPTH\(\d+\)\) skip_1_unit"), "DEPTH(4)) skip_1_unit"),
-    "one event too many": ("", re.compile(r"under_way != 4'd\d+"), "under_way != 4'd15"),
 }  # fmt: skip
 """Module, what stands there, and what makes it wrong."""
 
@@ -330,9 +330,8 @@ def test_broken_hardware_is_caught(tmp_path: Path, small: Path, fault: str) -> N
     write_record(broken, record)
     codes, graph = events(SMALL, 1000), network(SMALL)
     assert np.array_equal(BACKEND.emulate(small, codes)["nodes"], graph.run(codes)["nodes"])
-    assert BACKEND.simulate
     try:
-        found = BACKEND.simulate(broken, codes, 0.7 if "event" in fault else 0.0, None).codes["nodes"]
+        found = BACKEND.emulate(broken, codes)["nodes"]
     except BadData:  # it stopped
         return
     assert not np.array_equal(found, graph.run(codes)["nodes"])
@@ -345,7 +344,7 @@ def test_broken_hardware_is_caught(tmp_path: Path, small: Path, fault: str) -> N
 @pytest.mark.parametrize(("sizes", "variant", "beats"), [
     (Sizes(nodes=12, most=5), "nodes_4", 3),
     (Sizes(layers=2, k=1, dimensions=1, features=1, most=1), "nodes_1", 8),
-    (Sizes(nodes=8, k=8, features=1, most=9), "nodes_8", 1),
+    (Sizes(nodes=8, k=8, features=1, most=8), "nodes_8", 1),
 ])  # fmt: skip
 def test_clusters_leave_alone_at_other_sizes(tmp_path: Path, sizes: Sizes, variant: str, beats: int) -> None:
     graph = network(sizes, nodes_leave=False)

@@ -15,7 +15,6 @@ from caloedge.backends.rtl.node_stream.words import NodeNetwork, Word
 from caloedge.backends.rtl.text import (
     VerilogText,
     instance,
-    link,
     stream_module,
     stream_ports,
     written_instance,
@@ -44,7 +43,7 @@ def write_plan(plan: Plan, layout: Layout, cutoff: int) -> Written:
     entry = network.format(plan.phases[0].starts[0])
     source_bits = plan.par * len(plan.phases[0].starts) * entry.width
     result_bits = layout.words * layout.format.width
-    body = ["  wire admitted = in_valid && in_ready;"]
+    body = ["  wire admitted;"]
     cycles, valid = plan.beats, "admitted"
     for phase in plan.phases:
         starts, lines = _starts(plan, phase, valid, text)
@@ -60,7 +59,7 @@ def write_plan(plan: Plan, layout: Layout, cutoff: int) -> Written:
     result, more_lines, more_cycles = _results(plan, layout, ends, valid, text)
     cycles += more_cycles + 1
     events = -(-cycles // plan.beats) + 2
-    body += [*more_lines, *_ports(plan, layout, result, events, text)]
+    body += [*more_lines, _ports(plan, layout, result, events, text)]
     remark = (
         f"{plan.par} nodes of {network.nodes} in a beat, {layout.beats} beats of results per event; valid and ready at both ends."
     )
@@ -250,34 +249,10 @@ def _result_word(word: Word, ends: Bus, lane: int, network: NodeNetwork, width: 
     return extended(ends.word(word, lane), network.format(word), width)
 
 
-def _ports(plan: Plan, layout: Layout, result: tuple[str, str], events: int, text: VerilogText) -> list[str]:
-    """Return the FIFO of results, and the admission that lets an event in only if its results will have a place there."""
-    valid, data = result
-    count = events.bit_length()
-    last_in, last_out = plan.beats - 1, layout.beats - 1
-    in_bits, out_bits = max(last_in.bit_length(), 1), max(last_out.bit_length(), 1)
-    ports = link("result", "out") | {"in_valid": valid, "in_data": data, "in_ready": ""}
-    parameters: dict[str, int | str] = {"WIDTH": layout.words * layout.format.width, "DEPTH": max(events * layout.beats, 2)}
-    return [
-        f"""\
-  // Events under way: one is let in only if all of its results will have a place at the output.
-  reg [{count - 1}:0] under_way;
-  reg [{in_bits - 1}:0] beat_in;
-  reg [{out_bits - 1}:0] beat_out;
-  assign in_ready = beat_in != {in_bits}'d0 || under_way != {count}'d{events};
-  wire begins = admitted && beat_in == {in_bits}'d0;
-  wire leaves = out_valid && out_ready;
-  wire finishes = leaves && beat_out == {out_bits}'d{last_out};
-  always @(posedge clk)
-    if (rst) begin
-      under_way <= {count}'d0;
-      beat_in <= {in_bits}'d0;
-      beat_out <= {out_bits}'d0;
-    end else begin
-      if (admitted) beat_in <= beat_in == {in_bits}'d{last_in} ? {in_bits}'d0 : beat_in + 1'b1;
-      if (leaves) beat_out <= finishes ? {out_bits}'d0 : beat_out + 1'b1;
-      if (begins && !finishes) under_way <= under_way + 1'b1;
-      if (finishes && !begins) under_way <= under_way - 1'b1;
-    end""",
-        instance("caloedge_fifo", "results", text, parameters, ports),
-    ]
+def _ports(plan: Plan, layout: Layout, result: tuple[str, str], events: int, text: VerilogText) -> str:
+    """Return the part that lets an event in only if its results will have a place at the output, and holds these."""
+    ports = {name: name for name in ("in_valid", "in_ready", "admitted", "out_valid", "out_ready", "out_data")}
+    parameters: dict[str, int | str] = {
+        "IN_BEATS": plan.beats, "OUT_BEATS": layout.beats, "EVENTS": events, "WIDTH": layout.words * layout.format.width,
+    }  # fmt: skip
+    return instance("caloedge_admit", "ports", text, parameters, ports | {"core_valid": result[0], "core_data": result[1]})
