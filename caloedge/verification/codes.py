@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from caloedge.artifact import Golden
 from caloedge.compiler.graph import Graph, Inputs
+from caloedge.compiler.ops import Nearest
 
 RANDOM_VECTORS, RANDOM_IMAGES, IMAGE_SIZE = 10_000, 10, 1_000
 """Numbers of random events; `RANDOM_IMAGES` for inputs of more than `IMAGE_SIZE` numbers."""
@@ -106,13 +107,32 @@ def random_vectors(graph: Graph, n_events: int | None = None, seed: int = 20_261
 def random_codes(graph: Graph, n_events: int, seed: int) -> Any:
     """Return random codes over the whole format of the only input, or by name of several; the extremes come first.
 
-    Where an input is declared as whole numbers, only codes that one of them gives are drawn.
+    Where an input is declared as whole numbers, only codes that one of them gives are drawn. Where the network searches for the
+    nearest of N nodes, every second event has few places with several nodes each, and padding.
     """
     rng = np.random.default_rng(seed)
     codes = {}
+    node_counts = {graph.tensors[op.inputs[0]].shape[0] for op in graph.ops if isinstance(op, Nearest)}
     for op in graph.inputs:
         low, high = graph.tensors[op.name].range
         codes[op.name] = rng.integers(low, high + 1, (n_events, *op.shape))
+        if op.shape[0] in node_counts:
+            codes[op.name][2::2] = np.clip(_clustered(codes[op.name][2::2], rng), low, high)
         codes[op.name][:1], codes[op.name][1:2] = low, high
     codes = graph.possible_inputs(codes)
     return codes if len(codes) > 1 else codes[graph.input.name]
+
+
+def _clustered(codes_EN: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return nodes (E, N, ...) that are equal, or nearly so, to one of a few, of which the last ones are padding: all 0.
+
+    Among random codes hardly any two distances are equal, among hits of an event many are: what decides between equal ones would
+    not be seen.
+    """
+    events, nodes = codes_EN.shape[:2]
+    places = rng.integers(0, 3, (events, nodes)) % rng.integers(1, 4, (events, 1))
+    few = codes_EN[np.arange(events)[:, None], np.minimum(places, nodes - 1)]
+    near = few + rng.integers(-2, 3, few.shape) * rng.integers(0, 2, (events, *(1,) * (few.ndim - 1)))
+    hits = np.arange(nodes) < rng.integers(0, nodes + 1, (events, 1))
+    padded: NDArray[np.int64] = near * hits.reshape(events, nodes, *(1,) * (few.ndim - 2))
+    return padded

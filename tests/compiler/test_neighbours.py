@@ -73,7 +73,7 @@ def test_one_entry_of_the_weights_gives_other_codes(tmp_path: Path) -> None:
         assert graph.replacing(table.name, values=values).run(codes)["y"].tolist() != by_hand(codes), distance
 
 
-@pytest.mark.parametrize("form", ["gather", "key"])
+@pytest.mark.parametrize("form", FORMS)
 def test_the_file_is_what_is_compiled(form: str, tmp_path: Path) -> None:
     pytest.importorskip("qonnx")
     pytest.importorskip("onnxruntime")
