@@ -12,6 +12,7 @@ EXTRAS = {
     "rtl": ("alkaid",),
     "jets": ("pythia8mc", "fastjet"),
     "geant4": ("geant4_pybind", "xpecgen", "xraydb"),
+    "belle2": ("pyarrow",),
 }
 """Packages that an extra brings, as they are imported; programs of extra `rtl` may also come from elsewhere."""
 

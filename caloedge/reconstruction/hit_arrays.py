@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.catalog import Sample
-from caloedge.detector.crystals import barrel_events
-from caloedge.detector.crystals.events import block_generator, check_matrix, split_rows
-from caloedge.detector.crystals.geometry import CSI
+from caloedge.detector.crystals import barrel_events, hit_libraries
+from caloedge.detector.crystals.hit_libraries import HitLibrary
 from caloedge.detector.crystals.hits import HitEvents, joined
-from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.reconstruction.local_maxima import Clusters
 
 TIME_UNIT_NS = 15.625
@@ -27,9 +25,8 @@ OUTPUTS = 9
 """Of each hit: energy, signal, position (3), coordinates of condensation (3), score."""
 PADDING = -1
 """Object of places without a hit."""
-EVENTS_PER_BLOCK = 500
 IN_TIME = 3.0
-"""Standard deviations of a hit's time that the classical algorithms allow."""
+"""Standard deviations of a simulated hit's time that the classical algorithms allow."""
 
 Merge = Callable[[HitEvents], HitEvents]
 
@@ -46,20 +43,14 @@ class HitTruth:
     """Hits that did not fit."""
 
 
-def sample(merge: Merge, most: int, library: ShowerLibrary, split: str, n_events: int, seed: int) -> Sample[HitTruth]:
-    """Compose events from one split of a library; the same arguments give the same arrays.
+def sample(merge: Merge, most: int, library: HitLibrary, split: str, n_events: int, seed: int) -> Sample[HitTruth]:
+    """Return events of one split of a library; the same arguments give the same arrays.
 
     `merge` makes the hits of crystals to those that the network takes, of which `most` fit. Inputs (E, most, 5) are energy (GeV),
     time (`TIME_UNIT_NS`) and position (m); targets (E, most, 5) are the number of the hit's object, from 1 on, its energy and
     position.
     """
-    check_matrix(library, CSI)
-    rows = split_rows(len(library), split)
-    blocks = [
-        merge(barrel_events.compose(library, rows, min(EVENTS_PER_BLOCK, n_events - first), block_generator(seed, split, block)))
-        for block, first in enumerate(range(0, n_events, EVENTS_PER_BLOCK))
-    ]
-    return hit_sample(joined(blocks), most)
+    return hit_sample(joined([merge(block) for block in hit_libraries.blocks(library, split, n_events, seed)]), most)
 
 
 def hit_sample(hits: HitEvents, most: int) -> Sample[HitTruth]:
@@ -70,7 +61,7 @@ def hit_sample(hits: HitEvents, most: int) -> Sample[HitTruth]:
     features_H = np.column_stack([hits.energy_H, time_H, hits.position_H3])
     owned_H = hits.object_H >= 0
     owner_H = hits.event_H, np.maximum(hits.object_H, 0)
-    of_object_H = np.column_stack([hits.energy_EP[owner_H], hits.position_EP3[owner_H]])
+    of_object_H = np.nan_to_num(np.column_stack([hits.energy_EP[owner_H], hits.position_EP3[owner_H]]))
     targets_H = np.column_stack([hits.object_H + 1, np.where(owned_H[:, None], of_object_H, 0)])
     inputs, targets = (
         np.where(there_EN[..., None], values[np.maximum(hit_EN, 0)] if len(values) else 0, empty).astype(np.float32)
@@ -101,10 +92,11 @@ def most_energetic(hits: HitEvents, most: int) -> tuple[NDArray[Any], NDArray[An
 def as_outputs(sample: Sample[HitTruth], made: Clusters) -> NDArray[Any]:
     """Return clusters around hits as a network gives them, (E, N, 9): the score is the energy, −1 where there is no cluster.
 
-    Centres that are out of time by more than `IN_TIME` standard deviations are none.
+    Centres that are out of time are none: by `IN_TIME` standard deviations in simulated events, else as the events' kind says.
     """
     hits, hit_EN = sample.truth.hits, sample.truth.hit_EN
-    in_time_H = np.abs(hits.time_H) < IN_TIME * barrel_events.time_spread(hits.energy_H)
+    limit_H = hits.kind.in_time_ns or IN_TIME * barrel_events.time_spread(hits.energy_H)
+    in_time_H = np.abs(hits.time_H) < limit_H
     values_HO = np.zeros((len(in_time_H), OUTPUTS))
     values_HO[:, 0], values_HO[:, 2:5] = made.energy_H, made.position_H3
     values_HO[:, 8] = np.where(made.is_centre_H & in_time_H, made.energy_H, -1)

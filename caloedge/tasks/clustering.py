@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from caloedge.catalog import Assessment, Sample, Task
 from caloedge.detector.crystals.barrel_events import calorimeter
+from caloedge.detector.crystals.hit_libraries import open_hits
 from caloedge.detector.crystals.hits import HitEvents
-from caloedge.detector.crystals.rings import BARREL_CRYSTALS, BARREL_RINGS, FORWARD_RINGS
+from caloedge.detector.crystals.rings import BARREL_CRYSTALS, BARREL_M, BARREL_RINGS, FORWARD_RINGS
 from caloedge.metrics import cluster_comparison, clusters
 from caloedge.metrics.cluster_comparison import Map
 from caloedge.reconstruction import hit_arrays, local_maxima
@@ -30,11 +31,11 @@ def local_maximum(sample: Sample[HitTruth]) -> NDArray[Any]:
 
 def _map(sample: Sample[HitTruth], event: int) -> Map:
     hits, rings = sample.truth.hits, calorimeter()
-    mine = hits.event_H == event
     first = rings.first_of_ring[FORWARD_RINGS]
+    mine = (hits.event_H == event) & (hits.cell_H >= first) & (hits.cell_H < first + BARREL_RINGS * BARREL_CRYSTALS)
     energies = np.zeros((BARREL_RINGS, BARREL_CRYSTALS))
     energies[np.divmod(hits.cell_H[mine] - first, BARREL_CRYSTALS)] = hits.energy_H[mine]
-    return Map(energies, rings.position_C3[first + BARREL_CRYSTALS * np.arange(BARREL_RINGS), 2])
+    return Map(energies, rings.position_C3[first + BARREL_CRYSTALS * np.arange(BARREL_RINGS), 2], BARREL_M)
 
 
 GRANULARITY = cluster_comparison.Granularity(
@@ -55,8 +56,9 @@ TASK = Task(
     loss="object_condensation",
     sample=partial(hit_arrays.sample, _as_they_are, MOST_HITS),
     baseline=local_maximum,
-    working_points=clusters.working_points,
+    working_points=partial(clusters.working_points, GRANULARITY.least_gev),
     assess=assess,
+    open=open_hits,
     condensation=clusters.CONDENSATION,
     item="event",
     physical=True,

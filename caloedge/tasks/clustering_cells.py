@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from caloedge.catalog import Assessment, Sample, Task
 from caloedge.detector.crystals.barrel_events import calorimeter
+from caloedge.detector.crystals.hit_libraries import open_hits
 from caloedge.detector.crystals.hits import HitEvents, trigger_cells
-from caloedge.detector.crystals.rings import FORWARD_RINGS
+from caloedge.detector.crystals.rings import BARREL_M, FORWARD_RINGS
 from caloedge.metrics import cluster_comparison, clusters
 from caloedge.metrics.cluster_comparison import Map
 from caloedge.reconstruction import hit_arrays, local_maxima
@@ -36,11 +37,11 @@ def icn(sample: Sample[HitTruth]) -> NDArray[Any]:
 
 def _map(sample: Sample[HitTruth], event: int) -> Map:
     hits, rings = sample.truth.hits, calorimeter()
-    mine = hits.event_H == event
     first = rings.trigger_cell_C[rings.first_of_ring[FORWARD_RINGS]]
+    mine = (hits.event_H == event) & (hits.cell_H >= first) & (hits.cell_H < first + RINGS * CELLS)
     energies = np.zeros((RINGS, CELLS))
     energies[np.divmod(hits.cell_H[mine] - first, CELLS)] = hits.energy_H[mine]
-    return Map(energies, rings.trigger_positions[first + CELLS * np.arange(RINGS), 2])
+    return Map(energies, rings.trigger_positions[first + CELLS * np.arange(RINGS), 2], BARREL_M)
 
 
 GRANULARITY = cluster_comparison.Granularity(
@@ -65,8 +66,9 @@ TASK = Task(
     loss="object_condensation",
     sample=partial(hit_arrays.sample, _merged, MOST_HITS),
     baseline=icn,
-    working_points=clusters.working_points,
+    working_points=partial(clusters.working_points, GRANULARITY.least_gev),
     assess=assess,
+    open=open_hits,
     condensation=clusters.CONDENSATION,
     item="event",
     physical=True,

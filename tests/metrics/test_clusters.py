@@ -87,8 +87,8 @@ def test_the_working_point_is_the_most_efficient_at_its_rate() -> None:
     assert found.is_first_K.sum() == 200
     assert len(found.event_K) == 200
     assert working_point(events, values, rate=0.0, distances=(0.1,))[0] > 2, "doubles must be cut away, and photons with them"
-    points = working_points(events, {INTEGER: values, BASELINE: values})
-    assert points[distance_of(BASELINE)] == 0
+    points = working_points(0.7, events, {INTEGER: values, BASELINE: values})
+    assert (points[BASELINE], points[distance_of(BASELINE)]) == (0.7, 0)
     assert set(points) == {INTEGER, BASELINE, distance_of(INTEGER), distance_of(BASELINE)}
 
 

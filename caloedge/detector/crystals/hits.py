@@ -19,6 +19,21 @@ TRIGGER_CELL_GEV = 0.1
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What events and their objects are, for comparisons and their captions."""
+
+    events: str = "events with one to six photons"
+    object: str = "photon"
+    is_truth: bool = True
+    """Whether objects are the particles themselves, not what another algorithm says of them."""
+    in_time_ns: float | None = None
+    """Largest |time| of hits that classical algorithms take as the event's; None: the simulated resolution says it."""
+
+
+PHOTONS = Kind()
+
+
+@dataclass(frozen=True)
 class HitEvents:
     """Hits of events, and the objects that a reconstruction is to find."""
 
@@ -37,11 +52,12 @@ class HitEvents:
     share_H: NDArray[Any]
     """Share of that object in the hit's energy; 0 for `NOBODY`."""
     energy_EP: NDArray[Any]
-    """GeV; NaN for absent objects."""
+    """GeV; NaN for absent objects, and for those that need not be found: a cluster on one of them is neither right nor wrong."""
     position_EP3: NDArray[Any]
-    """m: where the object enters, at the depth of the cells' centres."""
+    """m: where the object enters, at the depth of the cells' centres; NaN for absent objects."""
     shower_EP: NDArray[Any]
     """Row of the library, −1 for none: events share showers, and errors must know it."""
+    kind: Kind = PHOTONS
 
 
 def trigger_cells(hits: HitEvents, rings: CrystalRings, threshold_gev: float = TRIGGER_CELL_GEV) -> HitEvents:
@@ -66,6 +82,27 @@ def trigger_cells(hits: HitEvents, rings: CrystalRings, threshold_gev: float = T
         hits.energy_EP,
         hits.position_EP3,
         hits.shower_EP,
+        hits.kind,
+    )
+
+
+def first_events(hits: HitEvents, n_events: int) -> HitEvents:
+    """Return the first events; all where there are fewer."""
+    n_events = min(n_events, hits.n_events)
+    n_hits = int(np.searchsorted(hits.event_H, n_events))
+    return HitEvents(
+        n_events,
+        hits.event_H[:n_hits],
+        hits.cell_H[:n_hits],
+        hits.energy_H[:n_hits],
+        hits.time_H[:n_hits],
+        hits.position_H3[:n_hits],
+        hits.object_H[:n_hits],
+        hits.share_H[:n_hits],
+        hits.energy_EP[:n_events],
+        hits.position_EP3[:n_events],
+        hits.shower_EP[:n_events],
+        hits.kind,
     )
 
 
@@ -144,4 +181,5 @@ def joined(blocks: Sequence[HitEvents]) -> HitEvents:
         energy_EP=objects("energy_EP", np.nan),
         position_EP3=objects("position_EP3", np.nan),
         shower_EP=objects("shower_EP", -1),
+        kind=blocks[0].kind,
     )

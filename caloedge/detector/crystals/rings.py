@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 FORWARD_RINGS, BARREL_RINGS, BACKWARD_RINGS = 13, 46, 10
 BARREL_CRYSTALS = 144
 """Crystals of one ring of the barrel."""
+BARREL_M = 1.3
+"""Distance from the beam beyond which there is the barrel only."""
 CRYSTALS_R = (
     48,
     48,
