@@ -21,7 +21,7 @@ MARGIN = 1.0
 REPULSION, BACKGROUND, SIGNAL_WEIGHT, ENERGY_WEIGHT, POSITION_WEIGHT = 2.0, 1.0, 1.0, 1.0, 1.0
 ENERGY_FLOOR_GEV = 0.05
 """Errors are relative to the energy and this."""
-POSITION_UNIT_M = 0.15
+POSITION_UNIT_M = 0.08
 
 
 def object_condensation(outputs: Tensor, targets: Tensor) -> Tensor:

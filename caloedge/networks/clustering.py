@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from caloedge.arithmetic import Arithmetic
 from caloedge.catalog import Network
 from caloedge.graph_layers import plain
+from caloedge.results import Cell, Number, Table
 
 HIT_FEATURES = 5
 """Energy in GeV, time in 15.625 ns, x, y, z in m."""
@@ -134,7 +135,7 @@ class Clustering(nn.Module):
         )
         energy = plain(self.energy_out(factor * values[:, :, :1]))
         if self.size.offsets:
-            position = plain(self.position_out(position + values[:, :, 2:]))
+            position = plain(self.position_out(position + values[:, :, 2:5]))
         return torch.cat([energy, signal, position, condensation, beta], 2)
 
 
@@ -147,8 +148,52 @@ def build(arithmetic: Arithmetic, size: ClusteringSize) -> nn.Module:
     return Clustering(arithmetic, size)
 
 
+GNN_ETM = "arXiv 2602.15118, and the later talk indico.global 14708 for 1.050 µs"
+DEMONSTRATOR = "arXiv 2605.10612"
+FPL = "artifacts of FPL 2026, github.com/morunner/hls4ml-gravnet"
+PUBLISHED_ROWS = (
+    ("GNN-ETM, Belle II", "trigger cells, 32", "all, clusters", None, 3168, 8.0, None, GNN_ETM),
+    ("GNN-ETM, later", "trigger cells, 32", "all, clusters", None, 1050, 8.0, None, GNN_ETM),
+    ("demonstrator, FPGA", "crystals, 128", "all, clusters", 250, 6040, 1.92, None, DEMONSTRATOR),
+    ("demonstrator, FPGA and AI engines", "crystals, 128", "all, clusters", None, 7150, 2.94, None, DEMONSTRATOR),
+    ("hls4ml-gravnet, PAR 1", "64", "nodes only", 250, 627 * 4, 250 / 57, 627, FPL),
+    ("hls4ml-gravnet, PAR 2", "64", "nodes only", 250, 401 * 4, 250 / 31, 401, FPL),
+    ("hls4ml-gravnet, PAR 1", "128", "nodes only", 250, 1081 * 4, 250 / 121, 1081, FPL),
+    ("hls4ml-gravnet, PAR 2", "128", "nodes only", 250, 629 * 4, 250 / 63, 629, FPL),
+)
+"""Name, nodes, what is in firmware, clock (MHz), latency (ns), rate (10⁶ events/s), cycles of the latency, source."""
+
+
+def graph_networks() -> Table:
+    """Return published graph networks in firmware for clustering."""
+
+    def cell(value: float | None, unit: str, source: str) -> Cell:
+        return "–" if value is None else Number(value=round(value, 2), unit=unit, origin="published", note=source)
+
+    return Table(
+        title="Published: graph networks for clustering in firmware",
+        columns=("network", "nodes", "in firmware", "clock", "latency", "latency cycles", "rate"),
+        rows=tuple(
+            (
+                name,
+                nodes,
+                scope,
+                cell(clock, "MHz", source),
+                cell(ns, "ns", source),
+                cell(cycles, "cycles", source),
+                cell(rate, "10⁶ events/s", source),
+            )
+            for name, nodes, scope, clock, ns, rate, cycles, source in PUBLISHED_ROWS
+        ),
+        caption="Other networks of this kind on other devices, by vendor tools: GNN-ETM on an XCVU160 (its clock was not "
+        "readable), the demonstrator on a VCK190, hls4ml-gravnet on an xcu55c. Those of hls4ml-gravnet are latencies of C/RTL "
+        "co-simulation in cycles at the clock asked for, without condensation; ns and rates follow from cycles and clock.",
+    )
+
+
 NETWORK = Network(
     description="GravNet clustering of hits: two graph layers, object condensation; energy, position and β of each hit",
     sizes=SIZES,
     build=build,
+    published_firmware=graph_networks,
 )
