@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -395,12 +395,33 @@ def test_what_does_not_fit_is_refused_in_one_line() -> None:
     )
 
 
+@pytest.mark.parametrize("variant", ["auto", "unrolled", "streaming"])
+def test_chains_name_the_variants_that_take_nodes(variant: str) -> None:
+    with pytest.raises(Unsupported) as caught:
+        BACKEND.preview(network(SMALL), TARGET, variant, {})
+    assert re.fullmatch(
+        rf"layer g1_distances: .* in variant '{variant}' is not supported by backend 'rtl'; "
+        "use one of nodes_1, nodes_2, nodes_4, nodes_8",
+        str(caught.value),
+    )
+
+
 def test_a_number_of_nodes_that_does_not_divide_is_refused() -> None:
     graph = pointwise(nodes=6)
     with pytest.raises(Unsupported) as caught:
         BACKEND.preview(graph, TARGET, "nodes_4", {})
     assert str(caught.value) == (
         "layer hits: 6 nodes, 4 per cycle, is not supported by backend 'rtl'; use one of nodes_1, nodes_2"
+    )
+
+
+def test_a_design_larger_than_its_device_is_refused() -> None:
+    with pytest.raises(Unsupported) as caught:
+        BACKEND.preview(network(SMALL), replace(TARGET, resources={"LUT": 3000}), "nodes_2", {})
+    assert re.fullmatch(
+        rf"layer g1_indices: ~[\d,]+ LUT, the design ~[\d,]+ at 2 nodes per cycle, more than 80% of the 3,000 of {TARGET.part}; "
+        "use a variant with fewer, or a larger target",
+        str(caught.value),
     )
 
 

@@ -461,7 +461,8 @@ def test_a_zero_pad_becomes_the_convolutions_own(tmp_path: Path) -> None:
     assert not any(isinstance(op, Rearrange) for op in graph.ops)
     for name in names("backend"):
         backend = find(Backend, name)
-        assert all(backend.preview(graph, find(Target, "xcvu13p"), variant, {}) for variant in backend.variants)
+        variants = [variant for variant in backend.variants if not variant.startswith("nodes_")]  # which take nodes, not images
+        assert all(backend.preview(graph, find(Target, "xcvu13p"), variant, {}) for variant in variants)
 
 
 @pytest.mark.parametrize(

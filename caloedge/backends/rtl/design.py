@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from caloedge.backends.rtl.adders import width_problem
 from caloedge.backends.rtl.layers import (
+    NAME,
     RtlLayer,
     flat_layers,
     input_order,
@@ -27,9 +28,9 @@ from caloedge.backends.rtl.layers import (
 from caloedge.catalog import Target
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.graph import Graph
-from caloedge.compiler.ops import Conv, Dense, MaxPool, Table, Threshold
+from caloedge.compiler.ops import Condense, Conv, Dense, MaxPool, Nearest, Table, Take, Threshold
 from caloedge.compiler.squeeze_excite import Gate
-from caloedge.compiler.unsupported import choice_option, kind, layer_names, refuse_unknown_layers
+from caloedge.compiler.unsupported import choice_option, kind, layer_names, refusal, refuse_unknown_layers
 from caloedge.errors import Unsupported, UserError
 from caloedge.project import AUTO, identifiers
 from caloedge.recipe import LayerChoice
@@ -178,6 +179,8 @@ def design(graph: Graph, target: Target, variant: str, choices: Mapping[str, Lay
     if variant not in VARIANTS:
         raise UserError(f"backend 'rtl' has no variant {variant!r}; there are: {', '.join((*VARIANTS, *NODE_VARIANTS))}")
     refuse_unknown_layers(choices, layer_names(graph))
+    if nodal := [op for op in graph.ops if isinstance(op, Nearest | Take | Condense)]:
+        raise refusal(nodal[0], f"{kind(nodal[0])} in variant {variant!r}", NAME, f"use one of {', '.join(NODE_VARIANTS)}")
     layers = layers_of(graph)
     names = [layer.name for layer in flat_layers(layers)]
     if merged := [name for name in choices if name not in names]:

@@ -80,8 +80,11 @@ def node_design(graph: Graph, target: Target, variant: str, choices: Mapping[str
     design = NodeDesign(planned, layout(planned), target.adders_per_stage())
     needed, has = luts(planned, design.layout), target.resources.get("LUT", 0)
     if needed > LUT_LIMIT * has:
-        cure = "take fewer nodes per cycle, or a larger device"
-        raise Unsupported(f"{variant}: ~{needed:,} LUT, more than {LUT_LIMIT:.0%} of the {has:,} of {target.part}; {cure}")
+        worst = max(stages(planned, design.layout), key=lambda row: int(row["estimated_lut_unrolled"]))
+        raise Unsupported(
+            f"layer {worst['layer']}: ~{worst['estimated_lut_unrolled']:,} LUT, the design ~{needed:,} at {planned.par} nodes "
+            f"per cycle, more than {LUT_LIMIT:.0%} of the {has:,} of {target.part}; use a variant with fewer, or a larger target"
+        )
     return design
 
 
@@ -91,8 +94,12 @@ def preview_nodes(graph: Graph, target: Target, variant: str, choices: Mapping[s
     planned = design.plan
     needed = luts(planned, design.layout)
     share = needed / max(target.resources.get("LUT", 0), 1)
-    layers = len(planned.gravnets)
+    cycles = latency_cycles(planned, design.layout, design.cutoff)
     return (
-        f"{planned.par} nodes per cycle, {layers} GravNet layers; one event in {planned.beats} cycles, "
-        f"latency about {latency_cycles(planned, design.layout, design.cutoff)} cycles; about {needed:,} LUT ({share:.1%})"
+        f"{_counted(planned.par, 'node')} per cycle, {_counted(len(planned.gravnets), 'GravNet layer')}; "
+        f"one event in {_counted(planned.beats, 'cycle')}, latency about {cycles} cycles; about {needed:,} LUT ({share:.1%})"
     )
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

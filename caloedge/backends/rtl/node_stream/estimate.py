@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -103,10 +104,10 @@ def _choice_luts(plan: Plan) -> int:
     return round(units * (near + order))
 
 
-def stages(plan: Plan, layout: Layout) -> list[dict[str, object]]:
+def stages(plan: Plan, layout: Layout) -> list[dict[str, Any]]:
     """Return what the record says of each layer."""
     lane = [x for phase in plan.phases for step in phase.steps for x in step.operations]
-    rows: list[Mapping[str, object]] = [
+    rows: list[Mapping[str, Any]] = [
         {"layer": x.name, "estimated_lut_unrolled": round(plan.par * _operation_luts(x, plan.network))}
         for x in lane if isinstance(x.op, Dense | Multiply | Table | Threshold)
     ]  # fmt: skip
