@@ -131,11 +131,11 @@ class Graph:
         Where only whole numbers can come, they are whole: one that gives the code, or the nearest one where none does.
         """
         inputs = self._checked(codes)
-        return {op.name: _values(op, inputs[op.name]) for op in self.inputs}
+        return {op.name: _values(op, inputs[op.name].astype(np.int64, copy=False)) for op in self.inputs}
 
     def possible_inputs(self, codes: Inputs) -> dict[str, Codes]:
         """Return {input name: codes}, each replaced by one next to it that can come where only whole numbers can."""
-        inputs = self._checked(codes)
+        inputs = {name: array.astype(np.int64, copy=False) for name, array in self._checked(codes).items()}
         return {op.name: _quantised(op, _values(op, inputs[op.name])) if op.whole else inputs[op.name] for op in self.inputs}
 
     def output_values(self, codes: Mapping[str, Codes]) -> dict[str, NDArray[np.float64]]:
@@ -228,8 +228,8 @@ class Graph:
         parts = halves_kernel(op, self.tensors)(*(live[name] for name in op.inputs))
         return {half.name: parts[half.part] for half in (op, other)}
 
-    def _checked(self, codes: Inputs) -> dict[str, Codes]:
-        """Return input codes by name as int64 after checking names, shapes, types, ranges and equal numbers of events."""
+    def _checked(self, codes: Inputs) -> dict[str, Array]:
+        """Return input codes by name, in their own integer type, after checking names, shapes, types, ranges and events."""
         inputs = dict(codes) if isinstance(codes, Mapping) else {self.input.name: codes}
         self._check_names(inputs, "codes")
         checked = {op.name: self._checked_one(op, inputs[op.name]) for op in self.inputs}
@@ -243,7 +243,7 @@ class Graph:
         if set(arrays) != set(names):
             raise UserError(f"input {label} for {', '.join(arrays) or 'nothing'} given; the inputs are: {', '.join(names)}")
 
-    def _checked_one(self, op: InputQuantiser, codes: Array) -> Codes:
+    def _checked_one(self, op: InputQuantiser, codes: Array) -> Array:
         codes = np.asarray(codes)
         if codes.shape[1:] != op.shape or codes.ndim == 0:
             raise UserError(f"input codes of shape {codes.shape} do not fit; the network takes (N, {words(op.shape)})")
@@ -252,7 +252,7 @@ class Graph:
         low, high = self.tensors[op.name].range
         if codes.size and (int(codes.min()) < low or int(codes.max()) > high):
             raise UserError(f"input codes reach from {codes.min()} to {codes.max()}; {op.format} holds {low} to {high}")
-        return codes.astype(np.int64, copy=False)
+        return codes
 
 
 def _quantised(op: InputQuantiser, values: NDArray[np.float64]) -> Codes:
@@ -271,7 +271,7 @@ def _values(op: InputQuantiser, codes: Codes) -> NDArray[np.float64]:
     return np.where(_quantised(op, nearest) == codes, nearest, neighbour)
 
 
-def _events_last(codes: Codes, tensor: Tensor) -> Array:
+def _events_last(codes: Array, tensor: Tensor) -> Array:
     """Return codes (E, *shape) as (*shape, E) in a number type that is exact for them."""
     rows = np.ascontiguousarray(codes.reshape(len(codes), -1).T, dtype=exact_type(tensor.bound))
     return rows.reshape(*tensor.shape, len(codes))

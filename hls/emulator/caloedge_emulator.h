@@ -189,11 +189,14 @@ template <class R> inline void row_fill(R value, R *y) {
 
 // Take the largest of some rows of x.
 template <class S> inline void row_largest(const S *x, const std::int32_t *rows, int count, S *y) {
-    S largest[EVENTS];
-    row_copy(row(x, rows[0]), largest);
-    for (int k = 1; k < count; ++k)
-        for (int e = 0; e < EVENTS; ++e) largest[e] = row(x, rows[k])[e] > largest[e] ? row(x, rows[k])[e] : largest[e];
-    row_copy(largest, y);
+    for (int e = 0; e < EVENTS; e += LANES<S>) {
+        auto largest = load<S>(row(x, rows[0]) + e);
+        for (int k = 1; k < count; ++k) {
+            const auto other = load<S>(row(x, rows[k]) + e);
+            largest = other > largest ? other : largest;
+        }
+        store<S>(y + e, largest);
+    }
 }
 
 template <class S, class R> inline void row_affine(const S *x, R weight, R bias, R *y) {

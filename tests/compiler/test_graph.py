@@ -221,3 +221,17 @@ def test_sums_are_exact_at_the_edge_of_each_number_type(width: int, dtype: type)
     bound = graph.tensors["dense"].bound
     assert bound >= max(expected)
     assert dtype is (np.float32 if bound < 2**24 else np.float64 if bound < 2**53 else np.int64)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint64, np.int64])
+def test_codes_of_every_integer_type_are_run_as_they_are(kind: type) -> None:
+    """Without a copy of all of them as int64: values and codes are the same."""
+    x = InputQuantiser("x", (3,), Format(False, 7, 2), scale=0.5, zero_point=100)
+    weights = np.array([[1, -2, 3], [-4, 5, -6]])
+    graph = Graph((x, Dense("d", ("x",), weights, np.array([7, -7]), Format(True, 4, 0)), Output("y", ("d",))))
+    codes = np.array([[0, 127, 3], [127, 0, 127], [100, 99, 101]])
+    narrow = codes.astype(kind)
+    assert graph.run(narrow)["y"].tolist() == (codes @ weights.T + [7, -7]).tolist()
+    assert graph.run(narrow)["y"].dtype == np.int64
+    assert graph.input_values(narrow)["x"].tolist() == ((codes - 100) / 8).tolist()
+    assert graph.possible_inputs(narrow)["x"].tolist() == codes.tolist()
