@@ -7,7 +7,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from caloedge.backends.hls4ml.layout import ArrayLayout, channels_last, moves
+from caloedge.backends.hls4ml.layout import ArrayLayout, channels_last, moves, natural
 from caloedge.backends.hls4ml.reuse import Reuse, decide_reuse
 from caloedge.compiler import fixed
 from caloedge.compiler.fixed import Codes, Format, Rounding
@@ -72,6 +72,8 @@ class Draft:
     names: dict[str, str]
     choices: Mapping[str, LayerChoice] = field(default_factory=dict)
     """Choices of the recipe, by operation."""
+    nodes: int = 0
+    """Nodes of an event in a network of nodes, else 0: tensors (N, F) have their channels last already."""
     reuse: dict[str, Reuse] = field(default_factory=dict)
     """Reuse in convolutions and dense layers, by operation."""
     layers: list[dict[str, Any]] = field(default_factory=list)
@@ -82,6 +84,18 @@ class Draft:
         """Append a layer of this name with the types of its arrays."""
         self.layers.append({"name": name, "inputs": inputs, "outputs": [name], **layer})
         self.settings[name] = {"Precision": types, "ReuseFactor": 1, "Strategy": "latency", **more}
+
+    def layout(self, shape: tuple[int, ...]) -> ArrayLayout:
+        """Return the layout in which a tensor of this shape is passed on."""
+        return natural(shape) if self.nodes else channels_last(shape)
+
+    def positions_at_once(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Return at how many positions of a result (…, channels) a layer calculates at once, in hls4ml's words.
+
+        All pixels of an image: a reuse factor of one then means one event per clock cycle. One node of a network of nodes: the
+        search for neighbours takes them one by one anyway.
+        """
+        return {} if self.streaming else {"ParallelizationFactor": 1 if self.nodes else math.prod(shape[:-1])}
 
     def multiplying(self, op: Conv | Dense, n_in: int, n_out: int, *, depthwise: bool = False) -> dict[str, Any]:
         """Decide how often multipliers are used and return it in hls4ml's words."""
@@ -133,7 +147,7 @@ def build_layers(op: Op, draft: Draft) -> Wire:
 
 def _input(op: InputQuantiser, draft: Draft) -> Wire:
     _check_width(op.name, op.format)
-    layout = _entering_layout(op, draft.graph)
+    layout = natural(op.shape) if draft.nodes else _entering_layout(op, draft.graph)
     layer = {"class_name": "InputLayer", "input_shape": list(layout.shape)}
     draft.add(draft.names[op.name], [], layer, {"result": str(op.format)})
     return Wire(draft.names[op.name], layout, str(op.format))
@@ -193,9 +207,7 @@ def _convolution(op: Conv, draft: Draft) -> Wire:
     constants = _constants("depthwise" if depthwise else "weight", weights, op.weight_format, op.bias, op.name, graph)
     layer = {**_geometry(op, graph), **kind, **constants}
     result = graph.tensors[op.name].format
-    more = {} if draft.streaming else {"ParallelizationFactor": math.prod(layout.shape[:-1])}
-    # All pixels at once: a reuse factor of one then means one event per clock cycle.
-    more |= draft.multiplying(op, n_in, n_filters, depthwise=depthwise)
+    more = draft.positions_at_once(layout.shape) | draft.multiplying(op, n_in, n_filters, depthwise=depthwise)
     draft.add(name, [source.layer], layer, _sum_types("weight", op, graph), **more)
     return Wire(name, layout, str(result))
 
@@ -273,7 +285,7 @@ def _dense(op: Dense, draft: Draft) -> Wire:
     types, fmt = _sum_types("weight", op, graph), op.weight_format
     # A matrix product along the last axis is a convolution of single pixels, whose channels are that axis.
     shape_in = graph.tensors[op.inputs[0]].shape
-    source = moved(source, ArrayLayout(shape_in, np.arange(math.prod(shape_in))), op, draft)
+    source = moved(source, natural(shape_in), op, draft)
     axes = len(shape) - 1
     kernel = op.weights.reshape(n_out, n_in, *(1,) * axes)
     sizes = dict(zip(("height", "width")[-axes:], shape[:-1], strict=True))
@@ -282,10 +294,9 @@ def _dense(op: Dense, draft: Draft) -> Wire:
         layer |= {f"in_{axis}": size, f"out_{axis}": size, f"filt_{axis}": 1, f"stride_{axis}": 1, f"dilation_{axis}": 1}
     layer |= {f"pad_{side}": 0 for side in ("top", "bottom", "left", "right")[-2 * axes :]}
     layer |= _constants("weight", np.moveaxis(kernel, (0, 1), (-1, -2)), fmt, op.bias, op.name, graph)
-    more = {} if draft.streaming else {"ParallelizationFactor": math.prod(shape[:-1])}
-    draft.add(name, [source.layer], layer, types, **more, **draft.multiplying(op, n_in, n_out))
-    wire = Wire(name, ArrayLayout(shape, np.arange(math.prod(shape))), types["result"])
-    return moved(wire, channels_last(shape), op, draft)
+    more = draft.positions_at_once(shape) | draft.multiplying(op, n_in, n_out)
+    draft.add(name, [source.layer], layer, types, **more)
+    return moved(Wire(name, natural(shape), types["result"]), draft.layout(shape), op, draft)
 
 
 def vector_product(op: Dense, source: Wire, draft: Draft) -> Wire:
@@ -349,15 +360,19 @@ def _streams_alike(op: Op, first: Wire, second: Wire, draft: Draft) -> tuple[Wir
 # Steps, choices and moves
 
 
-def _requantise(op: Requantise, draft: Draft) -> Wire:
-    name, source = draft.names[op.name], draft.wires[op.inputs[0]]
+def rounding_type(op: Requantise) -> str:
+    """Return the type that rounds and saturates what is assigned to it as a requantisation does."""
     if op.rounding not in HLS_ROUNDING:
         raise refusal(op, f"rounding {op.rounding.value}", NAME)
     free = replace(op, limits=None)
     if (op.low, op.high) != (free.low, free.high):
         raise refusal(op, f"clipping to {op.low} and {op.high}", NAME)
     saturation = "SAT_SYM" if op.narrow and op.format.signed else "SAT"
-    width = f"{str(op.format)[:-1]},{HLS_ROUNDING[op.rounding]},{saturation}>"
+    return f"{str(op.format)[:-1]},{HLS_ROUNDING[op.rounding]},{saturation}>"
+
+
+def _requantise(op: Requantise, draft: Draft) -> Wire:
+    name, source, width = draft.names[op.name], draft.wires[op.inputs[0]], rounding_type(op)
     activation = "relu" if op.relu else "linear"
     size = draft.graph.tensors[op.name].size
     draft.add(name, [source.layer], {"class_name": "Activation", "activation": activation, "n_in": size}, {"result": width})
@@ -383,7 +398,7 @@ def _max_pool(op: MaxPool, draft: Draft) -> Wire:
 def _reshape(op: Reshape, draft: Draft) -> Wire:
     source, shape = draft.wires[op.inputs[0]], draft.graph.tensors[op.name].shape
     if len(shape) > 1:
-        return moved(source, channels_last(shape), op, draft, draft.names[op.name])
+        return moved(source, draft.layout(shape), op, draft, draft.names[op.name])
     readers = [reader for reader in draft.graph.ops if op.name in reader.inputs]
     if draft.streaming and not all(isinstance(reader, Dense) for reader in readers):
         # There a flattened stream still comes pixel by pixel, which only dense layers expect.
@@ -395,7 +410,7 @@ def _reshape(op: Reshape, draft: Draft) -> Wire:
 
 def _rearrange(op: Rearrange, draft: Draft) -> Wire:
     shape = draft.graph.tensors[op.name].shape
-    axis = _concatenated_axis(op, draft.graph)
+    axis = concatenated_axis(op, draft.graph)
     if axis is not None:
         return _concatenate(op, axis, draft)
     source = draft.wires[op.inputs[0]]
@@ -415,7 +430,7 @@ def _only_leaves(op: Rearrange, graph: Graph) -> bool:
     return leaving and len(graph.readers[op.inputs[0]]) == 1
 
 
-def _concatenated_axis(op: Rearrange, graph: Graph) -> int | None:
+def concatenated_axis(op: Rearrange, graph: Graph) -> int | None:
     """Return the axis along which the inputs are laid end to end, or None if they are not."""
     shapes = [graph.tensors[name].shape for name in op.inputs]
     starts = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
@@ -435,7 +450,7 @@ def _concatenate(op: Rearrange, axis: int, draft: Draft) -> Wire:
     tensor = draft.graph.tensors[op.name]
     if any(len(draft.wires[name].layout.shape) != len(tensor.shape) for name in op.inputs):
         raise refusal(op, "a concatenation of flattened streams", NAME, "use io_parallel")
-    place = (axis - 1) % len(tensor.shape)  # channels come last
+    place = axis if draft.nodes else (axis - 1) % len(tensor.shape)  # channels come last
     joined, *later = (draft.wires[name] for name in op.inputs)
     fmt = str(tensor.format)
     for number, wire in enumerate(later):
@@ -447,4 +462,4 @@ def _concatenate(op: Rearrange, axis: int, draft: Draft) -> Wire:
         shape = list(joined.layout.shape)
         shape[place] += wire.layout.shape[place]
         joined = Wire(name, ArrayLayout(tuple(shape), order), fmt)
-    return joined if len(tensor.shape) == 1 else replace(joined, layout=channels_last(tensor.shape))
+    return joined if len(tensor.shape) == 1 else replace(joined, layout=draft.layout(tensor.shape))

@@ -41,6 +41,11 @@ def channels_last(shape: tuple[int, ...]) -> ArrayLayout:
     return ArrayLayout(index.shape, index.reshape(-1))
 
 
+def natural(shape: tuple[int, ...]) -> ArrayLayout:
+    """Return the layout of a tensor as it is, such as (N, F) of nodes, whose channels come last already."""
+    return ArrayLayout(shape, np.arange(math.prod(shape)))
+
+
 def moves(source: ArrayLayout, target: ArrayLayout) -> list[Move] | None:
     """Return the layers that turn one layout into another, or None if one transposition and one reshape cannot.
 

@@ -10,6 +10,7 @@ from typing import Any
 from caloedge.backends.hls4ml.gates import build_op, gate_parts
 from caloedge.backends.hls4ml.layers import NAME, Draft
 from caloedge.backends.hls4ml.layout import Order
+from caloedge.backends.hls4ml.nodes import NodeBuilder, nodes_of
 from caloedge.backends.hls4ml.reuse import Reuse
 from caloedge.catalog import Target
 from caloedge.compiler.graph import Graph
@@ -75,7 +76,7 @@ def plan(graph: Graph, target: Target, variant: str, choices: Mapping[str, Layer
     heeded = (choices or {}) if variant == AUTO else {}
     draft = _draft(graph, variant, heeded)
     if variant == PARALLEL:
-        _refuse_too_many_products(graph)
+        _refuse_too_many_products(graph, draft.nodes)
     ways = [variant, *(f"{name} {choice}" for name, choice in sorted(heeded.items())), generator_digest()]
     wires = draft.wires
     outputs = list(dict.fromkeys(wires[op.name].layer for op in graph.outputs))
@@ -115,24 +116,28 @@ def _config(project: str, target: Target, variant: str, settings: dict[str, dict
 def _draft(graph: Graph, variant: str, choices: Mapping[str, LayerChoice]) -> Draft:
     """Return all layers; raise `Unsupported`, naming the first operation that cannot be built exactly."""
     _refuse_useless_reuse(graph, choices)
-    draft, parts = Draft(graph, variant != PARALLEL, _layer_names(graph), choices), gate_parts(graph)
+    draft, parts = Draft(graph, variant != PARALLEL, _layer_names(graph), choices, nodes_of(graph)), gate_parts(graph)
+    of_nodes = NodeBuilder.of(graph, streaming=draft.streaming) if draft.nodes else None
     for op in graph.ops:
         if len(graph.tensors[op.name].shape) > MOST_AXES:
             raise refusal(op, f"a tensor of {len(graph.tensors[op.name].shape)} axes", NAME)
-        draft.wires[op.name] = build_op(op, parts, draft)
+        wire = of_nodes.build(op, draft) if of_nodes else build_op(op, parts, draft)
+        if wire is not None:
+            draft.wires[op.name] = wire
     _refuse_read_outputs(draft)
     return draft
 
 
-def _refuse_too_many_products(graph: Graph) -> None:
-    """Refuse to lay out side by side what neither a compiler nor a device has room for."""
-    layers = graph.layers()
-    total = sum(layer.multiply_adds for layer in layers)
+def _refuse_too_many_products(graph: Graph, nodes: int) -> None:
+    """Refuse to lay out side by side what neither a compiler nor a device has room for; of several nodes, one is laid out."""
+    products = {layer.name: layer.multiply_adds // max(nodes, 1) for layer in graph.layers()}
+    total = sum(products.values())
     if total > MOST_PARALLEL_PRODUCTS:
-        largest = max(layers, key=lambda layer: layer.multiply_adds)
+        largest = max(products, key=lambda name: products[name])
+        cure = "" if nodes else f"--variant {STREAM}, or "
         raise Unsupported(
-            f"layer {largest.name}: {largest.multiply_adds:,} of the {total:,} products of an event, which io_parallel unrolls "
-            f"(limit {MOST_PARALLEL_PRODUCTS:,}); use --variant {STREAM}, or backend 'rtl' or 'emulator'"
+            f"layer {largest}: {products[largest]:,} of the {total:,} products of {'a node' if nodes else 'an event'}, which "
+            f"io_parallel unrolls (limit {MOST_PARALLEL_PRODUCTS:,}); use {cure}backend 'rtl' or 'emulator'"
         )
 
 
@@ -181,6 +186,8 @@ def preview(graph: Graph, target: Target, variant: str, choices: Mapping[str, La
     multiplications = sum(layer.multiply_adds for layer in graph.layers())
     widest = max(tensor.format.width for tensor in graph.tensors.values())
     text = f"{len(hls_plan.layers)} hls4ml layers with reuse factor 1"
+    if nodes_of(graph):
+        text += ", dense layers one node per clock cycle"
     if reused := [f"{reuse.factor} in {name} ({reuse.why})" for name, reuse in hls_plan.reuse.items() if reuse.factor > 1]:
         text += f", but {', '.join(reused)}"
     return f"{text}; {multiplications:,} multiplications, sums of up to {widest} bits"

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from caloedge import tools
-from caloedge.backends.hls4ml.extension import copy_header, hold_events, register
-from caloedge.backends.hls4ml.gates import SCALE
+from caloedge.backends.hls4ml.extension import copy_headers, headers, hold_events, register
 from caloedge.backends.hls4ml.plan import STREAM, HlsPlan, plan
 from caloedge.catalog import Target
 from caloedge.compiler import fixed
@@ -105,22 +104,21 @@ def _write(hls_plan: HlsPlan, folder: Path, stamp: str, log: Path) -> list[dict[
 
     Returns which streams hold whole events, as `extension.hold_events` does.
     """
-    gated = any(layer["class_name"] == SCALE for layer in hls_plan.layers)
+    ours = headers(layer["class_name"] for layer in hls_plan.layers)
     held: list[dict[str, Any]] = []
     with _printing_to(log):
         from hls4ml.model.graph import ModelGraph
 
-        if gated:
+        if ours:
             register()
         config = {**hls_plan.config, "OutputDir": str(folder)}
         layers = [dict(layer) for layer in hls_plan.layers]
         model = ModelGraph.from_layer_list(config, layers, list(hls_plan.inputs), list(hls_plan.outputs))
-        if gated and config["IOType"] == STREAM:
+        if ours and config["IOType"] == STREAM:
             model.apply_flow(model.config.backend.get_default_flow())
             held = hold_events(model)
         model.write()
-    if gated:
-        copy_header(folder)
+    copy_headers(ours, folder)
     (folder / WEIGHTS_HEADER).write_text(WEIGHTS_CPP, encoding="utf-8")
     exported = " ".join(f"{hls_plan.project}_{kind};" for kind in ("float", "double"))
     (folder / EXPORTS).write_text(f"{{ global: {exported} local: *; }};\n", encoding="utf-8")
