@@ -201,7 +201,7 @@ def comparison_report(artifact: Artifact, library: Library, assessment: Assessme
     """Write a report of one comparison only."""
     comparison = summary.compose(
         f"{_name_of(artifact)} on {library.path.name}",
-        f"{len(library):,} showers; working points as set on the artifact's own validation events.",
+        "Working points as set on the artifact's own validation events.",
         data_label(artifact.recipe.task, library.provenance),
         assessment.figures,
         assessment.claims,

@@ -72,7 +72,10 @@ def verify(
 
 def compare(
     model: Model,
-    library: Annotated[Path | None, typer.Option(help="Showers to evaluate on; default: the recipe's own test showers.")] = None,
+    library: Annotated[
+        Path | None,
+        typer.Option(help="Showers, or events that the task reads, to evaluate on; default: the recipe's test showers."),
+    ] = None,
     events: Annotated[int | None, typer.Option(help="Composed events; default: the recipe's.", min=1, max=MOST_EVENTS)] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for a report of this comparison; default: none is written.")] = None,
     as_json: Json = False,

@@ -36,7 +36,7 @@ BYTES_PER_NUMBER = 8
 MEMORY_SHARE = 8
 """Columns may fill one part in so many of the memory there is: they are sorted and joined."""
 FARTHEST_CM = 5.0
-"""Where a hit is farther from its crystal's centre, units or numbers are others than the experiment's, which are within 1 cm."""
+"""Farther from its crystal along an axis a hit has another unit or number than the experiment's, which are within 1 cm."""
 ROUNDING = 1e-3
 """By which a share of the energy may be outside of 0 … 1."""
 KIND = Kind(events="events of the experiment's simulation", object="offline cluster", is_truth=False, in_time_ns=100.0)
@@ -120,8 +120,8 @@ def _events(path: Path, rings: CrystalRings) -> HitEvents:
 
 def _read(path: Path) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
     """Return the number of each row's event (R,), ascending, and the columns (R,) in float64 by name."""
-    parquet = package("pyarrow.parquet", "Parquet files", "belle2")
     arrow = package("pyarrow", "Parquet files", "belle2")
+    parquet = package("pyarrow.parquet", "Parquet files", "belle2")
     try:
         if not path.exists():
             raise BadData(f"{path}: no such file")
@@ -190,8 +190,8 @@ def _check(path: Path, columns: Mapping[str, NDArray[Any]], rings: CrystalRings)
     matched = columns["mc_matched"]
     _require(path, "mc_matched", (matched == 0) | (matched == 1), matched, "is neither 0 nor 1")
     centre_R3 = rings.position_C3[tc_id.astype(np.int64) - 1]
-    away_R = 100 * np.linalg.norm(_metres(columns, "x", "y", "z") - centre_R3, axis=1)
-    _require(path, "distance of (x, y, z) from tc_id's centre", away_R <= FARTHEST_CM, away_R, "cm are too many")
+    away_R = 100 * np.abs(_metres(columns, "x", "y", "z") - centre_R3).max(axis=1)
+    _require(path, "distance of x, y, z from crystal tc_id", away_R <= FARTHEST_CM, away_R, "cm are too many (they are in cm)")
 
 
 def _require(path: Path, name: str, valid_R: NDArray[Any], values_R: NDArray[Any], complaint: str) -> None:
