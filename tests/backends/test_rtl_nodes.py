@@ -71,7 +71,12 @@ def pointwise(nodes: int = 8) -> Graph:
             Table("table", ("act_3",), rng.integers(-9, 9, (1, 8, 64)), -32, Format(True, 5, 3)),
             Affine("scaled", ("table",), rng.integers(-7, 7, (1, 8)), rng.integers(-7, 7, (1, 8)), Format(True, 4, 1)),
             Add("sum", ("scaled", "both")),
+            Rearrange(
+                "padded", ("both",), np.pad(np.arange(nodes * 8).reshape(nodes, 8), ((0, 0), (0, 2)), constant_values=-1), 3
+            ),
+            Add("twice", ("padded", "padded")),
             Output("nodes", ("sum",)),
+            Output("doubled", ("twice",)),
             Output("acts", ("act_3",)),
         )
     )
@@ -86,11 +91,11 @@ def test_lanes_equal_the_graph_at_every_number_of_nodes_per_cycle(tmp_path: Path
         assert BACKEND.simulate
         for stall in (0.0, 0.3, 0.7):
             run = BACKEND.simulate(tmp_path / f"{par}", codes, stall, None)
-            assert set(run.codes) == {"nodes", "acts"}
+            assert set(run.codes) == {"nodes", "doubled", "acts"}
             assert all(np.array_equal(run.codes[name], expected[name]) for name in expected)
             if not stall:
                 assert run.interval_cycles == 8 // par
-                assert run.latency_cycles <= 8 // par + 9
+                assert run.latency_cycles == read_record(tmp_path / f"{par}")["latency_cycles"] <= 8 // par + 9
 
 
 # Networks with GravNet layers
@@ -228,6 +233,7 @@ def check(folder: Path, graph: Graph, codes: np.ndarray, beats: int, stalls: tup
     blocked = simulate(folder, codes[:300], stall_out=0.9).codes
     assert all(np.array_equal(blocked[name], expected[name][:300]) for name in expected)
     assert runs[0].interval_cycles == beats
+    assert runs[0].latency_cycles == read_record(folder)["latency_cycles"]
     return runs[0]
 
 
@@ -428,4 +434,4 @@ def test_a_design_larger_than_its_device_is_refused() -> None:
 def test_a_preview_says_nodes_interval_latency_and_luts() -> None:
     said = BACKEND.preview(network(WHOLE), TARGET, "nodes_2", {})
     begin = r"2 nodes per cycle, 2 GravNet layers; one event in 4 cycles, latency about \d+ cycles; "
-    assert re.fullmatch(begin + r"about [\d,]+ LUT \(\d\.\d%\)", said)
+    assert re.fullmatch(begin + r"about [\d,]+ LUT \(\d\.\d%\), 36 multipliers", said)

@@ -74,14 +74,20 @@ def _traced(symbolic: Any, operation: NodeOperation, network: NodeNetwork, opera
             return operands[0] * weights + bias
         case Add():
             fraction = tensors[op.name].format.fraction
-            left, right = (
-                x * 2.0 ** (fraction - tensors[name].format.fraction) for x, name in zip(operands, op.inputs, strict=True)
-            )
-            return left + right
+            factors = [2.0 ** (fraction - tensors[name].format.fraction) for name in op.inputs]
+            pairs = zip(*operation.operands, *(np.asarray(x) for x in operands), strict=True)
+            return [_sum(left, right, a, b, factors) for left, right, a, b in pairs]
         case Requantise():
             return requantised(symbolic, operands[0], Rounded(op, tensors[op.inputs[0]].format.fraction - op.format.fraction))
         case _:
             raise AssertionError("a table, a product or a search is no part of an adder graph")
+
+
+def _sum(left: Word, right: Word, a: Any, b: Any, factors: list[float]) -> Any:
+    """Return a sum of two traced codes; a word and itself, or two constants, are no sum of two variables for alkaid."""
+    if not left.maker and not right.maker:
+        return left.index * factors[0] + right.index * factors[1]
+    return a * sum(factors) if left == right else a * factors[0] + b * factors[1]
 
 
 def refuse_wide(operation: NodeOperation, network: NodeNetwork) -> None:

@@ -30,18 +30,18 @@ def write_clusters(
     """Write the choice of clusters, and look up what each gives.
 
     `nodes` are the words that leave for each node of a beat: they wait for the clusters. Returns valid and data of the beats of
-    results, what makes them, and the cycles from an event's first beat here to its last beat of results.
+    results, what makes them, and the cycles from an event's last beat here to its last beat of results.
     """
     clusters = plan.clusters
     assert clusters
     count_bits = clusters.condense.most.bit_length()
     held = bus("held", tuple(dict.fromkeys(word for word in layout.taken_words if word.maker)), plan.network)
     lines = [*_choice(plan, clusters, ends, valid, text), *_look_up(plan, layout, held, ends, valid, text)]
-    width, cycles = layout.format.width, condense_cycles(clusters.condense, plan.network.nodes) + plan.beats + layout.beats
+    width, cycles = layout.format.width, condense_cycles(clusters.condense, plan.network.nodes) + 1 + layout.beats
     words: list[str] = []
     if nodes:
         ports = {"in_valid": valid, "in_data": joined(nodes), "out_ready": "taken_valid", "out_data": "nodes_data"}
-        parameters: dict[str, int | str] = {"WIDTH": len(nodes) * width, "DEPTH": cycles + plan.beats + 2}
+        parameters: dict[str, int | str] = {"WIDTH": len(nodes) * width, "DEPTH": cycles + 2 * plan.beats}
         lines.append(f"  wire [{len(nodes) * width - 1}:0] nodes_data;")
         lines.append(instance("caloedge_fifo", "waiting", text, parameters, ports))
         words.append("nodes_data")

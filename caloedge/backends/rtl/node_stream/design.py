@@ -64,6 +64,7 @@ class NodeDesign:
                 "beats": stream.beats, "words": stream.words, "order": stream.order.tolist(),
             },
             "outputs": outputs,
+            "latency_cycles": latency,
             "stages": stages(self.plan, self.layout),
             "timeout_cycles": 200 + 4 * (latency + self.plan.beats),
             "drain_cycles": 200,
@@ -97,7 +98,8 @@ def preview_nodes(graph: Graph, target: Target, variant: str, choices: Mapping[s
     cycles = latency_cycles(planned, design.layout, design.cutoff)
     return (
         f"{_counted(planned.par, 'node')} per cycle, {_counted(len(planned.gravnets), 'GravNet layer')}; "
-        f"one event in {_counted(planned.beats, 'cycle')}, latency about {cycles} cycles; about {needed:,} LUT ({share:.1%})"
+        f"one event in {_counted(planned.beats, 'cycle')}, latency about {cycles} cycles; about {needed:,} LUT ({share:.1%}), "
+        f"{_counted(sum(row['multipliers'] for row in stages(planned, design.layout)), 'multiplier')}"
     )
 
 

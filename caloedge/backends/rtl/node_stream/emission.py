@@ -44,14 +44,14 @@ def write_plan(plan: Plan, layout: Layout, cutoff: int) -> Written:
     source_bits = plan.par * len(plan.phases[0].starts) * entry.width
     result_bits = layout.words * layout.format.width
     body = ["  wire admitted;"]
-    cycles, valid = plan.beats, "admitted"
+    cycles, valid = plan.beats - 1, "admitted"  # until the event's last beat
     for phase in plan.phases:
         starts, lines = _starts(plan, phase, valid, text)
         body += lines
         if phase.number:
             layer = plan.gravnets[phase.number - 1]
             valid = f"found_{phase.number}_valid"
-            cycles += plan.beats + gravnet_cycles(layer, network.nodes)
+            cycles += gravnet_cycles(layer, network.nodes) + plan.beats - 1
         ends, lines, latency = _lanes(plan, phase, starts, cutoff, names, text)
         body += [*lines, *_delayed(valid, f"end_{phase.number}_valid", latency)]
         valid = f"end_{phase.number}_valid"

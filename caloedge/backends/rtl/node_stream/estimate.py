@@ -1,12 +1,11 @@
 """Estimates of a planned design, made without tracing or writing anything: latency and LUTs."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from caloedge.backends.rtl.layers import LUT_PER_BIT_OPERATION, span
+from caloedge.backends.rtl.layers import span
 from caloedge.backends.rtl.node_stream.clusters import condense_cycles
 from caloedge.backends.rtl.node_stream.emission import gravnet_cycles
 from caloedge.backends.rtl.node_stream.layout import Layout, index_bits
@@ -15,17 +14,20 @@ from caloedge.backends.rtl.node_stream.plan import Phase, Plan, Step
 from caloedge.backends.rtl.node_stream.words import NodeNetwork, NodeOperation
 from caloedge.compiler.ops import Add, Affine, Dense, Multiply, Requantise, Table, Threshold
 
-LUT_PER_DISTANCE_BIT, LUT_PER_COMPARED_BIT = 3.25, 2.5
-"""LUTs per bit of a distance's coordinates and of a compared key: yosys netlists of 6 coordinates of 8 bit and of keys of 11."""
+LUT_PER_BIT_OPERATION = 0.5
+"""LUTs per effective bit operation of adder graphs: yosys netlists of lanes of random 8-bit weights gave 0.46."""
+LUT_PER_DISTANCE_BIT, LUT_PER_COMPARED_BIT, LUT_PER_FEATURE_BIT = 3.25, 2.5, 3.0
+"""LUTs per bit of a distance's coordinates, of a compared key and of a neighbour's features: yosys netlists of 6 coordinates
+and 8 features of 8 bit, and keys of 11."""
 
 
 def latency_cycles(plan: Plan, layout: Layout, cutoff: int) -> int:
     """Estimate the cycles from an event's first beat at the input to its last at the output."""
-    cycles = plan.beats + 1 + sum(plan.beats + gravnet_cycles(layer, plan.network.nodes) for layer in plan.gravnets)
+    cycles = plan.beats + sum(plan.beats - 1 + gravnet_cycles(layer, plan.network.nodes) for layer in plan.gravnets)
     cycles += sum(_phase_cycles(phase, cutoff) for phase in plan.phases)
     if layout.slots:
         assert plan.clusters
-        cycles += plan.beats + condense_cycles(plan.clusters.condense, plan.network.nodes) + layout.beats
+        cycles += condense_cycles(plan.clusters.condense, plan.network.nodes) + 1 + layout.beats
     return cycles
 
 
@@ -72,8 +74,8 @@ def _operation_luts(operation: NodeOperation, network: NodeNetwork) -> float:
             return LUT_PER_BIT_OPERATION * span(operation.rows(op.weights, tensors[op.inputs[0]].shape)) * bits
         case Add():
             return operation.words * width
-        case Multiply():
-            return operation.words * bits * tensors[op.inputs[1]].format.width
+        case Multiply():  # by multipliers
+            return 0
         case Table() | Threshold():
             entries: int = (op.values if isinstance(op, Table) else op.thresholds).shape[-1]
             return operation.words * width * max(entries // 64, 1)
@@ -82,15 +84,13 @@ def _operation_luts(operation: NodeOperation, network: NodeNetwork) -> float:
 
 
 def _gravnet_luts(layer: GravNet, network: NodeNetwork) -> float:
-    """Estimate one lane: distances, choice of the k nearest, their features, and the products."""
+    """Estimate one lane: distances, choice of the k nearest, their features and sums; multipliers make the products."""
     nodes, k, features = network.nodes, layer.nearest.k, len(layer.features)
     coordinate, feature = network.format(layer.coordinates[0]).width, network.format(layer.features[0]).width
     key = index_bits(nodes) + layer.nearest.reach.bit_length()
     distances = nodes * LUT_PER_DISTANCE_BIT * len(layer.coordinates) * coordinate
     comparators = nodes * math.log2(max(k, 2)) ** 2 / 2.2
-    gathered = k * features * feature * nodes / 8
-    products = k * features * feature * int(layer.weights.max()).bit_length()
-    return distances + comparators * key * LUT_PER_COMPARED_BIT + gathered + products
+    return distances + comparators * key * LUT_PER_COMPARED_BIT + k * features * feature * LUT_PER_FEATURE_BIT
 
 
 def _choice_luts(plan: Plan) -> int:
@@ -101,20 +101,22 @@ def _choice_luts(plan: Plan) -> int:
     near = network.nodes * LUT_PER_DISTANCE_BIT * len(clusters.coordinates) * coordinate
     order = network.nodes * min(network.nodes, 64) * score / 4
     units = -(-condense_cycles(clusters.condense, network.nodes) // plan.beats)
-    return round(units * (near + order))
+    return round(units * near + order)
 
 
 def stages(plan: Plan, layout: Layout) -> list[dict[str, Any]]:
     """Return what the record says of each layer."""
     lane = [x for phase in plan.phases for step in phase.steps for x in step.operations]
-    rows: list[Mapping[str, Any]] = [
-        {"layer": x.name, "estimated_lut_unrolled": round(plan.par * _operation_luts(x, plan.network))}
+    rows = [
+        (x.name, plan.par * _operation_luts(x, plan.network), plan.par * x.words if isinstance(x.op, Multiply) else 0)
         for x in lane if isinstance(x.op, Dense | Multiply | Table | Threshold)
     ]  # fmt: skip
-    rows += [{"layer": layer.name, "estimated_lut_unrolled": round(plan.par * _gravnet_luts(layer, plan.network))}
-             for layer in plan.gravnets]  # fmt: skip
+    rows += [
+        (layer.name, plan.par * _gravnet_luts(layer, plan.network), plan.par * layer.nearest.k * len(layer.features))
+        for layer in plan.gravnets
+    ]
     if layout.slots:
         assert plan.clusters
-        rows.append({"layer": plan.clusters.condense.name, "estimated_lut_unrolled": _choice_luts(plan)})
-    common = {"strategy": "node stream", "interval_cycles": plan.beats, "multipliers": 0, "why": f"{plan.par} nodes per cycle"}
-    return [{**row, **common} for row in rows]
+        rows.append((plan.clusters.condense.name, _choice_luts(plan), 0))
+    common = {"strategy": "node stream", "interval_cycles": plan.beats, "why": f"{plan.par} nodes per cycle"}
+    return [{"layer": name, "estimated_lut_unrolled": round(cost), "multipliers": n, **common} for name, cost, n in rows]

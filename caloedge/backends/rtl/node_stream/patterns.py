@@ -12,7 +12,7 @@ import numpy as np
 
 from caloedge.backends.rtl.layers import NAME
 from caloedge.backends.rtl.node_stream.words import NodeNetwork, NodeOperation, Word, Words
-from caloedge.compiler.fixed import Codes, Format, Rounding
+from caloedge.compiler.fixed import Codes, Format
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.kernels import kernel
 from caloedge.compiler.ops import (
@@ -230,7 +230,3 @@ def cluster_source(output: Output, graph: Graph) -> str:
     while not isinstance(op := graph[name], Condense | Take):
         (name,) = op.inputs
     return name
-
-
-ROUNDINGS = (Rounding.HALF_EVEN, Rounding.HALF_UP, Rounding.TRUNCATE)
-"""Roundings of messages that the hand-written lane knows."""

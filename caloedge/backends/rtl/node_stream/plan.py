@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from caloedge.backends.rtl.design import NODE_VARIANTS
 from caloedge.backends.rtl.layers import NAME
 from caloedge.backends.rtl.node_stream.patterns import (
-    ROUNDINGS,
     Condensation,
     GravNet,
     condensation,
@@ -20,6 +19,7 @@ from caloedge.backends.rtl.node_stream.patterns import (
 )
 from caloedge.backends.rtl.node_stream.words import NodeNetwork, NodeOperation, Word, Words, node_network
 from caloedge.backends.rtl.tables import TABLE_ENTRIES, THRESHOLDS
+from caloedge.compiler.fixed import Rounding
 from caloedge.compiler.graph import Graph
 from caloedge.compiler.ops import Condense, Multiply, Output, Table, Take, Threshold
 from caloedge.compiler.unsupported import refusal
@@ -87,7 +87,7 @@ def plan(graph: Graph, variant: str) -> Plan:
 
 
 def _fitting(nodes: int) -> str:
-    return ", ".join(f"{variant}" for variant, par in NODE_VARIANTS.items() if nodes % par == 0).join(("one of ", ""))
+    return f"one of {', '.join(variant for variant, par in NODE_VARIANTS.items() if nodes % par == 0)}"
 
 
 def _places(network: NodeNetwork, layers: Iterable[GravNet], lanes: Iterable[NodeOperation]) -> Mapping[str, tuple[int, int]]:
@@ -193,7 +193,7 @@ def _refuse_layer(layer: GravNet, network: NodeNetwork) -> None:
         return
     whole = message.format.signed and (message.low, message.high) == (message.format.min_code, message.format.max_code)
     shift = layer.product_fraction - message.format.fraction
-    if message.rounding is not ROUNDINGS[0] or not whole or shift < 0:
+    if message.rounding is not Rounding.HALF_EVEN or not whole or shift < 0:
         subject = f"a message of {message.format} rounded {message.rounding.value} within {message.low} … {message.high}"
         raise refusal(message, subject, NAME, "round half even to a signed format, not narrow")
 
