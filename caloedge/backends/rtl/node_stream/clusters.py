@@ -3,11 +3,11 @@
 Indices come out together, `slots` of them are looked up per cycle: as many as it takes for an event to be done before the next.
 """
 
-from caloedge.backends.rtl.node_stream.lanes import Bus, bus, extended, joined
+from caloedge.backends.rtl.node_stream.buses import Bus, bus, extended, joined, positive, signed_bits, signed_words
 from caloedge.backends.rtl.node_stream.layout import Layout, index_bits
 from caloedge.backends.rtl.node_stream.patterns import Condensation
 from caloedge.backends.rtl.node_stream.plan import Plan
-from caloedge.backends.rtl.node_stream.words import NodeNetwork, Word
+from caloedge.backends.rtl.node_stream.words import NodeNetwork
 from caloedge.backends.rtl.tables import literal
 from caloedge.backends.rtl.text import VerilogText, instance, port_list, written_instance
 from caloedge.compiler.fixed import Format
@@ -56,13 +56,13 @@ def write_clusters(
 def _choice(plan: Plan, clusters: Condensation, ends: Bus, valid: str, text: VerilogText) -> list[str]:
     """Return the part that chooses clusters, in a module of its own: it is synthesised by itself."""
     network, condense = plan.network, clusters.condense
-    score = network.format(clusters.score)
-    score_bits = score.width + int(not score.signed)
-    bits = max(network.format(word).width + int(not network.format(word).signed) for word in clusters.coordinates)
+    score_bits = signed_bits((clusters.score,), network)
+    bits = signed_bits(clusters.coordinates, network)
     inside = []
     for lane in range(plan.par):
-        inside += [extended(ends.word(word, lane), network.format(word), bits) for word in clusters.coordinates]
-        inside += [extended(ends.word(clusters.score, lane), score, score_bits), positive(clusters.valid, ends, lane, network)]
+        inside += signed_words(clusters.coordinates, bits, ends, lane, network)
+        inside += signed_words((clusters.score,), score_bits, ends, lane, network)
+        inside.append(positive(clusters.valid, ends, lane, network))
     parameters: dict[str, int | str] = {
         "NODES": network.nodes, "PAR": plan.par, "DIMENSIONS": len(clusters.coordinates), "BITS": bits, "SCORE_BITS": score_bits,
         "THRESHOLD": literal(condense.threshold, 64), "APART": condense.apart, "MOST": condense.most,
@@ -106,14 +106,6 @@ def _look_up(plan: Plan, layout: Layout, held: Bus, ends: Bus, valid: str, text:
     }  # fmt: skip
     wires = f"  wire taken_valid;\n  wire [{out_bits - 1}:0] taken_data;\n  wire [{note_bits - 1}:0] taken_note;"
     return [wires, instance("caloedge_look_up", "look_up", text, parameters, ports)]
-
-
-def positive(word: Word, ends: Bus, lane: int, network: NodeNetwork) -> str:
-    """Return a bit that tells whether a word of a lane is above zero."""
-    if not word.maker:
-        return f"1'b{int(word.index > 0)}"
-    part = ends.word(word, lane)
-    return f"($signed({part}) > 0)" if network.format(word).signed else f"(|{part})"
 
 
 def _cluster_words(layout: Layout, held: Bus, slot: int, bits: int, network: NodeNetwork) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from caloedge.backends.rtl.layers import span
 from caloedge.backends.rtl.node_stream.clusters import condense_cycles
-from caloedge.backends.rtl.node_stream.emission import gravnet_cycles
+from caloedge.backends.rtl.node_stream.gravnet import gravnet_cycles
 from caloedge.backends.rtl.node_stream.layout import Layout, index_bits
 from caloedge.backends.rtl.node_stream.patterns import GravNet
 from caloedge.backends.rtl.node_stream.plan import Phase, Plan, Step

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from caloedge.backends.rtl.adders import core_modules
 from caloedge.backends.rtl.node_stream.adder_graph import slot_format, trace_step
+from caloedge.backends.rtl.node_stream.buses import bus, extended, joined
 from caloedge.backends.rtl.node_stream.plan import Phase, Step
 from caloedge.backends.rtl.node_stream.words import NodeNetwork, NodeOperation, Word, Words
 from caloedge.backends.rtl.tables import row_verilog
@@ -20,45 +21,6 @@ from caloedge.compiler.ops import Multiply, Table, Threshold
 
 Reading = tuple[Word, int]
 """A word and the cycle in which it is read."""
-
-
-@dataclass(frozen=True)
-class Bus:
-    """Words of several lanes side by side, lane after lane, each word as wide as its format."""
-
-    name: str
-    words: Words
-    widths: tuple[int, ...]
-
-    @property
-    def bits(self) -> int:
-        """Width of one lane's words."""
-        return sum(self.widths)
-
-    def word(self, word: Word, lane: int = 0) -> str:
-        """Return the part of the bus that is a word of a lane."""
-        index = self.words.index(word)
-        low = lane * self.bits + sum(self.widths[:index])
-        return f"{self.name}[{low + self.widths[index] - 1}:{low}]"
-
-
-def bus(name: str, words: Words, network: NodeNetwork) -> Bus:
-    """Return a bus of words."""
-    return Bus(name, words, tuple(network.format(word).width for word in words))
-
-
-def joined(parts: Iterable[str]) -> str:
-    """Return parts side by side, the first in the lowest bits."""
-    return f"{{{', '.join(reversed(list(parts)))}}}"
-
-
-def extended(part: str, fmt: Format, width: int) -> str:
-    """Return a part of a bus, one bit at least wide, extended to a width as its format says."""
-    more = width - fmt.width
-    if not more:
-        return part
-    high = re.sub(r"\[(\d+):\d+\]$", r"[\1]", part)
-    return f"{{{{{more}{{{high if fmt.signed else chr(49) + chr(39) + 'b0'}}}}}, {part}}}"
 
 
 @dataclass
