@@ -6,6 +6,8 @@ into the layer before. Quantised values use power-of-two scales per tensor, roun
 integers at the accumulator's scale.
 """
 
+import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from caloedge.graph_layers import COORDINATE_FRACTION, GravNet, Joined, Signed, WithinReach, plain
+from caloedge.graph_layers import COORDINATE_FRACTION, AllPairsGravNet, GravNet, Joined, Signed, WithinReach, plain
 
 SCALE = "scaling_impl"
 """Part of the names of all that sets a quantiser's scale."""
@@ -244,6 +246,22 @@ class FloatArithmetic:
     def coordinates(self, name: str) -> nn.Module:  # noqa: ARG002
         """Keep coordinates as they are."""
         return nn.Identity()
+
+
+def all_pairs(network: nn.Module, nodes: int) -> nn.Module:
+    """Return a copy of a quantised network whose graph layers export the messages of all pairs of `nodes`: without a gather."""
+    network = copy.deepcopy(network)
+    arithmetic = QuantisedArithmetic(0, 0, 0, 0)
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, GravNet):
+            quantiser: Any = layer.message.act_quant
+            scale, bits = float(quantiser.scale().detach()), float(quantiser.bit_width())
+            message = int(bits), -round(math.log2(scale))
+            network.set_submodule(
+                name,
+                AllPairsGravNet(layer, nodes, message, lambda b, f, signed: arithmetic.fixed("", b, f, signed=signed)),
+            )
+    return network
 
 
 class FoldedArithmetic(FloatArithmetic):

@@ -4,6 +4,8 @@ Tensors are (B, N, F): events, nodes, features; `valid` (B, N) is 1 for hits and
 exported file needs standard ONNX operators only, and that ties are broken as ONNX does: the node of the lower index first.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -42,11 +44,14 @@ class Nearest(nn.Module):
         return torch.where(there, apart, REACH).clamp(max=REACH), indices
 
     def _dense(self, coordinates: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Do the same in ONNX's operators, with all distances (B, N, N)."""
+        """Do the same in ONNX's operators."""
+        return torch.topk(self.distances(coordinates, valid), self.k, dim=2, largest=False, sorted=True)
+
+    def distances(self, coordinates: Tensor, valid: Tensor) -> Tensor:
+        """Return all distances (B, N, N) in ONNX's operators: `REACH` for the node itself and padding, and at most that."""
         apart = (coordinates.unsqueeze(2) - coordinates.unsqueeze(1)).abs().sum(3)
         apart = apart + REACH * torch.eye(coordinates.shape[1], dtype=apart.dtype)
-        apart = torch.clamp(apart + (REACH - REACH * valid).unsqueeze(1), max=REACH)
-        return torch.topk(apart, self.k, dim=2, largest=False, sorted=True)
+        return torch.clamp(apart + (REACH - REACH * valid).unsqueeze(1), max=REACH)
 
 
 def take(values: Tensor, indices: Tensor) -> Tensor:
@@ -77,6 +82,37 @@ class GravNet(nn.Module):
         weights = plain(self.weight(torch.exp(-DECAY * distances)))
         messages = plain(self.message(weights.unsqueeze(3) * take(plain(features), indices)))
         return plain(self.mean(messages.sum(2) * self.share)), messages.amax(2)
+
+
+class AllPairsGravNet(nn.Module):
+    """The exported form of `GravNet` for tools that cannot gather: it has the messages of all pairs of nodes.
+
+    Keys d · N + index are all different, so those up to the k-th smallest are the k nearest nodes, ties included. The messages of
+    the others are 0 in the sum, and moved below all others for the maximum. `rounded` quantises to (bits, fraction, signed).
+    """
+
+    def __init__(
+        self, layer: GravNet, nodes: int, message: tuple[int, int], rounded: Callable[[int, int, bool], nn.Module]
+    ) -> None:
+        super().__init__()
+        bits, fraction = message
+        index_bits = (nodes - 1).bit_length()
+        self.layer, self.nodes, self.below = layer, nodes, 2.0 ** (bits + 1 - fraction)
+        self.keys = rounded(COORDINATE_FRACTION + index_bits, COORDINATE_FRACTION + index_bits, False)
+        self.near, self.weight = rounded(2, 0, False), rounded(8, 7, False)
+        self.moved = rounded(bits + 3, fraction, True)
+
+    def forward(self, coordinates: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and largest message as `GravNet` does."""
+        nearest, size = self.layer.nearest, 2 ** (self.nodes - 1).bit_length()
+        distances = nearest.distances(plain(coordinates), valid)
+        keys = plain(self.keys(distances + torch.arange(self.nodes, dtype=distances.dtype) * (STEP / size)))
+        last = torch.topk(keys, nearest.k, dim=2, largest=False, sorted=True).values[:, :, nearest.k - 1 :]
+        near = plain(self.near(torch.clamp((last - keys) * (size / STEP) + 1.0, 0.0, 1.0)))
+        weights = plain(self.weight(plain(self.layer.weight(torch.exp(-DECAY * distances))) * near))
+        messages = plain(self.layer.message(weights.unsqueeze(3) * plain(features).unsqueeze(1)))
+        moved = plain(self.moved(messages + (near.unsqueeze(3) * self.below - self.below)))
+        return plain(self.layer.mean(messages.sum(2) * self.layer.share)), moved.amax(2)
 
 
 class WithinReach(nn.Module):
