@@ -67,10 +67,10 @@ module caloedge_nearest #(
         end
     endfunction
 
-    // One of the SLOTS * SLOTS * 4 things that a slot can hold after a level: {first slot, second slot, which}.
+    // One of the SLOTS * SLOTS * 4 things that slot `where` can hold after a level: {first slot, second slot, which}.
     function integer plan;
-        input integer level;
-        input integer slot;
+        input integer after;
+        input integer where;
         integer rest;
         integer block;
         integer stride;
@@ -80,33 +80,33 @@ module caloedge_nearest #(
         integer sorted;
         begin
             plan = NOTHING;
-            if (level < SORT_LEVELS) begin
-                rest = level;
+            if (after < SORT_LEVELS) begin
+                rest = after;
                 block = 1;
                 for (size = 1; rest >= size; size = size + 1) begin
                     rest = rest - size;
                     block = 2 * block;
                 end
                 stride = block >> rest;
-                place = slot % P;
-                plan = (slot * SLOTS + slot) * 4 + SAME;
-                if (compares(place, block, stride) == 1) plan = (slot * SLOTS + slot + stride) * 4 + SMALLER;
+                place = where % P;
+                plan = (where * SLOTS + where) * 4 + SAME;
+                if (compares(place, block, stride) == 1) plan = (where * SLOTS + where + stride) * 4 + SMALLER;
                 if (place >= stride)
                     if (compares(place - stride, block, stride) == 1)
-                        plan = ((slot - stride) * SLOTS + slot) * 4 + LARGER;
+                        plan = ((where - stride) * SLOTS + where) * 4 + LARGER;
             end else begin
-                rest = (level - SORT_LEVELS) % (P_BITS + 1);
-                size = (2 * P) << ((level - SORT_LEVELS) / (P_BITS + 1));
-                place = slot % size;
-                begins = slot - place;
+                rest = (after - SORT_LEVELS) % (P_BITS + 1);
+                size = (2 * P) << ((after - SORT_LEVELS) / (P_BITS + 1));
+                place = where % size;
+                begins = where - place;
                 sorted = size == 2 * P ? 0 : P - K; // where the K begin: behind what filled up
                 stride = P >> rest;
                 if (rest == 0) begin
                     if (place < K)
                         plan = ((begins + sorted + place) * SLOTS + begins + size / 2 + sorted + K - 1 - place) * 4 + SMALLER;
                 end else if (place < P) begin
-                    if (place / stride % 2 == 0) plan = (slot * SLOTS + slot + stride) * 4 + SMALLER;
-                    else plan = ((slot - stride) * SLOTS + slot) * 4 + LARGER;
+                    if (place / stride % 2 == 0) plan = (where * SLOTS + where + stride) * 4 + SMALLER;
+                    else plan = ((where - stride) * SLOTS + where) * 4 + LARGER;
                 end
             end
         end

@@ -132,5 +132,5 @@ def test_an_error_is_caught(bench: Bench) -> None:
         ("{alive[n], own_scores", "{1'b1, own_scores"),  # the dead are picked again
         ("for (former = 0; former", "for (former = 1; former"),  # one comparison is missing
     ]
-    small = flow(9, 3, 2, 6, 5, 9, 4, 1, 2), flow(9, 3, 2, 6, 5, 9, 4, 0, 2)
+    small = flow(9, 3, 2, 6, 5, 9, 4, 1, 2, threshold=-9), flow(9, 3, 2, 6, 5, 9, 4, 0, 2, threshold=-9)
     assert flows.survivors(bench, PART, errors, *small) == []

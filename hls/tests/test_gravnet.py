@@ -157,7 +157,9 @@ LAYERS = [
     Layer(2, nodes=24, dimensions=4, k=5, features=3, feature_bits=6, message=(4, 8), mean=(1, 7)),  # messages and means clip
     *[any_layer(seed) for seed in range(5)],
 ]
-SMALL = Layer(4, nodes=16, dimensions=2, features=1, mean=(2, 6), message=(6, 8), count=14)
+# With 32, every second product lies in the middle between two messages, and means reach their limits.
+UNEVEN = tuple(32 if distance % 2 else weight for distance, weight in enumerate(exponential(36)[:36])) + (0,)
+SMALL = Layer(4, nodes=16, dimensions=2, features=1, mean=(2, 4), message=(6, 8), weights=UNEVEN, count=14)
 
 
 def test_the_model_itself() -> None:
@@ -178,9 +180,9 @@ def test_gravnet(bench: Bench) -> None:
 def test_an_error_is_caught(bench: Bench) -> None:
     table = "TABLE[distance*WEIGHT_BITS +: WEIGHT_BITS];"
     errors = [
-        (table, f"distance == 9 ? {{WEIGHT_BITS{{1'b1}}}} : {table}"),  # one entry
-        (table, f"distance == REACH ? 1'b1 : {table}"),  # padding sends something
-        ("late[0] <= feature_data;", "late[0] <= feature_data ^ 1'b1;"),
+        (table, f"distance == 8 ? {{WEIGHT_BITS{{1'b1}}}} : {table}"),  # one entry
+        (table, f"distance == REACH ? {{{{(WEIGHT_BITS-1){{1'b0}}}}, 1'b1}} : {table}"),  # padding sends something
+        ("late[0] <= feature_data;", "late[0] <= {feature_data[PAR*ROW_BITS-1:1], ~feature_data[0]};"),
         ("if (write) memory[{write_bank, write_beat}]", "if (write) memory[{1'b0, write_beat}]"),
         ("memory[{read_bank, beat}];", "memory[{!read_bank, beat}];"),
         ("wire write = late_valid[SEARCH-1];", "wire write = late_valid[0];"),  # too early for the features of two events before
