@@ -91,7 +91,7 @@ def test_deep_and_odd_json_is_one_line(model: Path, tmp_path: Path, text: str) -
 
 
 INPUT = {"name": "x", "shape": [2, 3], "format": "fixed<6,4>", "range": [-32, 31], "order": [5, 4, 3, 2, 1, 0], "type": "int8_t"}
-OUTPUT = INPUT | {"name": "y", "shape": [2], "order": [0, 1], "argument": 0}
+OUTPUT = INPUT | {"name": "y", "shape": [2], "order": [0, 1], "argument": 0, "places": [0, 1]}
 PORTS = {"inputs": [INPUT], "outputs": [OUTPUT], "input": INPUT, "output": OUTPUT}
 WHOLE = PORTS | {
     "backend": "any", "library": "sim/x.so", "namespace": "caloedge_x", "project": "caloedge", "traced_library": "sim/y.so",
