@@ -27,7 +27,8 @@ def simulate(
     geometry: Annotated[
         str,
         typer.Option(
-            help="pbwo4 (25×25 crystals) or wsi (45 layers × 16 φ × 9 r).", autocompletion=completion.one_of(["pbwo4", "wsi"])
+            help="pbwo4 (25×25 crystals), csi (13×13) or wsi (45 layers × 16 φ × 9 r).",
+            autocompletion=completion.one_of(["pbwo4", "csi", "wsi"]),
         ),
     ] = "pbwo4",
     generator: Annotated[
