@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from caloedge.catalog import Loss
+from caloedge.reconstruction.hit_arrays import COORDINATES, ENERGY, OUTPUTS, POSITION, SIGNAL
+from caloedge.reconstruction.hit_arrays import SCORE as BETA
 
-OUTPUTS = 9
-ENERGY, SIGNAL, POSITION, COORDINATES, BETA = 0, 1, slice(2, 5), slice(5, 8), 8
 LEAST_CHARGE = 0.1
 """q of a hit with β = 0."""
 MOST_BETA = 0.998

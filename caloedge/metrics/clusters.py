@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from caloedge.catalog import BASELINE, Condensation, Sample, distance_of
 from caloedge.metrics import bootstrap
 from caloedge.reconstruction.condensation import condense
-from caloedge.reconstruction.hit_arrays import HitTruth
+from caloedge.reconstruction.hit_arrays import COORDINATES, ENERGY, OUTPUTS, POSITION, SCORE, HitTruth
 
-ENERGY, SIGNAL, POSITION, COORDINATES, SCORE = 0, 1, slice(2, 5), slice(5, 8), 8
-CONDENSATION = Condensation(score=SCORE, coordinates=(5, 6, 7), most=16)
+CONDENSATION = Condensation(score=SCORE, coordinates=tuple(range(OUTPUTS)[COORDINATES]), most=16)
 DISTANCES = (0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
 """Condensation distances that are tried."""
 

@@ -18,9 +18,6 @@ from caloedge.results import Cell, Number, Table
 
 HIT_FEATURES = 5
 """Energy in GeV, time in 15.625 ns, x, y, z in m."""
-ENERGY, SIGNAL, POSITION, COORDINATES, BETA = 0, 1, slice(2, 5), slice(5, 8), 8
-"""Columns of the output: energy in GeV, logit of being no background, position in m, condensation coordinates, logit of β."""
-OUTPUTS = 9
 LEAST_ENERGY = 2.0**-12
 """Of a hit, in GeV: less is padding."""
 

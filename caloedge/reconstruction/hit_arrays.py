@@ -21,8 +21,10 @@ TIME_UNIT_NS = 15.625
 LATEST = 8.0
 """Times saturate in these units, at ±125 ns: what is so far from the event is background all the same."""
 FEATURES = 5
+ENERGY, SIGNAL, POSITION, COORDINATES, SCORE = 0, 1, slice(2, 5), slice(5, 8), 8
+"""Columns of what a method says of each hit as the centre of a cluster: energy (GeV), logit of being signal, position (m),
+coordinates of condensation, and score, which is a network's logit of β."""
 OUTPUTS = 9
-"""Of each hit: energy, signal, position (3), coordinates of condensation (3), score."""
 PADDING = -1
 """Object of places without a hit."""
 IN_TIME = 3.0
@@ -98,8 +100,8 @@ def as_outputs(sample: Sample[HitTruth], made: Clusters) -> NDArray[Any]:
     limit_H = hits.kind.in_time_ns or IN_TIME * barrel_events.time_spread(hits.energy_H)
     in_time_H = np.abs(hits.time_H) < limit_H
     values_HO = np.zeros((len(in_time_H), OUTPUTS))
-    values_HO[:, 0], values_HO[:, 2:5] = made.energy_H, made.position_H3
-    values_HO[:, 8] = np.where(made.is_centre_H & in_time_H, made.energy_H, -1)
+    values_HO[:, ENERGY], values_HO[:, POSITION] = made.energy_H, made.position_H3
+    values_HO[:, SCORE] = np.where(made.is_centre_H & in_time_H, made.energy_H, -1)
     outputs_ENO = np.zeros((*hit_EN.shape, OUTPUTS))
     outputs_ENO[hit_EN >= 0] = values_HO[hit_EN[hit_EN >= 0]]
     return outputs_ENO

@@ -158,7 +158,7 @@ LAYERS = [
     *[any_layer(seed) for seed in range(5)],
 ]
 # With 32, every second product lies in the middle between two messages, and means reach their limits.
-UNEVEN = tuple(32 if distance % 2 else weight for distance, weight in enumerate(exponential(36)[:36])) + (0,)
+UNEVEN = (*(32 if distance % 2 else weight for distance, weight in enumerate(exponential(36)[:36])), 0)
 SMALL = Layer(4, nodes=16, dimensions=2, features=1, mean=(2, 4), message=(6, 8), weights=UNEVEN, count=14)
 
 

@@ -7,8 +7,8 @@ from caloedge.catalog import BASELINE, FLOAT, INTEGER, REFERENCE, Sample, distan
 from caloedge.detector.crystals.hits import NOBODY, HitEvents
 from caloedge.metrics import cluster_comparison
 from caloedge.metrics.cluster_comparison import Granularity, Map
-from caloedge.metrics.clusters import COORDINATES, ENERGY, POSITION, SCORE, clusters, working_point, working_points
-from caloedge.reconstruction.hit_arrays import HitTruth, hit_sample
+from caloedge.metrics.clusters import clusters, working_point, working_points
+from caloedge.reconstruction.hit_arrays import COORDINATES, ENERGY, POSITION, SCORE, HitTruth, hit_sample
 
 
 def sample(objects: list[list[int]], energies: list[list[float]] | None = None) -> Sample[HitTruth]:
