@@ -283,7 +283,10 @@ def test_names_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("caloedge verify my", {"my_model"}),
         ("caloedge build my_model p --target xcvu", {"xcvu13p", "xcvu9p"}),
         ("caloedge build my_model p --backend r", {"rtl"}),
-        ("caloedge build my_model p --backend rtl --variant ", {"unrolled", "streaming", "auto"}),
+        (
+            "caloedge build my_model p --backend rtl --variant ",
+            {"unrolled", "streaming", "auto", "nodes_1", "nodes_2", "nodes_4", "nodes_8"},
+        ),
         ("caloedge new ta", {"task", "target"}),
     ):
         environment = {

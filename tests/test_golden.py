@@ -110,10 +110,13 @@ def test_corruptions_are_caught(folder: Path) -> None:
         at, bit = largest_that_counts(graph, golden, op), 1 << op.weight_format.width - below_sign
         assert not run_check("one bit", golden, with_bit_changed(graph, op, at, bit).run).exact, op.name
     assert not run_check("lowest bit", golden, with_bit_changed(graph, op, at, 1).run).exact  # of the last layer
+    highest = {name: int(codes.max()) for name, codes in graph.trace(golden.inputs).items()}
     for op in graph.ops:
         if isinstance(op, Requantise):
-            swapped = graph.replacing(op.name, rounding=Rounding.TRUNCATE)
-            assert not run_check("truncation", golden, swapped.run).exact, op.name
+            rounds = graph.tensors[op.inputs[0]].format.fraction > op.format.fraction
+            limits = (op.low, highest[op.name] - 1)  # what only saturates loses the highest code that it has here
+            swapped = graph.replacing(op.name, **({"rounding": Rounding.TRUNCATE} if rounds else {"limits": limits}))
+            assert not run_check("truncation or saturation", golden, swapped.run).exact, op.name
     shifted = replace(golden, outputs={name: codes + 1 for name, codes in golden.outputs.items()})
     assert run_check("one LSB", shifted, graph.run).largest_lsb == 1
 

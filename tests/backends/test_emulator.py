@@ -430,7 +430,7 @@ def test_memory_is_given_to_the_first_gap_that_fits(calls: list[tuple[str, int] 
                 memory.give_back(buffer)
                 row[buffer.offset // 64 : (buffer.offset + buffer.size) // 64] = [False] * (buffer.size // 64)
             continue
-        size = -(-call[1] * 32 * (4 if call[0] == "float" else 8) // 64)
+        size = -(-call[1] * 32 * SIZES[call[0]] // 64)
         starts = [at for at in range(len(row) + 1) if not any(row[at : at + size])]
         at = next(at for at in starts if at + size <= len(row) or not any(row[at:]))
         row += [False] * (at + size - len(row))

@@ -55,7 +55,7 @@ def test_a_geometry_is_described_by_plain_data_under_its_own_name(name: str) -> 
 
 
 def test_an_unknown_geometry_is_named() -> None:
-    with pytest.raises(UnknownName, match=r"^no geometry 'lar'; there are: pbwo4, wsi$"):
+    with pytest.raises(UnknownName, match=r"^no geometry 'lar'; there are: pbwo4, csi, wsi$"):
         geometry("lar")
 
 

@@ -72,7 +72,7 @@ def test_the_library_says_how_it_was_made(library_path: Path) -> None:
 
 BAD_REQUESTS = [
     ({"generator": "fluka"}, "no generator 'fluka'; there are: geant4, parametrised"),
-    ({"geometry": "lar"}, "no geometry 'lar'; there are: pbwo4, wsi"),
+    ({"geometry": "lar"}, "no geometry 'lar'; there are: pbwo4, csi, wsi"),
     ({"showers": 0}, "showers = 0: ask for at least 1"),
     ({"min_energy_gev": 0.0}, "energy range 0.0 to 100.0 GeV: give 0 < lowest <= highest"),
     ({"max_energy_gev": 0.5}, "energy range 1.0 to 0.5 GeV: give 0 < lowest <= highest"),
