@@ -55,6 +55,8 @@ class Granularity:
     """Objects of less energy do not count: they seldom reach the threshold of a hit."""
     close_cm: float
     """Objects nearer than this to another one are close."""
+    most: int
+    """Clusters of an event that leave."""
     baseline: str
     """What the classical baseline is."""
     map: Callable[[Sample[HitTruth], int], Map]
@@ -186,7 +188,7 @@ def assess(
     kind = truth.hits.kind
     made = {
         # Where the baseline has no cluster its score is negative.
-        name: clusters.clusters(sample, outputs, 0 if name == BASELINE else -np.inf, points[distance_of(name)])
+        name: clusters.clusters(sample, outputs, 0 if name == BASELINE else -np.inf, points[distance_of(name)], granularity.most)
         for name, outputs in scores.items()
     }
     found = {name: found_by(truth, objects, one.above(points[name])) for name, one in made.items()}

@@ -19,7 +19,12 @@ from caloedge.metrics import bootstrap
 from caloedge.reconstruction.condensation import condense
 from caloedge.reconstruction.hit_arrays import COORDINATES, ENERGY, OUTPUTS, POSITION, SCORE, HitTruth
 
-CONDENSATION = Condensation(score=SCORE, coordinates=tuple(range(OUTPUTS)[COORDINATES]), most=16)
+
+def condensation(most: int) -> Condensation:
+    """Return the choice of at most so many clusters among the outputs of a network."""
+    return Condensation(score=SCORE, coordinates=tuple(range(OUTPUTS)[COORDINATES]), most=most)
+
+
 DISTANCES = (0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
 """Condensation distances that are tried."""
 
@@ -50,12 +55,10 @@ class Clusters:
         return Clusters(*(getattr(self, name)[keep_K] for name in self.__dataclass_fields__))
 
 
-def clusters(sample: Sample[HitTruth], outputs_ENO: NDArray[Any], threshold: float, apart: float) -> Clusters:
-    """Return the clusters of a method at a threshold of the score and a condensation distance."""
+def clusters(sample: Sample[HitTruth], outputs_ENO: NDArray[Any], threshold: float, apart: float, most: int) -> Clusters:
+    """Return the clusters of a method, at most so many per event, at a threshold of the score and a condensation distance."""
     truth = sample.truth
-    chosen_EM, _ = condense(
-        outputs_ENO[..., SCORE], outputs_ENO[..., COORDINATES], truth.hit_EN >= 0, threshold, apart, CONDENSATION.most
-    )
+    chosen_EM, _ = condense(outputs_ENO[..., SCORE], outputs_ENO[..., COORDINATES], truth.hit_EN >= 0, threshold, apart, most)
     event_K, place_K = np.nonzero(chosen_EM >= 0)
     node_K = chosen_EM[event_K, place_K]
     values_KO = outputs_ENO[event_K, node_K].astype(np.float64)
@@ -77,27 +80,29 @@ def clusters(sample: Sample[HitTruth], outputs_ENO: NDArray[Any], threshold: flo
     )
 
 
-def working_points(least_gev: float, sample: Sample[HitTruth], outputs: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+def working_points(
+    least_gev: float, most: int, sample: Sample[HitTruth], outputs: Mapping[str, NDArray[Any]]
+) -> dict[str, float]:
     """Return threshold and condensation distance of each method at the fakes and doubles per event that the baseline makes.
 
     The baseline's clusters have at least `least_gev`, as is its custom, and keep no distance.
     """
-    made = clusters(sample, outputs[BASELINE], least_gev, apart=0.0)
+    made = clusters(sample, outputs[BASELINE], least_gev, 0.0, most)
     rate = float(made.is_wrong_K.sum()) / sample.truth.hits.n_events
     points: dict[str, float] = {}
     for name, values in outputs.items():
-        threshold, apart = (least_gev, 0.0) if name == BASELINE else working_point(sample, values, rate)
+        threshold, apart = (least_gev, 0.0) if name == BASELINE else working_point(sample, values, rate, most)
         points |= {name: threshold, distance_of(name): apart}
     return points
 
 
 def working_point(
-    sample: Sample[HitTruth], outputs_ENO: NDArray[Any], rate: float, distances: Sequence[float] = DISTANCES
+    sample: Sample[HitTruth], outputs_ENO: NDArray[Any], rate: float, most: int, distances: Sequence[float] = DISTANCES
 ) -> tuple[float, float]:
     """Return threshold and condensation distance that find most objects at `rate` fakes and doubles per event."""
     n_events, best = sample.truth.hits.n_events, (-1, np.inf, distances[0])
     for apart in distances:
-        found = clusters(sample, outputs_ENO, -np.inf, apart)
+        found = clusters(sample, outputs_ENO, -np.inf, apart, most)
         threshold = bootstrap.threshold_at_rate(found.score_K[found.is_wrong_K], n_events, rate)
         efficient = int(found.above(threshold).is_first_K.sum())
         best = max(best, (efficient, threshold, apart), key=lambda point: point[0])

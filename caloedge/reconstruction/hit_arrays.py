@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.catalog import Sample
-from caloedge.detector.crystals import barrel_events, hit_libraries
+from caloedge.detector.crystals import hit_libraries
 from caloedge.detector.crystals.hit_libraries import HitLibrary
 from caloedge.detector.crystals.hits import HitEvents, joined
 from caloedge.reconstruction.local_maxima import Clusters
@@ -27,8 +27,6 @@ coordinates of condensation, and score, which is a network's logit of β."""
 OUTPUTS = 9
 PADDING = -1
 """Object of places without a hit."""
-IN_TIME = 3.0
-"""Standard deviations of a simulated hit's time that the classical algorithms allow."""
 
 Merge = Callable[[HitEvents], HitEvents]
 
@@ -94,11 +92,10 @@ def most_energetic(hits: HitEvents, most: int) -> tuple[NDArray[Any], NDArray[An
 def as_outputs(sample: Sample[HitTruth], made: Clusters) -> NDArray[Any]:
     """Return clusters around hits as a network gives them, (E, N, 9): the score is the energy, −1 where there is no cluster.
 
-    Centres that are out of time are none: by `IN_TIME` standard deviations in simulated events, else as the events' kind says.
+    Centres that are out of time are none.
     """
     hits, hit_EN = sample.truth.hits, sample.truth.hit_EN
-    limit_H = hits.kind.in_time_ns or IN_TIME * barrel_events.time_spread(hits.energy_H)
-    in_time_H = np.abs(hits.time_H) < limit_H
+    in_time_H = np.abs(hits.time_H) < hits.kind.in_time_ns
     values_HO = np.zeros((len(in_time_H), OUTPUTS))
     values_HO[:, ENERGY], values_HO[:, POSITION] = made.energy_H, made.position_H3
     values_HO[:, SCORE] = np.where(made.is_centre_H & in_time_H, made.energy_H, -1)

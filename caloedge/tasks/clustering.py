@@ -39,7 +39,7 @@ def _map(sample: Sample[HitTruth], event: int) -> Map:
 
 
 GRANULARITY = cluster_comparison.Granularity(
-    name="crystal", least_gev=0.05, close_cm=20.0, baseline="the 3 × 3 local maximum, in time", map=_map
+    name="crystal", least_gev=0.05, close_cm=20.0, most=32, baseline="the 3 × 3 local maximum, in time", map=_map
 )
 
 
@@ -56,10 +56,10 @@ TASK = Task(
     loss="object_condensation",
     sample=partial(hit_arrays.sample, _as_they_are, MOST_HITS),
     baseline=local_maximum,
-    working_points=partial(clusters.working_points, GRANULARITY.least_gev),
+    working_points=partial(clusters.working_points, GRANULARITY.least_gev, GRANULARITY.most),
     assess=assess,
     open=open_hits,
-    condensation=clusters.CONDENSATION,
+    condensation=clusters.condensation(GRANULARITY.most),
     item="event",
     physical=True,
 )

@@ -29,7 +29,7 @@ def _merged(hits: HitEvents) -> HitEvents:
 def icn(sample: Sample[HitTruth]) -> NDArray[Any]:
     """Return what the trigger's own rule says of each hit, in the form of a network's outputs; the score is the energy in GeV.
 
-    Clusters whose centre is not in time, within three standard deviations of its time, have no score.
+    Clusters whose centre is not in time have no score.
     """
     made = local_maxima.isolated_clusters(sample.truth.hits, calorimeter().trigger_neighbours)
     return hit_arrays.as_outputs(sample, made)
@@ -48,6 +48,7 @@ GRANULARITY = cluster_comparison.Granularity(
     name="trigger cell",
     least_gev=0.1,
     close_cm=40.0,
+    most=16,
     baseline="Belle II's isolated-cluster rule with sums of 3 × 3 trigger cells, in time",
     map=_map,
 )
@@ -66,10 +67,10 @@ TASK = Task(
     loss="object_condensation",
     sample=partial(hit_arrays.sample, _merged, MOST_HITS),
     baseline=icn,
-    working_points=partial(clusters.working_points, GRANULARITY.least_gev),
+    working_points=partial(clusters.working_points, GRANULARITY.least_gev, GRANULARITY.most),
     assess=assess,
     open=open_hits,
-    condensation=clusters.CONDENSATION,
+    condensation=clusters.condensation(GRANULARITY.most),
     item="event",
     physical=True,
 )

@@ -54,7 +54,7 @@ def outputs(of: Sample[HitTruth], scores: list[list[float]], apart: float = 1.0)
 
 def test_the_best_cluster_of_a_photon_finds_it_others_are_doubles_or_fakes() -> None:
     events = sample([[0, 0, 1, NOBODY], [0, NOBODY]])
-    made = clusters(events, outputs(events, [[1, 3, 2, 4], [-1, 5]]), threshold=0, apart=0.5)
+    made = clusters(events, outputs(events, [[1, 3, 2, 4], [-1, 5]]), threshold=0, apart=0.5, most=16)
     assert made.event_K.tolist() == [0, 0, 0, 0, 1]
     assert made.object_K.tolist() == [NOBODY, 0, 1, 0, NOBODY]
     assert made.is_first_K.tolist() == [False, True, True, False, False]
@@ -68,9 +68,9 @@ def test_a_higher_threshold_leaves_what_it_would_have_chosen() -> None:
     events = sample([rng.integers(-1, 3, 6).tolist() for _ in range(300)])
     values = outputs(events, rng.integers(0, 9, (300, 6)).tolist(), apart=0.3)
     values[..., COORDINATES] = rng.normal(size=(300, 6, 3)) / 3
-    whole = clusters(events, values, -np.inf, 0.8)
+    whole = clusters(events, values, -np.inf, 0.8, 16)
     for threshold in (2.0, 5.0, 8.0):
-        chosen, left = clusters(events, values, threshold, 0.8), whole.above(threshold)
+        chosen, left = clusters(events, values, threshold, 0.8, 16), whole.above(threshold)
         for name in ("event_K", "object_K", "score_K", "is_first_K"):
             np.testing.assert_array_equal(getattr(chosen, name), getattr(left, name))
 
@@ -81,13 +81,15 @@ def test_the_working_point_is_the_most_efficient_at_its_rate() -> None:
     values = outputs(events, [[3, 2, 2.5, 1], [0.9, 0.6, 0.8, 0.5]] * 50)
     values[..., COORDINATES] = 0
     values[..., COORDINATES.start] = [0, 0.3, 1, 1.3, 5, 5]
-    threshold, apart = working_point(events, values, rate=0.0, distances=(0.1, 0.5, 2.0))
+    threshold, apart = working_point(events, values, rate=0.0, most=16, distances=(0.1, 0.5, 2.0))
     assert apart == 0.5
-    found = clusters(events, values, threshold, apart)
+    found = clusters(events, values, threshold, apart, 16)
     assert found.is_first_K.sum() == 200
     assert len(found.event_K) == 200
-    assert working_point(events, values, rate=0.0, distances=(0.1,))[0] > 2, "doubles must be cut away, and photons with them"
-    points = working_points(0.7, events, {INTEGER: values, BASELINE: values})
+    assert working_point(events, values, rate=0.0, most=16, distances=(0.1,))[0] > 2, (
+        "doubles must be cut away, and photons with them"
+    )
+    points = working_points(0.7, 16, events, {INTEGER: values, BASELINE: values})
     assert (points[BASELINE], points[distance_of(BASELINE)]) == (0.7, 0)
     assert set(points) == {INTEGER, BASELINE, distance_of(INTEGER), distance_of(BASELINE)}
 
@@ -96,7 +98,7 @@ def plain_map(of: Sample[HitTruth], event: int) -> Map:
     return Map(of.inputs[event : event + 1, :, 0].astype(float), np.array([0.0]))
 
 
-GRANULARITY = Granularity("cell", least_gev=0.5, close_cm=15, baseline="a rule", map=plain_map)
+GRANULARITY = Granularity("cell", least_gev=0.5, close_cm=15, most=16, baseline="a rule", map=plain_map)
 
 
 def assess(events: Sample[HitTruth], values: dict[str, np.ndarray]):

@@ -130,7 +130,9 @@ def test_events_alone_are_resampled(path: Path) -> None:
 
 def seeds(hits: Sample[HitTruth], least_gev: float) -> tuple[Any, Found]:
     objects = objects_of(hits.truth, least_gev)
-    return objects, found_by(hits.truth, objects, clusters(hits, clustering.local_maximum(hits), least_gev, 0.0))
+    return objects, found_by(
+        hits.truth, objects, clusters(hits, clustering.local_maximum(hits), least_gev, 0.0, clustering.GRANULARITY.most)
+    )
 
 
 @pytest.mark.parametrize(

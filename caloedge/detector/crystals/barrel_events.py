@@ -35,8 +35,12 @@ LEAST_DEPOSIT_MEV = 0.3
 """Smaller deposits of a shower in a crystal are left out: below a twentieth of the threshold."""
 ELECTRONIC_GEV, STOCHASTIC = 0.7e-3, 1e-3
 """Noise: a constant, and a term that grows as √(E / GeV)."""
-TIME_NS_GEV, BEST_TIME_NS, WORST_TIME_NS = 0.6, 1.0, 40.0
-"""Time resolution: 0.6 ns GeV / E, within limits."""
+TIME_NS_GEV, BEST_TIME_NS, WORST_TIME_NS = 0.6, 0.5, 40.0
+"""Time resolution in nominal background: 0.6 ns GeV / E, within limits."""
+TIME_FREEDOM = 3
+"""Degrees of freedom of Student's t by which times scatter: the files have long tails."""
+WIDENING = 3.0
+"""By which the 0.6 ns GeV grow to high background, linear in the background's hits: what piles up disturbs the fit of the pulse."""
 BACKGROUND = (((2, 40), 0.012), ((0, 6), 0.1))
 """Kinds of background hits: how many per event, uniform, from nominal to high background, and the mean of the exponential (GeV)
 above the threshold of a crystal. The second kind is what reaches the threshold of a trigger cell."""
@@ -65,7 +69,7 @@ def compose(library: ShowerLibrary, rows: NDArray[Any], n_events: int, rng: np.r
     """Compose events from the showers `rows` of a library of CsI crystals; the same arguments give the same events."""
     photons = _place(library, rows, n_events, rng)
     event_D, crystal_D, energy_D, object_D = _deposits(library, photons)
-    event_B, energy_B = _background(n_events, rng)
+    event_B, energy_B, level_E = _background(n_events, rng)
     crystal_B = rng.integers(0, BARREL_RINGS * BARREL_CRYSTALS, len(event_B))
     time_D = np.concatenate([np.zeros(len(event_D)), rng.uniform(-BACKGROUND_NS, BACKGROUND_NS, len(event_B))])
     key_D = np.concatenate([event_D, event_B]) * (BARREL_RINGS * BARREL_CRYSTALS) + np.concatenate([crystal_D, crystal_B])
@@ -74,7 +78,8 @@ def compose(library: ShowerLibrary, rows: NDArray[Any], n_events: int, rng: np.r
     energy_G = merged.energy_G + rng.standard_normal(len(merged.key_G)) * np.hypot(
         ELECTRONIC_GEV, STOCHASTIC * np.sqrt(merged.energy_G)
     )
-    time_G = merged.time_G + rng.standard_normal(len(energy_G)) * time_spread(energy_G)
+    widening_G = 1 + (WIDENING - 1) * level_E[merged.key_G // (BARREL_RINGS * BARREL_CRYSTALS)]
+    time_G = merged.time_G + rng.standard_t(TIME_FREEDOM, len(energy_G)) * time_spread(energy_G, widening_G)
     keep = energy_G >= CRYSTAL_GEV
     event_H, barrel_H = np.divmod(merged.key_G[keep], BARREL_RINGS * BARREL_CRYSTALS)
     cell_H = barrel_H + calorimeter().first_of_ring[FORWARD_RINGS]
@@ -95,18 +100,20 @@ def compose(library: ShowerLibrary, rows: NDArray[Any], n_events: int, rng: np.r
     )
 
 
-def time_spread(energy_H: NDArray[Any]) -> NDArray[Any]:
-    """Return the resolution (H,) in ns of the times of hits of these energies (GeV)."""
-    return np.asarray(np.clip(TIME_NS_GEV / np.maximum(energy_H, CRYSTAL_GEV), BEST_TIME_NS, WORST_TIME_NS))
+def time_spread(energy_H: NDArray[Any], widening_H: NDArray[Any] | float = 1.0) -> NDArray[Any]:
+    """Return the scale (H,) in ns by which the times of hits of these energies (GeV) scatter."""
+    return np.asarray(np.clip(TIME_NS_GEV * widening_H / np.maximum(energy_H, CRYSTAL_GEV), BEST_TIME_NS, WORST_TIME_NS))
 
 
-def _background(n_events: int, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return events and energies (GeV) of background hits."""
-    event, energy = [], []
+def _background(n_events: int, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return events and energies (GeV) of background hits, and each event's level between nominal (0) and high (1) background."""
+    event, energy, levels = [], [], []
     for (fewest, most), mean_gev in BACKGROUND:
-        event.append(np.repeat(np.arange(n_events), rng.integers(fewest, most + 1, n_events)))
+        hits_E = rng.integers(fewest, most + 1, n_events)
+        event.append(np.repeat(np.arange(n_events), hits_E))
         energy.append(CRYSTAL_GEV + rng.exponential(mean_gev, len(event[-1])))
-    return np.concatenate(event), np.concatenate(energy)
+        levels.append((hits_E - fewest) / (most - fewest))
+    return np.concatenate(event), np.concatenate(energy), levels[0]
 
 
 def _place(library: ShowerLibrary, rows: NDArray[Any], n_events: int, rng: np.random.Generator) -> _Photons:

@@ -40,8 +40,7 @@ FARTHEST_CM = 5.0
 ROUNDING = 1e-3
 """By which a share of the energy may be outside of 0 … 1."""
 KIND = Kind(events="events of the experiment's simulation", object="offline cluster", is_truth=False, in_time_ns=100.0)
-"""Times have long tails and, in high background, are two or three times wider than `barrel_events` has them: within three of its
-standard deviations local maxima find 5 to 18 % less of the clusters than at any time, within 100 ns 0.2 to 0.3 % less."""
+"""Within 100 ns local maxima find 0.2 to 0.3 % less of the clusters than at any time."""
 CURE = "take the demonstrator's file again"
 
 

@@ -26,8 +26,9 @@ class Kind:
     object: str = "photon"
     is_truth: bool = True
     """Whether objects are the particles themselves, not what another algorithm says of them."""
-    in_time_ns: float | None = None
-    """Largest |time| of hits that classical algorithms take as the event's; None: the simulated resolution says it."""
+    in_time_ns: float = 60.0
+    """Largest |time| of hits that classical algorithms take as the event's. Of simulated photons, cuts in standard deviations of
+    the time lose more of them at equal fakes, and 100 ns give half as many fakes again for 0.2 % (trigger cells)."""
 
 
 PHOTONS = Kind()
