@@ -1,10 +1,12 @@
 """Commands from the integer network to firmware and its simulation: build, emulate."""
 
+from __future__ import annotations
+
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -17,6 +19,9 @@ from caloedge.errors import MissingTool, UserError
 from caloedge.files import replacing
 from caloedge.progress import progress
 from caloedge.results import Facts, Number
+
+if TYPE_CHECKING:
+    from caloedge.synthesis.cost import ImplementationResult
 
 DEFAULT_TARGET = "xcvu13p"
 CLOCKS_MHZ = 1.0, 2000.0
@@ -51,6 +56,10 @@ def build(
             help="Synthesise an rtl project, and route it where open tools can; default: as far as the tools are installed."
         ),
     ] = None,
+    block: Annotated[
+        str | None,
+        typer.Option(help="Synthesise and route only this block of an rtl project, e.g. a lane gravnet_1; default: all."),
+    ] = None,
     route_limit_s: Annotated[float, typer.Option(help="Place and route gets no more time than this.", min=0)] = 3600.0,
     chipdb: Annotated[
         Path | None, typer.Option(help="Device file that nextpnr-xilinx needs to route a 7-series; default: none.")
@@ -64,6 +73,7 @@ def build(
     from caloedge.compiler.onnx.reader import compile_file
     from caloedge.pipeline import open_model
     from caloedge.project import AUTO, build_unless_built, record
+    from caloedge.synthesis.cost import implement
 
     layers = dict(map(_layer_choice, layer or []))
     if Path(model).is_file():
@@ -78,6 +88,8 @@ def build(
     if layer and variant != AUTO:
         cure = f"give --variant {AUTO}" if AUTO in plugin.variants else "leave it out"
         raise UserError(f"--layer {layer[0]}: backend {backend!r} builds all layers of variant {variant} alike; {cure}")
+    if block is not None and (synthesise is False or backend != "rtl"):
+        raise UserError(f"--block {block}: only blocks of an rtl project are synthesised by themselves; give --backend rtl")
     device = replace(device, clock_mhz=device.clock_mhz if clock_mhz is None else _checked_clock(clock_mhz))
     with answering(as_json) as answer:
 
@@ -100,22 +112,19 @@ def build(
             )
         )
         if synthesise is not False:
-            _implement(answer, folder, target, route_limit_s, chipdb, clock_mhz, asked_for=bool(synthesise))
+            cost = implement(folder, target, route_limit_s, chipdb, clock_mhz, block)
+            _show_cost(answer, " ".join(filter(None, (folder.name, block))), cost, asked_for=bool(synthesise or block))
 
 
-def _implement(
-    answer: Answer, folder: Path, target: str, limit_s: float, chipdb: Path | None, clock_mhz: float | None, *, asked_for: bool
-) -> None:
-    """Synthesise and route a project as far as can be; end with exit code 1 when a tool failed or the clock is missed."""
+def _show_cost(answer: Answer, name: str, cost: ImplementationResult | None, *, asked_for: bool) -> None:
+    """Show what synthesis and routing gave; end with exit code 1 when a tool failed or the clock is missed."""
     from caloedge.firmware.section import cost_table
-    from caloedge.synthesis.cost import implement
 
-    cost = implement(folder, target, limit_s, chipdb, clock_mhz)
     if cost is None:
         answer.say("not synthesised: no tool for this backend's projects was found")
         return
     if cost.has_result:
-        answer.show(cost_table({folder.name: cost}))
+        answer.show(cost_table({name: cost}))
     if cost.unrouted:
         answer.say(cost.unrouted)
     for remark in cost.remarks:

@@ -13,6 +13,7 @@ from caloedge.project import read_record
 from caloedge.synthesis import vendor
 from caloedge.synthesis.netlist import NetlistCost, synthesise
 from caloedge.synthesis.route import PROGRAMS, RoutingResult, route
+from caloedge.synthesis.rtl import alone, read
 
 T = TypeVar("T")
 
@@ -84,21 +85,29 @@ def _cure(reason: str) -> str:
 
 
 def implement(
-    folder: Path, target_name: str, route_limit_s: float, chipdb: Path | None = None, clock_mhz: float | None = None
+    folder: Path,
+    target_name: str,
+    route_limit_s: float,
+    chipdb: Path | None = None,
+    clock_mhz: float | None = None,
+    block: str | None = None,
 ) -> ImplementationResult | None:
     """Run every tool that is there on a built project and keep what they find in its folder; None when there is none to run.
 
-    Open tools take backend `rtl` alone; an hls4ml project needs the vendor's. What one tool cannot do is a remark, and does not
-    lose what another found. Raises `UserError` while another process does the same.
+    `block` names the only block that is taken, by the open tools. These take backend `rtl` alone; an hls4ml project needs the
+    vendor's. What one tool cannot do is a remark, and does not lose what another found. Raises `UserError` while another process
+    does the same, and `UnknownName` for a block that is not there.
     """
     with locked(folder / "synthesis"):
-        return _implement(folder, target_name, route_limit_s, chipdb, clock_mhz)
+        return _implement(folder, target_name, route_limit_s, chipdb, clock_mhz, block)
 
 
 def _implement(
-    folder: Path, target_name: str, route_limit_s: float, chipdb: Path | None, clock_mhz: float | None
+    folder: Path, target_name: str, route_limit_s: float, chipdb: Path | None, clock_mhz: float | None, block: str | None
 ) -> ImplementationResult | None:
     target, remarks, broken = find(Target, target_name), [], []
+    if block is not None:
+        alone(read(folder), block)  # what is not there is the caller's mistake, not a tool's
     target = replace(target, clock_mhz=clock_mhz or target.clock_mhz)
 
     def attempt(step: Callable[[], T]) -> T | None:
@@ -115,19 +124,19 @@ def _implement(
         vitis = attempt(lambda: vendor.vitis_hls(folder)) if backend == "hls4ml" else None
         result = ImplementationResult(target_name, vitis=vitis, remarks=tuple(remarks), broken=tuple(broken), clock_mhz=clock_mhz)
         return result if vitis or remarks else None
-    netlist = attempt(lambda: synthesise(folder, target)) if target.family else None
+    netlist = attempt(lambda: synthesise(folder, target, block=block)) if target.family else None
     routed = None
     if netlist and target.family in PROGRAMS:
-        routed = attempt(lambda: _route(folder, target, route_limit_s, chipdb))
-    vivado = attempt(lambda: vendor.vivado(folder, target)) if target.family != "ecp5" else None
+        routed = attempt(lambda: _route(folder, target, route_limit_s, chipdb, block))
+    vivado = attempt(lambda: vendor.vivado(folder, target)) if target.family != "ecp5" and block is None else None
     return ImplementationResult(target_name, netlist, routed, vivado, None, tuple(remarks), tuple(broken), clock_mhz)
 
 
-def _route(folder: Path, target: Target, limit_s: float, chipdb: Path | None) -> RoutingResult | None:
+def _route(folder: Path, target: Target, limit_s: float, chipdb: Path | None, block: str | None) -> RoutingResult | None:
     """Route; a 7-series only where openXC7's router is on PATH, which is optional, and was given its device file."""
     if target.family == "xc7":
         try:
             tools.find(PROGRAMS[target.family])
         except MissingTool:
             return None
-    return route(folder, target, time_limit_s=limit_s, chipdb=chipdb)
+    return route(folder, target, time_limit_s=limit_s, chipdb=chipdb, block=block)

@@ -23,7 +23,7 @@ from caloedge.files import write_text
 from caloedge.progress import progress
 from caloedge.results import Number
 from caloedge.synthesis import cells
-from caloedge.synthesis.rtl import Project, Source, read
+from caloedge.synthesis.rtl import Project, Source, alone, read
 
 FOLDER = "synthesis"
 GLUE = "(glue)"
@@ -175,14 +175,16 @@ def cell_counts(text: str, source: str) -> dict[str, int]:
 # Running
 
 
-def synthesise(folder: Path, target: Target, *, timeout_s: float = BLOCK_TIMEOUT_S, workers: int = 1) -> NetlistCost:
-    """Synthesise an RTL project for a target with `workers` programs at a time, each given `timeout_s`.
+def synthesise(
+    folder: Path, target: Target, *, timeout_s: float = BLOCK_TIMEOUT_S, workers: int = 1, block: str | None = None
+) -> NetlistCost:
+    """Synthesise an RTL project, or one block of it, for a target with `workers` programs at a time, each given `timeout_s`.
 
     Every finished block is kept under `synthesis/<family>/` in the project with its log: a run that was stopped goes on where
-    it was, and a changed source costs only its own block. Raises `MissingTool`, `BadData`, `Unsupported`, and `UserError` when
-    the synthesiser fails.
+    it was, a changed source costs only its own block, and a block that a project in the same folder has costs nothing. Raises
+    `MissingTool`, `BadData`, `Unsupported`, and `UserError` when the synthesiser fails.
     """
-    project = read(folder)
+    project = read(folder) if block is None else alone(read(folder), block)
     todo = jobs(project, target.family)
     program = tools.newest("yosys")
     costs = {job.module: row for job in todo if (row := _cached(project, target.family, job, program)) is not None}
@@ -233,15 +235,26 @@ def _cache_key(project: Project, family: str, job: SynthesisJob, program: tools.
 
 
 def _cached(project: Project, family: str, job: SynthesisJob, program: tools.Program) -> BlockCost | None:
-    """Return an earlier result; None when there is none or it is damaged."""
+    """Return an earlier result of this project, or of one in the same folder; None when there is none or it is damaged.
+
+    Designs of one network differ in a few blocks only: a lane of a node stream is the same at any number of lanes.
+    """
     key, stem = _cache_key(project, family, job, program)
-    try:
-        stored = json.loads((project.folder / f"{stem}.json").read_text(encoding="utf-8"))
-        if stored["digest"] != key:
-            return None
-        return _block_cost(project, family, job, {str(k): int(n) for k, n in stored["cells"].items()}, float(stored["seconds"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    own = project.folder / f"{stem}.json"
+    for path in (own, *sorted(project.folder.resolve().parent.glob(f"*/{stem}.json"))):
+        try:
+            text = path.read_text(encoding="utf-8")
+            stored = json.loads(text)
+            if stored["digest"] != key:
+                continue
+            numbers = {str(k): int(n) for k, n in stored["cells"].items()}
+            row = _block_cost(project, family, job, numbers, float(stored["seconds"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if path != own:
+            write_text(own, text)
+        return row
+    return None
 
 
 def _block_cost(project: Project, family: str, job: SynthesisJob, cell_numbers: dict[str, int], seconds: float) -> BlockCost:

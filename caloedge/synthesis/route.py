@@ -19,7 +19,7 @@ from caloedge.files import write_text
 from caloedge.progress import progress
 from caloedge.results import Number
 from caloedge.synthesis import cells, netlist
-from caloedge.synthesis.rtl import CLOCK, ModulePort, Project, read
+from caloedge.synthesis.rtl import CLOCK, ModulePort, Project, alone, read
 
 WRAPPER = "caloedge_route"
 PROGRAMS = {"ecp5": "nextpnr-ecp5", "xc7": "nextpnr-xilinx"}
@@ -161,16 +161,23 @@ def overflow(resources: Mapping[str, int], target: Target) -> str:
 
 
 def route(
-    folder: Path, target: Target, *, time_limit_s: float, seed: int = 1, workers: int = 1, chipdb: Path | None = None
+    folder: Path,
+    target: Target,
+    *,
+    time_limit_s: float,
+    seed: int = 1,
+    workers: int = 1,
+    chipdb: Path | None = None,
+    block: str | None = None,
 ) -> RoutingResult:
-    """Place and route an RTL project and return its clock, or why there is none.
+    """Place and route an RTL project, or one block of it, and return its clock, or why there is none.
 
     `time_limit_s` is given to each program that runs: the synthesis of a block, of the whole design, and place and route.
     `chipdb` is the device file that the 7-series router needs. Results are kept under `synthesis/<family>/`, also that a
     limit was too short: it is tried again only with a longer one. Raises `MissingTool`, `BadData` and `Unsupported`; a design
     that the router cannot finish is a result with a reason, and a failing synthesis is a `UserError`.
     """
-    project = read(folder)
+    project = read(folder) if block is None else alone(read(folder), block)
     router = _router(target, chipdb)
     yosys = tools.newest("yosys")
     text = wrapper(project.top, project.ports)
@@ -194,7 +201,7 @@ def route(
     available: dict[str, int] = {}
     step, over_time = "synthesis of a block", False
     try:
-        if not (reason := _overflow_of_blocks(folder, target, time_limit_s, workers)):
+        if not (reason := _overflow_of_blocks(folder, target, time_limit_s, workers, block)):
             step = "synthesis of the whole design"
             with progress(f"place and route on {target.part}", 2) as advance:
                 name, reason = _netlist(project, target, text, content, yosys, time_limit_s)
@@ -238,9 +245,9 @@ def _router(target: Target, chipdb: Path | None) -> tools.Program:
     return router
 
 
-def _overflow_of_blocks(folder: Path, target: Target, time_limit_s: float, workers: int) -> str:
+def _overflow_of_blocks(folder: Path, target: Target, time_limit_s: float, workers: int, block: str | None) -> str:
     """Return why a design cannot fit, from its blocks' synthesis; empty when it may."""
-    cost = netlist.synthesise(folder, target, timeout_s=time_limit_s, workers=workers)
+    cost = netlist.synthesise(folder, target, timeout_s=time_limit_s, workers=workers, block=block)
     over = overflow(cost.resources, target)
     return f"does not fit: {over} (synthesised block by block)" if over else ""
 

@@ -6,11 +6,11 @@ files it names. The language itself is the synthesiser's business.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from caloedge.errors import BadData, Unsupported
+from caloedge.errors import BadData, UnknownName, Unsupported
 from caloedge.project import RECORD, read_record
 
 CLOCK = "clk"
@@ -18,6 +18,7 @@ CLOCK = "clk"
 _COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _MODULE = re.compile(r"(?:^|\*\))[ \t]*(module\s+(\w+)[^;]*;)", re.MULTILINE)
 _NAME = re.compile(r"\b[A-Za-z_]\w*\b")
+_PORT = re.compile(r"\b(input|output)\b(?:\s+(?:wire|reg|signed)\b)*\s*(?:\[(\d+):0\])?\s*(\w+)")
 _STRING = re.compile(r'"([^"\n]+)"')
 
 
@@ -95,6 +96,20 @@ def read(folder: Path) -> Project:
         raise BadData(f"{folder / RECORD}: {type(error).__name__} {error}; build the project again") from None
     _check(project)
     return project
+
+
+def alone(project: Project, block: str) -> Project:
+    """Return a project of which one block is the top, named without the project's name in front: a lane, a layer."""
+    blocks = {module.removeprefix(f"{project.top}_"): module for module in project.blocks}
+    if block not in blocks:
+        raise UnknownName(f"{project.folder}: no block {block!r}; there are: {', '.join(blocks) or 'none'}")
+    ports = _PORT.findall(project.home(blocks[block]).headers[blocks[block]])
+    return replace(
+        project,
+        top=blocks[block],
+        blocks={},
+        ports=tuple(ModulePort(name, direction, int(high or 0) + 1) for direction, high, name in ports),
+    )
 
 
 def _port(entry: Any) -> ModulePort:

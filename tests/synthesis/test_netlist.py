@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,21 @@ def test_a_block_is_kept_whatever_its_network_is_called(project: Path, tmp_path:
     first, renamed, changed = costs
     assert {name for name in first if renamed[name] != first[name]} == {GLUE}
     assert {name for name in first if changed[name] != first[name]} == {GLUE, "layer_sum"}
+
+
+def test_a_block_of_a_project_in_the_same_folder_costs_nothing(project: Path, fake_yosys: Any) -> None:
+    cost = synthesise(project, XCVU13P, timeout_s=30)
+    beside = project.parent / "beside"
+    shutil.copytree(project, beside, ignore=shutil.ignore_patterns("synthesis"))
+    path = beside / "rtl/add_two.v"
+    path.write_text(path.read_text().replace("a + b", "a - b"))
+    fake_yosys.calls()
+    synthesise(beside, XCVU13P, timeout_s=30)
+    assert modules(fake_yosys.calls()) == ["layer_sum"]
+    shutil.rmtree(project)  # a project keeps what it took
+    path.write_text(path.read_text().replace("a - b", "a + b"))
+    assert synthesise(beside, XCVU13P, timeout_s=30).resources == cost.resources
+    assert modules(fake_yosys.calls()) == ["layer_sum"]
 
 
 def test_another_family_or_version_is_another_result(project: Path, fake_yosys: Any) -> None:

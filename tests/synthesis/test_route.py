@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from caloedge.catalog import Target, find
-from caloedge.errors import BadData, MissingTool, Unsupported, UserError
+from caloedge.errors import BadData, MissingTool, UnknownName, Unsupported, UserError
 from caloedge.synthesis import route as module
 from caloedge.synthesis.netlist import synthesise
 from caloedge.synthesis.route import (
@@ -312,6 +312,17 @@ def test_the_device_has_what_the_target_says(synthesised: Path, needs: Callable[
     has = {name: rows[cell]["available"] for name, cell in
            {"LUT": "TRELLIS_COMB", "FF": "TRELLIS_FF", "DSP": "MULT18X18D", "BRAM_18K": "DP16KD"}.items()}  # fmt: skip
     assert has == LFE5U.resources
+
+
+def test_one_block_is_routed_by_itself(project: Path, fakes: Any) -> None:
+    """Such as one lane of a design that is too large for the device."""
+    result = route(project, LFE5U, time_limit_s=30, block="core_scale")
+    assert result.routed
+    wrapped = (project / "synthesis/ecp5/caloedge_route.v").read_text()
+    assert "24 input bits from a shift register, 24 output bits" in wrapped
+    assert "core_scale design (" in wrapped
+    with pytest.raises(UnknownName, match=r"no block 'core'; there are: core_scale, layer_sum$"):
+        route(project, LFE5U, time_limit_s=30, block="core")
 
 
 def test_a_failing_synthesis_is_an_error(project: Path, fakes: Any) -> None:

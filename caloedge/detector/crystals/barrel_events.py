@@ -40,7 +40,7 @@ TIME_NS_GEV, BEST_TIME_NS, WORST_TIME_NS = 0.6, 0.5, 40.0
 TIME_FREEDOM = 3
 """Degrees of freedom of Student's t by which times scatter: the files have long tails."""
 WIDENING = 3.0
-"""By which the 0.6 ns GeV grow to high background, linear in the background's hits: what piles up disturbs the fit of the pulse."""
+"""By which the 0.6 ns GeV grow to high background, linear in its hits: what piles up disturbs the fit of the pulse."""
 BACKGROUND = (((2, 40), 0.012), ((0, 6), 0.1))
 """Kinds of background hits: how many per event, uniform, from nominal to high background, and the mean of the exponential (GeV)
 above the threshold of a crystal. The second kind is what reaches the threshold of a trigger cell."""

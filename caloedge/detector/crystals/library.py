@@ -77,8 +77,11 @@ def shipped_names() -> list[str]:
     return sorted(p.stem for p in (Path(str(package_files("caloedge"))) / "detector" / "libraries").glob("*.h5"))
 
 
-def open_library(source: str | Path) -> ShowerLibrary:
-    """Open a library by path, or by the name of a shipped one; bad files raise `BadData` naming file, key and cure."""
+def open_library(source: str | Path, *, on_axis: bool = False) -> ShowerLibrary:
+    """Open a library by path, or by the name of a shipped one; bad files raise `BadData` naming file, key and cure.
+
+    Showers that all start `on_axis` may lack impact points, as CaloChallenge files do: they are 0.
+    """
     path = Path(source)
     if path.suffix not in SUFFIXES:
         path = shipped(str(source))
@@ -86,7 +89,8 @@ def open_library(source: str | Path) -> ShowerLibrary:
         raise BadData(f"{path}: no such file; make one with: caloedge simulate {path}")
     with open_hdf5(path) as file:
         energies_mev = _column(path, file, "incident_energies", 1).reshape(-1)
-        impact_mm = _column(path, file, "impact_mm", 2)
+        lacks_impact = on_axis and "impact_mm" not in file
+        impact_mm = np.zeros((len(energies_mev), 2)) if lacks_impact else _column(path, file, "impact_mm", 2)
         shape = _dataset(path, file, "showers").shape
         provenance = {key: _text(value) for key, value in file.attrs.items()}
     rows = len(energies_mev)
