@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from caloedge.catalog import Target, find, names
 from caloedge.firmware.budgets import BUDGETS, USABLE, Need, devices, need
 from caloedge.firmware.measure import Firmware
-from caloedge.results import Cell, Number, Report, Section, Table
+from caloedge.results import Cell, Number, Plot, Report, Section, Series, Table
 from caloedge.synthesis.cost import ImplementationResult
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ def firmware(
     """Return the section on firmware; `event` names what one input of the network is, e.g. `window`, and how many there are."""
     clocked = [design for design in designs if design.cycles]
     costs = {str(project.design): project.cost for project in designs if project.cost and project.cost.has_result}
-    tables: list[Table | None] = [
+    blocks: list[Table | Plot | None] = [
         _designs_table(clocked, event) if clocked else None,
         cost_table(costs) if costs else None,
+        _cost_plot(clocked),
         _shares_table(costs),
         _budget_table(clocked, event, items_per_event) if clocked else None,
         _layers_table([project for project in clocked if "stages" in project.record]),
@@ -52,7 +53,7 @@ def firmware(
         "and rates multiply them with a clock: the requested one, which nobody has proven, or the routed one where place and "
         "route closed timing. No vendor tool was needed; where one is on PATH, its figures stand beside ours as vendor."
         + (f" Not done: {'; '.join(missing)}." if missing else ""),
-        blocks=tuple(table for table in tables if table),
+        blocks=tuple(block for block in blocks if block),
     )
 
 
@@ -115,6 +116,26 @@ def cost_table(costs: Mapping[str, ImplementationResult]) -> Table:
         caption="Out of context: without input and output pins and without the shift registers that stand around a design "
         "for routing. Each block was synthesised by itself: on AMD devices the sum is rather too high, while on an ECP5 place "
         "and route adds carry cells (here 6 to 18 % of the LUTs).",
+    )
+
+
+def _cost_plot(designs: Sequence[Firmware]) -> Plot | None:
+    """Return logic against latency where the same network stands in several designs of one device; None for fewer than three."""
+    series = []
+    for project in designs:
+        if project.cycles and project.cost and project.cost.netlist and project.design.target == designs[0].design.target:
+            lut = project.cost.netlist.resources["LUT"]
+            interval = project.cycles.interval_cycles
+            name = f"{project.design.variant}: one in {interval} cycles"
+            series.append(Series(name=name, x=(float(project.cycles.latency_cycles),), y=(lut / 1e3,)))
+    if len(series) < 3:
+        return None
+    return Plot(
+        title="Logic against latency",
+        x_label="latency [cycles], simulated",
+        y_label="LUT [10³], synthesised",
+        series=tuple(series),
+        caption=f"The same network and the same results, for {designs[0].design.target}.",
     )
 
 

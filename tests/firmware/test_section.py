@@ -14,7 +14,7 @@ from caloedge.firmware.section import BUDGET, cost_table, firmware
 from caloedge.networks.shower_shape import HGQ_ROWS, jet_classifiers
 from caloedge.project import FirmwareDesign
 from caloedge.reports.readme import results
-from caloedge.results import Number, Report, Section, Table
+from caloedge.results import Number, Plot, Report, Section, Table
 from caloedge.synthesis.cost import ImplementationResult
 from caloedge.synthesis.netlist import BlockCost, NetlistCost
 from caloedge.synthesis.route import RoutingResult
@@ -92,6 +92,18 @@ def test_resources_are_synthesised_and_the_clock_routed(section_tables: dict[str
     assert numbers(ecp5) == [(8_364, "synthesised"), (500, "synthesised"), (39, "synthesised"), (0, "synthesised"),
                              (0, "synthesised"), (75.0, "requested"), (50.0, "routed")]  # fmt: skip
     assert ultrascale[-1] == "–"
+
+
+def test_several_designs_of_one_device_are_drawn_against_each_other() -> None:
+    designs = [built("xcvu13p", implemented("xcvu13p"), latency, interval) for latency, interval in ((9, 1), (30, 4), (80, 16))]
+    designs.append(built("lfe5u_85", implemented("lfe5u_85"), 100, 20))
+    (plot,) = (block for block in firmware(designs, [], "a computer", None, "window").blocks if isinstance(block, Plot))
+    assert [(line.name, line.x, line.y) for line in plot.series] == [
+        ("streaming: one in 1 cycles", (9.0,), (8.364,)),
+        ("streaming: one in 4 cycles", (30.0,), (8.364,)),
+        ("streaming: one in 16 cycles", (80.0,), (8.364,)),
+    ]
+    assert not any(isinstance(block, Plot) for block in firmware(designs[1:], [], "a computer", None, "window").blocks)
 
 
 def test_what_was_not_routed_says_so_and_has_no_clock() -> None:
