@@ -13,6 +13,7 @@ EXTRAS = {
     "jets": ("pythia8mc", "fastjet"),
     "geant4": ("geant4_pybind", "xpecgen", "xraydb"),
     "belle2": ("pyarrow",),
+    "fidelity": ("sklearn",),
 }
 """Packages that an extra brings, as they are imported; programs of extra `rtl` may also come from elsewhere."""
 

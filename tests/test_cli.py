@@ -20,7 +20,7 @@ from caloedge.catalog import FOLDERS, names
 from caloedge.cli import app
 
 VERBS = ["simulate", "train", "export", "compile", "build", "emulate", "inspect", "verify", "compare", "report", "run", "list"]
-VERBS += ["reconstruct", "tradeoff", "new"]
+VERBS += ["reconstruct", "tradeoff", "fidelity", "new"]
 Call = Callable[..., Any]
 
 

@@ -22,6 +22,7 @@ ROOMS = """
     catalog
     reconstruction
     metrics
+    fidelity
     tasks, targets
     graph_layers
     arithmetic
@@ -200,6 +201,7 @@ def test_no_file_is_called_after_nothing() -> None:
         "verification.executors",
         "evaluation.accuracy",
         "verification.codes",
+        "fidelity.assessment",
         "firmware.measure",
         "pipeline",
         "cli",

@@ -145,7 +145,7 @@ def machine(firmware_machine: Path, tmp_path: Path) -> Machine:
 TRAINS = "needs torch, brevitas, lightning; pip install 'caloedge[train]'"
 TRAINING = {"train": ("x",), "export": ("x",), "run": ("x",), "tradeoff": ("x",), "reconstruct": ("x", "y")}
 """Verbs that train or evaluate float networks, with their arguments."""
-OTHER_VERBS = {"simulate", "compile", "inspect", "build", "emulate", "verify", "compare", "report", "list", "new"}
+OTHER_VERBS = {"simulate", "compile", "inspect", "build", "emulate", "verify", "compare", "report", "fidelity", "list", "new"}
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The command line: each verb is a few lines around one call. Bad input ends with one line and exit code 2.
 
 What all verbs share stands in `answer`, `terminal` and `completion`; the verbs, in the order of the flow, in `training`,
-`compiling`, `building`, `checking`, `workflows`, `listing` and `beginning`.
+`compiling`, `building`, `checking`, `workflows`, `judging`, `listing` and `beginning`.
 """
 
 import sys
@@ -17,6 +17,7 @@ from caloedge.cli.beginning import new
 from caloedge.cli.building import build, emulate
 from caloedge.cli.checking import compare, report, verify
 from caloedge.cli.compiling import compile_, inspect
+from caloedge.cli.judging import fidelity
 from caloedge.cli.listing import list_
 from caloedge.cli.training import export, simulate, train
 from caloedge.cli.workflows import reconstruct, run, tradeoff
@@ -53,6 +54,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "run": run,
     "tradeoff": tradeoff,
     "reconstruct": reconstruct,
+    "fidelity": fidelity,
     "list": list_,
     "new": new,
 }

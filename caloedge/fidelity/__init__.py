@@ -1,0 +1,1 @@
+"""How close generated showers are to those of a reference simulation, measured as the community does."""
