@@ -38,7 +38,7 @@ def comparison(compared: Mapping[str, Compared]) -> Section:
     return Section(
         title="Every figure, with the reference against itself beside",
         text="The reference is divided at random into halves. One is the measure; every sample is compared with it at the same "
-        f"number of showers. The other half, untouched, is the column `{ITSELF}`: what statistics alone give, the floor of each "
+        f"number of showers. The other half, untouched, is the column “{ITSELF}”: what statistics alone give, the floor of each "
         "figure. The same half, damaged, makes the ladder below, on which a column places the generated showers.\n\n"
         "No figure sees everything: KPD and FPD may miss a total energy that is wrong, which the response sees at once, and "
         "precision and recall know nothing of frequencies. A generator is as good as its worst figure.",
@@ -72,7 +72,7 @@ def standing(name: str, compared: Mapping[str, Compared]) -> str:
     above = [rung for rung in rungs if distance(rung) > distance(GENERATED)]
     if not below:
         return f"less than {above[0]}, the smallest damage here" if above else ""
-    return f"more than {below[-1]}" + (f", less than {above[0]}" if above else ", the largest damage here")
+    return f"more than {below[-1]}, less than {above[0]}" if above else "more than every damage here"
 
 
 def ladder(compared: Mapping[str, Compared]) -> Section:

@@ -17,7 +17,7 @@ from caloedge.detector.crystals.parametrised import open_parametrised
 from caloedge.fidelity import assessment, damage, figures, pages
 from caloedge.fidelity.layout import Layout
 from caloedge.fidelity.showers import Showers, read_inputs
-from caloedge.results import Report
+from caloedge.results import Number, Report
 
 Call = Callable[..., Any]
 Rows = Callable[[int, int], Showers]
@@ -192,3 +192,22 @@ def test_a_file_without_impact_points_needs_a_geometry_that_has_none(files: dict
     path = changed(files["fresh"], tmp_path / "challenge.h5", lambda f: f.__delitem__("impact_mm"))
     with pytest.raises(BadData, match=r"no dataset 'impact_mm' \(found: deposited_energies, incident_energies, showers\)"):
         read_inputs(path, files["reference"], None, geometry_name="pbwo4")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.1, "not told from the reference"),
+        (0.6, "less than energies +1 %, the smallest damage here"),
+        (2.5, "more than energies +3 %, less than cells smeared 10 %"),
+        (-2.5, "more than energies +3 %, less than cells smeared 10 %"),
+        (9.0, "more than every damage here"),
+        (float("nan"), "too few showers"),
+    ],
+)
+def test_a_figure_has_its_place_on_the_ladder(value: float, words: str) -> None:
+    def compared(number: float) -> figures.Compared:
+        return figures.Compared({"x": Number(value=number, uncertainty=0.1, origin="computed")}, {})
+
+    rungs = {name: compared(float(i)) for i, name in enumerate(damage.LADDER, start=1)}
+    assert pages.standing("x", {pages.GENERATED: compared(value), pages.ITSELF: compared(0.0), **rungs}) == words
