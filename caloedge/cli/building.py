@@ -1,7 +1,5 @@
 """Commands from the integer network to firmware and its simulation: build, emulate."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -116,7 +114,7 @@ def build(
             _show_cost(answer, " ".join(filter(None, (folder.name, block))), cost, asked_for=bool(synthesise or block))
 
 
-def _show_cost(answer: Answer, name: str, cost: ImplementationResult | None, *, asked_for: bool) -> None:
+def _show_cost(answer: Answer, name: str, cost: "ImplementationResult | None", *, asked_for: bool) -> None:
     """Show what synthesis and routing gave; end with exit code 1 when a tool failed or the clock is missed."""
     from caloedge.firmware.section import cost_table
 

@@ -37,6 +37,9 @@ def part_of(name: str, index: int, width: int) -> str:
     return f"{name}[{(index + 1) * width - 1}:{index * width}]"
 
 
+SIMULATED_ONCE = "  /* verilator no_inline_module */ // one code for all copies in the simulation"
+
+
 def port_list(ports: list[VerilogPort]) -> str:
     """Return the declaration of ports in a module's header."""
     return ",\n".join(f"  {kind} {name}" if bits == 1 else f"  {kind} [{bits - 1}:0] {name}" for name, kind, bits in ports)

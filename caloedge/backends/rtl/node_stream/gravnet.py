@@ -5,7 +5,7 @@ from caloedge.backends.rtl.node_stream.layout import index_bits
 from caloedge.backends.rtl.node_stream.patterns import GravNet
 from caloedge.backends.rtl.node_stream.plan import Plan
 from caloedge.backends.rtl.node_stream.words import Word
-from caloedge.backends.rtl.text import VerilogText, instance, written_instance
+from caloedge.backends.rtl.text import SIMULATED_ONCE, VerilogText, instance, written_instance
 
 LEVELS_PER_STAGE = 2
 """Levels of comparisons between two registers of a search."""
@@ -95,7 +95,9 @@ def _write_lane(
     declared = ",\n".join(f"  {kind} [{bits - 1}:0] {name}" if bits > 1 else f"  {kind} {name}" for name, kind, bits in ports)
     unit = instance("caloedge_gravnet", "lane", text, parameters, {name: name for name, _, _ in ports})
     remark = f"// A lane of GravNet layer {layer.name}."
-    text.modules[module] = f"{remark}\nmodule {module} (\n  input clk,\n  input rst,\n{declared}\n);\n{unit}\nendmodule\n"
+    text.modules[module] = (
+        f"{remark}\nmodule {module} (\n  input clk,\n  input rst,\n{declared}\n);\n{SIMULATED_ONCE}\n{unit}\nendmodule\n"
+    )
     text.blocks[module] = plan.par
     return module, sum_bits, message_bits
 

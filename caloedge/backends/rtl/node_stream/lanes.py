@@ -15,7 +15,7 @@ from caloedge.backends.rtl.node_stream.buses import bus, extended, joined
 from caloedge.backends.rtl.node_stream.plan import Phase, Step
 from caloedge.backends.rtl.node_stream.words import NodeNetwork, NodeOperation, Word, Words
 from caloedge.backends.rtl.tables import row_verilog
-from caloedge.backends.rtl.text import VerilogText, part_of
+from caloedge.backends.rtl.text import SIMULATED_ONCE, VerilogText, part_of
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.ops import Multiply, Table, Threshold
 
@@ -75,6 +75,7 @@ module {module} (
   input [{begin.bits - 1}:0] in_data,
   output [{end.bits - 1}:0] out_data
 );
+{SIMULATED_ONCE}
 {body}
 endmodule
 """
