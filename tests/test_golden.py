@@ -25,7 +25,7 @@ GATE_BITS = 8
 """Of numbers of which there is one per channel."""
 FILTER_SPREAD = 6
 """Bits that weights get beyond those of their filter, where filters have scales of their own."""
-FIXED_STEPS = {"clustering_cells": 16}
+FIXED_STEPS = dict.fromkeys(("clustering", "clustering_cells"), 16)
 """Most bits of a network that itself fixes the steps of some values: energies, positions, what clusters are chosen by."""
 SOFTWARE = ["torch twin, float64", "QONNX executor", "integer graph", "emulator native", "emulator native, random codes"]
 MODELS = sorted(path.parent for path in (ROOT / "models").glob("*/manifest.json"))
