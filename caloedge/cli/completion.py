@@ -38,6 +38,13 @@ def variants(context: typer.Context, incomplete: str) -> list[str]:
     return _beginning(incomplete, [variant for name in backends for variant in find(Backend, name).variants])
 
 
+def geometries(incomplete: str) -> list[str]:
+    """Offer the geometries of showers."""
+    from caloedge.detector.crystals.geometry import GEOMETRIES
+
+    return _beginning(incomplete, list(GEOMETRIES))
+
+
 def one_of(words: list[str]) -> Offer:
     """Return what offers these words."""
     return lambda incomplete: _beginning(incomplete, words)

@@ -24,7 +24,7 @@ def fidelity(
         str | None,
         typer.Option(
             help="pbwo4, csi or wsi, where the files do not say it; default: the files'.",
-            autocompletion=completion.one_of(["pbwo4", "csi", "wsi"]),
+            autocompletion=completion.geometries,
         ),
     ] = None,
     threshold_mev: Annotated[

@@ -28,7 +28,7 @@ def simulate(
         str,
         typer.Option(
             help="pbwo4 (25×25 crystals), csi (13×13) or wsi (45 layers × 16 φ × 9 r).",
-            autocompletion=completion.one_of(["pbwo4", "csi", "wsi"]),
+            autocompletion=completion.geometries,
         ),
     ] = "pbwo4",
     generator: Annotated[
