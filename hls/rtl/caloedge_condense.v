@@ -8,9 +8,6 @@
 //   THRESHOLD         least score that counts, a 64-bit literal
 //   APART             a node stays if its Manhattan distance from each that was picked is at least that, at least 1
 //   MOST              nodes that are picked at most, at least 1
-//   MATRIX            1: who comes before whom is found out while nodes come in, NODES * (NODES - 1) / 2 bits: for small
-//                     events; 0: a tree of NODES - 1 comparisons for each pick
-//   LEVELS_PER_STAGE  comparisons of the tree in a row between two registers, at least 1
 //
 // In: beats of PAR words {hit, score, coordinates}; node n comes in beat n / PAR, at place n % PAR. Gaps between beats are
 // allowed; there is no ready. A node without a hit is padding: it is not picked, and so takes nothing with it. Of nodes with
@@ -18,9 +15,10 @@
 // Out: per event the indices in the order in which they were picked, slot 0 lowest, zeros behind them; which slots are
 // there; how many; and overflow, if a node is left that would have been picked next.
 //
-// CYCLES per pick: with the matrix 2, to find the node and to compare all others with it; with the tree also its stages.
-// An event stays in one of UNITS for MOST picks, whatever is found; as many events come meanwhile.
-// Latency MOST * CYCLES + 3 cycles from the last beat of an event, always; throughput 1 beat per cycle.
+// Who comes before whom is found out while nodes come in: NODES * (NODES - 1) / 2 bits. A pick then takes 2 cycles, to find
+// the node and to compare all others with it. An event stays in one of UNITS for MOST picks, whatever is found; as many events
+// come meanwhile.
+// Latency MOST * 2 + 3 cycles from the last beat of an event, always; throughput 1 beat per cycle.
 module caloedge_condense #(
     parameter NODES = 32,
     parameter PAR = 2,
@@ -29,9 +27,7 @@ module caloedge_condense #(
     parameter SCORE_BITS = 16,
     parameter signed [63:0] THRESHOLD = 64'sd0,
     parameter APART = 1024,
-    parameter MOST = 16,
-    parameter MATRIX = 1,
-    parameter LEVELS_PER_STAGE = 3
+    parameter MOST = 16
 ) (
     input  wire                                            clk,
     input  wire                                            rst,
@@ -44,20 +40,16 @@ module caloedge_condense #(
     output reg                                             out_overflow
 );
     localparam INDEX_BITS = $clog2(NODES);
-    localparam SLOTS = 1 << INDEX_BITS;
     localparam POINT_BITS = DIMENSIONS * BITS;
     localparam NODE_BITS = 1 + SCORE_BITS + POINT_BITS;
     localparam COUNT_BITS = $clog2(MOST + 1);
     localparam BEATS = NODES / PAR;
     localparam BEAT_BITS = BEATS > 1 ? $clog2(BEATS) : 1;
-    localparam SELECT = MATRIX != 0 ? 1 : (INDEX_BITS + LEVELS_PER_STAGE - 1) / LEVELS_PER_STAGE + 1;
-    localparam CYCLES = SELECT + 1;
-    localparam BUSY = MOST * CYCLES;
+    localparam BUSY = 2 * MOST;
     localparam UNITS = (BUSY + BEATS - 1) / BEATS;
     localparam UNIT_BITS = UNITS > 1 ? $clog2(UNITS) : 1;
-    localparam PHASE_BITS = $clog2(CYCLES);
+    localparam [NODES-1:0] ONE_NODE = {{(NODES-1){1'b0}}, 1'b1};
     localparam [31:0] LAST_BEAT = BEATS - 1;
-    localparam [31:0] LAST_PHASE = CYCLES - 1;
     localparam [31:0] LAST_PICK = MOST - 1;
     localparam [31:0] LAST_UNIT = UNITS - 1;
     localparam [SCORE_BITS-1:0] ONES = {SCORE_BITS{1'b1}};
@@ -77,7 +69,9 @@ module caloedge_condense #(
     reg [NODES*POINT_BITS-1:0] points;
     reg [NODES*SCORE_BITS-1:0] scores;
     reg [NODES-1:0] candidates;
-    wire unused_last_scores = |scores[NODES*SCORE_BITS-1 -: PAR*SCORE_BITS]; // by the matrix
+    reg [NODES*NODES-1:0] order; // bit n * NODES + p, for p < n: node p comes before node n
+    wire [NODES*NODES-1:0] former; // bit n * NODES + p: p < n
+    wire [NODES*INDEX_BITS-1:0] numbers; // of all nodes
 
     wire [PAR*SCORE_BITS-1:0] scores_in;
     wire [PAR-1:0] candidates_in;
@@ -104,27 +98,27 @@ module caloedge_condense #(
                 end
         end
 
-        if (MATRIX != 0) begin : matrix
-            // A node is compared with those of earlier beats, and with those in front of it in its own.
-            reg [NODES*NODES-1:0] order_next;
-            reg [NODES*NODES-1:0] unused_order; // bit n * NODES + p, for p < n: node p comes before node n
-            integer latter;
-            integer former;
-            always @* begin
-                order_next = {NODES*NODES{1'b0}};
-                for (latter = 0; latter < NODES; latter = latter + 1)
-                    for (former = 0; former < latter; former = former + 1)
-                        if (former / PAR == latter / PAR)
-                            order_next[latter*NODES+former] = scores_in[former%PAR*SCORE_BITS +: SCORE_BITS]
-                                >= scores_in[latter%PAR*SCORE_BITS +: SCORE_BITS];
-                        else
-                            order_next[latter*NODES+former] = scores[former*SCORE_BITS +: SCORE_BITS]
-                                >= scores_in[latter%PAR*SCORE_BITS +: SCORE_BITS];
+        // A node is compared with those of earlier beats, and with those in front of it in its own.
+        for (p = 0; p < PAR; p = p + 1) begin : lane
+            wire [NODES-1:0] unused_earlier; // comes before the node that comes in here
+            wire [PAR-1:0] unused_beside;
+            for (n = 0; n < NODES; n = n + 1) begin : former
+                assign unused_earlier[n] = scores[n*SCORE_BITS +: SCORE_BITS] >= scores_in[p*SCORE_BITS +: SCORE_BITS];
             end
-            for (n = 0; n < NODES; n = n + 1) begin : latter_node
-                always @(posedge clk)
-                    if (node[n].here) unused_order[n*NODES +: NODES] <= order_next[n*NODES +: NODES];
+            for (n = 0; n < PAR; n = n + 1) begin : neighbour
+                assign unused_beside[n] = scores_in[n*SCORE_BITS +: SCORE_BITS] >= scores_in[p*SCORE_BITS +: SCORE_BITS];
             end
+        end
+        for (n = 0; n < NODES; n = n + 1) begin : latter
+            localparam PLACE = n % PAR;
+            localparam [NODES-1:0] EARLIER = (ONE_NODE << (n - PLACE)) - ONE_NODE; // the nodes of earlier beats
+            localparam [NODES-1:0] FORMER = (ONE_NODE << n) - ONE_NODE; // and those in front of it
+            wire [NODES+PAR-1:0] unused_beside = {{NODES{1'b0}}, lane[PLACE].unused_beside} << (n - PLACE);
+            wire [NODES-1:0] order_next = (lane[PLACE].unused_earlier & EARLIER) | (unused_beside[NODES-1:0] & FORMER);
+            always @(posedge clk)
+                if (node[n].here) order[n*NODES +: NODES] <= order_next;
+            assign former[n*NODES +: NODES] = FORMER;
+            assign numbers[n*INDEX_BITS +: INDEX_BITS] = n[INDEX_BITS-1:0];
         end
     endgenerate
 
@@ -143,13 +137,13 @@ module caloedge_condense #(
             localparam [31:0] UNIT = u;
             wire load = complete && turn == UNIT[UNIT_BITS-1:0];
             reg [NODES*POINT_BITS-1:0] own_points;
+            reg [NODES*NODES-1:0] own_order;
             reg [NODES-1:0] alive;
             wire [NODES-1:0] stays; // is not near to the node that was picked
             reg busy;
             reg done;
-            reg [PHASE_BITS-1:0] phase;
             reg [COUNT_BITS-1:0] pick;
-            wire pick_now = phase == LAST_PHASE[PHASE_BITS-1:0];
+            reg pick_now; // in every second cycle
             wire last = pick_now && pick == LAST_PICK[COUNT_BITS-1:0];
             always @(posedge clk)
                 if (rst) begin
@@ -162,95 +156,49 @@ module caloedge_condense #(
             always @(posedge clk)
                 if (load) begin
                     own_points <= points;
+                    own_order <= order;
                     alive <= candidates;
-                    phase <= {PHASE_BITS{1'b0}};
+                    pick_now <= 1'b0;
                     pick <= {COUNT_BITS{1'b0}};
-                end else if (pick_now) begin
-                    alive <= alive & stays;
-                    phase <= {PHASE_BITS{1'b0}};
-                    pick <= pick + 1'b1;
-                end else phase <= phase + 1'b1;
+                end else begin
+                    pick_now <= !pick_now;
+                    if (pick_now) begin
+                        alive <= alive & stays;
+                        pick <= pick + 1'b1;
+                    end
+                end
 
             // The first of those that are alive, and its point.
             reg found;
             reg [INDEX_BITS-1:0] index;
             reg [POINT_BITS-1:0] point;
-            if (MATRIX != 0) begin : by_order
-                reg [NODES*NODES-1:0] unused_own_order;
-                always @(posedge clk)
-                    if (load) unused_own_order <= matrix.unused_order;
-                reg [NODES-1:0] first;
-                reg [NODES-1:0] column; // what decides on one bit of a result
-                reg [INDEX_BITS-1:0] index_next;
-                reg [POINT_BITS-1:0] point_next;
-                integer i;
-                integer j;
-                always @* begin
-                    for (i = 0; i < NODES; i = i + 1) begin
-                        for (j = 0; j < NODES; j = j + 1) // which others come before it
-                            column[j] = j < i ? unused_own_order[i*NODES+j] : j > i && !unused_own_order[j*NODES+i];
-                        first[i] = alive[i] && (alive & column) == {NODES{1'b0}};
-                    end
-                    for (i = 0; i < INDEX_BITS; i = i + 1) begin
-                        for (j = 0; j < NODES; j = j + 1) column[j] = first[j] && j[i];
-                        index_next[i] = |column;
-                    end
-                    for (i = 0; i < POINT_BITS; i = i + 1) begin
-                        for (j = 0; j < NODES; j = j + 1) column[j] = first[j] && own_points[j*POINT_BITS+i];
-                        point_next[i] = |column;
-                    end
-                end
-                always @(posedge clk) begin
-                    found <= |alive;
-                    index <= index_next;
-                    point <= point_next;
-                end
-            end else begin : by_tree
-                localparam ENTRY_BITS = 1 + SCORE_BITS + INDEX_BITS; // {alive, score, index}
-                reg [NODES*SCORE_BITS-1:0] own_scores;
-                always @(posedge clk)
-                    if (load) own_scores <= scores;
-                wire [SLOTS*ENTRY_BITS-1:0] leaves;
-                for (n = 0; n < SLOTS; n = n + 1) begin : leaf
-                    localparam [31:0] INDEX = n;
-                    if (n < NODES) begin : exists
-                        assign leaves[n*ENTRY_BITS +: ENTRY_BITS]
-                            = {alive[n], own_scores[n*SCORE_BITS +: SCORE_BITS], INDEX[INDEX_BITS-1:0]};
-                    end else begin : fills_up
-                        assign leaves[n*ENTRY_BITS +: ENTRY_BITS] = {ENTRY_BITS{1'b0}};
-                    end
-                end
-                for (p = 0; p < INDEX_BITS; p = p + 1) begin : level
-                    localparam LEFT = SLOTS >> (p + 1); // entries that are left
-                    wire [2*LEFT*ENTRY_BITS-1:0] from;
-                    wire [LEFT*ENTRY_BITS-1:0] larger;
-                    wire [LEFT*ENTRY_BITS-1:0] to;
-                    if (p == 0) begin : at_leaves
-                        assign from = leaves;
-                    end else begin : next
-                        assign from = level[p-1].to;
-                    end
-                    for (n = 0; n < LEFT; n = n + 1) begin : pair
-                        wire [ENTRY_BITS-1:0] one = from[2*n*ENTRY_BITS +: ENTRY_BITS];
-                        wire [ENTRY_BITS-1:0] other = from[(2*n+1)*ENTRY_BITS +: ENTRY_BITS];
-                        wire other_first = other[ENTRY_BITS-1:INDEX_BITS] > one[ENTRY_BITS-1:INDEX_BITS];
-                        assign larger[n*ENTRY_BITS +: ENTRY_BITS] = other_first ? other : one;
-                    end
-                    if ((p + 1) % LEVELS_PER_STAGE == 0 || p == INDEX_BITS - 1) begin : stage
-                        reg [LEFT*ENTRY_BITS-1:0] here;
-                        always @(posedge clk) here <= larger;
-                        assign to = here;
-                    end else begin : on
-                        assign to = larger;
-                    end
-                end
-                wire [ENTRY_BITS-1:0] best = level[INDEX_BITS-1].to;
-                wire unused_score = |best[ENTRY_BITS-2:INDEX_BITS];
-                always @(posedge clk) begin
-                    found <= best[ENTRY_BITS-1];
-                    index <= best[ENTRY_BITS-1] ? best[INDEX_BITS-1:0] : {INDEX_BITS{1'b0}};
-                    point <= own_points[best[INDEX_BITS-1:0]*POINT_BITS +: POINT_BITS];
-                end
+            wire [NODES-1:0] after_former; // one that is alive comes before it
+            wire [NODES-1:0] after_latter;
+            wire [NODES-1:0] first = alive & ~after_former & ~after_latter;
+            wire [INDEX_BITS-1:0] index_next;
+            wire [POINT_BITS-1:0] point_next;
+            for (n = 0; n < NODES; n = n + 1) begin : candidate
+                assign after_former[n] = |(alive & own_order[n*NODES +: NODES]);
+            end
+            caloedge_and_or #(.COUNT(NODES), .BITS(NODES)) latter_nodes (
+                .in_select(alive),
+                .in_words(former & ~own_order),
+                .out_word(after_latter)
+            );
+            caloedge_and_or #(.COUNT(NODES), .BITS(INDEX_BITS)) index_of_first (
+                .in_select(first),
+                .in_words(numbers),
+                .out_word(index_next)
+            );
+            caloedge_and_or #(.COUNT(NODES), .BITS(POINT_BITS)) point_of_first (
+                .in_select(first),
+                .in_words(own_points),
+                .out_word(point_next)
+            );
+            always @(posedge clk) begin
+                found <= |alive;
+                index <= index_next;
+                point <= point_next;
             end
 
             for (n = 0; n < NODES; n = n + 1) begin : other

@@ -27,7 +27,7 @@ def test_the_script_of_a_block() -> None:
     assert commands("xcup", "core", ["rtl/a.v", "rtl/b.sv"]) == (
         "read_verilog -defer rtl/a.v\n"
         "read_verilog -sv -defer rtl/b.sv\n"
-        'scratchpad -set abc9.script "+&scorr;&sweep;&dc2;&dch,-f,-r;&if,{W},{D},{R}"\n'
+        'scratchpad -set abc9.script "+&sweep;&dc2;&dch,-f,-r;&if,{W},{D},{R}"\n'
         "synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top core\n"
     )
     assert commands("ecp5", "core", ["rtl/a.v"]) == "read_verilog -defer rtl/a.v\nsynth_ecp5 -top core\n"

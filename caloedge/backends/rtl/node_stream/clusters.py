@@ -13,15 +13,10 @@ from caloedge.backends.rtl.text import VerilogText, instance, port_list, written
 from caloedge.compiler.fixed import Format
 from caloedge.compiler.ops import Condense
 
-MATRIX_NODES = 64
-"""Larger events are searched by a tree: the matrix of all pairs grows with their square."""
-LEVELS_PER_STAGE = 3
 
-
-def condense_cycles(condense: Condense, nodes: int) -> int:
+def condense_cycles(condense: Condense) -> int:
     """Return the cycles from an event's last beat to its indices."""
-    each = 2 if nodes <= MATRIX_NODES else 2 + -(-index_bits(nodes) // LEVELS_PER_STAGE)
-    return condense.most * each + 3
+    return condense.most * 2 + 3
 
 
 def write_clusters(
@@ -37,7 +32,7 @@ def write_clusters(
     count_bits = clusters.condense.most.bit_length()
     held = bus("held", tuple(dict.fromkeys(word for word in layout.taken_words if word.maker)), plan.network)
     lines = [*_choice(plan, clusters, ends, valid, text), *_look_up(plan, layout, held, ends, valid, text)]
-    width, cycles = layout.format.width, condense_cycles(clusters.condense, plan.network.nodes) + 1 + layout.beats
+    width, cycles = layout.format.width, condense_cycles(clusters.condense) + 1 + layout.beats
     words: list[str] = []
     if nodes:
         ports = {"in_valid": valid, "in_data": joined(nodes), "out_ready": "taken_valid", "out_data": "nodes_data"}
@@ -66,7 +61,6 @@ def _choice(plan: Plan, clusters: Condensation, ends: Bus, valid: str, text: Ver
     parameters: dict[str, int | str] = {
         "NODES": network.nodes, "PAR": plan.par, "DIMENSIONS": len(clusters.coordinates), "BITS": bits, "SCORE_BITS": score_bits,
         "THRESHOLD": literal(condense.threshold, 64), "APART": condense.apart, "MOST": condense.most,
-        "MATRIX": int(network.nodes <= MATRIX_NODES), "LEVELS_PER_STAGE": LEVELS_PER_STAGE,
     }  # fmt: skip
     in_bits, index = plan.par * (1 + score_bits + len(clusters.coordinates) * bits), index_bits(network.nodes)
     ports = [
@@ -91,7 +85,7 @@ def _look_up(plan: Plan, layout: Layout, held: Bus, ends: Bus, valid: str, text:
     clusters, width, nodes = plan.clusters, max(held.bits, 1), plan.network.nodes
     assert clusters
     note_bits = clusters.condense.most.bit_length() + 1
-    late = condense_cycles(clusters.condense, nodes) + layout.beats
+    late = condense_cycles(clusters.condense) + layout.beats
     events = 1 << (-(-late // plan.beats)).bit_length()
     out_bits = layout.slots * (1 + index_bits(nodes) + width)
     payload = [ends.word(word, lane) for lane in range(plan.par) for word in held.words] or [f"{plan.par}'d0"]

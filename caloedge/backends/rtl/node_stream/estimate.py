@@ -27,7 +27,7 @@ def latency_cycles(plan: Plan, layout: Layout, cutoff: int) -> int:
     cycles += sum(_phase_cycles(phase, cutoff) for phase in plan.phases)
     if layout.slots:
         assert plan.clusters
-        cycles += condense_cycles(plan.clusters.condense, plan.network.nodes) + 1 + layout.beats
+        cycles += condense_cycles(plan.clusters.condense) + 1 + layout.beats
     return cycles
 
 
@@ -100,7 +100,7 @@ def _choice_luts(plan: Plan) -> int:
     coordinate, score = network.format(clusters.coordinates[0]).width, network.format(clusters.score).width
     near = network.nodes * LUT_PER_DISTANCE_BIT * len(clusters.coordinates) * coordinate
     order = network.nodes * min(network.nodes, 64) * score / 4
-    units = -(-condense_cycles(clusters.condense, network.nodes) // plan.beats)
+    units = -(-condense_cycles(clusters.condense) // plan.beats)
     return round(units * near + order)
 
 
