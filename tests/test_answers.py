@@ -119,7 +119,7 @@ def test_compile_inspect_verify_and_list_speak_json(caloedge: Call, tmp_path: Pa
     assert ["target", "xcvu13p"] in [row[:2] for row in listed["blocks"][0]["rows"]]
 
 
-@pytest.mark.parametrize("verb", [v for v in VERBS if v not in ("simulate", "train", "export", "new")])
+@pytest.mark.parametrize("verb", [v for v in VERBS if v not in ("simulate", "convert", "train", "export", "new")])
 def test_verbs_that_answer_take_json(verb: str, caloedge: Call) -> None:
     assert "--json" in caloedge(verb, "--help").out
 

@@ -19,7 +19,21 @@ from onnx import helper
 from caloedge.catalog import FOLDERS, names
 from caloedge.cli import app
 
-VERBS = ["simulate", "train", "export", "compile", "build", "emulate", "inspect", "verify", "compare", "report", "run", "list"]
+VERBS = [
+    "simulate",
+    "convert",
+    "train",
+    "export",
+    "compile",
+    "build",
+    "emulate",
+    "inspect",
+    "verify",
+    "compare",
+    "report",
+    "run",
+    "list",
+]
 VERBS += ["reconstruct", "tradeoff", "fidelity", "new"]
 Call = Callable[..., Any]
 

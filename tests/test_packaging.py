@@ -145,7 +145,9 @@ def machine(firmware_machine: Path, tmp_path: Path) -> Machine:
 TRAINS = "needs torch, brevitas, lightning; pip install 'caloedge[train]'"
 TRAINING = {"train": ("x",), "export": ("x",), "run": ("x",), "tradeoff": ("x",), "reconstruct": ("x", "y")}
 """Verbs that train or evaluate float networks, with their arguments."""
-OTHER_VERBS = {"simulate", "compile", "inspect", "build", "emulate", "verify", "compare", "report", "fidelity", "list", "new"}
+OTHER_VERBS = {
+    "simulate", "convert", "compile", "inspect", "build", "emulate", "verify", "compare", "report", "fidelity", "list", "new",
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -256,6 +258,13 @@ def test_without_torch_showers_are_simulated(machine: Machine) -> None:
     made = machine.work / "showers.h5"
     said = machine.said("simulate", made, "--generator", "parametrised", "--showers", 20, "--workers", 1)
     assert said.startswith(f"{made}: 20 showers")
+    theirs = machine.work / "theirs.hdf5"
+    stack = machine.work / "stack.h5"
+    machine.said(
+        "simulate", stack, "--generator", "parametrised", "--geometry", "wsi", "--showers", 5, "--workers", 1,
+        "--zero-below-mev", 0.0005,
+    )  # fmt: skip
+    assert machine.said("convert", stack, theirs).splitlines()[1].startswith(f"{theirs.with_suffix('.xml')}: ")
     said = machine.complaint("simulate", machine.work / "more.h5", "--showers", 20)
     assert said.endswith("pip install 'caloedge[geant4]'")
 

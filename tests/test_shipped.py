@@ -15,7 +15,7 @@ from caloedge.reports.markdown import figure_name, figures, markdown
 ROOT = Path(__file__).parents[1]
 DIGESTS = {
     "center_finder": "325b96c6cec8af3f2c70f40c712e06f55229f7c076d75da1e1c317a39e7f712f",
-    "clustering": "7e1cc4150882f650d8b00506b08a7e225c6ca305d74f80b4a41fff6a6f645a95",
+    "clustering": "af78926166e4d30ded5915c7963567c8d1d9280dd416c2705c694f4b31234867",
     "clustering_cells": "e93bb8ad584185d2fe93444a433fb61cbfd51eabd0d0a779e050efb434e470ca",
     "pf_energy": "f6a3c7a4415a5bc7d628f9ce8462c1c3d253d292185a2a18f6d379e2ff84e513",
     "pf_energy_4_bit": "3146495d4c2343ddbd3fc3f184a88dc84a23b050276a44e1ded21a08fa3f7d23",

@@ -19,7 +19,7 @@ from caloedge.cli.checking import compare, report, verify
 from caloedge.cli.compiling import compile_, inspect
 from caloedge.cli.judging import fidelity
 from caloedge.cli.listing import list_
-from caloedge.cli.training import export, simulate, train
+from caloedge.cli.training import convert, export, simulate, train
 from caloedge.cli.workflows import reconstruct, run, tradeoff
 from caloedge.errors import UserError, meant
 
@@ -42,6 +42,7 @@ app = typer.Typer(
 
 VERBS: dict[str, Callable[..., None]] = {
     "simulate": simulate,
+    "convert": convert,
     "train": train,
     "export": export,
     "compile": compile_,

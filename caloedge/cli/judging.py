@@ -23,10 +23,11 @@ def fidelity(
     geometry: Annotated[
         str | None,
         typer.Option(
-            help="pbwo4, csi or wsi, where the files do not say it; default: the files'.",
+            help="pbwo4, csi, wsi or a binning file (.xml), where the files do not say it; default: the files'.",
             autocompletion=completion.geometries,
         ),
     ] = None,
+    particle: Annotated[str | None, typer.Option(help="Which of a binning file's particles; default: its only one.")] = None,
     threshold_mev: Annotated[
         float | None,
         typer.Option(help="Stored cells below it are empty; default: the highest that a file was made with, at least 0.0005."),
@@ -52,6 +53,7 @@ def fidelity(
         reference,
         training,
         geometry_name=geometry,
+        particle=particle,
         threshold_mev=threshold_mev,
         sampling_fraction=sampling_fraction,
     )

@@ -1,4 +1,4 @@
-"""Commands from showers to an artifact: simulate, train, export."""
+"""Commands from showers to an artifact: simulate, convert, train, export."""
 
 import os
 from pathlib import Path
@@ -60,6 +60,26 @@ def simulate(
     )
     produce(production, file, workers)
     say(f"{file}: {showers} showers, {file.stat().st_size / 1e6:.1f} MB")
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A shower library, or a file of the CaloChallenge.")],
+    file: Annotated[Path, typer.Argument(help="HDF5 file to write: of the other kind; a binning file (.xml) comes with theirs.")],
+    geometry: Annotated[
+        str | None,
+        typer.Option(help="wsi or a binning file (.xml); default: what the source says.", autocompletion=completion.geometries),
+    ] = None,
+    particle: Annotated[str | None, typer.Option(help="photon, electron or pion; default: the source's or the only one.")] = None,
+    sampling_fraction: Annotated[
+        float, typer.Option(help="Share of the energy that sensors see; the CaloChallenge divides by it, a library does not.")
+    ] = 0.033,
+) -> None:
+    """Turn a shower library into a file of the CaloChallenge, or the other way round."""
+    from caloedge.detector.crystals import challenge
+
+    written = challenge.convert(source, file, geometry_name=geometry, particle=particle, sampling_fraction=sampling_fraction)
+    for path in written:
+        say(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 def train(

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.detector.crystals.geometry import CrystalMatrix
 from caloedge.fidelity.layout import Layout
 from caloedge.fidelity.showers import Showers
 
@@ -84,29 +83,18 @@ def frozen(
     first_N = np.clip(place_N - FROZEN_CHOICE // 2, 0, max(0, len(order) - FROZEN_CHOICE))
     row_N = order[first_N + generator.integers(min(FROZEN_CHOICE, len(order)), size=len(energies_mev))]
     chosen = training.take(row_N)
-    shape = (len(row_N), *cells.geometry.cell_shape)
-    turned, impact_mm = turned_at_random(chosen.cells_mev.reshape(shape), chosen.impact_mm, cells, generator)
+    turned, impact_mm = turned_at_random(chosen.cells_mev, chosen.impact_mm, cells, generator)
     scale_N1 = (energies_mev / chosen.energies_mev)[:, None]
-    copies = Showers(energies_mev, impact_mm, turned.reshape(len(row_N), -1))
+    copies = Showers(energies_mev, impact_mm, turned)
     return copies.with_cells(copies.cells_mev * scale_N1, lowest_mev)
 
 
 def turned_at_random(
-    showers: NDArray[Any], impact_mm: NDArray[Any], cells: Layout, generator: np.random.Generator
+    cells_mev: NDArray[Any], impact_mm: NDArray[Any], cells: Layout, generator: np.random.Generator
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return showers (N, layer, φ, r) or (N, x, y) each in one of the detector's orientations, with their impact points."""
-    mirror_N = generator.random(len(showers)) < 0.5
-    if isinstance(cells.geometry, CrystalMatrix):
-        turns_N = generator.integers(4, size=len(showers))
-        turned = np.stack(
-            [np.rot90(s[:, ::-1] if mirror else s, turns) for s, mirror, turns in zip(showers, mirror_N, turns_N, strict=True)]
-        )
-        x, y = impact_mm[:, 0], np.where(mirror_N, -impact_mm[:, 1], impact_mm[:, 1])
-        for turn in range(3):  # rot90 takes (x, y) to (−y, x)
-            x, y = np.where(turns_N > turn, -y, x), np.where(turns_N > turn, x, y)
-        return turned, np.stack([x, y], axis=1)
-    turns_N = generator.integers(showers.shape[2], size=len(showers))
-    turned = np.stack(
-        [np.roll(s[:, ::-1] if mirror else s, turns, axis=1) for s, mirror, turns in zip(showers, mirror_N, turns_N, strict=True)]
-    )
-    return turned, impact_mm
+    """Return showers (N, C) each in one of the detector's orientations, with their impact points (N, 2)."""
+    which_N = generator.integers(len(cells.orientations_OC), size=len(cells_mev))
+    turned = np.empty_like(cells_mev)
+    for number, from_C in enumerate(cells.orientations_OC):
+        turned[which_N == number] = cells_mev[which_N == number][:, from_C]
+    return turned, np.einsum("nij,nj->ni", cells.impact_O22[which_N], impact_mm)

@@ -1,6 +1,6 @@
 """High-level features of showers, as the CaloChallenge has them (HighLevelFeatures.py): 362 for 45 layers of 16 × 9 cells.
 
-Axes: N shower, C cell, L layer (or ring), F feature.
+Axes: N shower, C cell, L layer (or ring), A those divided in azimuth, F feature.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class Features:
     impact_mm_NX: NDArray[Any]
     """(N, 2) impact points; (N, 0) in geometries without."""
     energy_mev_NL: NDArray[Any]
-    x_mm_NL: NDArray[Any]
-    """(N, L) centre of energy in x, η of a stack."""
-    y_mm_NL: NDArray[Any]
-    x_width_mm_NL: NDArray[Any]
-    """(N, L) width √(Σ x² E / Σ E − centre²)."""
-    y_width_mm_NL: NDArray[Any]
+    x_mm_NA: NDArray[Any]
+    """(N, A) centre of energy in x, η of a stack."""
+    y_mm_NA: NDArray[Any]
+    x_width_mm_NA: NDArray[Any]
+    """(N, A) width √(Σ x² E / Σ E − centre²)."""
+    y_width_mm_NA: NDArray[Any]
     sparsity_NL: NDArray[Any]
     """(N, L) share of empty cells."""
     r_mm_NL: NDArray[Any]
@@ -73,6 +73,7 @@ def _moments(showers: Showers, cells: Layout) -> tuple[NDArray[Any], ...]:
 
     (x, x_width), (y, y_width), (r, r_width) = map(centre_and_width, (cells.x_mm_C, cells.y_mm_C, cells.r_mm_C))
     sparsity_NL = 1 - np.add.reduceat((energy_NC > 0).astype(np.int64), starts, axis=1) / sizes_L
+    x, y, x_width, y_width = (values_NL[:, cells.azimuthal_L] for values_NL in (x, y, x_width, y_width))
     return energy_NL, x, y, x_width, y_width, sparsity_NL, r, r_width
 
 
@@ -83,10 +84,10 @@ def table(found: Features) -> NDArray[Any]:
             np.log10(found.incident_mev_N)[:, None],
             found.impact_mm_NX / 100,
             np.log10(found.energy_mev_NL + SMALLEST_LOGARITHM),
-            found.x_mm_NL / 100,
-            found.y_mm_NL / 100,
-            found.x_width_mm_NL / 100,
-            found.y_width_mm_NL / 100,
+            found.x_mm_NA / 100,
+            found.y_mm_NA / 100,
+            found.x_width_mm_NA / 100,
+            found.y_width_mm_NA / 100,
             np.log10(found.total_mev + SMALLEST_LOGARITHM)[:, None],
             found.sparsity_NL,
             found.r_mm_NL / 100,
@@ -98,4 +99,4 @@ def table(found: Features) -> NDArray[Any]:
 
 def n_features(cells: Layout) -> int:
     """Return the number of columns of `table`: 362 for the CaloChallenge's dataset 2."""
-    return 2 + 8 * cells.n_layers + (2 if cells.by_impact else 0)
+    return 2 + 4 * cells.n_layers + 4 * int(cells.azimuthal_L.sum()) + (2 if cells.by_impact else 0)

@@ -88,8 +88,8 @@ def orbits(showers: Showers, cells: Layout) -> NDArray[Any]:
 
     Nothing that is turned, mirrored or scaled can be told from its original by them; the root gives all shares a like spread.
     """
-    order = np.argsort(cells.orbit_C, kind="stable")
-    starts = np.searchsorted(cells.orbit_C[order], np.arange(cells.orbit_C.max() + 1))
+    order = np.argsort(cells.orbits, kind="stable")
+    starts = np.searchsorted(cells.orbits[order], np.arange(cells.orbits.max() + 1))
     energy_NO = np.add.reduceat(showers.cells_mev[:, order], starts, axis=1, dtype=np.float64)
     return np.asarray(np.sqrt(energy_NO / np.maximum(energy_NO.sum(axis=1, keepdims=True), 1e-16)))
 

@@ -3,7 +3,6 @@
 Axes: N shower, C cell.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.detector.crystals.geometry import GEOMETRIES, Geometry, geometry
+from caloedge.detector.crystals.challenge import geometry_of, open_geometry
+from caloedge.detector.crystals.geometry import GEOMETRIES, Geometry
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
 from caloedge.errors import BadData, UserError
 from caloedge.fidelity.layout import Layout, layout
@@ -78,6 +78,7 @@ def read_inputs(
     training: Path | None,
     *,
     geometry_name: str | None = None,
+    particle: str | None = None,
     threshold_mev: float | None = None,
     sampling_fraction: float | None = None,
 ) -> Inputs:
@@ -89,7 +90,7 @@ def read_inputs(
             f"--sampling-fraction {sampling_fraction}: give a share above 0, at most 1; 1 leaves energies as they are"
         )
     paths = {"generated": generated, "reference": reference, **({"training": training} if training else {})}
-    known = geometry(geometry_name) if geometry_name else None
+    known = open_geometry(geometry_name, particle) if geometry_name else None
     libraries = tuple((role, open_library(path, on_axis=_on_axis(known))) for role, path in paths.items())
     _refuse_same_files(libraries)
     cells = layout(_common_geometry(libraries, known))
@@ -123,25 +124,19 @@ def _refuse_same_files(libraries: Sequence[tuple[str, ShowerLibrary]]) -> None:
 def _common_geometry(libraries: Sequence[tuple[str, ShowerLibrary]], known: Geometry | None) -> Geometry:
     if known:
         return known
-    names = {library.path: _geometry_name(library) for _, library in libraries}
-    for path, name in names.items():
-        if not name:
-            raise BadData(f"{path}: does not say its geometry; name it with --geometry: {', '.join(GEOMETRIES)}")
-    first, *others = names.items()
-    for path, name in others:
-        if name != first[1]:
-            raise BadData(f"{path}: is of geometry {name}, {first[0]} of {first[1]}; compare showers of one geometry")
-    return geometry(first[1])
-
-
-def _geometry_name(library: ShowerLibrary) -> str:
-    """Return the name of the geometry that a file says, empty where it says none."""
-    text = library.provenance.get("geometry", "")
-    try:
-        description = json.loads(text) if text.startswith("{") else text
-    except ValueError:
-        return ""
-    return str(description.get("name", "")) if isinstance(description, dict) else str(description)
+    found = {library.path: geometry_of(library) for _, library in libraries}
+    for path, value in found.items():
+        if value is None:
+            raise BadData(
+                f"{path}: does not say its geometry; name it with --geometry: {', '.join(GEOMETRIES)} or a binning file"
+            )
+    (first_path, first), *others = found.items()
+    for path, value in others:
+        if value != first:
+            names = [known.name for known in (value, first) if known]
+            raise BadData(f"{path}: is of geometry {names[0]}, {first_path} of {names[1]}; compare showers of one geometry")
+    assert first
+    return first
 
 
 def _threshold(libraries: Sequence[tuple[str, ShowerLibrary]]) -> float:

@@ -64,8 +64,8 @@ class Binning:
             {
                 TOTAL: [np.linspace(*ends, 101)],
                 LAYERS: [energies(largest, 39) for largest in measure.energy_mev_NL.max(axis=0)],
-                CENTRES: 2 * [np.linspace(-end, end, 101) for end in centre],
-                WIDTHS: 2 * [np.linspace(0, end, 101) for end in width],
+                CENTRES: 2 * [np.linspace(-end, end, 101) for end in centre[cells.azimuthal_L]],
+                WIDTHS: 2 * [np.linspace(0, end, 101) for end in width[cells.azimuthal_L]],
                 RADII: [np.linspace(0, end, 101) for end in (*r, *r_width)],
                 SPARSITY: cells.n_layers * [np.linspace(0, 1, 21)],
                 CELLS: [energies(float(showers.cells_mev.max()), 49)],
@@ -86,8 +86,8 @@ def columns(found: Features) -> dict[str, NDArray[Any]]:
     return {
         TOTAL: found.response[:, None],
         LAYERS: found.energy_mev_NL,
-        CENTRES: np.concatenate([found.x_mm_NL, found.y_mm_NL], axis=1),
-        WIDTHS: np.concatenate([found.x_width_mm_NL, found.y_width_mm_NL], axis=1),
+        CENTRES: np.concatenate([found.x_mm_NA, found.y_mm_NA], axis=1),
+        WIDTHS: np.concatenate([found.x_width_mm_NA, found.y_width_mm_NA], axis=1),
         RADII: np.concatenate([found.r_mm_NL, found.r_width_mm_NL], axis=1),
         SPARSITY: found.sparsity_NL,
     }

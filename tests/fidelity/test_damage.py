@@ -153,14 +153,14 @@ def test_precision_and_recall_see_what_is_missing_and_what_is_odd(
 @pytest.mark.parametrize("name", ["wsi", "pbwo4"])
 def test_turned_showers_keep_their_features_of_r(name: str, generator: np.random.Generator) -> None:
     cells = layout(GEOMETRIES[name])
-    shape = (20, *cells.geometry.cell_shape)
+    shape = (20, cells.n_cells)
     showers = generator.random(shape).astype(np.float32) * (generator.random(shape) < 0.1)
     impact = generator.uniform(-11, 11, (20, 2))
     turned, turned_impact = damage.turned_at_random(showers, impact, cells, generator)
-    a, b = (features(Showers(np.ones(20), i, s.reshape(20, -1)), cells) for s, i in ((showers, impact), (turned, turned_impact)))
+    a, b = (features(Showers(np.ones(20), i, s), cells) for s, i in ((showers, impact), (turned, turned_impact)))
     np.testing.assert_allclose(a.energy_mev_NL, b.energy_mev_NL, rtol=1e-6)
     np.testing.assert_allclose(a.r_mm_NL, b.r_mm_NL, rtol=1e-6)
-    assert (np.abs(a.x_mm_NL - b.x_mm_NL) > 1e-3).any()
+    assert (np.abs(a.x_mm_NA - b.x_mm_NA) > 1e-3).any()
     if name == "pbwo4":  # impact points turn with the crystals: the same distance from the centre of energy
-        apart = [np.hypot(f.x_mm_NL - f.impact_mm_NX[:, :1], f.y_mm_NL - f.impact_mm_NX[:, 1:]) for f in (a, b)]
+        apart = [np.hypot(f.x_mm_NA - f.impact_mm_NX[:, :1], f.y_mm_NA - f.impact_mm_NX[:, 1:]) for f in (a, b)]
         np.testing.assert_allclose(apart[0], apart[1], rtol=1e-5)

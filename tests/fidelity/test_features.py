@@ -25,10 +25,10 @@ def test_two_cells_of_a_stack_by_hand() -> None:
     found = features(one(cells, {(1, 0, 1): 3.0, (1, 2, 0): 1.0}), cells)
     half = np.sqrt(0.5)
     assert found.energy_mev_NL.tolist() == [[0, 4]]
-    np.testing.assert_allclose(found.x_mm_NL, [[0, (3 * -4 + 1) / 4 * half]], rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(found.y_mm_NL, found.x_mm_NL, rtol=1e-12)
+    np.testing.assert_allclose(found.x_mm_NA, [[0, (3 * -4 + 1) / 4 * half]], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.y_mm_NA, found.x_mm_NA, rtol=1e-12)
     width = np.sqrt((3 * 16 + 1) / 4 / 2 - (11 / 4 * half) ** 2)
-    np.testing.assert_allclose(found.x_width_mm_NL, [[0, width]], rtol=1e-12)
+    np.testing.assert_allclose(found.x_width_mm_NA, [[0, width]], rtol=1e-12)
     np.testing.assert_allclose(found.r_mm_NL, [[0, 13 / 4]], rtol=1e-12)
     np.testing.assert_allclose(found.r_width_mm_NL, [[0, np.sqrt(49 / 4 - (13 / 4) ** 2)]], rtol=1e-12)
     np.testing.assert_allclose(found.sparsity_NL, [[1, 1 - 2 / 8]])
@@ -49,8 +49,8 @@ def test_rings_of_crystals_take_the_place_of_layers() -> None:
     # 6 MeV in the central crystal, 2 MeV beside it at x = +10, 1 MeV in the corner at (−10, −10).
     found = features(one(cells, {(1, 1): 6.0, (2, 1): 2.0, (0, 0): 1.0}), cells)
     assert found.energy_mev_NL.tolist() == [[6, 3]]
-    np.testing.assert_allclose(found.x_mm_NL, [[0, 10 / 3]], rtol=1e-12)
-    np.testing.assert_allclose(found.y_mm_NL, [[0, -10 / 3]], rtol=1e-12)
+    np.testing.assert_allclose(found.x_mm_NA, [[0, 10 / 3]], rtol=1e-12)
+    np.testing.assert_allclose(found.y_mm_NA, [[0, -10 / 3]], rtol=1e-12)
     np.testing.assert_allclose(found.sparsity_NL, [[0, 1 - 2 / 8]])
     np.testing.assert_allclose(found.r_mm_NL, [[0, (20 + 10 * np.sqrt(2)) / 3]], rtol=1e-12)
     assert found.impact_mm_NX.tolist() == [[3, -4]]
@@ -62,7 +62,7 @@ def test_shipped_geometries(name: str, columns: int, orbits: int) -> None:
     cells = layout(GEOMETRIES[name])
     assert n_features(cells) == columns
     assert cells.n_cells == int(np.prod(cells.geometry.cell_shape))
-    assert len(np.unique(cells.orbit_C)) == orbits
+    assert len(np.unique(cells.orbits)) == orbits
 
 
 def test_an_empty_shower_has_finite_features() -> None:

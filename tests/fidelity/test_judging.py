@@ -101,7 +101,10 @@ def test_what_cannot_be_compared_is_refused_in_one_line(files: dict[str, Path], 
             f"{reference}: is given as reference and, byte for byte, as generated; give independent showers, "
             "made with another seed",
         ),
-        ((nameless, reference), f"{nameless}: does not say its geometry; name it with --geometry: pbwo4, csi, wsi"),
+        (
+            (nameless, reference),
+            f"{nameless}: does not say its geometry; name it with --geometry: pbwo4, csi, wsi or a binning file",
+        ),
         ((other, reference), f"{reference}: is of geometry pbwo4, {other} of csi; compare showers of one geometry"),
         (
             (fresh, reference, "--geometry", "csi"),

@@ -32,9 +32,8 @@ def test_turned_and_scaled_showers_have_the_orbits_of_their_originals(
     rows: Rows, cells: Layout, generator: np.random.Generator
 ) -> None:
     some = rows(0, 20)
-    shape = (20, *cells.geometry.cell_shape)
-    turned, impact = damage.turned_at_random(some.cells_mev.reshape(shape), some.impact_mm, cells, generator)
-    copies = replace(some, cells_mev=turned.reshape(20, -1) * 1.7, impact_mm=impact)
+    turned, impact = damage.turned_at_random(some.cells_mev, some.impact_mm, cells, generator)
+    copies = replace(some, cells_mev=turned * 1.7, impact_mm=impact)
     np.testing.assert_allclose(orbits(copies, cells), orbits(some, cells), rtol=1e-5, atol=1e-7)
     assert np.abs(orbits(rows(20, 40), cells) - orbits(some, cells)).max() > 0.05
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.detector.crystals import geant4_tables
-from caloedge.detector.crystals.geometry import CrystalMatrix, Geometry, SamplingStack
+from caloedge.detector.crystals.geometry import Calorimeter, CrystalMatrix, SamplingStack
 from caloedge.errors import UserError
 
 PHYSICS_LIST = "G4EmStandardPhysics"  # option 3 and 4 need the official low-energy data
@@ -22,7 +22,7 @@ Shoot = Callable[[float, tuple[float, float], int], NDArray[Any]]
 """(energy in MeV, impact point in mm, seed) -> energies in cells in MeV, flat float64."""
 
 
-def open_geant4(geometry: Geometry, particle: str) -> tuple[Shoot, dict[str, str]]:
+def open_geant4(geometry: Calorimeter, particle: str) -> tuple[Shoot, dict[str, str]]:
     """Start Geant4 in this process; return the function that shoots one shower, and the provenance.
 
     Each shower depends on its own arguments only, not on those before it: the seed is set per shower.
@@ -110,14 +110,14 @@ def _release(manager: Any) -> str:
     return "Geant4 " + ".".join(str(int(n)) for n in numbers.groups() if n) if numbers else "Geant4, version unknown"
 
 
-def _scorer_axes(geometry: Geometry) -> tuple[int, ...]:
+def _scorer_axes(geometry: Calorimeter) -> tuple[int, ...]:
     """Return (ni, nj, nk, depth i, j, k): copy numbers per axis and the replica depth each is read at."""
     if isinstance(geometry, CrystalMatrix):
         return (1, geometry.cells_per_side, geometry.cells_per_side, 2, 1, 0)
     return (geometry.physical_layers, geometry.n_phi, len(geometry.r_edges_mm) - 1 + geometry.outer_rings, 3, 1, 0)
 
 
-def _read_out(geometry: Geometry, index: NDArray[Any], energy_mev: NDArray[Any]) -> NDArray[Any]:
+def _read_out(geometry: Calorimeter, index: NDArray[Any], energy_mev: NDArray[Any]) -> NDArray[Any]:
     """Add scored energies into read-out cells: merge layers, drop the outer rings."""
     if isinstance(geometry, CrystalMatrix):
         return np.bincount(index, energy_mev, minlength=geometry.cells_per_side**2)

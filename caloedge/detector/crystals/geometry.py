@@ -66,7 +66,42 @@ class SamplingStack:
         return 0.0
 
 
-Geometry = CrystalMatrix | SamplingStack
+@dataclass(frozen=True)
+class VoxelLayer:
+    """One layer of voxels in azimuth and radius."""
+
+    number: int
+    """Its id where the geometry was read; layers without voxels are left out, so that ids may have gaps."""
+    n_phi: int
+    r_edges_mm: tuple[float, ...]
+
+    @property
+    def n_cells(self) -> int:
+        """Number of voxels."""
+        return self.n_phi * (len(self.r_edges_mm) - 1)
+
+
+@dataclass(frozen=True)
+class VoxelStack:
+    """Layers of voxels that need not be alike, around the axis on which particles come: showers of it are read, not made."""
+
+    name: str
+    layers: tuple[VoxelLayer, ...]
+
+    @property
+    def cell_shape(self) -> tuple[int, ...]:
+        """Number of voxels: radius runs fastest, then azimuth, then layer."""
+        return (sum(layer.n_cells for layer in self.layers),)
+
+    @property
+    def impact_half_width_mm(self) -> float:
+        """Half width in mm of the square of impact points: 0, since showers start on the axis."""
+        return 0.0
+
+
+Calorimeter = CrystalMatrix | SamplingStack
+"""What showers can be made in."""
+Geometry = Calorimeter | VoxelStack
 
 # Crystals of the CMS barrel's size; the matrix is wide enough to contain 99 % of a shower around its centre.
 PBWO4 = CrystalMatrix("pbwo4", "G4_PbWO4", cells_per_side=25, cell_mm=22.0, depth_mm=230.0)
@@ -74,7 +109,7 @@ PBWO4 = CrystalMatrix("pbwo4", "G4_PbWO4", cells_per_side=25, cell_mm=22.0, dept
 # Front faces of the Belle barrel's CsI(Tl) crystals and their length (Nucl. Instrum. Meth. A 479 (2002) 117).
 CSI = CrystalMatrix("csi", "G4_CESIUM_IODIDE", cells_per_side=13, cell_mm=55.0, depth_mm=300.0)
 
-GEOMETRIES: dict[str, Geometry] = {
+GEOMETRIES: dict[str, Calorimeter] = {
     "pbwo4": PBWO4,
     "csi": CSI,
     # CaloChallenge dataset 2: 90 physical layers of 1.4 mm W + 0.3 mm Si, read out as 45 × 16 × 9 (arXiv 2410.21611).
@@ -93,7 +128,7 @@ GEOMETRIES: dict[str, Geometry] = {
 }
 
 
-def geometry(name: str) -> Geometry:
+def geometry(name: str) -> Calorimeter:
     """Return the geometry of that name.
 
     >>> geometry("wsi").cell_shape
@@ -107,3 +142,23 @@ def geometry(name: str) -> Geometry:
 def describe(value: Geometry) -> dict[str, Any]:
     """Return a geometry as plain data for a file's provenance."""
     return {"type": type(value).__name__, **asdict(value)}
+
+
+def described(description: dict[str, Any]) -> Geometry:
+    """Return the geometry that a file's provenance describes: by its name, or layer by layer where no name stands for it.
+
+    >>> described(describe(geometry("wsi"))) == geometry("wsi")
+    True
+    """
+    if description.get("type") != VoxelStack.__name__:
+        return geometry(str(description.get("name", "")))
+    layers = (VoxelLayer(int(x["number"]), int(x["n_phi"]), tuple(map(float, x["r_edges_mm"]))) for x in description["layers"])
+    return VoxelStack(str(description["name"]), tuple(layers))
+
+
+def voxels(stack: SamplingStack | VoxelStack) -> tuple[VoxelLayer, ...]:
+    """Return the layers that a stack is read out in."""
+    if isinstance(stack, VoxelStack):
+        return stack.layers
+    n_layers, n_phi, _ = stack.cell_shape
+    return tuple(VoxelLayer(number, n_phi, stack.r_edges_mm) for number in range(n_layers))

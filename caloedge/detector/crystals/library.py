@@ -37,6 +37,8 @@ class ShowerLibrary:
     n_cells: int
     provenance: Mapping[str, str]
     """How the file was made; empty for files from elsewhere."""
+    has_impact: bool = True
+    """Whether the file itself has impact points; files of the CaloChallenge do not."""
 
     def __len__(self) -> int:
         return len(self.energies_mev)
@@ -104,7 +106,7 @@ def open_library(source: str | Path, *, on_axis: bool = False) -> ShowerLibrary:
     positive = (energies_mev > 0) & np.isfinite(energies_mev)
     _require(path, "incident_energies", positive, energies_mev, "is not a positive number")
     _require(path, "impact_mm", np.isfinite(impact_mm), impact_mm, "is not finite")
-    return ShowerLibrary(path, energies_mev, impact_mm, shape[1], provenance)
+    return ShowerLibrary(path, energies_mev, impact_mm, shape[1], provenance, not lacks_impact)
 
 
 def write_library(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caloedge.detector.crystals.geant4 import Shoot
-from caloedge.detector.crystals.geometry import CrystalMatrix, Geometry, SamplingStack
+from caloedge.detector.crystals.geometry import Calorimeter, CrystalMatrix, SamplingStack
 from caloedge.errors import UserError
 
 SPOTS_PER_GEV = 200
@@ -36,7 +36,7 @@ MEDIA = {
 }
 
 
-def open_parametrised(geometry: Geometry, particle: str) -> tuple[Shoot, dict[str, str]]:
+def open_parametrised(geometry: Calorimeter, particle: str) -> tuple[Shoot, dict[str, str]]:
     """Return the function that shoots one shower, and the provenance; the interface of `open_geant4`."""
     if particle != "gamma":
         raise UserError(f"the parametrised generator knows gamma, not {particle!r}; use generator geant4")
@@ -77,7 +77,7 @@ def _spots(rng: np.random.Generator, energy_mev: float, medium: ShowerMedium, n:
     return r * np.cos(phi), r * np.sin(phi), depth * medium.radiation_length_mm
 
 
-def _cells(geometry: Geometry, x_mm: NDArray[Any], y_mm: NDArray[Any], z_mm: NDArray[Any]) -> NDArray[Any]:
+def _cells(geometry: Calorimeter, x_mm: NDArray[Any], y_mm: NDArray[Any], z_mm: NDArray[Any]) -> NDArray[Any]:
     """Return flat cell numbers, −1 for spots outside."""
     if isinstance(geometry, CrystalMatrix):
         return _matrix_cells(geometry, x_mm, y_mm, z_mm)
