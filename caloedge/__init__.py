@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from caloedge.catalog import find
     from caloedge.compiler.graph import Graph
     from caloedge.compiler.onnx.reader import read as compile_qonnx
-    from caloedge.detector.crystals.production import simulate
+    from caloedge.production import simulate
     from caloedge.verification.executors import verify_artifact as verify
 
     __version__: str
@@ -27,7 +27,7 @@ _HOMES = {
     "compile_qonnx": ("compiler.onnx.reader", "read"),
     "find": ("catalog", "find"),
     "read_artifact": ("artifact", "read_artifact"),
-    "simulate": ("detector.crystals.production", "simulate"),
+    "simulate": ("production", "simulate"),
     "verify": ("verification.executors", "verify_artifact"),
 }
 """Module and name of each public name."""

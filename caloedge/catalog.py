@@ -1,8 +1,8 @@
 """The plug-in types, and how a name finds its file: the folder is the registry, nothing is imported until it is named.
 
-A plug-in file defines one constant (`TASK`, `LOSS`, `NETWORK`, `BACKEND`, `TARGET`). A name that is none of this package's is a
-module path, so a file outside works the same way: `find(Task, "mylab.tasks.preshower")`. A recipe may also name a file that lies
-beside it: see `look_beside`.
+A plug-in file defines one constant (`GENERATOR`, `TASK`, `LOSS`, `NETWORK`, `BACKEND`, `TARGET`). A name that is none of this
+package's is a module path, so a file outside works the same way: `find(Task, "mylab.tasks.preshower")`. A recipe may also name a
+file that lies beside it: see `look_beside`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from caloedge.compiler.graph import Graph
+    from caloedge.detector.crystals.shooting import ShootMany
     from caloedge.recipe import LayerChoice
     from caloedge.results import Claim, Number, Section, Table
 
@@ -153,6 +154,24 @@ class Task:
     def shape_of(self, stage: str) -> tuple[int, ...]:
         """Return the shape of one input of a training stage's network."""
         return self.published_input_shape if stage == "published" and self.published_input_shape else self.input_shape
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Makes showers: the energies that given particles leave in all cells of a geometry."""
+
+    description: str
+    open: Callable[[Any, str, str], tuple[ShootMany, Mapping[str, str]]]
+    """(geometry, particle, source): the function that makes showers, and what a library says of how they were made. Called in
+    each worker process. What was made of other showers says the SHA-256 of their file as `descends_from`."""
+    check: Callable[[Any], None] = lambda _: None
+    """(production): raise `UserError` for what cannot be made, before anything is started."""
+    prepare: Callable[[], None] = lambda: None
+    """Get ready what all workers need, once."""
+    source: str = ""
+    """What showers are made of besides the particles, such as a library; empty if nothing."""
+    batched: bool = False
+    """Whether showers of a part are made together, so that a part is never divided."""
 
 
 @dataclass(frozen=True)
@@ -291,7 +310,14 @@ class Backend:
 
 P = TypeVar("P")
 
-FOLDERS = {"task": "tasks", "loss": "losses", "network": "networks", "backend": "backends", "target": "targets"}
+FOLDERS = {
+    "generator": "generators",
+    "task": "tasks",
+    "loss": "losses",
+    "network": "networks",
+    "backend": "backends",
+    "target": "targets",
+}
 
 
 def names(kind: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
-from caloedge.detector.crystals.production import Production, simulate
+from caloedge.production import Production, simulate
 
 N_SHOWERS = 400
 

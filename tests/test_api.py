@@ -22,7 +22,7 @@ def test_every_public_name_is_what_its_module_defines_and_needs_no_torch() -> No
         "from caloedge.catalog import find as f\n"
         "from caloedge.compiler.graph import Graph as g\n"
         "from caloedge.compiler.onnx.reader import read as r\n"
-        "from caloedge.detector.crystals.production import simulate as s\n"
+        "from caloedge.production import simulate as s\n"
         "from caloedge.verification.executors import verify_artifact as v\n"
         "assert (read_artifact, find, Graph, compile_qonnx, simulate, verify) == (a, f, g, r, s, v)\n"
         "assert set(caloedge.__all__) <= set(dir(caloedge))\n"

@@ -201,7 +201,11 @@ def test_simulate_refuses_before_it_writes(caloedge: Call, tmp_path: Path) -> No
     path = tmp_path / "x.h5"
     for options, message in (
         (("--geometry", "lar"), "no geometry 'lar'; there are: pbwo4, csi, wsi"),
-        (("--generator", "fluka"), "no generator 'fluka'; there are: geant4, parametrised"),
+        (
+            ("--generator", "fluka"),
+            "no generator 'fluka'; there are: frozen, geant4, parametrised "
+            "(tried as well: module 'fluka' on Python's path and beside the recipe)",
+        ),
         (("--showers", 0), "showers = 0: ask for at least 1"),
         (("--min-energy-gev", 5, "--max-energy-gev", 2), "energy range 5.0 to 2.0 GeV: give 0 < lowest <= highest"),
     ):

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from caloedge import catalog
-from caloedge.catalog import Backend, Library, Loss, Network, Target, Task, find, names
+from caloedge.catalog import Backend, Generator, Library, Loss, Network, Target, Task, find, names
 from caloedge.cli.beginning import new
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
-from caloedge.detector.crystals.production import Production, simulate
 from caloedge.errors import UnknownName
+from caloedge.production import Production, simulate
 
-KINDS: dict[str, type[Any]] = {"task": Task, "loss": Loss, "network": Network, "backend": Backend, "target": Target}
+KINDS: dict[str, type[Any]] = {
+    "generator": Generator, "task": Task, "loss": Loss, "network": Network, "backend": Backend, "target": Target,
+}  # fmt: skip
 FRESH = {kind: f"fresh_{kind}" for kind in ("task", "network", "target")}
 """What `caloedge new` writes keeps to the contracts as well."""
 

@@ -23,6 +23,8 @@ ROOMS = """
     reconstruction
     metrics
     fidelity
+    generators
+    production
     tasks, targets
     graph_layers
     arithmetic
@@ -42,7 +44,7 @@ ROOMS = """
     cli
     __main__
 """
-PLUGINS = ("tasks", "losses", "networks", "targets", "backends")
+PLUGINS = ("generators", "tasks", "losses", "networks", "targets", "backends")
 EXPORTING = ("cli", *PLUGINS)
 """Rooms with folders whose `__init__` has more than a docstring, as the package's own: the program, plug-ins of several files."""
 
@@ -195,7 +197,7 @@ def test_no_file_is_called_after_nothing() -> None:
         "artifact",
         "backends.hls4ml",
         "tools",
-        "detector.crystals.production",
+        "production",
         "synthesis.route",
         "firmware.section",
         "verification.executors",

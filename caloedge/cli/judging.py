@@ -30,13 +30,13 @@ def fidelity(
     particle: Annotated[str | None, typer.Option(help="Which of a binning file's particles; default: its only one.")] = None,
     threshold_mev: Annotated[
         float | None,
-        typer.Option(help="Stored cells below it are empty; default: the highest that a file was made with, at least 0.0005."),
+        typer.Option(
+            help="Stored cells below it are empty; default: the highest that a file was made with, at least 0.0005 deposited."
+        ),
     ] = None,
     sampling_fraction: Annotated[
         float | None,
-        typer.Option(
-            help="Stored energies are divided by it; 1 for CaloChallenge files; default: 0.033 for wsi and 1 for crystals."
-        ),
+        typer.Option(help="Stored energies are divided by it; default: 0.033 for libraries of stacks, 1 for all others."),
     ] = None,
     showers: Annotated[int, typer.Option(help="Most showers of each sample.", min=100, max=MOST_SHOWERS)] = 10_000,
     dnn: Annotated[bool, typer.Option("--dnn", help="Train the CaloChallenge's classifier, too: minutes to hours.")] = False,

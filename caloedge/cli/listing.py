@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from caloedge.catalog import Backend, Loss, Network, Target, Task, find, names
+from caloedge.catalog import Backend, Generator, Loss, Network, Target, Task, find, names
 from caloedge.cli.answer import Json, answering
 from caloedge.extras import cure, extra_of, lacking
 from caloedge.results import Table
@@ -11,13 +11,13 @@ NETWORKS_EXTRA = "train"
 
 
 def list_(as_json: Json = False) -> None:
-    """List tasks, losses, networks, targets, backends, geometries, shipped shower libraries and QONNX operators."""
+    """List generators, tasks, losses, networks, targets, backends, geometries, shipped shower libraries and QONNX operators."""
     from caloedge.compiler.onnx.reader import READERS
     from caloedge.detector.crystals.geometry import GEOMETRIES
     from caloedge.detector.crystals.library import open_library, shipped_names
 
     rows = []
-    for plugin_type in (Task, Loss, Network, Target, Backend):
+    for plugin_type in (Generator, Task, Loss, Network, Target, Backend):
         kind = plugin_type.__name__.lower()
         rows += [(kind, name, _described(plugin_type, name)) for name in names(kind)]
     for name, value in GEOMETRIES.items():

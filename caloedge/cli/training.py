@@ -34,7 +34,8 @@ def simulate(
     generator: Annotated[
         str,
         typer.Option(
-            help="geant4, or parametrised (fast, for development).", autocompletion=completion.one_of(["geant4", "parametrised"])
+            help="geant4, parametrised (fast, for development), frozen (stored showers), or your own.",
+            autocompletion=completion.of_kind("generator"),
         ),
     ] = "geant4",
     particle: Annotated[str, typer.Option(help="Geant4's name of the incident particle.")] = "gamma",
@@ -42,11 +43,12 @@ def simulate(
     max_energy_gev: Annotated[float, typer.Option(help="Highest energy.")] = 100.0,
     seed: Annotated[int, typer.Option(help="The library depends on this, not on the number of workers.")] = 1,
     zero_below_mev: Annotated[float, typer.Option(help="Smaller cell energies are stored as zero.")] = 0.1,
+    source: Annotated[str, typer.Option(help="What the generator needs: frozen takes a shower library; default: none.")] = "",
     workers: Annotated[int, typer.Option(help="Processes; default: one per core.", min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Make a shower library. Ctrl-C keeps what is finished; the same command goes on."""
-    from caloedge.detector.crystals.production import Production
-    from caloedge.detector.crystals.production import simulate as produce
+    from caloedge.production import Production
+    from caloedge.production import simulate as produce
 
     production = Production(
         geometry=geometry,
@@ -57,6 +59,7 @@ def simulate(
         max_energy_gev=max_energy_gev,
         seed=seed,
         zero_below_mev=zero_below_mev,
+        source=source,
     )
     produce(production, file, workers)
     say(f"{file}: {showers} showers, {file.stat().st_size / 1e6:.1f} MB")
@@ -69,10 +72,13 @@ def convert(
         str | None,
         typer.Option(help="wsi or a binning file (.xml); default: what the source says.", autocompletion=completion.geometries),
     ] = None,
-    particle: Annotated[str | None, typer.Option(help="photon, electron or pion; default: the source's or the only one.")] = None,
+    particle: Annotated[
+        str | None, typer.Option(help="photon, electron or pion; default: the source's, or the binning file's only one.")
+    ] = None,
     sampling_fraction: Annotated[
-        float, typer.Option(help="Share of the energy that sensors see; the CaloChallenge divides by it, a library does not.")
-    ] = 0.033,
+        float | None,
+        typer.Option(help="Share of the energy that sensors see, by which their energies are divided; default: 0.033 for wsi."),
+    ] = None,
 ) -> None:
     """Turn a shower library into a file of the CaloChallenge, or the other way round."""
     from caloedge.detector.crystals import challenge

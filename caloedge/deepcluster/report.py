@@ -20,7 +20,7 @@ from caloedge.detector.crystals import events, photon_events
 from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.detector.crystals.photon_events import PhotonEvents, Photons
 from caloedge.errors import BadData, MissingTool
-from caloedge.evaluation.accuracy import EVALUATION_SEED, library_of, refuse_seen_showers
+from caloedge.evaluation.accuracy import EVALUATION_SEED, library_of, refuse_generated, refuse_seen_showers
 from caloedge.firmware import section
 from caloedge.firmware.measure import Firmware
 from caloedge.metrics import photon_matching
@@ -53,6 +53,7 @@ def report(models: Chain, library: ShowerLibrary | None, n_events: int, valid_ev
     _check_pair(models)
     own = library_of(models.centres)
     assert isinstance(own, ShowerLibrary), "the center finder's task opens one"
+    refuse_generated(library or own)
     if library is not None:
         refuse_seen_showers(models.centres, library)
     announce(

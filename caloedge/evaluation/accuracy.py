@@ -23,6 +23,15 @@ def library_of(artifact: Artifact) -> Library:
     return find(Task, artifact.recipe.task).open(artifact.folder / path if path else artifact.recipe.library)
 
 
+def refuse_generated(library: Library) -> None:
+    """Refuse showers that were made of other showers, which may be those that a network was trained on."""
+    if library.provenance.get("descends_from"):
+        made_by, source = (library.provenance.get(key, "unknown") for key in ("generator", "source"))
+        raise BadData(
+            f"{library.path}: was made by generator {made_by} of the showers in {source}; evaluate on showers of a simulation"
+        )
+
+
 def refuse_seen_showers(artifact: Artifact, library: Library) -> None:
     """Refuse a library that contains showers the artifact was trained on, whatever the file looks like."""
     try:
@@ -49,6 +58,7 @@ def evaluate(artifact: Artifact, library: Library, n_events: int | None = None) 
     those of the artifact, set on its validation events. Float networks are left out where the packages for them are not
     installed (`not_compared`), and claims on them with them.
     """
+    refuse_generated(library)
     task = find(Task, artifact.recipe.task)
     split = "test" if library.digest == artifact.manifest.library["sha256"] else "all"
     sample = task.sample(library, split, n_events or artifact.recipe.evaluation.events, EVALUATION_SEED)

@@ -126,7 +126,7 @@ def compare(sample: Sample, measure: Measure) -> Compared:
         PRECISION: number(_share(near.precision, near.n), note=f"first {near.n:,} showers of each, error of counting only"),
         RECALL: number(_share(near.recall, near.n), note=f"first {near.n:,} showers of each, error of counting only"),
     }
-    return Compared({name: numbers[name] for name in SEEN}, separated)
+    return Compared({name: numbers[name] for name in SEEN if name in numbers}, separated)
 
 
 def _share(share: float, n: int) -> Estimated:

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caloedge.detector.crystals.challenge import SAMPLING_FRACTION
 from caloedge.detector.crystals.geometry import CrystalMatrix, Geometry, SamplingStack, VoxelStack, voxels
 
-CHALLENGE_SAMPLING_FRACTION = 0.033
-"""By which the energies in CaloChallenge files are divided (evaluate.py): the share of a shower's energy that its sensors see."""
 CHALLENGE_LIMITS_MM = (30.0, 30.0, 40.0, 20.0)
 """Ends of the CaloChallenge's histograms of dataset 2: |centre|, width in η and φ; those in r have no published ones."""
 CHALLENGE_RADIUS_MM = 41.85
@@ -98,7 +97,7 @@ def _of_stack(stack: SamplingStack | VoxelStack) -> Layout:
     return Layout(
         stack, layer_C, x_mm, y_mm, r_mm, azimuthal_L, np.concatenate(orientations, axis=1),
         np.tile(np.eye(2), (2 * turns, 1, 1)), np.multiply.outer(outer_mm / CHALLENGE_RADIUS_MM, CHALLENGE_LIMITS_MM),
-        "layer", CHALLENGE_SAMPLING_FRACTION,
+        "layer", SAMPLING_FRACTION,
     )  # fmt: skip
 
 

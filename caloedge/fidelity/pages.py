@@ -15,6 +15,7 @@ from caloedge.fidelity.amplification import TRAINING_PER_BIN, Amplification
 from caloedge.fidelity.distances import correlations
 from caloedge.fidelity.features import SMALLEST_LOGARITHM
 from caloedge.fidelity.figures import Compared, Measure, Sample
+from caloedge.fidelity.layout import Layout
 from caloedge.fidelity.neighbours import FAR_NEIGHBOUR, SHARE, Nearness
 from caloedge.fidelity.response import Response, over
 from caloedge.metrics import claims
@@ -34,6 +35,7 @@ def comparison(compared: Mapping[str, Compared]) -> Section:
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (name, *(compared[sample].figures[name] for sample in beside), standing(name, compared), sees)
         for name, sees in figures.SEEN.items()
+        if name in compared[GENERATED].figures
     )
     return Section(
         title="Every figure, with the reference against itself beside",
@@ -79,7 +81,7 @@ def ladder(compared: Mapping[str, Compared]) -> Section:
     """Return the section with every figure of every damage."""
     samples = (ITSELF, *damage.LADDER)
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (name, *(compared[sample].figures[name] for sample in samples)) for name in figures.SEEN
+        (name, *(compared[sample].figures[name] for sample in samples)) for name in compared[GENERATED].figures
     )
     return Section(
         title="The ladder: what known damages do to each figure",
@@ -172,8 +174,9 @@ def shapes(generated: Sample, measure: Measure, compared: Mapping[str, Compared]
             _profile(generated, measure, "sparsity_NL", f"Empty cells by {word}", "share of empty cells"),
             _profile(generated, measure, "r_mm_NL", f"Mean radius by {word}", "mean centre of energy in r [mm]"),
             *(
-                _by_layer(family, compared, measure.sample.cells.n_layers, word)
+                _by_layer(family, compared, measure.sample.cells)
                 for family in (spectra.LAYERS, spectra.CENTRES, spectra.WIDTHS, spectra.SPARSITY)
+                if family in measure.histograms.counts
             ),
         ),
     )
@@ -216,12 +219,17 @@ def _profile(generated: Sample, measure: Measure, field: str, title: str, label:
     )
 
 
-def _by_layer(family: str, compared: Mapping[str, Compared], n_layers: int, word: str) -> Plot:
+def _by_layer(family: str, compared: Mapping[str, Compared], cells: Layout) -> Plot:
+    word, n_layers = cells.word, cells.n_layers
+    # Centres and widths have two directions, and are those of layers divided in azimuth only.
+    there_L = cells.azimuthal_L if family in (spectra.CENTRES, spectra.WIDTHS) else np.ones(n_layers, bool)
+
     def points(name: str) -> Series:
         found = compared[name].separations[family]
-        # Centres and widths have two directions.
-        value_L = found.value_K.reshape(-1, n_layers).mean(axis=0)
-        replicas_RL = found.replicas_RK.reshape(len(found.replicas_RK), -1, n_layers).mean(axis=1)
+        value_L = np.full(n_layers, np.nan)
+        replicas_RL = np.full((len(found.replicas_RK), n_layers), np.nan)
+        value_L[there_L] = found.value_K.reshape(-1, there_L.sum()).mean(axis=0)
+        replicas_RL[:, there_L] = found.replicas_RK.reshape(len(found.replicas_RK), -1, there_L.sum()).mean(axis=1)
         return _points(name, np.arange(n_layers + 1) - 0.5, value_L, spread(replicas_RL))
 
     shown = [name for name in (GENERATED, ITSELF, FROZEN) if name in compared]

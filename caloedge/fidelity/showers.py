@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.detector.crystals.challenge import geometry_of, open_geometry
-from caloedge.detector.crystals.geometry import GEOMETRIES, Geometry
+from caloedge.detector.crystals.challenge import geometry_of, open_geometry, stored_threshold_mev
+from caloedge.detector.crystals.geometry import GEOMETRIES, Geometry, difference
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
 from caloedge.errors import BadData, UserError
 from caloedge.fidelity.layout import Layout, layout
@@ -65,6 +65,7 @@ class Inputs:
 
     layout: Layout
     scale: Scale
+    """Of the reference; files that were divided before are not divided again."""
     generated: Showers
     reference: Showers
     training: Showers | None
@@ -89,6 +90,8 @@ def read_inputs(
         raise UserError(
             f"--sampling-fraction {sampling_fraction}: give a share above 0, at most 1; 1 leaves energies as they are"
         )
+    if particle is not None and geometry_name is None:
+        raise UserError(f"--particle {particle}: is one of a binning file; give that with --geometry")
     paths = {"generated": generated, "reference": reference, **({"training": training} if training else {})}
     known = open_geometry(geometry_name, particle) if geometry_name else None
     libraries = tuple((role, open_library(path, on_axis=_on_axis(known))) for role, path in paths.items())
@@ -100,9 +103,9 @@ def read_inputs(
                 f"{library.path}: showers have {library.n_cells} cells; geometry {cells.geometry.name} has {cells.n_cells}; "
                 "name the right one with --geometry"
             )
-    scale = Scale(threshold_mev or _threshold(libraries), sampling_fraction or cells.sampling_fraction)
-    read = {role: _showers(library, scale) for role, library in libraries}
-    return Inputs(cells, scale, read["generated"], read["reference"], read.get("training"), libraries)
+    scales = _scales(libraries, cells, threshold_mev, sampling_fraction)
+    read = {role: _showers(library, scales[role]) for role, library in libraries}
+    return Inputs(cells, scales["reference"], read["generated"], read["reference"], read.get("training"), libraries)
 
 
 def _on_axis(known: Geometry | None) -> bool:
@@ -131,24 +134,36 @@ def _common_geometry(libraries: Sequence[tuple[str, ShowerLibrary]], known: Geom
                 f"{path}: does not say its geometry; name it with --geometry: {', '.join(GEOMETRIES)} or a binning file"
             )
     (first_path, first), *others = found.items()
-    for path, value in others:
-        if value != first:
-            names = [known.name for known in (value, first) if known]
-            raise BadData(f"{path}: is of geometry {names[0]}, {first_path} of {names[1]}; compare showers of one geometry")
     assert first
+    for path, value in others:
+        assert value
+        if apart := difference(value, first):
+            raise BadData(
+                f"{path}: is of geometry {value.name}, {first_path} of {first.name} ({apart}); compare showers of one geometry"
+            )
     return first
 
 
-def _threshold(libraries: Sequence[tuple[str, ShowerLibrary]]) -> float:
-    """Return the highest threshold with which any of the files was made: below it they cannot be compared."""
-    made_with = [CHALLENGE_THRESHOLD_MEV]
-    for _, library in libraries:
-        text = library.provenance.get("zero_below_mev", "0")
-        try:
-            made_with.append(float(text))
-        except ValueError:
-            raise BadData(f"{library.path}: zero_below_mev = {text!r} is no number; give --threshold-mev") from None
-    return max(made_with)
+def _scales(
+    libraries: Sequence[tuple[str, ShowerLibrary]], cells: Layout, threshold_mev: float | None, fraction: float | None
+) -> dict[str, Scale]:
+    """Return each file's scale: one threshold after the division, the highest with which any of them was made."""
+    fractions = {role: fraction or _fraction(library, cells) for role, library in libraries}
+    if threshold_mev is None:
+        divided_before = any(not library.has_impact for _, library in libraries)
+        by = cells.sampling_fraction if divided_before else fraction or cells.sampling_fraction
+        made_with = (stored_threshold_mev(library) / fractions[role] for role, library in libraries)
+        lowest = [CHALLENGE_THRESHOLD_MEV / by, *made_with]
+    else:
+        lowest = [threshold_mev / share for share in fractions.values()]
+    return {role: Scale(max(lowest) * share, share) for role, share in fractions.items()}
+
+
+def _fraction(library: ShowerLibrary, cells: Layout) -> float:
+    """Return by what a file's energies are still to be divided: those of the CaloChallenge's own files were."""
+    if not library.has_impact:
+        return 1.0
+    return float(library.provenance.get("sampling_fraction", cells.sampling_fraction))
 
 
 def _showers(library: ShowerLibrary, scale: Scale) -> Showers:

@@ -82,8 +82,8 @@ class Histograms:
 
 
 def columns(found: Features) -> dict[str, NDArray[Any]]:
-    """Return the values (N, K) of each family, cells excepted."""
-    return {
+    """Return the values (N, K) of each family, cells excepted; centres and widths need layers divided in azimuth."""
+    families = {
         TOTAL: found.response[:, None],
         LAYERS: found.energy_mev_NL,
         CENTRES: np.concatenate([found.x_mm_NA, found.y_mm_NA], axis=1),
@@ -91,6 +91,7 @@ def columns(found: Features) -> dict[str, NDArray[Any]]:
         RADII: np.concatenate([found.r_mm_NL, found.r_width_mm_NL], axis=1),
         SPARSITY: found.sparsity_NL,
     }
+    return {family: values for family, values in families.items() if values.shape[1]}
 
 
 def histograms(found: Features, showers: Showers, binning: Binning, seed: int) -> Histograms:

@@ -9,8 +9,8 @@ from caloedge.artifact import Artifact, read_artifact
 from caloedge.detector.crystals.events import CrystalEvents
 from caloedge.detector.crystals.library import open_library
 from caloedge.detector.crystals.photon_events import PhotonEvents, Photons
-from caloedge.detector.crystals.production import Production, simulate
 from caloedge.errors import BadData
+from caloedge.production import Production, simulate
 from caloedge.results import Claim, Table
 
 pytest.importorskip("brevitas")

@@ -14,8 +14,8 @@ import pytest
 
 from caloedge.detector.crystals import geant4_tables
 from caloedge.detector.crystals.library import open_library
-from caloedge.detector.crystals.production import Production, simulate
 from caloedge.errors import UserError
+from caloedge.production import Production, simulate
 
 LOW = Production(showers=150, min_energy_gev=1.0, max_energy_gev=2.0, seed=21)
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 
 from caloedge.artifact import read_artifact
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
-from caloedge.detector.crystals.production import Production, simulate
+from caloedge.errors import BadData
 from caloedge.evaluation.accuracy import evaluate
+from caloedge.production import Production, simulate
 
 
 def test_showers_seen_in_training_are_refused_in_any_file(
@@ -25,6 +27,17 @@ def test_showers_seen_in_training_are_refused_in_any_file(
     ended = caloedge("compare", tiny, "--library", path, "--events", 250)
     assert ended.code == 2
     assert ended.err.startswith(f"caloedge: {path}: 100 of 100 showers are those that tiny was trained or tuned on")
+
+
+def test_generated_showers_are_refused(tiny: Path, tmp_path: Path) -> None:
+    request = Production(generator="frozen", source="pbwo4_gamma", showers=20, seed=3, min_energy_gev=2, max_energy_gev=90)
+    simulate(request, tmp_path / "frozen.h5", workers=1)
+    with pytest.raises(BadData) as caught:
+        evaluate(read_artifact(tiny), open_library(tmp_path / "frozen.h5"), 10)
+    assert str(caught.value) == (
+        f"{tmp_path / 'frozen.h5'}: was made by generator frozen of the showers in pbwo4_gamma.h5; "
+        "evaluate on showers of a simulation"
+    )
 
 
 def test_other_showers_are_all_used(tiny: Path, tmp_path: Path) -> None:

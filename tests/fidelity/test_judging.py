@@ -105,7 +105,10 @@ def test_what_cannot_be_compared_is_refused_in_one_line(files: dict[str, Path], 
             (nameless, reference),
             f"{nameless}: does not say its geometry; name it with --geometry: pbwo4, csi, wsi or a binning file",
         ),
-        ((other, reference), f"{reference}: is of geometry pbwo4, {other} of csi; compare showers of one geometry"),
+        (
+            (other, reference),
+            f"{reference}: is of geometry pbwo4, {other} of csi (25×25 and 13×13 cells); compare showers of one geometry",
+        ),
         (
             (fresh, reference, "--geometry", "csi"),
             f"{fresh}: showers have 625 cells; geometry csi has 169; name the right one with --geometry",

@@ -6,7 +6,6 @@ Geant4 cannot be started twice in a process and prompts for data folders at impo
 
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,10 @@ from numpy.typing import NDArray
 
 from caloedge.detector.crystals import geant4_tables
 from caloedge.detector.crystals.geometry import Calorimeter, CrystalMatrix, SamplingStack
+from caloedge.detector.crystals.shooting import Shoot
 from caloedge.errors import UserError
 
 PHYSICS_LIST = "G4EmStandardPhysics"  # option 3 and 4 need the official low-energy data
-
-Shoot = Callable[[float, tuple[float, float], int], NDArray[Any]]
-"""(energy in MeV, impact point in mm, seed) -> energies in cells in MeV, flat float64."""
 
 
 def open_geant4(geometry: Calorimeter, particle: str) -> tuple[Shoot, dict[str, str]]:

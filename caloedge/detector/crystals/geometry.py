@@ -87,6 +87,8 @@ class VoxelStack:
 
     name: str
     layers: tuple[VoxelLayer, ...]
+    particle: str = ""
+    """Whose showers are read out so, where the geometry was read; empty if that is not said."""
 
     @property
     def cell_shape(self) -> tuple[int, ...]:
@@ -153,7 +155,24 @@ def described(description: dict[str, Any]) -> Geometry:
     if description.get("type") != VoxelStack.__name__:
         return geometry(str(description.get("name", "")))
     layers = (VoxelLayer(int(x["number"]), int(x["n_phi"]), tuple(map(float, x["r_edges_mm"]))) for x in description["layers"])
-    return VoxelStack(str(description["name"]), tuple(layers))
+    return VoxelStack(str(description["name"]), tuple(layers), str(description.get("particle", "")))
+
+
+def difference(one: Geometry, other: Geometry) -> str:
+    """Say in what the cells of two geometries differ; empty if in nothing, whatever the geometries are called.
+
+    >>> difference(geometry("wsi"), VoxelStack("read", voxels(geometry("wsi"))))
+    ''
+    """
+    if isinstance(one, CrystalMatrix) or isinstance(other, CrystalMatrix):
+        shapes = ["×".join(map(str, value.cell_shape)) for value in (one, other)]
+        return "" if one == other else f"{shapes[0]} and {shapes[1]} cells"
+    pairs = list(zip(voxels(one), voxels(other), strict=False))
+    for number, (mine, theirs) in enumerate(pairs):
+        if (mine.n_phi, mine.r_edges_mm) != (theirs.n_phi, theirs.r_edges_mm):
+            shapes = [f"{layer.n_phi} × {len(layer.r_edges_mm) - 1}" for layer in (mine, theirs)]
+            return f"layer {number}: {shapes[0]} and {shapes[1]} voxels in azimuth and radius, or other edges"
+    return "" if len(voxels(one)) == len(voxels(other)) else f"{len(voxels(one))} and {len(voxels(other))} layers"
 
 
 def voxels(stack: SamplingStack | VoxelStack) -> tuple[VoxelLayer, ...]:

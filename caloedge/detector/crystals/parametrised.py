@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.detector.crystals.geant4 import Shoot
 from caloedge.detector.crystals.geometry import Calorimeter, CrystalMatrix, SamplingStack
+from caloedge.detector.crystals.shooting import Shoot
 from caloedge.errors import UserError
 
 SPOTS_PER_GEV = 200

@@ -19,6 +19,8 @@ LUT_PER_BIT_OPERATION = 0.5
 LUT_PER_DISTANCE_BIT, LUT_PER_COMPARED_BIT, LUT_PER_FEATURE_BIT = 3.25, 2.5, 3.0
 """LUTs per bit of a distance's coordinates, of a compared key and of a neighbour's features: yosys netlists of 6 coordinates
 and 8 features of 8 bit, and keys of 11."""
+LUT_PER_PAIR = 0.45
+"""LUTs per pair of nodes of which one comes first: yosys netlists of the choice among 128 nodes gave 0.48, among 32 less."""
 
 
 def latency_cycles(plan: Plan, layout: Layout, cutoff: int) -> int:
@@ -94,14 +96,13 @@ def _gravnet_luts(layer: GravNet, network: NodeNetwork) -> float:
 
 
 def _choice_luts(plan: Plan) -> int:
-    """Estimate the choice of clusters: distances of one node to all, a comparison of all scores, and what waits for it."""
+    """Estimate the choice of clusters, of which each unit has the distances of one node to all, and the order of all pairs."""
     clusters, network = plan.clusters, plan.network
     assert clusters
-    coordinate, score = network.format(clusters.coordinates[0]).width, network.format(clusters.score).width
+    coordinate = network.format(clusters.coordinates[0]).width
     near = network.nodes * LUT_PER_DISTANCE_BIT * len(clusters.coordinates) * coordinate
-    order = network.nodes * min(network.nodes, 64) * score / 4
-    units = -(-condense_cycles(clusters.condense) // plan.beats)
-    return round(units * near + order)
+    units = -(-2 * clusters.condense.most // plan.beats)
+    return round(units * (near + LUT_PER_PAIR * network.nodes**2))
 
 
 def stages(plan: Plan, layout: Layout) -> list[dict[str, Any]]:

@@ -14,11 +14,12 @@ import h5py
 import numpy as np
 import pytest
 
-from caloedge.detector.crystals import parametrised, production
+from caloedge import production
+from caloedge.detector.crystals import parametrised
 from caloedge.detector.crystals.geometry import geometry
 from caloedge.detector.crystals.library import open_library
-from caloedge.detector.crystals.production import Production, simulate
 from caloedge.errors import BadData, UnknownName, UserError
+from caloedge.production import Production, simulate
 
 SMALL = Production(generator="parametrised", showers=150, seed=11)
 
@@ -71,7 +72,14 @@ def test_the_library_says_how_it_was_made(library_path: Path) -> None:
 
 
 BAD_REQUESTS = [
-    ({"generator": "fluka"}, "no generator 'fluka'; there are: geant4, parametrised"),
+    (
+        {"generator": "fluka"},
+        "no generator 'fluka'; there are: frozen, geant4, parametrised "
+        "(tried as well: module 'fluka' on Python's path and beside the recipe)",
+    ),
+    ({"geometry": "csi"}, "the parametrised generator knows pbwo4 and wsi, not csi; use generator geant4"),
+    ({"source": "x.h5"}, "--source x.h5: generator parametrised takes none"),
+    ({"generator": "frozen"}, "generator frozen needs a shower library: give it with --source"),
     ({"geometry": "lar"}, "no geometry 'lar'; there are: pbwo4, csi, wsi"),
     ({"showers": 0}, "showers = 0: ask for at least 1"),
     ({"min_energy_gev": 0.0}, "energy range 0.0 to 100.0 GeV: give 0 < lowest <= highest"),

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caloedge.detector.crystals import geant4, geant4_tables, parametrised
+from caloedge.catalog import Generator, find
 from caloedge.detector.crystals.geometry import describe, geometry
 from caloedge.detector.crystals.library import SUFFIXES, write_library
-from caloedge.errors import BadData, UserError, meant
+from caloedge.errors import BadData, UserError
 from caloedge.files import locked, read_text, replacing, write_text
 from caloedge.formats.npz import read_npz
 from caloedge.progress import progress
@@ -35,7 +35,6 @@ SHOWERS_PER_PART = 64
 SHOWER, WRITTEN, STOP = "shower", "written", "stop"
 """Messages: what workers report, and what ends them."""
 MIN_ENERGY_GEV, MAX_ENERGY_GEV = 0.01, 10_000.0
-GENERATORS = {"geant4": geant4.open_geant4, "parametrised": parametrised.open_parametrised}
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,13 @@ class Production:
     max_energy_gev: float = 100.0
     seed: int = 1
     zero_below_mev: float = 0.1
+    source: str = ""
+    """What the generator needs besides the particles: a path, or the name of a shipped library."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be simulated."""
         geometry(self.geometry)
-        if self.generator not in GENERATORS:
-            raise UserError(
-                f"no generator {self.generator!r}{meant(self.generator, GENERATORS)}; there are: {', '.join(GENERATORS)}"
-            )
+        generator = find(Generator, self.generator)
         if self.showers < 1:
             raise UserError(f"showers = {self.showers}: ask for at least 1")
         if not 0 < self.min_energy_gev <= self.max_energy_gev < float("inf"):
@@ -67,12 +65,15 @@ class Production:
                 f"energy range {self.min_energy_gev} to {self.max_energy_gev} GeV: electromagnetic showers are simulated between"
                 f" {MIN_ENERGY_GEV} and {MAX_ENERGY_GEV} GeV"
             )
-        if self.generator == "parametrised" and self.particle != "gamma":
-            raise UserError(f"the parametrised generator knows gamma, not {self.particle!r}; use generator geant4")
         if not 0 <= self.zero_below_mev < float("inf"):
             raise UserError(f"zero_below_mev = {self.zero_below_mev}: give a finite threshold of 0 or more")
         if self.seed < 0:
             raise UserError(f"seed = {self.seed}: seeds are 0 or larger")
+        if self.source and not generator.source:
+            raise UserError(f"--source {self.source}: generator {self.generator} takes none")
+        if generator.source and not self.source:
+            raise UserError(f"generator {self.generator} needs {generator.source}: give it with --source")
+        generator.check(self)
 
     def incident(self, index: int) -> tuple[float, tuple[float, float], int]:
         """Return energy in MeV (log-uniform), impact point in mm (uniform over the central cell) and seed of one shower."""
@@ -95,8 +96,7 @@ def simulate(production: Production, path: Path, workers: int) -> None:
     with _sigterm_as_interrupt(), locked(path):
         if path.exists():
             raise UserError(f"{path}: exists already; remove it or give another name")
-        if production.generator == "geant4":
-            geant4_tables.prepare()  # here, once: the workers find the tables ready
+        find(Generator, production.generator).prepare()
         parts = path.with_name(path.name + ".parts")
         _open_parts(parts, production)
         missing = list(_missing(parts, production.showers))
@@ -224,14 +224,17 @@ def _work(production: Production, parts: Path, orders: Connection) -> None:
     """Simulate the ranges that come until it is STOP; report each shower, each written range, or one line of complaint."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Geant4's banner is not our output
     try:
-        shoot, provenance = GENERATORS[production.generator](geometry(production.geometry), production.particle)
+        generator = find(Generator, production.generator)
+        shoot, provenance = generator.open(geometry(production.geometry), production.particle, production.source)
         while (item := orders.recv()) != STOP:
             showers: list[Any] = []
-            for index in range(*item):
-                if orders.poll():  # while a worker is busy, only STOP comes, or the end of a parent that was killed
+            incidents = [production.incident(index) for index in range(*item)]
+            made = shoot(*(np.array(column) for column in zip(*incidents, strict=True)))
+            for energy_mev, impact_mm, _ in incidents:
+                # While a worker is busy, only STOP comes, or the end of a parent that was killed.
+                if orders.poll() and not generator.batched:
                     break
-                energy_mev, impact_mm, seed = production.incident(index)
-                showers.append((energy_mev, impact_mm, shoot(energy_mev, impact_mm, seed)))
+                showers.append((energy_mev, impact_mm, next(made)))
                 orders.send(SHOWER)
             if len(showers) < item[1] - item[0]:
                 orders.recv()  # raises when the parent is gone: its part may be another process's by now
@@ -248,7 +251,7 @@ def _work(production: Production, parts: Path, orders: Connection) -> None:
         orders.send(f"{parts}: cannot be written ({problem.strerror or problem}); finished showers are kept, run again")
 
 
-def _write_part(parts: Path, first: int, showers: list[Any], provenance: dict[str, str]) -> None:
+def _write_part(parts: Path, first: int, showers: list[Any], provenance: Mapping[str, str]) -> None:
     energies, impacts, cells = zip(*showers, strict=True)
     with replacing(parts / f"{first:07d}-{first + len(showers):07d}.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(
@@ -256,7 +259,7 @@ def _write_part(parts: Path, first: int, showers: list[Any], provenance: dict[st
             energies_mev=np.array(energies),
             impact_mm=np.array(impacts),
             cells_mev=np.array(cells, np.float32),
-            provenance=json.dumps(provenance),
+            provenance=json.dumps(dict(provenance)),
         )
 
 
@@ -265,7 +268,8 @@ def _merge(production: Production, parts: Path, path: Path) -> None:
     # The geometry's description replaces its name.
     settings = asdict(production) | {"geometry": describe(geometry(production.geometry))}
     origin = {"made_by": f"caloedge {version('caloedge')}", "created": datetime.now(UTC).isoformat(timespec="seconds")}
-    settings.pop("zero_below_mev")
+    for not_said_here in ("zero_below_mev", "source"):
+        settings.pop(not_said_here)
     write_library(
         path,
         joined["energies_mev"],

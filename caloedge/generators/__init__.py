@@ -1,0 +1,1 @@
+"""What makes showers: simulations, libraries of frozen showers, networks; one file each."""
