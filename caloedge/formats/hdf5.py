@@ -34,10 +34,11 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise BadData(f"{path}: not a readable HDF5 file ({line}); damaged or truncated: make or copy it again") from None
 
 
-def dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset | None:
+def dataset(path: Path, file: h5py.File, key: str, *, in_parts: bool = False) -> h5py.Dataset | None:
     """Return a data set that is whole and in this file; None where there is no such data set.
 
-    Raises `BadData` for one that lies in another file, was not written as a whole, or does not fit the memory.
+    Raises `BadData` for one that lies in another file, was not written as a whole, or, unless it is read in parts, does not fit
+    the memory.
     """
     link = file.get(key, getlink=True)
     if link is not None and not isinstance(link, h5py.HardLink):
@@ -51,7 +52,7 @@ def dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset | None:
         raise BadData(f"{path}: {key!r} holds nothing; make the file again")
     _require_whole(path, data, key)
     needed, allowed = data.size * max(BYTES_PER_NUMBER, data.dtype.itemsize), available_memory_bytes() // MEMORY_SHARE
-    if needed > allowed:
+    if needed > allowed and not in_parts:
         raise BadData(
             f"{path}: {key!r} {data.shape} needs {needed / 2**30:,.1f} GiB of memory,"
             f" {allowed / 2**30:,.1f} GiB may be used here; give fewer events"

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from optional_packages import need
 
+from caloedge.detector.crystals import challenge
+from caloedge.detector.crystals import library as shower_library
 from caloedge.detector.crystals.challenge import convert, geometry_of, half_turned, open_geometry, read_binning, write_binning
 from caloedge.detector.crystals.geometry import GEOMETRIES, VoxelLayer, VoxelStack, describe, difference, voxels
 from caloedge.detector.crystals.library import open_library, write_library
@@ -140,6 +142,30 @@ def test_showers_there_and_back_are_the_same_to_the_last_bit(library: Path, tmp_
     np.testing.assert_array_equal(scaled.generated.cells_mev > 0, half_turned(scaled.reference.cells_mev, GEOMETRIES["wsi"]) > 0)  # type: ignore[arg-type]
     np.testing.assert_allclose(scaled.generated.cells_mev.sum(), scaled.reference.cells_mev.sum(), rtol=1e-5)
     assert scaled.scale.lowest_mev == pytest.approx(0.01515, rel=1e-3)
+
+
+def test_files_beyond_the_memory_are_converted_in_parts(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert(library, tmp_path / "whole.h5", geometry_name=None, particle=None, sampling_fraction=None)
+    for module in (challenge, shower_library):
+        monkeypatch.setattr(module, "ROWS_PER_BLOCK", 3)
+    monkeypatch.setattr("caloedge.formats.hdf5.available_memory_bytes", lambda: 7 * 6480)
+    there, binning = convert(library, tmp_path / "parts.h5", geometry_name=None, particle=None, sampling_fraction=None)
+    (back,) = convert(there, tmp_path / "back.h5", geometry_name=str(binning), particle=None, sampling_fraction=0.033)
+    with pytest.raises(UserError, match=r"'showers' \(7, 6480\) needs 0.0 GiB of memory"):
+        _ = open_library(back).cells_mev
+    monkeypatch.undo()
+    with h5py.File(there) as parts, h5py.File(tmp_path / "whole.h5") as whole:
+        np.testing.assert_array_equal(parts["showers"][:], whole["showers"][:])
+    np.testing.assert_array_equal(open_library(back).cells_mev, open_library(library).cells_mev)
+    with h5py.File(back) as ours, h5py.File(library) as first:
+        np.testing.assert_allclose(ours["deposited_energies"][:], first["deposited_energies"][:], rtol=1e-3)
+    with h5py.File(there, "a") as file:
+        file["showers"][5, 11] = -1.0
+    monkeypatch.setattr(challenge, "ROWS_PER_BLOCK", 3)
+    monkeypatch.setattr(shower_library, "ROWS_PER_BLOCK", 3)
+    with pytest.raises(UserError, match=r"showers\[5, 11\] = -1.0 is negative"):
+        convert(there, tmp_path / "bad.h5", geometry_name=str(binning), particle=None, sampling_fraction=0.033)
+    assert not (tmp_path / "bad.h5").exists()
 
 
 def test_ids_are_written_without_gaps(irregular: Path, tmp_path: Path) -> None:

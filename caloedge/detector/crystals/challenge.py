@@ -6,7 +6,7 @@ layer. Energies of data sets 2 and 3 are divided by the share that the sensors s
 
 import json
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,17 @@ from caloedge.detector.crystals.geometry import (
     geometry,
     voxels,
 )
-from caloedge.detector.crystals.library import ROWS_PER_CHUNK, SUFFIXES, ShowerLibrary, open_library, write_library
+from caloedge.detector.crystals.library import (
+    ROWS_PER_BLOCK,
+    ROWS_PER_CHUNK,
+    SUFFIXES,
+    ShowerLibrary,
+    open_library,
+    write_library,
+)
 from caloedge.errors import BadData, UnknownName, Unsupported, UserError, meant
 from caloedge.files import replacing, write_text
+from caloedge.progress import progress
 
 SAMPLING_FRACTION = 0.033
 """By which the energies of data sets 2 and 3 are divided."""
@@ -101,11 +109,14 @@ def write_showers(path: Path, library: ShowerLibrary, stack: SamplingStack | Vox
     _check(library, stack, sampling_fraction)
     if library.impact_mm.any():
         raise BadData(f"{library.path}: showers start off the axis; files of the CaloChallenge have no place for impact points")
-    cells = (half_turned(library.cells_mev, stack).astype("f8") / sampling_fraction).astype("f4")
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("incident_energies", data=library.energies_mev.astype("f8")[:, None])
-        chunks = (min(ROWS_PER_CHUNK, len(cells)), cells.shape[1])
-        file.create_dataset("showers", data=cells, chunks=chunks, compression="gzip", shuffle=True)
+        shape, chunks = (len(library), library.n_cells), (min(ROWS_PER_CHUNK, len(library)), library.n_cells)
+        showers = file.create_dataset("showers", shape, "f4", chunks=chunks, compression="gzip", shuffle=True)
+        with progress(f"writing {path.name}", len(library)) as advance:
+            for first, block in zip(range(0, len(library), ROWS_PER_BLOCK), library.blocks(), strict=True):
+                showers[first : first + len(block)] = half_turned(block, stack).astype("f8") / sampling_fraction
+                advance(len(block))
         file.attrs["zero_below_mev"] = stored_threshold_mev(library) / sampling_fraction
 
 
@@ -125,9 +136,15 @@ def write_own(
         "particle": PARTICLES[particle][0] if particle else "unknown",
         "geometry": describe(stack),
     }
-    cells_mev = (half_turned(library.cells_mev, stack).astype("f8") * sampling_fraction).astype("f4")
     threshold = stored_threshold_mev(library) * sampling_fraction
-    write_library(path, library.energies_mev, library.impact_mm, cells_mev, provenance, zero_below_mev=threshold)
+    with progress(f"writing {path.name}", len(library)) as advance:
+
+        def blocks() -> Iterator[NDArray[Any]]:
+            for block in library.blocks():
+                yield (half_turned(block, stack).astype("f8") * sampling_fraction).astype("f4")
+                advance(len(block))
+
+        write_library(path, library.energies_mev, library.impact_mm, blocks(), provenance, zero_below_mev=threshold)
 
 
 def stored_threshold_mev(library: ShowerLibrary) -> float:

@@ -5,7 +5,7 @@ centre. Files made elsewhere with these three keys are read as well; attributes 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files as package_files
@@ -22,6 +22,7 @@ from caloedge.formats.hdf5 import dataset, open_hdf5
 
 SUFFIXES = (".h5", ".hdf5")
 ROWS_PER_CHUNK = 256
+ROWS_PER_BLOCK = 8 * ROWS_PER_CHUNK
 MANTISSA_BITS = 11  # stored cell energies are rounded to 2⁻¹² relative, far below any calorimeter's resolution
 
 
@@ -47,9 +48,18 @@ class ShowerLibrary:
     def cells_mev(self) -> NDArray[Any]:
         """(N, cells) float32 energies in MeV, read once on first use."""
         with open_hdf5(self.path) as file:
-            cells = _dataset(self.path, file, "showers").astype("f4")[:]
-        _require(self.path, "showers", np.isfinite(cells), cells, "is not finite")
-        _require(self.path, "showers", cells >= 0, cells, "is negative")
+            return self._checked(_dataset(self.path, file, "showers").astype("f4")[:], 0)
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield the cells of `ROWS_PER_BLOCK` showers after the other, for files that do not fit the memory."""
+        with open_hdf5(self.path) as file:
+            stored = _dataset(self.path, file, "showers", in_parts=True).astype("f4")
+            for first in range(0, len(self), ROWS_PER_BLOCK):
+                yield self._checked(stored[first : first + ROWS_PER_BLOCK], first)
+
+    def _checked(self, cells: NDArray[Any], first: int) -> NDArray[Any]:
+        _require(self.path, "showers", np.isfinite(cells), cells, "is not finite", first)
+        _require(self.path, "showers", cells >= 0, cells, "is negative", first)
         return np.asarray(cells)
 
     @cached_property
@@ -93,7 +103,7 @@ def open_library(source: str | Path, *, on_axis: bool = False) -> ShowerLibrary:
         energies_mev = _column(path, file, "incident_energies", 1).reshape(-1)
         lacks_impact = on_axis and "impact_mm" not in file
         impact_mm = np.zeros((len(energies_mev), 2)) if lacks_impact else _column(path, file, "impact_mm", 2)
-        shape = _dataset(path, file, "showers").shape
+        shape = _dataset(path, file, "showers", in_parts=True).shape
         provenance = {key: _text(value) for key, value in file.attrs.items()}
     rows = len(energies_mev)
     if len(shape) != 2 or shape[0] != rows or len(impact_mm) != rows:
@@ -113,24 +123,30 @@ def write_library(
     path: Path,
     energies_mev: NDArray[Any],
     impact_mm: NDArray[Any],
-    cells_mev: NDArray[Any],
+    cells_mev: NDArray[Any] | Iterable[NDArray[Any]],
     provenance: Mapping[str, Any],
     *,
     zero_below_mev: float = 0.0,
 ) -> None:
-    """Write a library whole: energies (N,), impact (N, 2), cells (N, cells); cells below the threshold become 0.
+    """Write a library whole: energies (N,), impact (N, 2), cells (N, cells) or blocks; below the threshold they become 0.
 
     The energy deposited before the threshold is kept in `deposited_energies` (N, 1) MeV, so that what the threshold
     removed can be read from the file.
     """
-    stored = np.where(cells_mev < zero_below_mev, 0, round_mantissa(cells_mev))
+    n, deposited_mev = len(energies_mev), []
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        rows = min(ROWS_PER_CHUNK, len(energies_mev))
-        packing: dict[str, Any] = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
         file.create_dataset("incident_energies", data=energies_mev.astype("f4")[:, None])
         file.create_dataset("impact_mm", data=impact_mm.astype("f4"))
-        file.create_dataset("deposited_energies", data=cells_mev.sum(axis=1).astype("f4")[:, None])
-        file.create_dataset("showers", data=stored, chunks=(rows, stored.shape[1]), **packing)
+        first = 0
+        for block in [cells_mev] if isinstance(cells_mev, np.ndarray) else cells_mev:
+            showers = file.get("showers") or file.create_dataset(
+                "showers", (n, block.shape[1]), "f4", chunks=(min(ROWS_PER_CHUNK, n), block.shape[1]),
+                compression="gzip", compression_opts=9, shuffle=True,
+            )  # fmt: skip
+            showers[first : first + len(block)] = np.where(block < zero_below_mev, 0, round_mantissa(block))
+            deposited_mev.append(block.sum(axis=1))
+            first += len(block)
+        file.create_dataset("deposited_energies", data=np.concatenate(deposited_mev).astype("f4")[:, None])
         for key, value in {**provenance, "zero_below_mev": zero_below_mev}.items():
             file.attrs[key] = value if isinstance(value, str | int | float) else json.dumps(value)
 
@@ -147,8 +163,8 @@ def round_mantissa(values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(((bits + half) >> np.uint32(drop) << np.uint32(drop)).view(np.float32))
 
 
-def _dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
-    if (data := dataset(path, file, key)) is None:
+def _dataset(path: Path, file: h5py.File, key: str, *, in_parts: bool = False) -> h5py.Dataset:
+    if (data := dataset(path, file, key, in_parts=in_parts)) is None:
         keys = ", ".join(sorted(file)) or "nothing"
         raise BadData(f"{path}: no dataset {key!r} (found: {keys}); a library has incident_energies, showers and impact_mm")
     if data.dtype.kind not in "fiu":
@@ -163,10 +179,10 @@ def _column(path: Path, file: h5py.File, key: str, width: int) -> NDArray[Any]:
     return np.asarray(data[:], np.float64)
 
 
-def _require(path: Path, key: str, valid: NDArray[Any], values: NDArray[Any], complaint: str) -> None:
+def _require(path: Path, key: str, valid: NDArray[Any], values: NDArray[Any], complaint: str, first: int = 0) -> None:
     if not valid.all():
         index = np.unravel_index(int(np.argmin(valid)), valid.shape)
-        index_text = ", ".join(str(int(i)) for i in index)
+        index_text = ", ".join(str(int(i) + start) for i, start in zip(index, (first, 0), strict=False))
         raise BadData(f"{path}: {key}[{index_text}] = {values[index]} {complaint}; remove that shower or make the file again")
 
 
