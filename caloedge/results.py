@@ -131,6 +131,8 @@ class Image(ResultModel):
     unit: str
     marks: tuple[tuple[float, float, str], ...] = ()
     """Points (x, y, legend label) in cell coordinates, cell centres at half-integers."""
+    labels: tuple[str, str] = ("x [cells]", "y [cells]")
+    """Of the axes to the right and upwards."""
     colour_range: tuple[float, float] | None = None
     """Values at both ends of a logarithmic colour scale, above 0, so that images can be compared; by itself where it is None."""
     caption: str = ""

@@ -243,7 +243,7 @@ def correlation_maps(generated: Sample, measure: Measure) -> Section:
     word = measure.sample.cells.word
 
     def image(title: str, values_LL: NDArray[Any]) -> Image:
-        return Image(title=title, values=tuple(map(tuple, values_LL.tolist())), unit="correlation")
+        return Image(title=title, values=tuple(map(tuple, values_LL.tolist())), unit="correlation", labels=(word, word))
 
     return Section(
         title=f"Correlations between {word}s",

@@ -39,12 +39,11 @@ def table_csv(table: Table) -> str:
 def figure_csv(figure: Plot | Image) -> str:
     """Write what a figure shows as CSV with all digits: a plot's points, an image's cells and marks."""
     if isinstance(figure, Image):
+        right, up = figure.labels
         centres = [y + 0.5 for y in range(len(figure.values[0]) if figure.values else 0)]
-        rows: list[tuple[object, ...]] = [(f"value [{figure.unit}], x down, y to the right [cells]", *centres)]
+        rows: list[tuple[object, ...]] = [(f"value [{figure.unit}], {right} down, {up} to the right", *centres)]
         rows += [(x + 0.5, *column) for x, column in enumerate(figure.values)]
-        return _csv(
-            rows + [("mark", "x [cells]", "y [cells]")] * bool(figure.marks) + [(label, x, y) for x, y, label in figure.marks]
-        )
+        return _csv(rows + [("mark", right, up)] * bool(figure.marks) + [(label, x, y) for x, y, label in figure.marks])
     rows = [("series", "drawn as", figure.x_label, figure.y_label, "half bin width", "error downwards", "error upwards")]
     lengths = ("x_error", "y_error_low", "y_error_high")
     for series in figure.series:

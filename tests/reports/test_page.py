@@ -150,7 +150,7 @@ def test_every_table_and_figure_can_be_saved_with_all_its_digits(page):
         ["float", "points", x, y, "", "", ""] for x, y in (("1.0", "0.5"), ("2.0", "nan"), ("3.0", "0.9"))
     ]
     assert files["figure-3.csv"] == [
-        ["value [GeV], x down, y to the right [cells]", "0.5", "1.5"],
+        ["value [GeV], x [cells] down, y [cells] to the right", "0.5", "1.5"],
         ["0.5", "0.0", "1.0"],
         ["1.5", "2.0", "3.0"],
         ["mark", "x [cells]", "y [cells]"],

@@ -86,7 +86,7 @@ def image_svg(image: Image, prefix: str = "image", series_looks: Mapping[str, Lo
         bar.set_label(drawable(f"value per cell [{image.unit}]" if image.unit else "value per cell"))
         bar.ax.tick_params(which="both", direction="in", left=False)
         _draw_marks(axes, image, styles)
-        axes.set(xlim=(0, n_x), ylim=(0, n_y), xlabel="x [cells]", ylabel="y [cells]")
+        axes.set(xlim=(0, n_x), ylim=(0, n_y), xlabel=drawable(image.labels[0]), ylabel=drawable(image.labels[1]))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8, steps=(1, 2, 5, 10)))
         _finish(figure, axes, data_label)
