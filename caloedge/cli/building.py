@@ -13,7 +13,7 @@ from caloedge.catalog import Backend, CycleRun, Target, Waves, find, look_beside
 from caloedge.cli import completion
 from caloedge.cli.answer import Answer, Json, answering
 from caloedge.cli.terminal import AnyModel, QuantiseMissing, known_variant, missing_format, read_codes
-from caloedge.errors import MissingTool, UserError
+from caloedge.errors import MissingTool, Unsupported, UserError
 from caloedge.files import replacing
 from caloedge.progress import progress
 from caloedge.results import Facts, Number
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 DEFAULT_TARGET = "xcvu13p"
 CLOCKS_MHZ = 1.0, 2000.0
 """Lowest and highest clock that can be requested [MHz]."""
+ENOUGH_LUT = 10**9
+"""More than any design takes."""
 
 
 def build(
@@ -89,6 +91,11 @@ def build(
     if block is not None and (synthesise is False or backend != "rtl"):
         raise UserError(f"--block {block}: only blocks of an rtl project are synthesised by themselves; give --backend rtl")
     device = replace(device, clock_mhz=device.clock_mhz if clock_mhz is None else _checked_clock(clock_mhz))
+    if block is not None:
+        try:
+            plugin.preview(graph, device, variant, layers)
+        except Unsupported:  # a device that the whole design does not fit may have room for one block
+            device = replace(device, resources={**device.resources, "LUT": ENOUGH_LUT})
     with answering(as_json) as answer:
 
         def build_new() -> None:
