@@ -121,6 +121,9 @@ class Plot(ResultModel):
         return self
 
 
+CELLS = "x [cells]", "y [cells]"
+
+
 class Image(ResultModel):
     """A map of cell energies or other values on a grid, shown as a heat map."""
 
@@ -131,7 +134,7 @@ class Image(ResultModel):
     unit: str
     marks: tuple[tuple[float, float, str], ...] = ()
     """Points (x, y, legend label) in cell coordinates, cell centres at half-integers."""
-    labels: tuple[str, str] = ("x [cells]", "y [cells]")
+    labels: tuple[str, str] = Field(default=CELLS, exclude_if=lambda labels: labels == CELLS)
     """Of the axes to the right and upwards."""
     colour_range: tuple[float, float] | None = None
     """Values at both ends of a logarithmic colour scale, above 0, so that images can be compared; by itself where it is None."""
