@@ -36,6 +36,7 @@ benchmark: $(VENV)/.ready
 	$(BIN)/python benchmarks/reconstruction.py
 	$(BIN)/python benchmarks/images.py
 	$(BIN)/python benchmarks/training_options.py
+	$(BIN)/python benchmarks/graphs.py
 
 # By hand, for hours: `make mutate MUTANTS='caloedge.compiler.ranges*'` takes one module, `mutmut show NAME` prints a survivor.
 MUTANTS ?=

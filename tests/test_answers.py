@@ -388,3 +388,19 @@ def test_another_clock_is_another_project(caloedge: Call, tmp_path: Path) -> Non
     assert caloedge(*words, "--clock-mhz", 75).code == 0
     ended = caloedge(*words, "--clock-mhz", 50)
     assert (ended.code, ended.err) == (2, f"caloedge: {project}: exists already; remove it or give another name\n")
+
+
+def test_a_block_is_built_for_a_device_that_the_whole_does_not_fit(
+    caloedge: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(cost, "implement", lambda *values: asked.append(values[-1]))
+    model, project = Path(__file__).parents[1] / "models/clustering_cells/model.qonnx", tmp_path / "p"
+    words = ("build", model, project, "--backend", "rtl", "--variant", "nodes_1", "--target", "lfe5u_85")
+    whole = caloedge(*words, "--no-synthesise")
+    assert whole.code == 2
+    assert "more than 80% of the 83,640 of LFE5U-85F-6BG756C" in whole.err
+    assert not project.exists()
+    ended = caloedge(*words, "--block", "gravnet_1")
+    assert (ended.code, asked) == (0, ["gravnet_1"]), ended.err
+    assert (project / "rtl").is_dir()
