@@ -10,7 +10,7 @@ PROCESSES := -n auto --dist loadfile --no-loadscope-reorder
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "caloedge needs Python 3.11 or newer; call make PYTHON=python3.x")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hls4ml,rtl,geant4,jets,belle2,fidelity,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,hls4ml,rtl,geant4,jets,belle2,fidelity,fastsim,dev]'
 	touch $@
 
 demo: $(VENV)/.ready

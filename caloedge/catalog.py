@@ -157,6 +157,29 @@ class Task:
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """What a network learns from that is no task's: inputs, targets and what is made small."""
+
+    loss: str
+    """Name of a loss."""
+    sample: Callable[[Any, str, int, int], Sample[Any]]
+    """(library, split, events, seed): splits are `train` and `valid`."""
+    valid_events: int = 1000
+    """On which the validation loss is taken after each epoch."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What one network of a generator learns."""
+
+    loss: str
+    """Name of a loss."""
+    lesson: Callable[..., tuple[NDArray[Any], NDArray[Any]]]
+    """(energy code, cell code, energies in MeV (N,), impact points in mm (N, 2), cells in MeV (N, C), generator of noise):
+    inputs and targets of a network, both (N, …) float32."""
+
+
+@dataclass(frozen=True)
 class Generator:
     """Makes showers: the energies that given particles leave in all cells of a geometry."""
 
@@ -172,6 +195,11 @@ class Generator:
     """What showers are made of besides the particles, such as a library; empty if nothing."""
     batched: bool = False
     """Whether showers of a part are made together, so that a part is never divided."""
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    """Its networks, if it has any, in the order in which they are trained."""
+    draw: Callable[[Any, NDArray[Any], NDArray[Any], list[Any]], NDArray[Any]] | None = None
+    """(trained generator, energies in MeV (N,), impact points in mm (N, 2), a generator of noise for each): cells in MeV (N, C).
+    For generators with networks; numpy in and out, whatever computes the networks."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ EXTRAS = {
     "geant4": ("geant4_pybind", "xpecgen", "xraydb"),
     "belle2": ("pyarrow",),
     "fidelity": ("sklearn",),
+    "fastsim": ("zuko", "onnxruntime"),
 }
 """Packages that an extra brings, as they are imported; programs of extra `rtl` may also come from elsewhere."""
 

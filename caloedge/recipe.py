@@ -62,6 +62,8 @@ class Schedule(StrictModel):
     """Whether the rate of each tensor of weights is `learning_rate` times their root mean square at the start. Where batch
     normalisation is folded into the layers before it, their weights differ by factors of a hundred."""
     weight_decay: float = Field(default=0.0, ge=0, le=1e3)
+    averaging: float = Field(default=0.0, ge=0, lt=1)
+    """Decay per step of the exponential average of the weights that a training ends with; 0 for the last weights themselves."""
     fine_tuning_epochs: int = Field(
         default=0, validation_alias=renamed("fine_tuning_epochs", "settle_epochs"), ge=0, le=MOST_EPOCHS
     )

@@ -23,12 +23,13 @@ ROOMS = """
     reconstruction
     metrics
     fidelity
+    generation
     generators
     production
     tasks, targets
     graph_layers
     arithmetic
-    losses, networks
+    losses, networks, generative
     recipe
     recipe_check, compiler
     artifact, project
@@ -40,7 +41,7 @@ ROOMS = """
     firmware
     reports
     pipeline
-    deepcluster, studies
+    deepcluster, studies, fast_simulation
     cli
     __main__
 """

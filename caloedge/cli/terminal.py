@@ -164,14 +164,18 @@ def run_on(
     from caloedge.pipeline import Run
 
     opened = Run.open(recipe, output)  # which is fast: a wrong name need not wait for torch
+    hardware = hardware_of(accelerator, devices, precision, channels_last)
+    return opened.rehearsal(output) if quick else opened, hardware
 
+
+def hardware_of(accelerator: str, devices: int, precision: str, channels_last: bool) -> "Hardware":
+    """Check where to train."""
     from caloedge.training.fit import ACCELERATORS, PRECISIONS, Hardware
 
     for value, allowed, option in ((accelerator, ACCELERATORS, "--accelerator"), (precision, PRECISIONS, "--precision")):
         if value not in allowed:
             raise UserError(f"{option} {value!r} is not known; there are: {', '.join(allowed)}")
-    hardware = Hardware(accelerator=accelerator, devices=devices, precision=precision, channels_last=channels_last)
-    return opened.rehearsal(output) if quick else opened, hardware
+    return Hardware(accelerator=accelerator, devices=devices, precision=precision, channels_last=channels_last)
 
 
 def need_training() -> None:

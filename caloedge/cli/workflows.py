@@ -1,7 +1,7 @@
 """Whole workflows, from training to a report: run, tradeoff, reconstruct."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,10 +15,17 @@ from caloedge.cli.terminal import (
     Precision,
     Quick,
     Recipe,
+    hardware_of,
     need_training,
     run_on,
 )
+from caloedge.errors import UserError
+from caloedge.extras import need
+from caloedge.fast_simulation.recipe import find_generator
 from caloedge.results import Claim, Table
+
+if TYPE_CHECKING:
+    from caloedge.training.fit import Hardware
 
 
 def run(
@@ -36,6 +43,11 @@ def run(
 ) -> None:
     """Do the whole story of a recipe: train, export, compile, build, emulate, compare, report."""
     need_training()
+    if (generator := find_generator(recipe)) is not None:
+        _run_generator(
+            generator, output, hardware_of(accelerator, devices, precision, channels_last), quick, independent, as_json
+        )
+        return
     from caloedge import pipeline
 
     opened, hardware = run_on(recipe, output, accelerator, devices, precision, channels_last, quick)
@@ -45,6 +57,24 @@ def run(
             answer.say(caveat)
         answer.show(*(block for section in report.sections for block in section.blocks if isinstance(block, Claim)))
         answer.say(f"report: {opened.places.report / 'report.html'}")
+
+
+def _run_generator(
+    path: Path, output: Path | None, hardware: "Hardware", quick: bool, independent: Path | None, as_json: bool
+) -> None:
+    from caloedge.fast_simulation import pipeline
+
+    for extra in ("fidelity", "fastsim"):
+        need(extra, "this command")
+    if independent:
+        raise UserError(f"--independent {independent}: generators are judged on independent showers anyway; see {path}: test")
+    opened = pipeline.Run.open(path, output, quick=quick)
+    with answering(as_json) as answer:
+        report = pipeline.run(opened, hardware)
+        for caveat in report.caveats:
+            answer.say(caveat)
+        answer.show(*(block for section in report.sections[:3] for block in section.blocks if isinstance(block, Claim | Table)))
+        answer.say(f"report: {opened.report / 'report.html'}")
 
 
 def tradeoff(

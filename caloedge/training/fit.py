@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from caloedge.catalog import Library, Loss, Sample, Task, find
+from caloedge.catalog import Library, Loss, Sample, Task, TrainingData, find
 from caloedge.errors import UserError
 from caloedge.files import write_text
 from caloedge.progress import progress
@@ -35,9 +35,12 @@ from caloedge.training.distillation import Distillation
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Lightning and its dependencies warn about each other at import
     import lightning
-    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+Lesson = Task | TrainingData
+"""What a network learns from."""
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
@@ -87,7 +90,7 @@ class EpochEvents(IterableDataset[Any]):
     """The batches of one epoch on one rank, made when they are asked for."""
 
     def __init__(
-        self, task: Task, library: Library, schedule: Schedule, stage: str, key: tuple[int, int], shard: tuple[int, int]
+        self, task: Lesson, library: Library, schedule: Schedule, stage: str, key: tuple[int, int], shard: tuple[int, int]
     ) -> None:
         self.task, self.library, self.schedule, self.stage = task, library, schedule, stage
         self.key = key  # (seed, epoch)
@@ -112,7 +115,7 @@ class EpochEvents(IterableDataset[Any]):
         return sample, rng.permutation(len(sample.inputs))
 
 
-def steps_per_epoch(task: Task, library: Library, schedule: Schedule) -> int:
+def steps_per_epoch(task: Lesson, library: Library, schedule: Schedule) -> int:
     """Return the number of batches in an epoch, the same for every epoch and rank."""
     probe = task.sample(library, "train", PROBE_EVENTS, 0)
     return max(1, int(len(probe.inputs) / PROBE_EVENTS * schedule.events_per_epoch / schedule.batch_size))
@@ -121,7 +124,9 @@ def steps_per_epoch(task: Task, library: Library, schedule: Schedule) -> int:
 class Learner(lightning.LightningModule):
     """What Lightning trains: a network with its loss and its optimiser."""
 
-    def __init__(self, network: nn.Module, task: Task, schedule: Schedule, steps: int, distillation: Distillation | None) -> None:
+    def __init__(
+        self, network: nn.Module, task: Lesson, schedule: Schedule, steps: int, distillation: Distillation | None
+    ) -> None:
         super().__init__()
         self.network, self.schedule, self.steps = network, schedule, steps
         # A copy, as it is moved to where this is trained; in a tuple it is not a part of what is saved and trained.
@@ -197,7 +202,7 @@ class _Keeper(Callback):
             {
                 "epoch": self.first_epoch + trainer.current_epoch + 1,
                 "train_loss": float(torch.stack(module.losses).mean()),
-                "valid_loss": self.validate(module),
+                "valid_loss": self.validate(trainer, module),
                 "seconds": time.monotonic() - self.start,
             }
         )
@@ -216,7 +221,7 @@ class _Keeper(Callback):
 
 def fit(
     network: nn.Module,
-    task: Task,
+    task: Lesson,
     library: Library,
     schedule: Schedule,
     folder: Path,
@@ -243,15 +248,21 @@ def fit(
         done = epochs_done(last)
     valid = _validation(task, library, stage, seed)
 
-    def validate(module: Learner) -> float:
+    averaging = EMAWeightAveraging(decay=schedule.averaging) if schedule.averaging else None
+
+    def validate(trainer: lightning.Trainer, module: Learner) -> float:
         module.eval()
+        if averaging:  # takes the averaged weights for as long as it thinks that Lightning validates
+            averaging.on_validation_epoch_start(trainer, module)
         loss = _loss_on(module.network, task, *valid)
+        if averaging:
+            averaging.on_validation_epoch_end(trainer, module)
         module.train()
         return loss
 
     with progress(f"training {stage}", steps * schedule.all_epochs, steps * done) as advance:
         keeper = _Keeper(folder, seed, first_epoch, validate, advance)
-        trainer = _trainer(hardware, schedule, keeper)
+        trainer = _trainer(hardware, schedule, [*([averaging] if averaging else []), keeper])
         learner = Learner(network, task, schedule, steps, distillation)
         data = _Epochs(task, library, schedule, stage, seed, first_epoch)
         network.train()
@@ -265,22 +276,22 @@ def fit(
     return keeper.curve
 
 
-def valid_loss(network: nn.Module, task: Task, library: Library, stage: str, seed: int) -> float:
+def valid_loss(network: nn.Module, task: Lesson, library: Library, stage: str, seed: int) -> float:
     """Return a network's loss on the events of validation."""
     return _loss_on(network.eval(), task, *_validation(task, library, stage, seed))
 
 
-def _validation(task: Task, library: Library, stage: str, seed: int) -> tuple[Tensor, Tensor]:
+def _validation(task: Lesson, library: Library, stage: str, seed: int) -> tuple[Tensor, Tensor]:
     sample = task.sample(library, "valid", task.valid_events, seed)
     return torch.from_numpy(sample.inputs_of(stage)), torch.from_numpy(sample.targets)
 
 
-def _loss_on(network: nn.Module, task: Task, inputs: Tensor, targets: Tensor) -> float:
+def _loss_on(network: nn.Module, task: Lesson, inputs: Tensor, targets: Tensor) -> float:
     return float(find(Loss, task.loss).function(predict(network, inputs).float(), targets))
 
 
 class _Epochs(lightning.LightningDataModule):
-    def __init__(self, task: Task, library: Library, schedule: Schedule, stage: str, seed: int, first_epoch: int) -> None:
+    def __init__(self, task: Lesson, library: Library, schedule: Schedule, stage: str, seed: int, first_epoch: int) -> None:
         super().__init__()
         self.arguments, self.seed, self.first_epoch = (task, library, schedule, stage), seed, first_epoch
 
@@ -292,7 +303,7 @@ class _Epochs(lightning.LightningDataModule):
         return DataLoader(EpochEvents(*self.arguments, seeds, shard), batch_size=None)
 
 
-def _trainer(hardware: Hardware, schedule: Schedule, keeper: _Keeper) -> lightning.Trainer:
+def _trainer(hardware: Hardware, schedule: Schedule, callbacks: list[Callback]) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
@@ -300,7 +311,7 @@ def _trainer(hardware: Hardware, schedule: Schedule, keeper: _Keeper) -> lightni
         precision=hardware.precision,  # type: ignore[arg-type]
         max_epochs=schedule.all_epochs,
         reload_dataloaders_every_n_epochs=1,
-        callbacks=[keeper],
+        callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

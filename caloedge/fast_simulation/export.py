@@ -1,0 +1,183 @@
+"""A trained generator's folder: an ONNX file per network, `sampler.json`, recipe and card.
+
+Axes: N shower, C cell.
+"""
+
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from caloedge.catalog import Generator, find
+from caloedge.detector.crystals.geometry import describe, geometry
+from caloedge.fast_simulation.recipe import RECIPE, GeneratorRecipe
+from caloedge.fast_simulation.trainings import Showers, TrainedNetwork
+from caloedge.fidelity.classifiers import trees_auc
+from caloedge.fidelity.features import features, table
+from caloedge.fidelity.showers import Showers as Sample
+from caloedge.files import replacing_folder, sha256, write_text
+from caloedge.generation.trained import MANIFEST, Manifest, Predict, Trained, open_trained, plain
+from caloedge.generative.layer_flow import LayerFlow
+from caloedge.progress import progress
+
+OPSET = 17
+CARD, TRAININGS = "README.md", "trainings.json"
+CHOICE_SHOWERS = 1000
+"""Of validation, on which the cut between empty cells and others is chosen."""
+TOGETHER = 100
+"""Showers that are drawn together."""
+
+
+def export(
+    recipe: GeneratorRecipe, path: Path, showers: Showers, networks: Mapping[str, TrainedNetwork], folder: Path
+) -> Trained:
+    """Write the folder whole and return the generator opened from it."""
+    with replacing_folder(folder) as new:
+        shutil.copyfile(path, new / RECIPE)
+        for role, one in networks.items():
+            write_onnx(one.network, role_width(one.network, showers), new / f"{role}.onnx")
+        draft = _manifest(recipe, showers, networks, new)
+        write_text(new / MANIFEST, draft.model_dump_json(indent=1))
+        cut = choose_cut(recipe, open_trained(new), showers)
+        chosen = draft.model_copy(update={"sampler": draft.sampler.model_copy(update={"cell_cut": cut})})
+        write_text(new / MANIFEST, chosen.model_dump_json(indent=1))
+        write_text(new / CARD, card(recipe, chosen, networks))
+        records = {role: one.record.model_dump(mode="json") for role, one in networks.items()}
+        write_text(new / TRAININGS, _json(records))
+    return open_trained(folder)
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value, indent=1) + "\n"
+
+
+def role_width(network: nn.Module, showers: Showers) -> int:
+    """Return how many numbers a network takes for one shower."""
+    energies, cells = showers.codes
+    told = 3 if cells.layout.by_impact else 1
+    if isinstance(network, LayerFlow):
+        return energies.n_layers + told
+    return cells.layout.n_cells + energies.n_layers + told + 1
+
+
+def drawn_with(network: nn.Module) -> nn.Module:
+    """Return what showers are drawn with: a flow is trained in the other direction."""
+    if isinstance(network, LayerFlow):
+        return network.sampler().eval()
+    return network.eval()
+
+
+def write_onnx(network: nn.Module, width: int, path: Path) -> None:
+    """Export what showers are drawn with: (N, width) float32 to (N, …)."""
+    drawn = drawn_with(network)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            drawn,
+            (torch.zeros(2, width),),
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["inputs"],
+            output_names=["outputs"],
+            dynamic_axes={"inputs": {0: "N"}, "outputs": {0: "N"}},
+        )
+
+
+def _manifest(recipe: GeneratorRecipe, showers: Showers, networks: Mapping[str, TrainedNetwork], folder: Path) -> Manifest:
+    energies, cells = showers.codes
+    library = showers.library
+    return Manifest(
+        generator=recipe.generator,
+        geometry=describe(geometry(recipe.geometry)),
+        particle=recipe.particle,
+        min_energy_gev=recipe.min_energy_gev,
+        max_energy_gev=recipe.max_energy_gev,
+        threshold_mev=recipe.zero_below_mev,
+        sampler=recipe.sampler,
+        energies=plain(energies),
+        cells=plain(cells.code),
+        networks={role: sha256(folder / f"{role}.onnx") for role in networks},
+        training={**library.provenance, "sha256": library.digest, "showers": str(len(library))},
+    )
+
+
+def choose_cut(recipe: GeneratorRecipe, trained: Trained, showers: Showers) -> float:
+    """Return the cut with which trees tell validation showers least from generated ones of the same particles."""
+    if len(recipe.cell_cuts) == 1:
+        return recipe.cell_cuts[0]
+    rows = slice(showers.n_training, showers.n_training + CHOICE_SHOWERS)
+    energies_mev, impact_mm = showers.library.energies_mev[rows], showers.library.impact_mm[rows]
+    cells = trained.cells
+    wanted = table(features(Sample(energies_mev, impact_mm, showers.cells_mev[rows]), cells.layout))
+    aucs = {}
+    with progress("choosing the cut of cells", len(recipe.cell_cuts) * len(energies_mev), 0) as advance:
+        for cut in recipe.cell_cuts:
+            sampler = trained.manifest.sampler.model_copy(update={"cell_cut": cut})
+            found = draw(with_sampler(trained, **sampler.model_dump()), energies_mev, impact_mm, recipe.seed, advance)
+            aucs[cut] = trees_auc(wanted, table(features(Sample(energies_mev, impact_mm, found), cells.layout))).value
+    return min(aucs, key=lambda cut: aucs[cut])
+
+
+def with_sampler(trained: Trained, networks: Mapping[str, Predict] | None = None, **changed: Any) -> Trained:
+    """Return the same generator with other steps, another solver or cut, or networks that something else computes."""
+    sampler = trained.manifest.sampler.model_copy(update=changed)
+    manifest = trained.manifest.model_copy(update={"sampler": sampler})
+    return replace(trained, manifest=manifest, networks=networks or trained.networks)
+
+
+def draw(
+    trained: Trained,
+    energies_mev: NDArray[Any],
+    impact_mm: NDArray[Any],
+    seed: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> NDArray[Any]:
+    """Return showers (N, C) MeV float32, drawn in batches; each shower's noise depends on seed and number alone."""
+    one = find(Generator, trained.manifest.generator).draw
+    assert one
+    parts = []
+    for first in range(0, len(energies_mev), TOGETHER):
+        rows = slice(first, min(first + TOGETHER, len(energies_mev)))
+        noise = [np.random.default_rng((seed, number)) for number in range(rows.start, rows.stop)]
+        parts.append(one(trained, energies_mev[rows], impact_mm[rows], noise).astype(np.float32))
+        advance(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def card(recipe: GeneratorRecipe, manifest: Manifest, networks: Mapping[str, TrainedNetwork]) -> str:
+    """Return what a user must know of the folder."""
+    rows = "\n".join(
+        f"| {role} | {recipe.networks[role].network} | {one.record.parameters:,} | {one.record.windows_seen:,} | "
+        f"{one.record.seconds / 3600:.2f} | {one.record.valid_loss:.4f} |"
+        for role, one in networks.items()
+    )
+    training, files = manifest.training, ", ".join(f"`{role}.onnx`" for role in networks)
+    command = (
+        f"caloedge simulate my.h5 --generator {recipe.generator} --source {recipe.name} --geometry {recipe.geometry} "
+        f"--zero-below-mev {recipe.zero_below_mev:g}"
+    )
+    made = " ".join(filter(None, (training.get("version", "unknown origin"), training.get("physics_list"))))
+    return f"""# {recipe.name}
+
+{find(Generator, recipe.generator).description}. Made by `caloedge run {recipe.name}`; it makes showers by
+`{command}`.
+
+- Geometry {recipe.geometry}, {recipe.particle} of {recipe.min_energy_gev:g} to {recipe.max_energy_gev:g} GeV: nothing else.
+- Trained on {training["showers"]} showers of {made}, seed {training.get("seed", "unknown")}, the last fifth of them for
+  validation. Showers that are made descend from these.
+- Files: `sampler.json` (how numbers become showers), {files}; onnxruntime is all that is needed.
+
+| network | architecture | parameters | showers seen | hours of training | validation loss |
+|---|---|---|---|---|---|
+{rows}
+"""

@@ -1,0 +1,110 @@
+"""The recipe of a trained generator: one YAML file that decides its showers, networks and trainings."""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from caloedge.errors import BadData
+from caloedge.files import read_text, require_regular
+from caloedge.formats.plain_yaml import Unclear, parse
+from caloedge.generation.trained import Sampler
+from caloedge.production import Production
+from caloedge.recipe import MAX_RECIPE_BYTES, MOST_EVENTS, MOST_SEED, Schedule, StrictModel
+
+RECIPE = "generator.yaml"
+MOST_COMPARED = 10_000
+"""Generated showers, and showers in each half of the test library."""
+
+
+class Showers(StrictModel):
+    """Showers to be made by Geant4, or a library that is there."""
+
+    seed: int = Field(default=1, ge=0, le=MOST_SEED)
+    showers: int = Field(default=10_000, ge=200, le=MOST_EVENTS)
+    library: str = ""
+    """Name of a shipped library, or a path relative to the recipe; empty to make one, in the folder of the run."""
+
+
+class NetworkRecipe(StrictModel):
+    """One network of a generator, and how it is trained."""
+
+    network: str
+    """A key of `generative.build.ARCHITECTURES`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    schedule: Schedule
+
+
+class GeneratorRecipe(StrictModel):
+    """A generator, what it learns from, and how showers are drawn."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)
+    generator: str
+    geometry: str
+    particle: str = "gamma"
+    min_energy_gev: float = 1.0
+    max_energy_gev: float = 100.0
+    zero_below_mev: float = Field(gt=0)
+    """Cells below it are empty."""
+    seed: int = Field(ge=0, le=MOST_SEED)
+    training: Showers
+    """The last fifth is for validation."""
+    test: Showers
+    """Seen by no training and no choice."""
+    layer_scale_mev: float = Field(gt=0)
+    """Layers with far less energy are as good as empty."""
+    cell_scale_mev: float = Field(gt=0)
+    """The same for cells."""
+    networks: dict[str, NetworkRecipe]
+    sampler: Sampler = Sampler()
+    cell_cuts: tuple[float, ...] = (0.0,)
+    """Among which `sampler.cell_cut` is chosen on validation showers."""
+    steps: tuple[int, ...] = ()
+    """Further numbers of steps that the page compares."""
+
+    @model_validator(mode="after")
+    def _has_one_cut(self) -> Self:
+        if not self.cell_cuts:
+            raise ValueError("cell_cuts is empty; give at least one")
+        return self
+
+    def production(self, showers: Showers) -> Production:
+        """Return what makes the showers of training or test."""
+        return Production(
+            geometry=self.geometry,
+            particle=self.particle,
+            showers=showers.showers,
+            min_energy_gev=self.min_energy_gev,
+            max_energy_gev=self.max_energy_gev,
+            seed=showers.seed,
+            zero_below_mev=self.zero_below_mev,
+        )
+
+
+def find_generator(name: str) -> Path | None:
+    """Return the recipe of a generator by file, folder or name of a folder in ./models; None for what is none."""
+    for path in (Path(name) / RECIPE, Path("models") / name / RECIPE):
+        if path.is_file():
+            return path
+    return Path(name) if Path(name).name == RECIPE and Path(name).is_file() else None
+
+
+def read_generator(path: Path) -> GeneratorRecipe:
+    """Read and check a recipe; complaints name the file and the field."""
+    try:
+        require_regular(path)
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise BadData(f"{path}: more than {MAX_RECIPE_BYTES >> 10} KiB; a recipe is a page of YAML")
+        return GeneratorRecipe.model_validate_json(json.dumps(parse(read_text(path))), strict=True)
+    except OSError as problem:
+        raise BadData(f"{path}: cannot be read ({problem.strerror})") from None
+    except Unclear as problem:
+        raise BadData(f"{path}: {problem}") from None
+    except yaml.YAMLError as problem:
+        raise BadData(f"{path}: not YAML ({' '.join(str(problem).split())})") from None
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BadData(f"{path}: {field}: {first['msg']}; see the fields in caloedge/fast_simulation/recipe.py") from None

@@ -1,0 +1,1 @@
+"""Showers as generative networks see them, and back; samplers; trained generators in their folders. No torch."""

@@ -1,0 +1,1 @@
+"""Torch networks of generators; `ARCHITECTURES` of `generative.build` lists them."""
