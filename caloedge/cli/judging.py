@@ -19,6 +19,10 @@ def fidelity(
     training: Annotated[
         Path | None, typer.Option(help="Showers that the generator was trained on, to look for copies of them; default: none.")
     ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(help="Further generated showers for the same table; give it several times; default: none."),
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("reports/fidelity"),
     geometry: Annotated[
         str | None,
@@ -52,6 +56,7 @@ def fidelity(
         generated,
         reference,
         training,
+        beside=beside or (),
         geometry_name=geometry,
         particle=particle,
         threshold_mev=threshold_mev,

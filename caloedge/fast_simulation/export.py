@@ -23,7 +23,7 @@ from caloedge.fidelity.classifiers import trees_auc
 from caloedge.fidelity.features import features, table
 from caloedge.fidelity.showers import Showers as Sample
 from caloedge.files import replacing_folder, sha256, write_text
-from caloedge.generation.trained import MANIFEST, Manifest, Predict, Trained, open_trained, plain
+from caloedge.generation.trained import MANIFEST, Manifest, Predict, Sampler, Trained, open_trained, plain
 from caloedge.generative.layer_flow import LayerFlow
 from caloedge.progress import progress
 
@@ -31,6 +31,8 @@ OPSET = 17
 CARD, TRAININGS = "README.md", "trainings.json"
 CHOICE_SHOWERS = 1000
 """Of validation, on which the cut between empty cells and others is chosen."""
+SMALLEST_MEV = 1e-8
+"""Added to energies whose logarithm is taken."""
 TOGETHER = 100
 """Showers that are drawn together."""
 
@@ -45,8 +47,7 @@ def export(
             write_onnx(one.network, role_width(one.network, showers), new / f"{role}.onnx")
         draft = _manifest(recipe, showers, networks, new)
         write_text(new / MANIFEST, draft.model_dump_json(indent=1))
-        cut = choose_cut(recipe, open_trained(new), showers)
-        chosen = draft.model_copy(update={"sampler": draft.sampler.model_copy(update={"cell_cut": cut})})
+        chosen = draft.model_copy(update={"sampler": choose_cuts(recipe, open_trained(new), showers)})
         write_text(new / MANIFEST, chosen.model_dump_json(indent=1))
         write_text(new / CARD, card(recipe, chosen, networks))
         records = {role: one.record.model_dump(mode="json") for role, one in networks.items()}
@@ -111,21 +112,43 @@ def _manifest(recipe: GeneratorRecipe, showers: Showers, networks: Mapping[str, 
     )
 
 
-def choose_cut(recipe: GeneratorRecipe, trained: Trained, showers: Showers) -> float:
-    """Return the cut with which trees tell validation showers least from generated ones of the same particles."""
+def choose_cuts(recipe: GeneratorRecipe, trained: Trained, showers: Showers) -> Sampler:
+    """Return the sampler with the cuts by which trees tell validation showers least from generated ones of the same particles.
+
+    The cut on layers is chosen on layer energies alone, on all validation showers; that on cells then on all features.
+    """
+    layer_cut_mev = recipe.layer_cuts_mev[0]
+    if len(recipe.layer_cuts_mev) > 1:
+        layer_cut_mev = _choose_layer_cut(recipe, trained, showers)
+    trained = with_sampler(trained, layer_cut_mev=layer_cut_mev, cell_cut=recipe.cell_cuts[0])
     if len(recipe.cell_cuts) == 1:
-        return recipe.cell_cuts[0]
+        return trained.manifest.sampler
     rows = slice(showers.n_training, showers.n_training + CHOICE_SHOWERS)
     energies_mev, impact_mm = showers.library.energies_mev[rows], showers.library.impact_mm[rows]
-    cells = trained.cells
-    wanted = table(features(Sample(energies_mev, impact_mm, showers.cells_mev[rows]), cells.layout))
+    where = trained.cells.layout
+    wanted = table(features(Sample(energies_mev, impact_mm, showers.cells_mev[rows]), where))
     aucs = {}
     with progress("choosing the cut of cells", len(recipe.cell_cuts) * len(energies_mev), 0) as advance:
         for cut in recipe.cell_cuts:
-            sampler = trained.manifest.sampler.model_copy(update={"cell_cut": cut})
-            found = draw(with_sampler(trained, **sampler.model_dump()), energies_mev, impact_mm, recipe.seed, advance)
-            aucs[cut] = trees_auc(wanted, table(features(Sample(energies_mev, impact_mm, found), cells.layout))).value
-    return min(aucs, key=lambda cut: aucs[cut])
+            found = draw(with_sampler(trained, cell_cut=cut), energies_mev, impact_mm, recipe.seed, advance)
+            aucs[cut] = trees_auc(wanted, table(features(Sample(energies_mev, impact_mm, found), where))).value
+    return with_sampler(trained, cell_cut=min(aucs, key=lambda cut: aucs[cut])).manifest.sampler
+
+
+def _choose_layer_cut(recipe: GeneratorRecipe, trained: Trained, showers: Showers) -> float:
+    rows = slice(showers.n_training, None)
+    energies_mev, impact_mm = showers.library.energies_mev[rows], showers.library.impact_mm[rows]
+    wanted = trained.cells.layers(showers.cells_mev[rows])
+    noise_NL = np.random.default_rng(recipe.seed).standard_normal(wanted.shape, np.float32)
+    told = trained.conditions(energies_mev, impact_mm)
+    energy_N1 = np.log10(energies_mev)[:, None]
+
+    def auc(cut_mev: float) -> float:
+        found = with_sampler(trained, layer_cut_mev=cut_mev).draw_layers(energies_mev, told, noise_NL)
+        theirs, ours = (np.concatenate([np.log10(of + SMALLEST_MEV), energy_N1], axis=1) for of in (wanted, found))
+        return trees_auc(theirs, ours).value
+
+    return min(recipe.layer_cuts_mev, key=auc)
 
 
 def with_sampler(trained: Trained, networks: Mapping[str, Predict] | None = None, **changed: Any) -> Trained:

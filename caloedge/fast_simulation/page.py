@@ -4,7 +4,7 @@ Axes: N shower, C cell, L layer.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from caloedge.computer import computer
 from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.fast_simulation import published, speed
 from caloedge.fast_simulation.export import TRAININGS, draw, with_sampler
-from caloedge.fast_simulation.recipe import MOST_COMPARED
+from caloedge.fast_simulation.recipe import MOST_COMPARED, parametrised
 from caloedge.fidelity import figures
 from caloedge.fidelity.assessment import assess
 from caloedge.fidelity.figures import Measure, Sample
@@ -36,6 +36,8 @@ STUDIED = 2000
 SHOWN = 3
 """Single showers that are shown, of Geant4 and generated."""
 SEED = 31
+LEAST_CPU_S, QUICK_CPU_S = 4.0, 0.3
+"""For which each way to make showers is timed at each batch size, after one call that warms up."""
 STUDIED_FIGURES = (
     figures.KPD, figures.AUC, figures.RESPONSE, figures.WIDTH, "separation, layer energies", "separation, cells",
 )  # fmt: skip
@@ -48,10 +50,11 @@ def compose(
     training: ShowerLibrary,
     test: ShowerLibrary,
     generated: ShowerLibrary,
+    beside: Sequence[ShowerLibrary],
 ) -> Report:
     """Judge generated showers on the test library, time all ways to make them, and put all on one page."""
     recipe = opened.recipe
-    inputs = read_inputs(generated.path, test.path, training.path)
+    inputs = read_inputs(generated.path, test.path, training.path, beside=[library.path for library in beside])
     found = assess(inputs, MOST_COMPARED)
     records = _records(opened)
     parameters = sum(record.parameters for record in records.values())
@@ -90,10 +93,12 @@ def _speed(opened: "Run", trained: Trained, modules: Mapping[str, Any], training
     ways = {f"{name}, onnxruntime": speed.drawer(trained)}
     for precision in ("float32", "bf16"):
         ways[f"{name}, torch {precision}"] = speed.drawer(trained, speed.torch_networks(modules, precision))
-    source = str(training.path)
-    one_by_one = {speed.GEANT4: speed.shooter(speed.GEANT4, recipe, ""), "frozen": speed.shooter("frozen", recipe, source)}
+    plugins = {speed.GEANT4: "", "frozen": str(training.path), **({"parametrised": ""} if parametrised(recipe) else {})}
+    one_by_one = {plugin: speed.shooter(plugin, recipe, source) for plugin, source in plugins.items()}
     memory = {f"{name}, onnxruntime": speed.resident_mb(str(opened.artifact))}
-    return speed.section(recipe, ways, one_by_one, memory)
+    if opened.quick:
+        return speed.section(recipe, ways, one_by_one, memory, least_cpu_s=QUICK_CPU_S, batches=speed.BATCHES[:2])
+    return speed.section(recipe, ways, one_by_one, memory, least_cpu_s=LEAST_CPU_S)
 
 
 def _steps(opened: "Run", trained: Trained, inputs: Inputs) -> Iterator[Section]:
@@ -198,11 +203,16 @@ def _hits(inputs: Inputs) -> Plot:
     )
 
 
+def _said(trained: Trained) -> str:
+    sampler = trained.manifest.sampler
+    cuts = f"layers below {sampler.layer_cut_mev:g} MeV and cells whose number is below {sampler.cell_cut:g} are empty"
+    return f"{trained.manifest.generator}, {speed.cost(trained)}; {cuts}, as chosen on validation showers"
+
+
 def _what_was_run(opened: "Run", trained: Trained, training: ShowerLibrary, test: ShowerLibrary) -> Section:
-    recipe = opened.recipe
     items: list[tuple[str, Cell]] = [
         ("recipe", str(opened.path)),
-        ("generator", f"{recipe.generator}, {speed.cost(trained)}, cells below {trained.manifest.sampler.cell_cut:g} are empty"),
+        ("generator", _said(trained)),
         ("training showers", f"{training.path.name}: {len(training):,}, seed {training.provenance.get('seed', 'unknown')}"),
         ("test showers", f"{test.path.name}: {len(test):,}, seed {test.provenance.get('seed', 'unknown')}"),
         ("computer", computer()),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
 from caloedge.errors import BadData
-from caloedge.fast_simulation.recipe import MOST_COMPARED, GeneratorRecipe, Showers, read_generator
+from caloedge.fast_simulation.recipe import MOST_COMPARED, GeneratorRecipe, Showers, parametrised, read_generator
 from caloedge.generation.trained import Trained, find_trained, open_trained
 from caloedge.production import Production, simulate
 from caloedge.progress import announce
@@ -86,6 +86,7 @@ def rehearsal(recipe: GeneratorRecipe) -> GeneratorRecipe:
             "training": few(recipe.training),
             "test": few(recipe.test),
             "networks": networks,
+            "layer_cuts_mev": recipe.layer_cuts_mev[:1],
             "cell_cuts": recipe.cell_cuts[:1],
             "steps": (),
         }
@@ -100,7 +101,9 @@ def run(opened: Run, hardware: Hardware) -> Report:
     if training.digest == test.digest:
         raise BadData(f"{test.path}: is the library that is trained on; name another one")
     trained, modules = export(opened, hardware, training)
-    report = page.compose(opened, trained, modules, training, test, generated(opened, test))
+    showers, simple = generated(opened, test), parametrised(opened.recipe)
+    beside = [made(simple, opened.work / "parametrised.h5")] if simple else []
+    report = page.compose(opened, trained, modules, training, test, showers, beside)
     store.save(report, opened.report)
     if not opened.quick:
         store.write_index(opened.report.parent)

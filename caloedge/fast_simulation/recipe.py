@@ -1,13 +1,14 @@
 """The recipe of a trained generator: one YAML file that decides its showers, networks and trainings."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from caloedge.errors import BadData
+from caloedge.errors import BadData, UserError
 from caloedge.files import read_text, require_regular
 from caloedge.formats.plain_yaml import Unclear, parse
 from caloedge.generation.trained import Sampler
@@ -59,6 +60,8 @@ class GeneratorRecipe(StrictModel):
     """The same for cells."""
     networks: dict[str, NetworkRecipe]
     sampler: Sampler = Sampler()
+    layer_cuts_mev: tuple[float, ...] = (0.0,)
+    """Among which `sampler.layer_cut_mev` is chosen on validation showers."""
     cell_cuts: tuple[float, ...] = (0.0,)
     """Among which `sampler.cell_cut` is chosen on validation showers."""
     steps: tuple[int, ...] = ()
@@ -66,8 +69,9 @@ class GeneratorRecipe(StrictModel):
 
     @model_validator(mode="after")
     def _has_one_cut(self) -> Self:
-        if not self.cell_cuts:
-            raise ValueError("cell_cuts is empty; give at least one")
+        for name in ("layer_cuts_mev", "cell_cuts"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; give at least one")
         return self
 
     def production(self, showers: Showers) -> Production:
@@ -81,6 +85,19 @@ class GeneratorRecipe(StrictModel):
             seed=showers.seed,
             zero_below_mev=self.zero_below_mev,
         )
+
+
+def parametrised(recipe: GeneratorRecipe) -> Production | None:
+    """Return how the parametrisation makes as many showers as are compared; None where it knows no such showers."""
+    try:
+        return replace(
+            recipe.production(recipe.test),
+            generator="parametrised",
+            showers=min(MOST_COMPARED, recipe.test.showers // 2),
+            seed=recipe.seed + 2_000_000,
+        )
+    except UserError:
+        return None
 
 
 def find_generator(name: str) -> Path | None:

@@ -6,7 +6,7 @@ Axes: N shower, C cell.
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,8 +27,6 @@ BATCHES = (1, 100, 10_000)
 MOST_TOGETHER = 500
 """Larger batches are drawn in slices of so many, and no more than `MOST_TIMED` showers of them are timed."""
 MOST_TIMED = 1000
-LEAST_CPU_S = 4.0
-"""For which a maker is timed at each batch size, after one call that warms up."""
 BINS = 4
 """Of the logarithm of the energy."""
 SEED = 77
@@ -50,13 +48,13 @@ Shoot = Callable[[NDArray[Any], int], None]
 """(energies in MeV (N,), number of the first one): make these showers together."""
 
 
-def timed(shoot: Shoot, energies_mev: NDArray[Any], batch: int) -> Timing:
-    """Time batches of showers until `LEAST_CPU_S` have passed."""
+def timed(shoot: Shoot, energies_mev: NDArray[Any], batch: int, least_cpu_s: float) -> Timing:
+    """Time batches of showers, at least two, until so much CPU time has passed; one call before warms up."""
     together = min(batch, MOST_TOGETHER)
     shoot(energies_mev[:together], 0)
     found: list[float] = []
     first = 0
-    while sum(found) < LEAST_CPU_S or len(found) < 2:
+    while sum(found) < least_cpu_s or len(found) < 2:
         rows = np.arange(first, first + together) % len(energies_mev)
         start = time.process_time()
         shoot(energies_mev[rows], first)
@@ -66,6 +64,11 @@ def timed(shoot: Shoot, energies_mev: NDArray[Any], batch: int) -> Timing:
             break
     per_shower = 1e3 * np.array(found) / together
     return Timing(batch, float(per_shower.mean()), float(per_shower.std(ddof=1) / np.sqrt(len(found))), first)
+
+
+def _mean(found: Sequence[Timing]) -> Timing:
+    error_ms = float(np.sqrt(np.square([one.error_ms for one in found]).sum()) / len(found))
+    return Timing(found[0].batch, float(np.mean([one.ms for one in found])), error_ms, sum(one.showers for one in found))
 
 
 def edges_gev(recipe: GeneratorRecipe) -> NDArray[Any]:
@@ -103,22 +106,30 @@ def drawer(trained: Trained, networks: Mapping[str, Predict] | None = None) -> S
 
 
 def section(
-    recipe: GeneratorRecipe, ways: Mapping[str, Shoot], one_by_one: Mapping[str, Shoot], memory_mb: Mapping[str, float]
+    recipe: GeneratorRecipe,
+    ways: Mapping[str, Shoot],
+    one_by_one: Mapping[str, Shoot],
+    memory_mb: Mapping[str, float],
+    *,
+    least_cpu_s: float,
+    batches: Sequence[int] = BATCHES,
 ) -> Section:
-    """Time all ways, those that know no batches at batch 1 only, Geant4 first; return the section with the tables."""
+    """Time all ways, at batch 1 only those that know no batches, Geant4 first; return the section with the tables."""
     edges = edges_gev(recipe)
     spread = _energies(recipe, edges[0], edges[-1], MOST_TIMED)
     everywhere: dict[tuple[str, int], Timing] = {}
     by_bin: dict[tuple[str, int], Timing] = {}
-    total = len(one_by_one) * (1 + BINS) + len(ways) * (len(BATCHES) + BINS)
-    with progress("timing", total, 0) as advance:
+    with progress("timing", len(one_by_one) * BINS + len(ways) * (len(batches) + BINS), 0) as advance:
         for name, shoot in {**one_by_one, **ways}.items():
-            batches = BATCHES if name in ways else BATCHES[:1]
-            for batch in batches:
-                everywhere[name, batch] = timed(shoot, spread, batch)
-                advance(1)
             for place, (low, high) in enumerate(pairwise(edges)):
-                by_bin[name, place] = timed(shoot, _energies(recipe, low, high, MOST_TIMED), batches[min(1, len(batches) - 1)])
+                energies_mev = _energies(recipe, low, high, MOST_TIMED)
+                by_bin[name, place] = timed(shoot, energies_mev, batches[1] if name in ways else 1, least_cpu_s)
+                advance(1)
+            if name in one_by_one:  # whose time grows with the energy: bins are equally full
+                everywhere[name, 1] = _mean([by_bin[name, place] for place in range(BINS)])
+                continue
+            for batch in batches:
+                everywhere[name, batch] = timed(shoot, spread, batch, least_cpu_s)
                 advance(1)
     names = [*one_by_one, *ways]
     return Section(

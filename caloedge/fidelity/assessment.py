@@ -33,6 +33,7 @@ class Parts:
     itself: Showers
     generated: Showers
     frozen: Showers | None
+    beside: Mapping[str, Showers]
 
 
 def assess(inputs: Inputs, most: int, *, dnn: bool = False) -> Assessment:
@@ -82,18 +83,19 @@ def divided(inputs: Inputs, most: int) -> Parts:
     """Draw the halves of the reference and as many generated showers; frozen showers are made at the generated energies."""
     generator = np.random.default_rng(SEED)
     halves = np.array_split(generator.permutation(len(inputs.reference)), 2)
-    n = min(len(halves[1]), len(inputs.generated), most)
+    n = min(len(halves[1]), len(inputs.generated), *map(len, inputs.beside.values()), most)
     if n < FEWEST:
         _refuse_few(inputs)
     generated = inputs.generated.take(generator.permutation(len(inputs.generated))[:n])
     copies = None
     if inputs.training is not None:
         copies = damage.frozen(inputs.training, generated.energies_mev, inputs.layout, inputs.scale.lowest_mev, generator)
-    return Parts(inputs.reference.take(halves[0][:n]), inputs.reference.take(halves[1][:n]), generated, copies)
+    beside = {name: showers.take(generator.permutation(len(showers))[:n]) for name, showers in inputs.beside.items()}
+    return Parts(inputs.reference.take(halves[0][:n]), inputs.reference.take(halves[1][:n]), generated, copies, beside)
 
 
 def _refuse_few(inputs: Inputs) -> None:
-    needed = {"generated": FEWEST, "reference": 2 * FEWEST}
+    needed = {"generated": FEWEST, "reference": 2 * FEWEST, **dict.fromkeys(inputs.beside, FEWEST)}
     for role, library in inputs.libraries:
         if len(library) < needed.get(role, 0):
             halved = ", which are halved" if role == "reference" else ""
@@ -113,6 +115,7 @@ def _compared_samples(parts: Parts, inputs: Inputs) -> Iterator[tuple[str, Showe
     yield ITSELF, parts.itself
     if parts.frozen is not None:
         yield FROZEN, parts.frozen
+    yield from parts.beside.items()
     for number, (name, damaged) in enumerate(damage.LADDER.items()):
         yield name, damaged(parts.itself, inputs.layout, inputs.scale.lowest_mev, np.random.default_rng((SEED, number)))
 
@@ -137,7 +140,7 @@ def _memory(
 
 def _headline(compared: Mapping[str, Compared], near: Mapping[str, neighbours.Nearness]) -> dict[str, dict[str, Number]]:
     chosen = (figures.KPD, figures.AUC, figures.WIDTH, f"separation, {spectra.LAYERS}", figures.CORRELATIONS, figures.FPD)
-    shown = [name for name in (GENERATED, ITSELF, FROZEN) if name in compared]
+    shown = pages.samples(compared)
     head = {figure: {name: compared[name].figures[figure] for name in shown} for figure in chosen}
     if near:
         head["near a training shower"] = {

@@ -29,9 +29,14 @@ WIDTH_WITHIN, RESPONSE_WITHIN, NEAR_AT_MOST = 0.05, 0.01, 2 * 100 * SHARE
 """Limits of the claims: on width and response, as shares, and on near showers in percent, twice what independent ones have."""
 
 
+def samples(compared: Mapping[str, Compared]) -> list[str]:
+    """Return the names of the samples that stand in tables: all but the rungs of the ladder."""
+    return [name for name in compared if name not in damage.LADDER]
+
+
 def comparison(compared: Mapping[str, Compared]) -> Section:
     """Return the section with every figure of the generated showers, the floor, and where it stands on the ladder."""
-    beside = [name for name in (GENERATED, ITSELF, FROZEN) if name in compared]
+    beside = samples(compared)
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (name, *(compared[sample].figures[name] for sample in beside), standing(name, compared), sees)
         for name, sees in figures.SEEN.items()
@@ -232,7 +237,7 @@ def _by_layer(family: str, compared: Mapping[str, Compared], cells: Layout) -> P
         replicas_RL[:, there_L] = found.replicas_RK.reshape(len(found.replicas_RK), -1, there_L.sum()).mean(axis=1)
         return _points(name, np.arange(n_layers + 1) - 0.5, value_L, spread(replicas_RL))
 
-    shown = [name for name in (GENERATED, ITSELF, FROZEN) if name in compared]
+    shown = samples(compared)
     return Plot(title=f"Separation of {family} by {word}", x_label=word, y_label="separation", series=tuple(map(points, shown)))
 
 

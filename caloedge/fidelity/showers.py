@@ -3,8 +3,8 @@
 Axes: N shower, C cell.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from caloedge.detector.crystals.library import ShowerLibrary, open_library
 from caloedge.errors import BadData, UserError
 from caloedge.fidelity.layout import Layout, layout
 
+RESERVED = ("reference itself", "frozen showers")
+"""Names of samples that a comparison makes itself."""
 CHALLENGE_THRESHOLD_MEV = 5e-4
 """Of deposited energy: 0.5 keV, the CaloChallenge's 15.15 keV before the division by its sampling fraction."""
 
@@ -71,6 +73,8 @@ class Inputs:
     training: Showers | None
     libraries: tuple[tuple[str, ShowerLibrary], ...]
     """The files by their role."""
+    beside: Mapping[str, Showers] = field(default_factory=dict)
+    """Further generated showers for the same table, by the name of their file."""
 
 
 def read_inputs(
@@ -78,6 +82,7 @@ def read_inputs(
     reference: Path,
     training: Path | None,
     *,
+    beside: Sequence[Path] = (),
     geometry_name: str | None = None,
     particle: str | None = None,
     threshold_mev: float | None = None,
@@ -93,6 +98,10 @@ def read_inputs(
     if particle is not None and geometry_name is None:
         raise UserError(f"--particle {particle}: is one of a binning file; give that with --geometry")
     paths = {"generated": generated, "reference": reference, **({"training": training} if training else {})}
+    for path in beside:
+        if path.stem in paths or path.stem in RESERVED:
+            raise UserError(f"--beside {path}: another sample is called {path.stem}; give the file another name")
+        paths[path.stem] = path
     known = open_geometry(geometry_name, particle) if geometry_name else None
     libraries = tuple((role, open_library(path, on_axis=_on_axis(known))) for role, path in paths.items())
     _refuse_same_files(libraries)
@@ -105,7 +114,8 @@ def read_inputs(
             )
     scales = _scales(libraries, cells, threshold_mev, sampling_fraction)
     read = {role: _showers(library, scales[role]) for role, library in libraries}
-    return Inputs(cells, scales["reference"], read["generated"], read["reference"], read.get("training"), libraries)
+    others = {path.stem: read[path.stem] for path in beside}
+    return Inputs(cells, scales["reference"], read["generated"], read["reference"], read.get("training"), libraries, others)
 
 
 def _on_axis(known: Geometry | None) -> bool:

@@ -16,8 +16,9 @@ from numpy.polynomial import polynomial
 from numpy.typing import NDArray
 
 MEAN_DEGREE, WIDTH_DEGREE = 4, 2
-NOISE = 0.3
-"""Of empty layers, in units of the logarithm."""
+EMPTY, EMPTY_NOISE, EMPTY_LEAST = 0.5, 0.15, 0.02
+"""How far the numbers of empty layers lie beyond that of a layer without energy: mean, width and least, of the logarithm. Few
+lie close to it, so that a network that blurs a little makes no soft layers of empty ones."""
 MOST = 5.0
 """Numbers of a network are kept within: beyond, they are no shower's."""
 
@@ -51,8 +52,9 @@ class EnergyCode:
         mean, width = self._mean_and_width(energies_mev)
         return np.asarray(np.arcsinh((raw - mean) / (width * self.spread_L)))
 
-    def decode(self, energies_mev: NDArray[Any], numbers: NDArray[Any]) -> NDArray[Any]:
-        """Return the layer energies (N, L) MeV of any numbers (N, L)."""
+    def decode(self, energies_mev: NDArray[Any], numbers: NDArray[Any], cut_mev: float = 0.0) -> NDArray[Any]:
+        """Return the layer energies (N, L) MeV of any numbers (N, L); layers below the threshold or a cut are empty."""
+        least_mev = max(self.threshold_mev, cut_mev)
         mean, width = self._mean_and_width(energies_mev)
         raw = np.sinh(np.clip(np.asarray(numbers, float), -MOST, MOST)) * self.spread_L * width + mean
         left = np.asarray(energies_mev, float) * np.exp(raw[:, 0])
@@ -60,9 +62,9 @@ class EnergyCode:
         for layer, ratio in enumerate(np.exp(raw[:, 1:]).T):
             # (E + a) / (left − E + a) = ratio, solved for E
             layers[:, layer] = np.clip((ratio * (left + self.scale_mev) - self.scale_mev) / (1 + ratio), 0, left)
-            layers[layers[:, layer] < self.threshold_mev, layer] = 0
+            layers[layers[:, layer] < least_mev, layer] = 0
             left = left - layers[:, layer]
-        layers[:, -1] = np.where(left < self.threshold_mev, 0, left)
+        layers[:, -1] = np.where(left < least_mev, 0, left)
         return layers
 
     def _mean_and_width(self, energies_mev: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -106,7 +108,7 @@ def _raw(energies_mev: NDArray[Any], layers_mev: NDArray[Any], scale_mev: float,
     visible = np.log(np.maximum(behind[:, :1], scale_mev) / np.asarray(energies_mev, float)[:, None])
     mine, rest = layers[:, :-1], behind[:, 1:]
     ratios = np.log((mine + scale_mev) / (rest + scale_mev))
-    noise = NOISE * generator.standard_normal(ratios.shape)
-    beyond = NOISE / 10 + np.abs(noise)
+    noise = EMPTY_NOISE * generator.standard_normal(ratios.shape)
+    beyond = np.maximum(EMPTY + noise, EMPTY_LEAST)
     ratios = np.where(mine > 0, np.where(rest > 0, ratios, ratios + beyond), np.where(rest > 0, ratios - beyond, noise))
     return np.concatenate([visible, ratios], axis=1)

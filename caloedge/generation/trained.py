@@ -36,6 +36,8 @@ class Sampler(BaseModel):
 
     solver: str = Field(default="heun", pattern="^(euler|heun)$")
     steps: int = Field(default=4, ge=1, le=1000)
+    layer_cut_mev: float = Field(default=0.0, ge=0)
+    """Layers below it are empty; it is chosen on validation showers."""
     cell_cut: float = 0.0
     """Cells whose number lies below are empty; it is chosen on validation showers."""
 
@@ -78,6 +80,11 @@ class Trained:
     def conditions(self, energies_mev: NDArray[Any], impact_mm: NDArray[Any]) -> NDArray[Any]:
         """Return what networks are told of the particles (N, 1 or 3): see `conditions`."""
         return conditions(self.energies, self.cells, energies_mev, impact_mm)
+
+    def draw_layers(self, energies_mev: NDArray[Any], told: NDArray[Any], noise_NL: NDArray[Any]) -> NDArray[Any]:
+        """Return layer energies (N, L) MeV by the network `layers`, from conditions and noise (N, L)."""
+        numbers = self.networks["layers"](np.concatenate([noise_NL, told], axis=1))
+        return self.energies.decode(energies_mev, numbers, self.manifest.sampler.layer_cut_mev)
 
 
 Draw = Callable[[Trained, NDArray[Any], NDArray[Any], list[np.random.Generator]], NDArray[Any]]

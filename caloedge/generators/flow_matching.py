@@ -27,8 +27,7 @@ def draw(
     """Return showers (N, C) MeV of particles; each shower's noise is its own."""
     sampler, told = trained.manifest.sampler, trained.conditions(energies_mev, impact_mm)
     noise_NL = np.stack([one.standard_normal(trained.energies.n_layers, np.float32) for one in generators])
-    numbers = trained.networks["layers"](np.concatenate([noise_NL, told], axis=1))
-    layers_mev = trained.energies.decode(energies_mev, numbers)
+    layers_mev = trained.draw_layers(energies_mev, told, noise_NL)
     cells, given = trained.cells, _given(trained.cells, energies_mev, layers_mev, told)
     noise_NC = np.stack([one.standard_normal(cells.layout.n_cells, np.float32) for one in generators])
 
