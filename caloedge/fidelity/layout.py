@@ -7,7 +7,7 @@ Axes: C cell, L layer (or ring), A layer (or ring) that is divided in azimuth, O
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,10 @@ CHALLENGE_LIMITS_MM = (30.0, 30.0, 40.0, 20.0)
 """Ends of the CaloChallenge's histograms of dataset 2: |centre|, width in η and φ; those in r have no published ones."""
 CHALLENGE_RADIUS_MM = 41.85
 """Outer radius of dataset 2: other layers have ends in proportion to theirs."""
+
+
+BLOCKS = 9
+"""In which layers are merged for figures that need few features: 74 for 45 layers."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,17 @@ class Layout:
     def orbits(self) -> NDArray[Any]:
         """(C,) number, by cell, of the set of cells that the orientations turn into each other."""
         return np.unique(self.orientations_OC.min(axis=0), return_inverse=True)[1].ravel()
+
+    @cached_property
+    def merged(self) -> "Layout":
+        """The same cells in `BLOCKS` blocks of neighbouring layers, where there are more layers."""
+        if self.n_layers <= BLOCKS:
+            return self
+        block_L = np.arange(self.n_layers) * BLOCKS // self.n_layers
+        first = np.searchsorted(block_L, np.arange(BLOCKS))
+        limits = np.maximum.reduceat(self.limits_mm_L4, first, axis=0)
+        azimuthal = np.logical_and.reduceat(self.azimuthal_L, first)
+        return replace(self, layer_C=block_L[self.layer_C], limits_mm_L4=limits, azimuthal_L=azimuthal, word="block")
 
     @property
     def by_impact(self) -> bool:

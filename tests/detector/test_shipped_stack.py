@@ -42,7 +42,14 @@ def damaged(name: str, energies: np.ndarray, cells: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    ["energies_are_deposits", "response_is_linear", "resolution_is_stochastic", "depth_grows", "azimuth_is_alike", "core_is_dense"],
+    [
+        "energies_are_deposits",
+        "response_is_linear",
+        "resolution_is_stochastic",
+        "depth_grows",
+        "azimuth_is_alike",
+        "core_is_dense",
+    ],
 )
 def test_the_checks_see_what_is_wrong(name: str, photons: ShowerLibrary) -> None:
     showers = damaged(name, photons.energies_mev, photons.cells_mev)
