@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from caloedge.compiler.fixed import Format
     from caloedge.compiler.graph import Graph
+    from caloedge.fast_simulation.pipeline import Run as GeneratorRun
     from caloedge.pipeline import Run
     from caloedge.training.fit import Hardware
 
@@ -166,6 +167,24 @@ def run_on(
     opened = Run.open(recipe, output)  # which is fast: a wrong name need not wait for torch
     hardware = hardware_of(accelerator, devices, precision, channels_last)
     return opened.rehearsal(output) if quick else opened, hardware
+
+
+def generator_on(recipe: str, output: Path | None, quick: bool) -> "GeneratorRun | None":
+    """Open the recipe of a trained generator, or its rehearsal; None for other recipes."""
+    from caloedge.fast_simulation.pipeline import Run
+    from caloedge.fast_simulation.recipe import find_generator
+
+    if (path := find_generator(recipe)) is None:
+        return None
+    for extra in ("fidelity", "fastsim"):
+        need(extra, "this command")
+    return Run.open(path, output, quick=quick)
+
+
+def refuse_for_generators(option: str, given: bool) -> None:
+    """Refuse an option that means nothing for a trained generator."""
+    if given:
+        raise UserError(f"{option}: recipes of generators know no such thing; leave it out")
 
 
 def hardware_of(accelerator: str, devices: int, precision: str, channels_last: bool) -> "Hardware":

@@ -1,8 +1,9 @@
 """Commands from showers to an artifact: simulate, convert, train, export."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,10 +16,16 @@ from caloedge.cli.terminal import (
     Precision,
     Quick,
     Recipe,
+    generator_on,
+    hardware_of,
     need_training,
+    refuse_for_generators,
     run_on,
     say,
 )
+
+if TYPE_CHECKING:
+    from caloedge.artifact import TrainingRecord
 
 
 def simulate(
@@ -102,18 +109,34 @@ def train(
 ) -> None:
     """Train the networks of a recipe. A second call resumes, or says that all is done."""
     need_training()
+    if opened_generator := generator_on(recipe, output, quick):
+        from caloedge.fast_simulation.pipeline import train as train_generator
+
+        refuse_for_generators("--alternative", bool(alternative))
+        _, networks = train_generator(opened_generator, hardware_of(accelerator, devices, precision, channels_last))
+        _say_trained({role: one.record for role, one in networks.items()})
+        return
     from caloedge import pipeline
 
     opened, hardware = run_on(recipe, output, accelerator, devices, precision, channels_last, quick)
     trained = pipeline.train(opened, hardware, alternative or ())
-    for stage, network in trained.items():
-        record = network.record
-        say(f"{stage}: {record.parameters:,} parameters, {record.epochs} epochs, validation loss {record.valid_loss:.4f}")
+    _say_trained({stage: one.record for stage, one in trained.items()})
+
+
+def _say_trained(records: "Mapping[str, TrainingRecord]") -> None:
+    for name, record in records.items():
+        say(f"{name}: {record.parameters:,} parameters, {record.epochs} epochs, validation loss {record.valid_loss:.4f}")
 
 
 def export(recipe: Recipe, output: Output = None, quick: Quick = False) -> None:
     """Write the artifact: QONNX, golden vectors, weights, manifest. Trains what is not trained yet."""
     need_training()
+    if opened_generator := generator_on(recipe, output, quick):
+        from caloedge.fast_simulation.pipeline import export as export_generator
+
+        export_generator(opened_generator, hardware_of("auto", 1, "32-true", channels_last=False))
+        say(f"{opened_generator.artifact}: {len(list(opened_generator.artifact.iterdir()))} files")
+        return
     from caloedge import pipeline
 
     opened, hardware = run_on(recipe, output, "auto", 1, "32-true", channels_last=False, quick=quick)

@@ -15,16 +15,16 @@ from caloedge.cli.terminal import (
     Precision,
     Quick,
     Recipe,
+    generator_on,
     hardware_of,
     need_training,
+    refuse_for_generators,
     run_on,
 )
-from caloedge.errors import UserError
-from caloedge.extras import need
-from caloedge.fast_simulation.recipe import find_generator
 from caloedge.results import Claim, Table
 
 if TYPE_CHECKING:
+    from caloedge.fast_simulation.pipeline import Run as GeneratorRun
     from caloedge.training.fit import Hardware
 
 
@@ -43,10 +43,9 @@ def run(
 ) -> None:
     """Do the whole story of a recipe: train, export, compile, build, emulate, compare, report."""
     need_training()
-    if (generator := find_generator(recipe)) is not None:
-        _run_generator(
-            generator, output, hardware_of(accelerator, devices, precision, channels_last), quick, independent, as_json
-        )
+    if opened_generator := generator_on(recipe, output, quick):
+        refuse_for_generators("--independent", independent is not None)
+        _run_generator(opened_generator, hardware_of(accelerator, devices, precision, channels_last), as_json)
         return
     from caloedge import pipeline
 
@@ -59,16 +58,9 @@ def run(
         answer.say(f"report: {opened.places.report / 'report.html'}")
 
 
-def _run_generator(
-    path: Path, output: Path | None, hardware: "Hardware", quick: bool, independent: Path | None, as_json: bool
-) -> None:
+def _run_generator(opened: "GeneratorRun", hardware: "Hardware", as_json: bool) -> None:
     from caloedge.fast_simulation import pipeline
 
-    for extra in ("fidelity", "fastsim"):
-        need(extra, "this command")
-    if independent:
-        raise UserError(f"--independent {independent}: generators are judged on independent showers anyway; see {path}: test")
-    opened = pipeline.Run.open(path, output, quick=quick)
     with answering(as_json) as answer:
         report = pipeline.run(opened, hardware)
         for caveat in report.caveats:

@@ -16,6 +16,10 @@ from caloedge.progress import announce
 from caloedge.reports import store
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from caloedge.fast_simulation.trainings import Showers as TrainingShowers
+    from caloedge.fast_simulation.trainings import TrainedNetwork
     from caloedge.results import Report
     from caloedge.training.fit import Hardware
 
@@ -100,7 +104,7 @@ def run(opened: Run, hardware: Hardware) -> Report:
     training, test = opened.library("training"), opened.library("test")
     if training.digest == test.digest:
         raise BadData(f"{test.path}: is the library that is trained on; name another one")
-    trained, modules = export(opened, hardware, training)
+    trained, modules = export(opened, hardware)
     showers, simple = generated(opened, test), parametrised(opened.recipe)
     beside = [made(simple, opened.work / "parametrised.h5")] if simple else []
     report = page.compose(opened, trained, modules, training, test, showers, beside)
@@ -110,14 +114,20 @@ def run(opened: Run, hardware: Hardware) -> Report:
     return report
 
 
-def export(opened: Run, hardware: Hardware, training: ShowerLibrary) -> tuple[Trained, dict[str, object]]:
+def train(opened: Run, hardware: Hardware) -> tuple[TrainingShowers, dict[str, TrainedNetwork]]:
+    """Make the training showers and train what is not trained yet; return the networks by role."""
+    from caloedge.fast_simulation.trainings import Showers as TrainingShowers
+    from caloedge.fast_simulation.trainings import train as train_all
+
+    showers = TrainingShowers(opened.library("training"), opened.recipe)
+    return showers, train_all(opened.recipe, showers, opened.work / "training", hardware)
+
+
+def export(opened: Run, hardware: Hardware) -> tuple[Trained, dict[str, nn.Module]]:
     """Train what is not trained yet and write the generator's folder; return it and the torch networks."""
     from caloedge.fast_simulation.export import export as write
-    from caloedge.fast_simulation.trainings import Showers as TrainingShowers
-    from caloedge.fast_simulation.trainings import train
 
-    showers = TrainingShowers(training, opened.recipe)
-    networks = train(opened.recipe, showers, opened.work / "training", hardware)
+    showers, networks = train(opened, hardware)
     write(opened.recipe, opened.path, showers, networks, opened.artifact)
     return open_trained(find_trained(str(opened.artifact))), {role: one.network for role, one in networks.items()}
 
