@@ -56,7 +56,7 @@ def test_plain_yaml_is_read_as_before(tmp_path: Path) -> None:
     )
     assert read_recipe(path).training.edge.model_dump() | {"weight_decay": 0} == {
         "epochs": 1000, "events_per_epoch": 5, "batch_size": 5, "learning_rate": 0.001, "warm_up": 0.5, "relative_rate": False,
-        "weight_decay": 0, "fine_tuning_epochs": 0,
+        "weight_decay": 0, "averaging": 0, "fine_tuning_epochs": 0,
     }  # fmt: skip
 
 
