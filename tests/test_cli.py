@@ -203,7 +203,7 @@ def test_simulate_refuses_before_it_writes(caloedge: Call, tmp_path: Path) -> No
         (("--geometry", "lar"), "no geometry 'lar'; there are: pbwo4, csi, wsi"),
         (
             ("--generator", "fluka"),
-            "no generator 'fluka'; there are: frozen, geant4, parametrised "
+            "no generator 'fluka'; there are: flow_matching, frozen, geant4, parametrised "
             "(tried as well: module 'fluka' on Python's path and beside the recipe)",
         ),
         (("--showers", 0), "showers = 0: ask for at least 1"),

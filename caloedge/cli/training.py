@@ -41,7 +41,7 @@ def simulate(
     generator: Annotated[
         str,
         typer.Option(
-            help="geant4, parametrised (fast, for development), frozen (stored showers), or your own.",
+            help="geant4, parametrised (fast, for development), frozen (stored showers), flow_matching (a trained network), or your own.",
             autocompletion=completion.of_kind("generator"),
         ),
     ] = "geant4",
@@ -50,7 +50,12 @@ def simulate(
     max_energy_gev: Annotated[float, typer.Option(help="Highest energy.")] = 100.0,
     seed: Annotated[int, typer.Option(help="The library depends on this, not on the number of workers.")] = 1,
     zero_below_mev: Annotated[float, typer.Option(help="Smaller cell energies are stored as zero.")] = 0.1,
-    source: Annotated[str, typer.Option(help="What the generator needs: frozen takes a shower library; default: none.")] = "",
+    source: Annotated[
+        str,
+        typer.Option(
+            help="What the generator needs: a shower library for frozen, a trained generator for flow_matching; default: none."
+        ),
+    ] = "",
     workers: Annotated[int, typer.Option(help="Processes; default: one per core.", min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Make a shower library. Ctrl-C keeps what is finished; the same command goes on."""
