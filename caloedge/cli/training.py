@@ -41,7 +41,7 @@ def simulate(
     generator: Annotated[
         str,
         typer.Option(
-            help="geant4, parametrised (fast, for development), frozen (stored showers), flow_matching (a trained network), or your own.",
+            help="geant4, parametrised (fast), frozen (stored showers), flow_matching (trained networks), or your own.",
             autocompletion=completion.of_kind("generator"),
         ),
     ] = "geant4",
