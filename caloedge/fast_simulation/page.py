@@ -21,6 +21,7 @@ from caloedge.fidelity import figures
 from caloedge.fidelity.assessment import assess
 from caloedge.fidelity.figures import Measure, Sample
 from caloedge.fidelity.showers import Inputs, Showers, read_inputs
+from caloedge.generation.memory import peak_mb
 from caloedge.generation.sampling import evaluations
 from caloedge.generation.trained import Trained
 from caloedge.pipeline import REHEARSAL
@@ -64,7 +65,7 @@ def compose(
         f"{speed.cost(trained)}). {recipe.particle} of {recipe.min_energy_gev:g} to {recipe.max_energy_gev:g} GeV in geometry "
         f"{recipe.geometry}. Beside each figure stand Geant4 against itself, which is the floor, a library of frozen showers, "
         "which a generator has to beat, and a ladder of known damages, which says what the figure means.",
-        f"{test.provenance.get('version', '')} simulation".strip(),
+        f"{test.provenance.get('version', 'Other')} and generated showers",
         found.figures,
         found.claims,
         (
@@ -95,7 +96,7 @@ def _speed(opened: "Run", trained: Trained, modules: Mapping[str, Any], training
         ways[f"{name}, torch {precision}"] = speed.drawer(trained, speed.torch_networks(modules, precision))
     plugins = {speed.GEANT4: "", "frozen": str(training.path), **({"parametrised": ""} if parametrised(recipe) else {})}
     one_by_one = {plugin: speed.shooter(plugin, recipe, source) for plugin, source in plugins.items()}
-    memory = {f"{name}, onnxruntime": speed.resident_mb(str(opened.artifact))}
+    memory = {f"{name}, onnxruntime": [peak_mb(str(opened.artifact), batch) for batch in speed.MEMORY_BATCHES]}
     if opened.quick:
         return speed.section(recipe, ways, one_by_one, memory, least_cpu_s=QUICK_CPU_S, batches=speed.BATCHES[:2])
     return speed.section(recipe, ways, one_by_one, memory, least_cpu_s=LEAST_CPU_S)

@@ -3,8 +3,6 @@
 Axes: N shower, C cell.
 """
 
-import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +17,12 @@ from caloedge.detector.crystals.geometry import geometry
 from caloedge.fast_simulation.export import drawn_with, with_sampler
 from caloedge.fast_simulation.recipe import GeneratorRecipe
 from caloedge.generation.sampling import evaluations
-from caloedge.generation.trained import Predict, Trained, find_trained, open_trained
+from caloedge.generation.trained import Predict, Trained
 from caloedge.progress import progress
 from caloedge.results import Cell, Number, Section, Table
 
 BATCHES = (1, 100, 10_000)
+MEMORY_BATCHES = (1, 100)
 MOST_TOGETHER = 500
 """Larger batches are drawn in slices of so many, and no more than `MOST_TIMED` showers of them are timed."""
 MOST_TIMED = 1000
@@ -109,7 +108,7 @@ def section(
     recipe: GeneratorRecipe,
     ways: Mapping[str, Shoot],
     one_by_one: Mapping[str, Shoot],
-    memory_mb: Mapping[str, float],
+    memory_mb: Mapping[str, Sequence[float]],
     *,
     least_cpu_s: float,
     batches: Sequence[int] = BATCHES,
@@ -153,24 +152,24 @@ def _cell(timing: Timing | None, to: Timing) -> tuple[Cell, Cell]:
     )
 
 
-def _by_batch(names: list[str], found: Mapping[tuple[str, int], Timing], memory_mb: Mapping[str, float]) -> Table:
+def _by_batch(names: list[str], found: Mapping[tuple[str, int], Timing], memory_mb: Mapping[str, Sequence[float]]) -> Table:
     geant4 = found[GEANT4, 1]
     rows: list[tuple[Cell, ...]] = []
     for name in names:
         cells: list[Cell] = [name]
         for batch in BATCHES:
             cells += _cell(found.get((name, batch)), geant4)
-        used = memory_mb.get(name)
-        cells.append("–" if used is None else Number(value=round(used), unit="MB", origin="measured"))
+        used = memory_mb.get(name, ())
+        cells += [Number(value=round(value), unit="MB", origin="measured") for value in used] or ["–"] * len(MEMORY_BATCHES)
         rows.append(tuple(cells))
     columns = ["made by"]
     for batch in BATCHES:
         columns += [f"batch {batch:,}", "faster than Geant4"]
     return Table(
         title="CPU time per shower by batch",
-        columns=(*columns, "resident memory"),
+        columns=(*columns, *(f"memory, batch {batch:,}" for batch in MEMORY_BATCHES)),
         rows=tuple(rows),
-        caption="Memory is that of a process that has opened the generator and made 100 showers together, Python included.",
+        caption="Memory is the largest resident one of a process that opened the generator and made a batch, Python included.",
     )
 
 
@@ -206,19 +205,6 @@ def torch_networks(modules: Mapping[str, Any], precision: str, *, compiled: bool
         return of
 
     return {role: predict(module) for role, module in modules.items()}
-
-
-def resident_mb(source: str) -> float:
-    """Return the resident memory of a process of its own that makes 100 showers of a trained generator together."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_resident, (source,))
-
-
-def _resident(source: str) -> float:
-    trained = open_trained(find_trained(source))
-    energies_mev = 1e3 * np.geomspace(trained.manifest.min_energy_gev, trained.manifest.max_energy_gev, 100)
-    drawer(trained)(energies_mev, 0)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def cost(trained: Trained) -> str:
