@@ -99,7 +99,8 @@ def _refuse_few(inputs: Inputs) -> None:
     for role, library in inputs.libraries:
         if len(library) < needed.get(role, 0):
             halved = ", which are halved" if role == "reference" else ""
-            raise BadData(f"{library.path}: holds {len(library)} {role} showers; give at least {needed[role]}{halved}")
+            kind = f"{role} " if role in ("generated", "reference") else ""
+            raise BadData(f"{library.path}: holds {len(library)} {kind}showers; give at least {needed[role]}{halved}")
 
 
 def _sample(showers: Showers, inputs: Inputs) -> Sample:

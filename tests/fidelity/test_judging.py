@@ -57,9 +57,8 @@ def test_frozen_showers_are_judged_on_a_page(
     from caloedge.fidelity import classifiers
 
     monkeypatch.setattr(classifiers, "TREES", 10)  # the page does not depend on how good they are
-    ended = caloedge(
-        "fidelity", files["frozen"], files["reference"], "--training", files["training"], "--output", tmp_path / "page"
-    )
+    words = ("fidelity", files["frozen"], files["reference"], "--training", files["training"], "--beside", files["fresh"])
+    ended = caloedge(*words, "--output", tmp_path / "page")
     assert ended.code == 0, ended
     assert f"report: {tmp_path / 'page' / 'report.html'}" in ended.out
     assert "DOES NOT HOLD: Generated showers are as far from training showers as showers that no generator saw" in ended.out
@@ -69,6 +68,10 @@ def test_frozen_showers_are_judged_on_a_page(
         assert rung in page
     (table,) = (b for s in report.sections for b in s.blocks if getattr(b, "title", "") == "The damage ladder")
     assert [row[0] for row in table.rows] == list(figures.SEEN)
+    (table,) = (b for s in report.sections for b in s.blocks if getattr(b, "title", "") == "Figures of the generated showers")
+    assert table.columns[1:5] == (pages.GENERATED, pages.ITSELF, pages.FROZEN, "fresh")
+    response = next(row for row in table.rows if row[0] == figures.RESPONSE)
+    assert len({number.value for number in response[1:5]}) == 4, "samples that are the same"
     for section in report.sections:
         for block in section.blocks:
             for row in getattr(block, "rows", ()):
@@ -117,6 +120,11 @@ def test_what_cannot_be_compared_is_refused_in_one_line(files: dict[str, Path], 
             (negative, reference),
             f"{negative}: showers[3, 7] = -1.0 is negative; remove that shower or make the file again",
         ),
+        (
+            (fresh, reference, "--beside", few, "--beside", tmp_path / "elsewhere" / "few.h5"),
+            f"--beside {tmp_path / 'elsewhere' / 'few.h5'}: another sample is called few; give the file another name",
+        ),
+        ((fresh, reference, "--beside", few), f"{few}: holds 50 showers; give at least 100"),
         ((few, reference), f"{few}: holds 50 generated showers; give at least 100"),
         ((fresh, few), f"{few}: holds 50 reference showers; give at least 200, which are halved"),
         ((fresh, reference, "--threshold-mev", "1e9"), f"{fresh}: no cell reaches 1e+09 MeV; give a lower --threshold-mev"),
