@@ -3,6 +3,7 @@
 Axes: N shower, C cell.
 """
 
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,13 +18,14 @@ from torch import nn
 
 from caloedge.catalog import Generator, find
 from caloedge.detector.crystals.geometry import describe, geometry
+from caloedge.errors import BadData
 from caloedge.fast_simulation.recipe import RECIPE, GeneratorRecipe
-from caloedge.fast_simulation.trainings import Showers, TrainedNetwork
+from caloedge.fast_simulation.trainings import Showers, TrainedNetwork, keys
 from caloedge.fidelity.classifiers import trees_auc
 from caloedge.fidelity.features import features, table
 from caloedge.fidelity.showers import Showers as Sample
 from caloedge.files import replacing_folder, sha256, write_text
-from caloedge.generation.trained import MANIFEST, Manifest, Predict, Sampler, Trained, open_trained, plain
+from caloedge.generation.trained import MANIFEST, Manifest, Predict, Sampler, Trained, open_trained, plain, read_manifest
 from caloedge.generative.layer_flow import LayerFlow
 from caloedge.progress import progress
 
@@ -55,9 +57,19 @@ def export(
     return open_trained(folder)
 
 
-def _json(value: Any) -> str:
-    import json
+def is_there(recipe: GeneratorRecipe, path: Path, showers: Showers, folder: Path) -> bool:
+    """Say whether a folder holds the generator of just this recipe and these trainings."""
+    try:
+        if (folder / RECIPE).read_bytes() != path.read_bytes():
+            return False
+        stored = json.loads((folder / TRAININGS).read_text(encoding="utf-8"))
+        read_manifest(folder)
+    except (OSError, ValueError, BadData):
+        return False
+    return {role: record.get("key") for role, record in stored.items()} == keys(recipe, showers)
 
+
+def _json(value: Any) -> str:
     return json.dumps(value, indent=1) + "\n"
 
 

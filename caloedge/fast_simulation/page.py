@@ -92,7 +92,7 @@ def _records(opened: "Run") -> dict[str, TrainingRecord]:
 def _speed(opened: "Run", trained: Trained, modules: Mapping[str, Any], training: ShowerLibrary) -> Section:
     recipe, name = opened.recipe, opened.recipe.generator
     ways = {f"{name}, onnxruntime": speed.drawer(trained)}
-    for precision in ("float32", "bf16"):
+    for precision in ("float32", "bf16") if modules else ():
         ways[f"{name}, torch {precision}"] = speed.drawer(trained, speed.torch_networks(modules, precision))
     plugins = {speed.GEANT4: "", "frozen": str(training.path), **({"parametrised": ""} if parametrised(recipe) else {})}
     one_by_one = {plugin: speed.shooter(plugin, recipe, source) for plugin, source in plugins.items()}

@@ -124,9 +124,18 @@ def train(opened: Run, hardware: Hardware) -> tuple[TrainingShowers, dict[str, T
 
 
 def export(opened: Run, hardware: Hardware) -> tuple[Trained, dict[str, nn.Module]]:
-    """Train what is not trained yet and write the generator's folder; return it and the torch networks."""
-    from caloedge.fast_simulation.export import export as write
+    """Train what is not trained yet and write the generator's folder, unless it is there; return it and the torch networks.
 
+    A folder that came with the recipe has no torch networks.
+    """
+    from caloedge.fast_simulation.export import export as write
+    from caloedge.fast_simulation.export import is_there
+    from caloedge.fast_simulation.trainings import Showers as TrainingShowers
+
+    showers = TrainingShowers(opened.library("training"), opened.recipe)
+    if not (opened.work / "training").exists() and is_there(opened.recipe, opened.path, showers, opened.artifact):
+        announce(f"networks: taken from {opened.artifact}")
+        return open_trained(opened.artifact), {}
     showers, networks = train(opened, hardware)
     write(opened.recipe, opened.path, showers, networks, opened.artifact)
     return open_trained(find_trained(str(opened.artifact))), {role: one.network for role, one in networks.items()}

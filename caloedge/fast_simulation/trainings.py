@@ -117,10 +117,7 @@ def train(recipe: GeneratorRecipe, showers: Showers, folder: Path, hardware: Har
 
 def _train(recipe: GeneratorRecipe, name: str, role: Role, showers: Showers, folder: Path, hardware: Hardware) -> TrainedNetwork:
     of = recipe.networks[name]
-    torch.manual_seed(recipe.seed)
-    network = build(of.network, showers.codes[1].layout, of.options)
-    data = TrainingData(role.loss, partial(sample_of, showers, role), VALID_SHOWERS)
-    key = _key(recipe, of, network, data, showers.library)
+    network, data, key = _planned(recipe, name, role, showers)
     place = folder / f"{name}-{key}"
     if (place / RECORD).exists():
         return _finished(network, place)
@@ -141,6 +138,20 @@ def _train(recipe: GeneratorRecipe, name: str, role: Role, showers: Showers, fol
             torch.save(network.state_dict(), temporary)
         write_text(place / RECORD, record.model_dump_json(indent=1))
     return TrainedNetwork(network.eval(), record)
+
+
+def keys(recipe: GeneratorRecipe, showers: Showers) -> dict[str, str]:
+    """Return by role the digest of all that decides a training."""
+    roles = find(Generator, recipe.generator).roles
+    return {name: _planned(recipe, name, role, showers)[2] for name, role in roles.items()}
+
+
+def _planned(recipe: GeneratorRecipe, name: str, role: Role, showers: Showers) -> tuple[nn.Module, TrainingData, str]:
+    of = recipe.networks[name]
+    torch.manual_seed(recipe.seed)
+    network = build(of.network, showers.codes[1].layout, of.options)
+    data = TrainingData(role.loss, partial(sample_of, showers, role), VALID_SHOWERS)
+    return network, data, _key(recipe, of, network, data, showers.library)
 
 
 def _finished(network: nn.Module, place: Path) -> TrainedNetwork:
