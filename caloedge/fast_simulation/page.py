@@ -17,7 +17,7 @@ from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.fast_simulation import published, speed
 from caloedge.fast_simulation.export import TRAININGS, draw, with_sampler
 from caloedge.fast_simulation.recipe import MOST_COMPARED, parametrised
-from caloedge.fidelity import figures
+from caloedge.fidelity import figures, spectra
 from caloedge.fidelity.assessment import assess
 from caloedge.fidelity.figures import Measure, Sample
 from caloedge.fidelity.showers import Inputs, Showers, read_inputs
@@ -40,7 +40,8 @@ SEED = 31
 LEAST_CPU_S, QUICK_CPU_S = 4.0, 0.3
 """For which each way to make showers is timed at each batch size, after one call that warms up."""
 STUDIED_FIGURES = (
-    figures.KPD, figures.AUC, figures.RESPONSE, figures.WIDTH, "separation, layer energies", "separation, cells",
+    figures.KPD, figures.AUC, figures.RESPONSE, figures.WIDTH, f"separation, {spectra.LAYERS}",
+    f"separation, {spectra.CELLS}",
 )  # fmt: skip
 
 

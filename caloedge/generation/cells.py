@@ -16,16 +16,18 @@ from numpy.polynomial import polynomial
 from numpy.typing import NDArray
 
 from caloedge.fidelity.layout import Layout
-from caloedge.generation.energies import condition
+from caloedge.generation.energies import condition, refuse_nan
 
 EMPTY, EMPTY_NOISE, EMPTY_MOST = -0.6, 0.2, -0.1
 """Numbers of empty cells: mean, width and the largest one."""
 LAYER_DEGREE = 4
 LEAST_SPREAD = 0.05
+LEAST_LAYER_SPREAD = 1e-3
+"""Of the logarithm of a layer's energy: one that is empty in all showers of the fit has none."""
 MOST_SPREADS = 6.0
 """Within which a layer's energy is told to a network."""
-RENORMALISATIONS = 3
-"""Each brings layers back to their energies and empties the cells that fall below the threshold."""
+ROUNDING = 2e-5
+"""By which the energy of a cell at the threshold may be off when it comes back: numbers are float32."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +75,24 @@ class Cells:
     ) -> NDArray[Any]:
         """Return showers (N, C) MeV with these layer energies (N, L) MeV of any numbers (N, C); those below `cut` are empty.
 
-        A layer that has energy and in which no cell is above the cut gives it to its largest one.
+        Cells that fall below the threshold leave their energy to the others of their layer; where all do, the largest has all.
         """
+        refuse_nan(numbers, "cells")
         found = numbers * self._spread + self._mean(energies_mev, layers_mev)
         # No cell holds more than its layer; without the bound, what a poor network says overflows.
         found = np.minimum(found, np.log2(1 + layers_mev / self.code.scale_mev)[:, self.layout.layer_C])
-        cells = np.where(found > cut, self.code.scale_mev * (np.exp2(found) - 1), 0.0)
+        cells = self._with_layers(np.where(found > cut, self.code.scale_mev * (np.exp2(found) - 1), 0.0), layers_mev)
+        cells[cells < self.code.threshold_mev * (1 - ROUNDING)] = 0
         for layer, rows in enumerate(self._rows):
-            lost = (layers_mev[:, layer] > 0) & ~(cells[:, rows] >= self.code.threshold_mev).any(axis=1)
-            cells[np.flatnonzero(lost), rows[found[lost][:, rows].argmax(axis=1)]] = layers_mev[lost, layer]
-        for _ in range(RENORMALISATIONS):
-            sums = self.layers(cells)
-            factors = np.where(sums > 0, layers_mev / np.where(sums > 0, sums, 1), 0)
-            cells *= factors[:, self.layout.layer_C]
-            cells[cells < self.code.threshold_mev] = 0
-        return np.asarray(cells)
+            lost = np.flatnonzero((layers_mev[:, layer] > 0) & ~cells[:, rows].any(axis=1))
+            cells[lost, rows[found[lost][:, rows].argmax(axis=1)]] = layers_mev[lost, layer]
+        cells = self._with_layers(cells, layers_mev)  # makes cells larger only: below the threshold falls what rounding takes
+        return np.where(cells > 0, np.maximum(cells, self.code.threshold_mev), 0)
+
+    def _with_layers(self, cells_mev: NDArray[Any], layers_mev: NDArray[Any]) -> NDArray[Any]:
+        sums = self.layers(cells_mev)
+        factors = np.where(sums > 0, layers_mev / np.where(sums > 0, sums, 1), 0)
+        return np.asarray(cells_mev * factors[:, self.layout.layer_C])
 
     @cached_property
     def _rows(self) -> list[NDArray[Any]]:
@@ -123,7 +128,7 @@ def fit_cells(
     layers_mev = np.stack([cells_mev[:, of].sum(axis=1, dtype=float) for of in rows], axis=1)
     logs = np.log10(layers_mev + scale_mev)
     layer_mean_KL = polynomial.polyfit(c, logs, LAYER_DEGREE)
-    layer_spread_L = (logs - polynomial.polyval(c, layer_mean_KL).T).std(axis=0)
+    layer_spread_L = np.maximum((logs - polynomial.polyval(c, layer_mean_KL).T).std(axis=0), LEAST_LAYER_SPREAD)
     code = CellCode(
         *energies_gev, scale_mev, threshold_mev, layer_mean_KL, layer_spread_L, np.zeros((6, n_orbits)), np.ones(n_orbits)
     )

@@ -15,10 +15,14 @@ import numpy as np
 from numpy.polynomial import polynomial
 from numpy.typing import NDArray
 
+from caloedge.errors import BadData
+
 MEAN_DEGREE, WIDTH_DEGREE = 4, 2
 EMPTY, EMPTY_NOISE, EMPTY_LEAST = 0.5, 0.15, 0.02
 """How far the numbers of empty layers lie beyond that of a layer without energy: mean, width and least, of the logarithm. Few
 lie close to it, so that a network that blurs a little makes no soft layers of empty ones."""
+ROUNDING = 1e-6
+"""By which the energy of a layer at the threshold may be off when it comes back."""
 MOST = 5.0
 """Numbers of a network are kept within: beyond, they are no shower's."""
 
@@ -54,10 +58,11 @@ class EnergyCode:
 
     def decode(self, energies_mev: NDArray[Any], numbers: NDArray[Any], cut_mev: float = 0.0) -> NDArray[Any]:
         """Return the layer energies (N, L) MeV of any numbers (N, L); layers below the threshold or a cut are empty."""
-        least_mev = max(self.threshold_mev, cut_mev)
+        refuse_nan(numbers, "layers")
+        least_mev = max(self.threshold_mev, cut_mev) * (1 - ROUNDING)
         mean, width = self._mean_and_width(energies_mev)
         raw = np.sinh(np.clip(np.asarray(numbers, float), -MOST, MOST)) * self.spread_L * width + mean
-        left = np.asarray(energies_mev, float) * np.exp(raw[:, 0])
+        left = np.asarray(energies_mev, float) * np.exp(np.minimum(raw[:, 0], 0))  # none leaves more than it brings
         layers: NDArray[Any] = np.zeros_like(raw)
         for layer, ratio in enumerate(np.exp(raw[:, 1:]).T):
             # (E + a) / (left − E + a) = ratio, solved for E
@@ -81,6 +86,12 @@ def condition(energies_mev: NDArray[Any], min_energy_gev: float, max_energy_gev:
     """
     middle, half = np.log10(min_energy_gev * max_energy_gev) / 2, np.log10(max_energy_gev / min_energy_gev) / 2
     return np.asarray((np.log10(np.asarray(energies_mev, float)) - 3 - middle) / (half or 1.0))
+
+
+def refuse_nan(numbers: NDArray[Any], role: str) -> None:
+    """Raise `BadData` where a network says what is no number: it would become empty showers."""
+    if np.isnan(numbers).any():
+        raise BadData(f"network {role!r} of the generator gives nan; train it again, at a lower learning rate")
 
 
 def fit_energies(

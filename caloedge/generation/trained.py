@@ -38,7 +38,7 @@ class Sampler(BaseModel):
     steps: int = Field(default=4, ge=1, le=1000)
     layer_cut_mev: float = Field(default=0.0, ge=0)
     """Layers below it are empty; it is chosen on validation showers."""
-    cell_cut: float = 0.0
+    cell_cut: float = Field(default=0.0, ge=0)
     """Cells whose number lies below are empty; it is chosen on validation showers."""
 
 
@@ -142,7 +142,7 @@ def open_trained(folder: Path) -> Trained:
     try:
         energies, cells = code_of(EnergyCode, manifest.energies), code_of(CellCode, manifest.cells)
         where = layout(described(manifest.geometry))
-    except (ValueError, TypeError, KeyError) as problem:
+    except (ValueError, TypeError, KeyError, UnknownName) as problem:
         raise BadData(f"{folder / MANIFEST}: {problem}; export the generator again") from None
     networks = {role: onnx_network(folder / f"{role}.onnx") for role in manifest.networks}
     return Trained(manifest, energies, Cells(cells, where), networks, sha256(folder / MANIFEST))

@@ -32,11 +32,11 @@ class PeriodicConv(nn.Module):
 class Block(nn.Module):
     """Two convolutions beside the identity; the conditions scale and shift between them."""
 
-    def __init__(self, channels_in: int, channels: int, told: int) -> None:
+    def __init__(self, channels_in: int, channels: int, embedding: int) -> None:
         super().__init__()
         self.norm1, self.conv1 = nn.GroupNorm(GROUPS, channels_in), PeriodicConv(channels_in, channels)
         self.norm2, self.conv2 = nn.GroupNorm(GROUPS, channels), PeriodicConv(channels, channels)
-        self.told = nn.Linear(told, 2 * channels)
+        self.told = nn.Linear(embedding, 2 * channels)
         self.beside = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
         nn.init.zeros_(self.conv2.conv.weight)
 
@@ -57,7 +57,7 @@ class UNet(VelocityNetwork):
         n_conditions: int,
         *,
         widths: tuple[int, ...] = (32, 64, 128),
-        told: int = 128,
+        embedding: int = 128,
         predicts: str = "x",
     ) -> None:
         layers, azimuths, radii = shape
@@ -66,15 +66,15 @@ class UNet(VelocityNetwork):
         if azimuths % halvings:
             raise ValueError(f"{len(widths)} widths halve {azimuths} azimuths {len(widths) - 1} times; give fewer widths")
         self.shape, self.padding = shape, -layers % halvings
-        self.conditions = Conditions(n_conditions, told)
+        self.conditions = Conditions(n_conditions, embedding)
         self.places = nn.Parameter(0.1 * torch.randn(1, PLACES, layers, 1))
         self.first = PeriodicConv(radii + 1 + PLACES, widths[0])
         pairs = list(pairwise(widths))
-        self.down = nn.ModuleList([Block(width, width, told) for width in widths])
+        self.down = nn.ModuleList([Block(width, width, embedding) for width in widths])
         self.halve = nn.ModuleList([nn.Conv2d(fine, coarse, 2, 2) for fine, coarse in pairs])
-        self.middle = Block(widths[-1], widths[-1], told)
+        self.middle = Block(widths[-1], widths[-1], embedding)
         self.enlarge = nn.ModuleList([nn.ConvTranspose2d(coarse, fine, 2, 2) for fine, coarse in pairs])
-        self.up = nn.ModuleList([Block(2 * fine, fine, told) for fine, _ in pairs])
+        self.up = nn.ModuleList([Block(2 * fine, fine, embedding) for fine, _ in pairs])
         self.norm, self.last = nn.GroupNorm(GROUPS, widths[0]), PeriodicConv(widths[0], radii)
         nn.init.zeros_(self.last.conv.weight)
 

@@ -273,7 +273,15 @@ def fit(
             warnings.filterwarnings("ignore", ".*GPU available but not used.*")
             with _ctrl_c_as_interrupt(trainer):
                 trainer.fit(learner, datamodule=data, ckpt_path=last if done else None, weights_only=False)
+    if averaging and done == schedule.all_epochs:  # there was nothing left to train, at whose end the average is taken
+        _take_average(network, last)
     return keeper.curve
+
+
+def _take_average(network: nn.Module, checkpoint: Path) -> None:
+    stored = torch.load(checkpoint, weights_only=False, map_location="cpu")["state_dict"]
+    mine = {name.removeprefix("network."): value for name, value in stored.items() if name.startswith("network.")}
+    network.load_state_dict(mine)
 
 
 def valid_loss(network: nn.Module, task: Lesson, library: Library, stage: str, seed: int) -> float:
