@@ -293,12 +293,19 @@ def write_recipe(recipe: Recipe, path: Path, base: Path, place: Path) -> None:
     write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
+GENERATOR_RECIPE = "generator.yaml"
+"""Of a trained generator: see `fast_simulation.recipe`."""
+
+
 def find_recipe(name: str | Path) -> Path:
     """Return the recipe's path from a path, a model folder, or the name of a folder in ./models."""
     for path in (Path(name), Path(name) / "recipe.yaml", Path("models") / name / "recipe.yaml"):
-        if path.is_file():
+        if path.is_file() and path.name != GENERATOR_RECIPE:
             return path
-    known = sorted(p.parent.name for p in Path("models").glob("*/recipe.yaml"))
+    for path in (Path(name), Path(name) / GENERATOR_RECIPE, Path("models") / name / GENERATOR_RECIPE):
+        if path.is_file() and path.name == GENERATOR_RECIPE:
+            raise BadData(f"{path}: is the recipe of a generator of showers; run, train and export take it, not this command")
+    known = sorted(p.parent.name for file in ("recipe.yaml", GENERATOR_RECIPE) for p in Path("models").glob(f"*/{file}"))
     raise UnknownName(
         f"no recipe {str(name)!r}{meant(str(name), known)}; give a YAML file, a folder with recipe.yaml, or a model in ./models: "
         + (", ".join(known) or "none")

@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from caloedge.catalog import Backend, find, names
+from caloedge.recipe import GENERATOR_RECIPE
 
 Offer = Callable[[str], list[str]]
 
@@ -22,7 +23,9 @@ def models(incomplete: str) -> list[str]:
 
 def recipes(incomplete: str) -> list[str]:
     """Offer the recipes of ./models, and YAML files in this folder."""
-    return models(incomplete) + _beginning(incomplete, [path.name for path in Path().glob("*.yaml")])
+    generators = [path.parent.name for path in Path("models").glob(f"*/{GENERATOR_RECIPE}")]
+    files = [path.name for path in Path().glob("*.yaml")]
+    return models(incomplete) + _beginning(incomplete, generators) + _beginning(incomplete, files)
 
 
 def networks_to_compile(incomplete: str) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Recipe = Annotated[
     str,
     typer.Argument(
-        help="A recipe file, a folder with recipe.yaml, or the name of a folder in ./models.", autocompletion=completion.recipes
+        help="A recipe file, a folder that holds one, or the name of a folder in ./models.", autocompletion=completion.recipes
     ),
 ]
 Model = Annotated[

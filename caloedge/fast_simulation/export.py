@@ -19,7 +19,7 @@ from torch import nn
 from caloedge.catalog import Generator, find
 from caloedge.detector.crystals.geometry import describe, geometry
 from caloedge.errors import BadData
-from caloedge.fast_simulation.recipe import RECIPE, GeneratorRecipe
+from caloedge.fast_simulation.recipe import GeneratorRecipe
 from caloedge.fast_simulation.trainings import Showers, TrainedNetwork, keys
 from caloedge.fidelity.classifiers import trees_auc
 from caloedge.fidelity.features import features, table
@@ -28,6 +28,7 @@ from caloedge.files import replacing_folder, sha256, write_text
 from caloedge.generation.trained import MANIFEST, Manifest, Predict, Sampler, Trained, open_trained, plain, read_manifest
 from caloedge.generative.layer_flow import LayerFlow
 from caloedge.progress import progress
+from caloedge.recipe import GENERATOR_RECIPE
 
 OPSET = 17
 CARD, TRAININGS = "README.md", "trainings.json"
@@ -44,7 +45,7 @@ def export(
 ) -> Trained:
     """Write the folder whole and return the generator opened from it."""
     with replacing_folder(folder) as new:
-        shutil.copyfile(path, new / RECIPE)
+        shutil.copyfile(path, new / GENERATOR_RECIPE)
         for role, one in networks.items():
             write_onnx(one.network, role_width(one.network, showers), new / f"{role}.onnx")
         draft = _manifest(recipe, showers, networks, new)
@@ -60,13 +61,14 @@ def export(
 def is_there(recipe: GeneratorRecipe, path: Path, showers: Showers, folder: Path) -> bool:
     """Say whether a folder holds the generator of just this recipe and these trainings."""
     try:
-        if (folder / RECIPE).read_bytes() != path.read_bytes():
+        if (folder / GENERATOR_RECIPE).read_bytes() != path.read_bytes():
             return False
         stored = json.loads((folder / TRAININGS).read_text(encoding="utf-8"))
         read_manifest(folder)
-    except (OSError, ValueError, BadData):
+        made = {role: record["key"] for role, record in stored.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, BadData):
         return False
-    return {role: record.get("key") for role, record in stored.items()} == keys(recipe, showers)
+    return made == keys(recipe, showers)
 
 
 def _json(value: Any) -> str:

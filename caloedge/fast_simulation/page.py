@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from caloedge.fast_simulation.pipeline import Run
 
 STUDIED = 2000
-"""Showers with each number of steps, and of the test library against which they are judged."""
+"""Showers with each number of steps, and of the test library against which they are judged, where it has so many."""
 SHOWN = 3
 """Single showers that are shown, of Geant4 and generated."""
 SEED = 31
@@ -109,7 +109,8 @@ def _steps(opened: "Run", trained: Trained, inputs: Inputs) -> Iterator[Section]
     if not recipe.steps:
         return
     order = np.random.default_rng(SEED).permutation(len(inputs.reference))
-    measure, asked = (inputs.reference.take(rows) for rows in (order[:STUDIED], order[STUDIED : 2 * STUDIED]))
+    count = min(STUDIED, len(order) // 2)
+    measure, asked = (inputs.reference.take(rows) for rows in (order[:count], order[count : 2 * count]))
     judged = Measure.of(Sample(measure, inputs.layout, inputs.scale))
     rows: list[tuple[Cell, ...]] = []
     solvers = [(steps, solver) for steps in recipe.steps for solver in (("euler", "heun") if steps > 1 else ("euler",))]

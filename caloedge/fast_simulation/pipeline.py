@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ def made(production: Production, path: Path) -> ShowerLibrary:
         path.parent.mkdir(parents=True, exist_ok=True)
         simulate(production, path, os.cpu_count() or 1)
     library = open_library(path)
-    asked = {"seed": production.seed, "showers": production.showers, "generator": production.generator}
+    asked = {key: value for key, value in asdict(production).items() if key not in ("geometry", "source")}
     if other := [key for key, value in asked.items() if library.provenance.get(key, str(value)) != str(value)]:
         raise BadData(f"{path}: has another {other[0]} than is asked for now; remove it to make it again")
     return library

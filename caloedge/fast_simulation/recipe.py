@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 
 from caloedge.errors import BadData, UserError
 from caloedge.files import read_text, require_regular
 from caloedge.formats.plain_yaml import Unclear, parse
 from caloedge.generation.trained import Sampler
 from caloedge.production import Production
-from caloedge.recipe import MAX_RECIPE_BYTES, MOST_EVENTS, MOST_SEED, Schedule, StrictModel
+from caloedge.recipe import GENERATOR_RECIPE, MAX_RECIPE_BYTES, MOST_EVENTS, MOST_SEED, Schedule, StrictModel
 
-RECIPE = "generator.yaml"
 MOST_COMPARED = 10_000
 """Generated showers, and showers in each half of the test library."""
 
@@ -45,8 +44,8 @@ class GeneratorRecipe(StrictModel):
     generator: str
     geometry: str
     particle: str = "gamma"
-    min_energy_gev: float = 1.0
-    max_energy_gev: float = 100.0
+    min_energy_gev: float = Field(default=1.0, gt=0)
+    max_energy_gev: float = Field(default=100.0, gt=0)
     zero_below_mev: float = Field(gt=0)
     """Cells below it are empty."""
     seed: int = Field(ge=0, le=MOST_SEED)
@@ -60,11 +59,11 @@ class GeneratorRecipe(StrictModel):
     """The same for cells."""
     networks: dict[str, NetworkRecipe]
     sampler: Sampler = Sampler()
-    layer_cuts_mev: tuple[float, ...] = (0.0,)
+    layer_cuts_mev: tuple[NonNegativeFloat, ...] = (0.0,)
     """Among which `sampler.layer_cut_mev` is chosen on validation showers."""
-    cell_cuts: tuple[float, ...] = (0.0,)
+    cell_cuts: tuple[NonNegativeFloat, ...] = (0.0,)
     """Among which `sampler.cell_cut` is chosen on validation showers."""
-    steps: tuple[int, ...] = ()
+    steps: tuple[PositiveInt, ...] = ()
     """Further numbers of steps that the page compares."""
 
     @model_validator(mode="after")
@@ -102,10 +101,10 @@ def parametrised(recipe: GeneratorRecipe) -> Production | None:
 
 def find_generator(name: str) -> Path | None:
     """Return the recipe of a generator by file, folder or name of a folder in ./models; None for what is none."""
-    for path in (Path(name) / RECIPE, Path("models") / name / RECIPE):
+    for path in (Path(name) / GENERATOR_RECIPE, Path("models") / name / GENERATOR_RECIPE):
         if path.is_file():
             return path
-    return Path(name) if Path(name).name == RECIPE and Path(name).is_file() else None
+    return Path(name) if Path(name).name == GENERATOR_RECIPE and Path(name).is_file() else None
 
 
 def read_generator(path: Path) -> GeneratorRecipe:

@@ -5,6 +5,7 @@ Axes: N shower, C cell.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,7 +20,8 @@ from torch import nn
 from caloedge.artifact import TrainingRecord
 from caloedge.catalog import Generator, Role, Sample, TrainingData, find
 from caloedge.computer import computer
-from caloedge.detector.crystals.geometry import geometry
+from caloedge.detector.crystals.challenge import geometry_of
+from caloedge.detector.crystals.geometry import difference, geometry
 from caloedge.detector.crystals.library import ShowerLibrary
 from caloedge.errors import BadData, UserError
 from caloedge.fast_simulation.recipe import GeneratorRecipe, NetworkRecipe
@@ -96,16 +98,30 @@ def check(recipe: GeneratorRecipe, showers: ShowerLibrary) -> None:
         raise UserError(f"recipe {recipe.name!r}: generator {recipe.generator!r} has no networks to train")
     if set(recipe.networks) != set(generator.roles):
         raise UserError(f"recipe {recipe.name!r}: networks: generator {recipe.generator!r} has {', '.join(generator.roles)}")
+    _check_showers(recipe, showers)
+    for one in recipe.networks.values():
+        if one.schedule.batch_size > one.schedule.events_per_epoch:
+            raise UserError(f"recipe {recipe.name!r}: {one.network}: batch_size is above events_per_epoch; give more events")
+        build(one.network, layout(geometry(recipe.geometry)), one.options)
+
+
+def _check_showers(recipe: GeneratorRecipe, showers: ShowerLibrary) -> None:
+    known, found = geometry(recipe.geometry), geometry_of(showers)
+    if found is not None and (apart := difference(found, known)):
+        raise BadData(f"{showers.path}: holds showers of {found.name}; recipe {recipe.name!r} names {known.name}: {apart}")
+    if showers.n_cells != math.prod(known.cell_shape):
+        raise BadData(
+            f"{showers.path}: showers have {showers.n_cells} cells; geometry {known.name} of recipe {recipe.name!r} has "
+            f"{math.prod(known.cell_shape)}"
+        )
+    if (particle := showers.provenance.get("particle", recipe.particle)) != recipe.particle:
+        raise BadData(f"{showers.path}: holds showers of {particle}; recipe {recipe.name!r} names {recipe.particle}")
     low, high = recipe.min_energy_gev * 1e3, recipe.max_energy_gev * 1e3
     if not (low * 0.999 <= showers.energies_mev.min() and showers.energies_mev.max() <= high * 1.001):
         raise BadData(
             f"{showers.path}: holds {showers.energies_mev.min() / 1e3:.4g} to {showers.energies_mev.max() / 1e3:.4g} GeV; recipe "
             f"{recipe.name!r} names {recipe.min_energy_gev:g} to {recipe.max_energy_gev:g}"
         )
-    for one in recipe.networks.values():
-        if one.schedule.batch_size > one.schedule.events_per_epoch:
-            raise UserError(f"recipe {recipe.name!r}: {one.network}: batch_size is above events_per_epoch; give more events")
-        build(one.network, layout(geometry(recipe.geometry)), one.options)
 
 
 def train(recipe: GeneratorRecipe, showers: Showers, folder: Path, hardware: Hardware) -> dict[str, TrainedNetwork]:

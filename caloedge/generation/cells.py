@@ -21,6 +21,8 @@ from caloedge.generation.energies import condition, refuse_nan
 EMPTY, EMPTY_NOISE, EMPTY_MOST = -0.6, 0.2, -0.1
 """Numbers of empty cells: mean, width and the largest one."""
 LAYER_DEGREE = 4
+TERMS = 6
+"""Of a cell's mean: see `CellCode.mean_KO`."""
 LEAST_SPREAD = 0.05
 LEAST_LAYER_SPREAD = 1e-3
 """Of the logarithm of a layer's energy: one that is empty in all showers of the fit has none."""
@@ -130,7 +132,7 @@ def fit_cells(
     layer_mean_KL = polynomial.polyfit(c, logs, LAYER_DEGREE)
     layer_spread_L = np.maximum((logs - polynomial.polyval(c, layer_mean_KL).T).std(axis=0), LEAST_LAYER_SPREAD)
     code = CellCode(
-        *energies_gev, scale_mev, threshold_mev, layer_mean_KL, layer_spread_L, np.zeros((6, n_orbits)), np.ones(n_orbits)
+        *energies_gev, scale_mev, threshold_mev, layer_mean_KL, layer_spread_L, np.zeros((TERMS, n_orbits)), np.ones(n_orbits)
     )
     terms = _terms(c, code.channels(energies_mev, layers_mev))
     generator = np.random.default_rng(1)

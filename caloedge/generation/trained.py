@@ -13,15 +13,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from caloedge.catalog import Generator, find
 from caloedge.detector.crystals.geometry import Geometry, described, difference
 from caloedge.detector.crystals.shooting import ShootMany
 from caloedge.errors import BadData, UnknownName, UserError
 from caloedge.extras import package
-from caloedge.fidelity.layout import layout
+from caloedge.fidelity.layout import Layout, layout
 from caloedge.files import read_text, sha256
-from caloedge.generation.cells import CellCode, Cells
+from caloedge.generation.cells import TERMS, CellCode, Cells
 from caloedge.generation.energies import EnergyCode
 
 MANIFEST = "sampler.json"
@@ -64,6 +65,13 @@ class Manifest(BaseModel):
     """SHA-256 of `ROLE.onnx` by role."""
     training: dict[str, str]
     """What the training showers' file says of itself, with its SHA-256 as `sha256`."""
+
+    @field_validator("training")
+    @classmethod
+    def _names_the_file(cls, training: dict[str, str]) -> dict[str, str]:
+        if "sha256" not in training:
+            raise ValueError("has no sha256")
+        return training
 
 
 @dataclass(frozen=True)
@@ -111,14 +119,26 @@ def plain(code: EnergyCode | CellCode) -> dict[str, Any]:
 Code = TypeVar("Code", EnergyCode, CellCode)
 
 
-def code_of(kind: type[Code], data: Mapping[str, Any]) -> Code:
-    """Return the code that `plain` wrote. Raises `ValueError` for other fields."""
+def code_of(kind: type[Code], data: Mapping[str, Any], where: Layout | None = None) -> Code:
+    """Return the code that `plain` wrote. Raises `ValueError` for other fields, or arrays of other shapes than a layout has."""
     if set(data) != (known := {field.name for field in fields(kind)}):
         raise ValueError(f"{kind.__name__} has the fields {', '.join(sorted(known))}")
     values: dict[str, Any] = {
         name: np.asarray(value, float) if isinstance(value, list) else float(value) for name, value in data.items()
     }
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name}: has numbers that are not finite")
+        if where and not _fits(name, np.shape(value), where):
+            raise ValueError(f"{name}: has another shape, {np.shape(value)}, than geometry {where.geometry.name} needs")
     return kind(**values)
+
+
+def _fits(name: str, shape: tuple[int, ...], where: Layout) -> bool:
+    """Say whether an array of a code has the axes that its name ends in, for the cells of a layout."""
+    n_layers, n_orbits = where.n_layers, int(where.orbits.max()) + 1
+    wanted = {"KL": (*shape[:1], n_layers), "L": (n_layers,), "KO": (TERMS, n_orbits), "O": (n_orbits,)}
+    return shape == wanted.get(name.rpartition("_")[2], ())
 
 
 def find_trained(source: str) -> Path:
@@ -140,8 +160,10 @@ def open_trained(folder: Path) -> Trained:
         if not path.is_file() or sha256(path) != digest:
             raise BadData(f"{path}: is not the network that {folder / MANIFEST} names; export the generator again")
     try:
-        energies, cells = code_of(EnergyCode, manifest.energies), code_of(CellCode, manifest.cells)
+        if set(manifest.networks) != set(roles := find(Generator, manifest.generator).roles):
+            raise ValueError(f"networks: generator {manifest.generator!r} has {', '.join(roles) or 'none'}")
         where = layout(described(manifest.geometry))
+        energies, cells = code_of(EnergyCode, manifest.energies, where), code_of(CellCode, manifest.cells, where)
     except (ValueError, TypeError, KeyError, UnknownName) as problem:
         raise BadData(f"{folder / MANIFEST}: {problem}; export the generator again") from None
     networks = {role: onnx_network(folder / f"{role}.onnx") for role in manifest.networks}

@@ -17,9 +17,17 @@ from torch.nn import functional
 from caloedge.generative.conditioned import Conditions, VelocityNetwork
 
 
-def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return the layer norm of tokens (N, T, D), scaled and shifted by (N, 1, D)."""
-    return functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+class ModulatedNorm(nn.Module):
+    """A layer norm whose scale and shift (N, 1, D) are given."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Return tokens (N, T, D)."""
+        result: Tensor = self.norm(x) * (1 + scale) + shift
+        return result
 
 
 class Block(nn.Module):
@@ -27,7 +35,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.norm = heads, ModulatedNorm(width)
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.dense = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.modulation = nn.Linear(width, 6 * width)
@@ -37,8 +45,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         """Return tokens (N, T, D)."""
         scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(told)[:, None].chunk(6, 2)
-        x = x + gate1 * self.attention(modulated(x, scale1, shift1))
-        result: Tensor = x + gate2 * self.dense(modulated(x, scale2, shift2))
+        x = x + gate1 * self.attention(self.norm(x, scale1, shift1))
+        result: Tensor = x + gate2 * self.dense(self.norm(x, scale2, shift2))
         return result
 
     def attention(self, x: Tensor) -> Tensor:
@@ -75,7 +83,11 @@ class LayerTransformer(VelocityNetwork):
         self.first = nn.Linear(math.prod(self.patch) + self.patch[0], width)
         self.places = nn.Parameter(0.02 * torch.randn(1, math.prod(self.patches), width))
         self.blocks = nn.ModuleList([Block(width, heads) for _ in range(depth)])
-        self.modulation, self.last = nn.Linear(width, 2 * width), nn.Linear(width, math.prod(self.patch))
+        self.norm, self.modulation, self.last = (
+            ModulatedNorm(width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(width, math.prod(self.patch)),
+        )
         for layer in (self.modulation, self.last):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -89,7 +101,7 @@ class LayerTransformer(VelocityNetwork):
         for block in self.blocks:
             h = block(h, embedded)
         scale, shift = self.modulation(embedded)[:, None].chunk(2, 2)
-        return self._cells(self.last(modulated(h, scale, shift)))
+        return self._cells(self.last(self.norm(h, scale, shift)))
 
     def _tokens(self, x: Tensor) -> Tensor:
         """Return the cells of each patch (N, T, P)."""

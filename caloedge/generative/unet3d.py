@@ -1,15 +1,12 @@
-"""A cylindrical 3-D U-Net after CaloDiffusion (arXiv 2308.03876): convolutions over layer, azimuth and radius, which go round in
-azimuth and see zeros beyond the first and last layer and radius.
+"""A cylindrical 3-D U-Net after CaloDiffusion (arXiv 2308.03876), periodic in azimuth, with zeros beyond layers and radii.
 
-Published (configuration and code of dataset 2): two convolutions with group norms beside the identity in a block, two blocks and a
-linear attention of 32 features at each of three resolutions and between, layers, azimuths and radii halved twice by 3 × 4 × 4
-convolutions, input channels for radius and layer, an embedding of 128 for time and conditions, which is added between the
-convolutions, and a block of its own before the last, 1 × 1 × 1, convolution. Widths of 16, 16, 16 and 32 then have 517,905
-parameters, the published 0.518 million.
+Published, as code and configuration: blocks of two convolutions with group norms beside the identity, conditions added between
+them; two blocks and a linear attention of 32 features at each of three resolutions and in the middle; layers, azimuths and radii
+halved twice by 3 × 4 × 4 convolutions; input channels for radius and layer; an embedding of 128; a block of its own before the
+last, 1 × 1 × 1, convolution. With widths of 16, 16, 16 and 32 that makes the published 0.518 million parameters.
 
-Ours: an input channel for layer energies, the embedding of time and conditions, which the other networks have too, conditions in
-the block before the last convolution, attention of the coarsest cells behind both their blocks instead of between them, and a last
-convolution that starts at zero.
+Ours: an input channel for the energies of layers; time and conditions embedded together; conditions in the block before the last
+convolution too; the attention in the middle behind both blocks, not between them; a last convolution whose weights start at zero.
 
 Axes: N shower, C channel, L layer, A azimuth, R radius.
 """
@@ -80,7 +77,7 @@ class Block(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """Attention of every cell to all, whose cost is proportional to the number of cells (arXiv 1812.01243), beside the identity."""
+    """Attention of every cell to all at a cost proportional to their number (arXiv 1812.01243), beside the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -8,8 +8,9 @@ import pytest
 import shower_physics
 from optional_packages import need
 
-from caloedge.fast_simulation.recipe import RECIPE, read_generator
+from caloedge.fast_simulation.recipe import read_generator
 from caloedge.generation.trained import MANIFEST, Trained, open_trained
+from caloedge.recipe import GENERATOR_RECIPE
 
 FOLDER = Path(__file__).parents[2] / "models" / "fast_sim"
 SHOWERS = 1200
@@ -22,7 +23,7 @@ def trained() -> Trained:
 
 
 def test_it_was_made_by_its_recipe(trained: Trained) -> None:
-    recipe, manifest = read_generator(FOLDER / RECIPE), trained.manifest
+    recipe, manifest = read_generator(FOLDER / GENERATOR_RECIPE), trained.manifest
     assert (manifest.generator, manifest.geometry["name"], manifest.particle) == ("flow_matching", "wsi", "gamma")
     assert (manifest.min_energy_gev, manifest.max_energy_gev) == (recipe.min_energy_gev, recipe.max_energy_gev)
     assert manifest.threshold_mev == recipe.zero_below_mev
