@@ -74,7 +74,7 @@ def test_the_library_says_how_it_was_made(library_path: Path) -> None:
 BAD_REQUESTS = [
     (
         {"generator": "fluka"},
-        "no generator 'fluka'; there are: frozen, geant4, parametrised "
+        "no generator 'fluka'; there are: flow_matching, frozen, geant4, parametrised "
         "(tried as well: module 'fluka' on Python's path and beside the recipe)",
     ),
     ({"geometry": "csi"}, "the parametrised generator knows pbwo4 and wsi, not csi; use generator geant4"),

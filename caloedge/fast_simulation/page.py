@@ -98,9 +98,8 @@ def _speed(opened: "Run", trained: Trained, modules: Mapping[str, Any], training
     plugins = {speed.GEANT4: "", "frozen": str(training.path), **({"parametrised": ""} if parametrised(recipe) else {})}
     one_by_one = {plugin: speed.shooter(plugin, recipe, source) for plugin, source in plugins.items()}
     memory = {f"{name}, onnxruntime": [peak_mb(str(opened.artifact), batch) for batch in speed.MEMORY_BATCHES]}
-    if opened.quick:
-        return speed.section(recipe, ways, one_by_one, memory, least_cpu_s=QUICK_CPU_S, batches=speed.BATCHES[:2])
-    return speed.section(recipe, ways, one_by_one, memory, least_cpu_s=LEAST_CPU_S)
+    batches, least_cpu_s = (speed.BATCHES[:2], QUICK_CPU_S) if opened.quick else (speed.BATCHES, LEAST_CPU_S)
+    return speed.section(recipe, ways, one_by_one, memory, least_cpu_s=least_cpu_s, batches=batches)
 
 
 def _steps(opened: "Run", trained: Trained, inputs: Inputs) -> Iterator[Section]:

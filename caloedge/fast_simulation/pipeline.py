@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,7 +106,7 @@ def run(opened: Run, hardware: Hardware) -> Report:
         raise BadData(f"{test.path}: is the library that is trained on; name another one")
     trained, modules = export(opened, hardware)
     showers, simple = generated(opened, test), parametrised(opened.recipe)
-    beside = [made(simple, opened.work / "parametrised.h5")] if simple else []
+    beside = [made(replace(simple, showers=len(showers)), opened.work / "parametrised.h5")] if simple else []
     report = page.compose(opened, trained, modules, training, test, showers, beside)
     store.save(report, opened.report)
     if not opened.quick:

@@ -111,7 +111,7 @@ def section(
     memory_mb: Mapping[str, Sequence[float]],
     *,
     least_cpu_s: float,
-    batches: Sequence[int] = BATCHES,
+    batches: Sequence[int],
 ) -> Section:
     """Time all ways, at batch 1 only those that know no batches, Geant4 first; return the section with the tables."""
     edges = edges_gev(recipe)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tiny_generators import RECIPE, write_recipe
 
 from caloedge.detector.crystals.library import open_library
 from caloedge.errors import BadData, UserError
+from caloedge.production import Production
 from caloedge.results import Report, Table
 
 Call = Callable[..., Any]
@@ -47,7 +49,6 @@ def quick_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "shooter", parametrised)
     monkeypatch.setattr(speed, "BATCHES", (1, 10))
     monkeypatch.setattr(page, "LEAST_CPU_S", 0.01)
-    monkeypatch.setattr(page, "STUDIED", 150)
     monkeypatch.setattr(classifiers, "TREES", 5)
 
 
@@ -86,12 +87,22 @@ def test_everything_is_made_and_made_once(recipe: Path, tmp_path: Path, monkeypa
         raise AssertionError("trained again")
 
     monkeypatch.setattr(trainings, "fit", no_training)
+    training = tmp_path / "out" / "work" / "training"
+    assert {path.name.split("-")[0] for path in training.iterdir() if path.is_dir()} == {"layers", "cells"}
     before = {path.name: path.read_bytes() for path in artifact.iterdir()}
-    pipeline.export(opened, hardware)
+    written = {path: path.stat().st_mtime_ns for path in training.rglob("*") if path.is_file()}
+    _, modules = pipeline.export(opened, hardware)
+    assert set(modules) == {"layers", "cells"}
     assert {path.name: path.read_bytes() for path in artifact.iterdir()} == before
-    shutil.rmtree(tmp_path / "out" / "work" / "training")
+    assert {path: path.stat().st_mtime_ns for path in training.rglob("*") if path.is_file()} == written
+    shutil.rmtree(training)
     _, modules = pipeline.export(opened, hardware)
     assert modules == {}, "a folder that is there stands for trainings that are not"
+    for damage in ("{", "[]", '{"layers": 1, "cells": 2}'):
+        (artifact / "trainings.json").write_text(damage)
+        with pytest.raises(AssertionError, match="trained again"):
+            pipeline.export(opened, hardware)
+        shutil.rmtree(training)
 
 
 def test_an_interrupted_training_ends_as_one_that_was_not(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +150,8 @@ def test_an_interrupted_training_ends_as_one_that_was_not(recipe: Path, tmp_path
         (("widths: [8, 16]", "widths: [8, 16, 16, 16, 16, 16]"), "network unet: 6 widths halve 16 azimuths 5 times; give fewer"),
         (("predicts: v", "predicts: z"), "network unet: predicts: 'z'; give x, the shower, or v, its velocity"),
         (("generator: flow_matching", "generator: frozen"), "generator 'frozen' has no networks to train"),
-        (("geometry: wsi", "geometry: pbwo4"), ""),
+        (("geometry: wsi", "geometry: pbwo4"), "training.h5: holds showers of wsi; recipe 'tiny' names pbwo4: "),
+        (("generator: flow_matching", "generator: flow_matching\nparticle: e-"), "training.h5: holds showers of gamma; recipe "),
         (("max_energy_gev: 100.0", "max_energy_gev: 50.0"), "training.h5: holds 1.0"),
         (("batch_size: 32", "batch_size: 65"), "unet: batch_size is above events_per_epoch; give more events"),
     ],
@@ -156,6 +168,21 @@ def test_what_cannot_be_trained_is_refused_before(change: tuple[str, str], messa
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "work" / "training").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [({"seed": 12}, "seed"), ({"zero_below_mev": 0.001}, "zero_below_mev"), ({"max_energy_gev": 50}, "max_energy")],
+)
+def test_showers_of_other_settings_are_not_taken(change: dict[str, Any], what: str, showers: Path) -> None:
+    from caloedge.fast_simulation import pipeline
+
+    asked, path = Production("wsi", "parametrised", showers=400, seed=11, zero_below_mev=0.0005), showers / "training.h5"
+    assert pipeline.made(asked, path).path == path
+    with pytest.raises(BadData) as caught:
+        pipeline.made(replace(asked, **change), path)
+    assert str(caught.value).startswith(f"{path}: has another {what}")
+    assert str(caught.value).endswith(" than is asked for now; remove it to make it again")
 
 
 def test_options_that_mean_nothing_are_refused(recipe: Path, caloedge: Call) -> None:

@@ -10,9 +10,10 @@ from hypothesis.extra.numpy import arrays
 
 from caloedge.detector.crystals.geometry import geometry
 from caloedge.detector.crystals.library import open_library
+from caloedge.errors import BadData
 from caloedge.fidelity.layout import layout
 from caloedge.generation.cells import fit_cells
-from caloedge.generation.energies import EnergyCode, condition, fit_energies
+from caloedge.generation.energies import MOST, EnergyCode, condition, fit_energies
 from caloedge.generation.trained import code_of, plain
 
 THRESHOLD_MEV = 5e-4
@@ -63,6 +64,53 @@ def test_any_showers_come_back(code: EnergyCode, energy_mev: float, layers_L: np
     if np.abs(numbers).max() < 5:
         np.testing.assert_array_equal(back > 0, layers_mev > 0)
         np.testing.assert_allclose(back, layers_mev, rtol=1e-9)
+
+
+LAYERS = st.integers(0, 44)
+
+
+@given(st.integers(0, 199), LAYERS, LAYERS, st.sets(LAYERS), st.sets(LAYERS), st.integers(0, 9))
+def test_showers_with_empty_and_soft_layers_come_back(
+    code: EnergyCode,
+    showers: tuple[np.ndarray[Any, Any], ...],
+    row: int,
+    first: int,
+    last: int,
+    empty: set[int],
+    soft: set[int],
+    seed: int,
+) -> None:
+    """Empty at the front, in the middle and at the end, down to a single layer; others lie at the threshold."""
+    energies_mev, layers_mev = (values[row : row + 1].copy() for values in showers)
+    visible_mev = layers_mev.sum()
+    layers_mev[:, list(soft)] = THRESHOLD_MEV
+    layers_mev[:, [layer for layer in range(45) if layer in empty or not first <= layer <= max(first, last)]] = 0
+    layers_mev[:, first] = max(layers_mev[0, first] + visible_mev - layers_mev.sum(), THRESHOLD_MEV)
+    numbers = code.encode(energies_mev, layers_mev, np.random.default_rng(seed))
+    assert np.abs(numbers).max() < MOST
+    back = code.decode(energies_mev, numbers)
+    np.testing.assert_array_equal(back > 0, layers_mev > 0)
+    # The rounding of what lies behind a layer is that of the whole.
+    np.testing.assert_allclose(back, layers_mev, rtol=1e-9, atol=1e-14 * layers_mev.sum())
+
+
+def test_what_is_no_number_is_refused(code: EnergyCode) -> None:
+    """It would become an empty shower."""
+    numbers = np.zeros((2, 45))
+    numbers[1, 3] = np.nan
+    with pytest.raises(BadData) as caught:
+        code.decode(np.array([1e4, 1e4]), numbers)
+    assert str(caught.value) == "network 'layers' of the generator gives nan; train it again, at a lower learning rate"
+    assert np.isfinite(code.decode(np.array([1e4]), np.full((1, 45), np.inf))).all()
+
+
+@given(st.floats(1e3, 1e5), st.floats(-2, 2), arrays(float, (2, 44), elements=st.floats(-1e6, 1e6)))
+def test_the_first_number_decides_the_total(
+    code: EnergyCode, energy_mev: float, first: float, others: np.ndarray[Any, Any]
+) -> None:
+    numbers = np.concatenate([np.full((2, 1), first), others], axis=1)
+    one, other = code.decode(np.full(2, energy_mev), numbers).sum(axis=1)
+    assert one == pytest.approx(other, rel=1e-9, abs=THRESHOLD_MEV)  # what is left at the end may lie below it
 
 
 @given(st.floats(1e3, 1e5), arrays(float, 45, elements=st.floats(-1e6, 1e6)))
