@@ -7,14 +7,14 @@ from types import ModuleType
 from caloedge.errors import MissingTool
 
 EXTRAS = {
-    "train": ("torch", "brevitas", "lightning"),
+    "train": ("torch", "brevitas", "lightning", "zuko"),
     "hls4ml": ("hls4ml", "qonnx", "onnxruntime"),
     "rtl": ("alkaid",),
     "jets": ("pythia8mc", "fastjet"),
     "geant4": ("geant4_pybind", "xpecgen", "xraydb"),
     "belle2": ("pyarrow",),
     "fidelity": ("sklearn",),
-    "fastsim": ("zuko", "onnxruntime"),
+    "fastsim": ("onnxruntime",),
 }
 """Packages that an extra brings, as they are imported; programs of extra `rtl` may also come from elsewhere."""
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from caloedge.catalog import Generator, find
 from caloedge.detector.crystals.geometry import describe, geometry
-from caloedge.errors import BadData
+from caloedge.errors import BadData, UserError
 from caloedge.fast_simulation.recipe import GeneratorRecipe
 from caloedge.fast_simulation.trainings import Showers, TrainedNetwork, keys
 from caloedge.fidelity.classifiers import trees_auc
@@ -44,6 +44,7 @@ def export(
     recipe: GeneratorRecipe, path: Path, showers: Showers, networks: Mapping[str, TrainedNetwork], folder: Path
 ) -> Trained:
     """Write the folder whole and return the generator opened from it."""
+    refuse_foreign_files(recipe, folder)
     with replacing_folder(folder) as new:
         shutil.copyfile(path, new / GENERATOR_RECIPE)
         for role, one in networks.items():
@@ -56,6 +57,13 @@ def export(
         records = {role: one.record.model_dump(mode="json") for role, one in networks.items()}
         write_text(new / TRAININGS, _json(records))
     return open_trained(folder)
+
+
+def refuse_foreign_files(recipe: GeneratorRecipe, folder: Path) -> None:
+    """Refuse to replace a folder that holds files which no export of this recipe writes: they would be lost."""
+    known = {GENERATOR_RECIPE, MANIFEST, TRAININGS, CARD, *(f"{role}.onnx" for role in recipe.networks)}
+    if folder.exists() and (foreign := sorted(path.name for path in folder.iterdir() if path.name not in known)):
+        raise UserError(f"{folder}: holds {foreign[0]!r}, which is not part of a generator and would be lost; move it elsewhere")
 
 
 def is_there(recipe: GeneratorRecipe, path: Path, showers: Showers, folder: Path) -> bool:

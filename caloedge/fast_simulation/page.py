@@ -96,10 +96,11 @@ def _speed(opened: "Run", trained: Trained, modules: Mapping[str, Any], training
     for precision in ("float32", "bf16") if modules else ():
         ways[f"{name}, torch {precision}"] = speed.drawer(trained, speed.torch_networks(modules, precision))
     plugins = {speed.GEANT4: "", "frozen": str(training.path), **({"parametrised": ""} if parametrised(recipe) else {})}
-    one_by_one = {plugin: speed.shooter(plugin, recipe, source) for plugin, source in plugins.items()}
     memory = {f"{name}, onnxruntime": [peak_mb(str(opened.artifact), batch) for batch in speed.MEMORY_BATCHES]}
     batches, least_cpu_s = (speed.BATCHES[:2], QUICK_CPU_S) if opened.quick else (speed.BATCHES, LEAST_CPU_S)
-    return speed.section(recipe, ways, one_by_one, memory, least_cpu_s=least_cpu_s, batches=batches)
+    with speed.silenced():
+        one_by_one = {plugin: speed.shooter(plugin, recipe, source) for plugin, source in plugins.items()}
+        return speed.section(recipe, ways, one_by_one, memory, least_cpu_s=least_cpu_s, batches=batches)
 
 
 def _steps(opened: "Run", trained: Trained, inputs: Inputs) -> Iterator[Section]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
 from caloedge.errors import BadData
+from caloedge.extras import need
 from caloedge.fast_simulation.recipe import MOST_COMPARED, GeneratorRecipe, Showers, parametrised, read_generator
 from caloedge.generation.trained import Trained, find_trained, open_trained
 from caloedge.production import Production, simulate
@@ -100,10 +101,14 @@ def rehearsal(recipe: GeneratorRecipe) -> GeneratorRecipe:
 def run(opened: Run, hardware: Hardware) -> Report:
     """Make showers, train, export, compare and report; what is already there is not done again."""
     from caloedge.fast_simulation import page
+    from caloedge.fast_simulation.trainings import check_showers, identity
 
+    need("geant4", "Geant4, beside which generators are timed,")
+    check(opened)
     training, test = opened.library("training"), opened.library("test")
-    if training.digest == test.digest:
-        raise BadData(f"{test.path}: is the library that is trained on; name another one")
+    check_showers(opened.recipe, test)
+    if identity(training) == identity(test):
+        raise BadData(f"{test.path}: holds the showers that are trained on; name others, made with another seed")
     trained, modules = export(opened, hardware)
     showers, simple = generated(opened, test), parametrised(opened.recipe)
     beside = [made(replace(simple, showers=len(showers)), opened.work / "parametrised.h5")] if simple else []
@@ -114,11 +119,21 @@ def run(opened: Run, hardware: Hardware) -> Report:
     return report
 
 
+def check(opened: Run) -> None:
+    """Raise `UserError` before anything is made for what could not be trained, and for files that an export would delete."""
+    from caloedge.fast_simulation.export import refuse_foreign_files
+    from caloedge.fast_simulation.trainings import check as check_recipe
+
+    check_recipe(opened.recipe)
+    refuse_foreign_files(opened.recipe, opened.artifact)
+
+
 def train(opened: Run, hardware: Hardware) -> tuple[TrainingShowers, dict[str, TrainedNetwork]]:
     """Make the training showers and train what is not trained yet; return the networks by role."""
     from caloedge.fast_simulation.trainings import Showers as TrainingShowers
     from caloedge.fast_simulation.trainings import train as train_all
 
+    check(opened)
     showers = TrainingShowers(opened.library("training"), opened.recipe)
     return showers, train_all(opened.recipe, showers, opened.work / "training", hardware)
 
@@ -132,6 +147,7 @@ def export(opened: Run, hardware: Hardware) -> tuple[Trained, dict[str, nn.Modul
     from caloedge.fast_simulation.export import is_there
     from caloedge.fast_simulation.trainings import Showers as TrainingShowers
 
+    check(opened)
     showers = TrainingShowers(opened.library("training"), opened.recipe)
     if not (opened.work / "training").exists() and is_there(opened.recipe, opened.path, showers, opened.artifact):
         announce(f"networks: taken from {opened.artifact}")

@@ -73,6 +73,15 @@ class GeneratorRecipe(StrictModel):
                 raise ValueError(f"{name} is empty; give at least one")
         return self
 
+    @model_validator(mode="after")
+    def _tests_on_others(self) -> Self:
+        both = (self.training, self.test)
+        if not any(of.library for of in both) and self.training.seed == self.test.seed:
+            raise ValueError("training and test have one seed, so that their showers are the same; give test another one")
+        if self.min_energy_gev >= self.max_energy_gev:
+            raise ValueError("min_energy_gev is not below max_energy_gev; give a range")
+        return self
+
     def production(self, showers: Showers) -> Production:
         """Return what makes the showers of training or test."""
         return Production(

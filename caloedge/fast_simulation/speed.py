@@ -3,8 +3,11 @@
 Axes: N shower, C cell.
 """
 
+import os
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -76,8 +79,22 @@ def edges_gev(recipe: GeneratorRecipe) -> NDArray[Any]:
 
 
 def _energies(recipe: GeneratorRecipe, low_gev: float, high_gev: float, count: int) -> NDArray[Any]:
-    generator = np.random.default_rng((SEED, recipe.seed))
+    generator = np.random.default_rng((SEED, recipe.seed, round(low_gev * 1e3)))  # bins draw their own places in themselves
     return 1e3 * np.exp(generator.uniform(np.log(low_gev), np.log(high_gev), count))
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keep what Geant4 prints, from below Python, out of the output."""
+    sys.stdout.flush()
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
 
 
 def shooter(name: str, recipe: GeneratorRecipe, source: str) -> Shoot:
@@ -188,7 +205,7 @@ def _by_energy(
     return Table(title="CPU time per shower by incident energy", columns=tuple(columns), rows=tuple(rows))
 
 
-def torch_networks(modules: Mapping[str, Any], precision: str, *, compiled: bool = False) -> dict[str, Predict]:
+def torch_networks(modules: Mapping[str, Any], precision: str) -> dict[str, Predict]:
     """Return networks that torch computes on one thread, in float32 or with bfloat16 where autocast takes it."""
     import torch
 
@@ -196,11 +213,10 @@ def torch_networks(modules: Mapping[str, Any], precision: str, *, compiled: bool
 
     def predict(module: Any) -> Predict:
         drawn = drawn_with(module)
-        run = torch.compile(drawn, dynamic=False) if compiled else drawn
 
         def of(inputs: NDArray[Any]) -> NDArray[Any]:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                return np.asarray(run(torch.from_numpy(np.ascontiguousarray(inputs, np.float32))).float().numpy())
+                return np.asarray(drawn(torch.from_numpy(np.ascontiguousarray(inputs, np.float32))).float().numpy())
 
         return of
 

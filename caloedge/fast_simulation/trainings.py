@@ -6,6 +6,7 @@ Axes: N shower, C cell.
 import hashlib
 import json
 import math
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -34,6 +35,7 @@ from caloedge.training.fit import Hardware, fit, steps_per_epoch, valid_loss
 
 VALIDATION = 5
 """One shower in so many, the last ones, is for validation."""
+LEAST_SHOWERS = 200
 VALID_SHOWERS = 1000
 """On which the validation loss is taken after each epoch."""
 RECORD, WEIGHTS = "stage.json", "weights.pt"
@@ -91,21 +93,23 @@ def sample_of(showers: Showers, role: Role, _library: Any, split: str, events: i
     return Sample(inputs, targets, None)
 
 
-def check(recipe: GeneratorRecipe, showers: ShowerLibrary) -> None:
-    """Raise `UserError` before anything is trained that could not be used."""
+def check(recipe: GeneratorRecipe) -> None:
+    """Raise `UserError` before showers are made for what could not be trained."""
     generator = find(Generator, recipe.generator)
     if not generator.roles:
         raise UserError(f"recipe {recipe.name!r}: generator {recipe.generator!r} has no networks to train")
     if set(recipe.networks) != set(generator.roles):
         raise UserError(f"recipe {recipe.name!r}: networks: generator {recipe.generator!r} has {', '.join(generator.roles)}")
-    _check_showers(recipe, showers)
     for one in recipe.networks.values():
         if one.schedule.batch_size > one.schedule.events_per_epoch:
             raise UserError(f"recipe {recipe.name!r}: {one.network}: batch_size is above events_per_epoch; give more events")
         build(one.network, layout(geometry(recipe.geometry)), one.options)
 
 
-def _check_showers(recipe: GeneratorRecipe, showers: ShowerLibrary) -> None:
+def check_showers(recipe: GeneratorRecipe, showers: ShowerLibrary) -> None:
+    """Raise `BadData` for a library whose showers are not those of a recipe, or too few."""
+    if len(showers) < LEAST_SHOWERS:
+        raise BadData(f"{showers.path}: holds {len(showers)} showers; give at least {LEAST_SHOWERS}")
     known, found = geometry(recipe.geometry), geometry_of(showers)
     if found is not None and (apart := difference(found, known)):
         raise BadData(f"{showers.path}: holds showers of {found.name}; recipe {recipe.name!r} names {known.name}: {apart}")
@@ -126,7 +130,8 @@ def _check_showers(recipe: GeneratorRecipe, showers: ShowerLibrary) -> None:
 
 def train(recipe: GeneratorRecipe, showers: Showers, folder: Path, hardware: Hardware) -> dict[str, TrainedNetwork]:
     """Train what is not finished in `folder`; return all networks by role."""
-    check(recipe, showers.library)
+    check(recipe)
+    check_showers(recipe, showers.library)
     roles = find(Generator, recipe.generator).roles
     return {name: _train(recipe, name, role, showers, folder, hardware) for name, role in roles.items()}
 
@@ -139,6 +144,7 @@ def _train(recipe: GeneratorRecipe, name: str, role: Role, showers: Showers, fol
         return _finished(network, place)
     with locked(place):
         curve = fit(network, data, showers.library, of.schedule, place, stage=name, seed=recipe.seed, hardware=hardware)
+        network.float()  # as it is exported, whatever the precision of the training
         record = TrainingRecord(
             parameters=sum(value.numel() for value in network.parameters()),
             epochs=of.schedule.all_epochs,
@@ -174,7 +180,7 @@ def _finished(network: nn.Module, place: Path) -> TrainedNetwork:
     try:
         network.load_state_dict(torch.load(place / WEIGHTS, weights_only=True))
         return TrainedNetwork(network.eval(), TrainingRecord.model_validate_json((place / RECORD).read_text()))
-    except (OSError, RuntimeError, EOFError, ValueError) as problem:
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as problem:
         line = " ".join(str(problem).split())[:200]
         raise BadData(f"{place}: the finished training cannot be read ({line}); remove the folder to train again") from None
 

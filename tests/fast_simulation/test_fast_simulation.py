@@ -190,3 +190,41 @@ def test_options_that_mean_nothing_are_refused(recipe: Path, caloedge: Call) -> 
         ended = caloedge(*words)
         assert ended.code == 2
         assert ended.err == f"caloedge: {words[2]}: recipes of generators know no such thing; leave it out\n"
+
+
+def test_files_of_others_are_not_deleted(recipe: Path, tmp_path: Path) -> None:
+    from caloedge.fast_simulation import pipeline
+    from caloedge.training.fit import Hardware
+
+    opened = pipeline.Run.open(recipe, tmp_path / "out")
+    opened.artifact.mkdir(parents=True)
+    (opened.artifact / "showers.h5").write_text("of years")
+    with pytest.raises(UserError) as caught:
+        pipeline.train(opened, Hardware(accelerator="cpu"))
+    assert str(caught.value) == (
+        f"{opened.artifact}: holds 'showers.h5', which is not part of a generator and would be lost; move it elsewhere"
+    )
+    assert not opened.work.exists()
+
+
+def test_showers_that_are_trained_on_are_no_test(recipe: Path, tmp_path: Path) -> None:
+    from caloedge.fast_simulation import pipeline
+    from caloedge.training.fit import Hardware
+
+    recipe.write_text(RECIPE.replace("library: test.h5", "library: training.h5"))
+    with pytest.raises(
+        BadData, match=r"training\.h5: holds the showers that are trained on; name others, made with another seed$"
+    ):
+        pipeline.run(pipeline.Run.open(recipe, tmp_path / "out"), Hardware(accelerator="cpu"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_few_showers_are_refused(recipe: Path, tmp_path: Path) -> None:
+    from caloedge.fast_simulation import pipeline
+    from caloedge.production import Production, simulate
+    from caloedge.training.fit import Hardware
+
+    simulate(Production("wsi", "parametrised", showers=20, seed=3, zero_below_mev=0.0005), tmp_path / "few.h5", workers=1)
+    recipe.write_text(RECIPE.replace("library: training.h5", "library: few.h5"))
+    with pytest.raises(BadData, match=r"few\.h5: holds 20 showers; give at least 200$"):
+        pipeline.train(pipeline.Run.open(recipe, tmp_path / "out"), Hardware(accelerator="cpu"))

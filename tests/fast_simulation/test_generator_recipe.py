@@ -29,6 +29,11 @@ def complaint(folder: Path, *changes: tuple[str, str]) -> str:
     [
         (("name: tiny", "nmae: tiny"), "name: Field required"),
         (("seed: 1\n", "seed: 1\nmore: 2\n"), "more: Extra inputs are not permitted"),
+        (("max_energy_gev: 100.0", "max_energy_gev: 1.0"), "the file: Value error, min_energy_gev is not below max_energy_gev; "),
+        (
+            ("training: {library: training.h5}\ntest: {library: test.h5}", "training: {seed: 3}\ntest: {seed: 3, showers: 500}"),
+            "the file: Value error, training and test have one seed, so that their showers are the same; give test another one",
+        ),
         (("cell_cuts: [0.0, 0.2]", "cell_cuts: []"), "the file: Value error, cell_cuts is empty; give at least one"),
         (("cell_cuts: [0.0, 0.2]", "cell_cuts: [0.2, -0.1]"), "cell_cuts.1: Input should be greater than or equal to 0"),
         (("layer_cuts_mev: [0.0, 0.05]", "layer_cuts_mev: [-1.0]"), "layer_cuts_mev.0: Input should be greater than or equal to"),
