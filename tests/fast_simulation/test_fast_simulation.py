@@ -150,7 +150,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(recipe: Path, tmp_path
         (("widths: [8, 16]", "widths: [8, 16, 16, 16, 16, 16]"), "network unet: 6 widths halve 16 azimuths 5 times; give fewer"),
         (("predicts: v", "predicts: z"), "network unet: predicts: 'z'; give x, the shower, or v, its velocity"),
         (("generator: flow_matching", "generator: frozen"), "generator 'frozen' has no networks to train"),
-        (("geometry: wsi", "geometry: pbwo4"), "training.h5: holds showers of wsi; recipe 'tiny' names pbwo4: "),
+        (("geometry: wsi", "geometry: pbwo4"), "geometry pbwo4: its cells are no cylinder of layers, azimuths and radii"),
         (("generator: flow_matching", "generator: flow_matching\nparticle: e-"), "training.h5: holds showers of gamma; recipe "),
         (("max_energy_gev: 100.0", "max_energy_gev: 50.0"), "training.h5: holds 1.0"),
         (("batch_size: 32", "batch_size: 65"), "unet: batch_size is above events_per_epoch; give more events"),
@@ -228,3 +228,12 @@ def test_few_showers_are_refused(recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(RECIPE.replace("library: training.h5", "library: few.h5"))
     with pytest.raises(BadData, match=r"few\.h5: holds 20 showers; give at least 200$"):
         pipeline.train(pipeline.Run.open(recipe, tmp_path / "out"), Hardware(accelerator="cpu"))
+
+
+def test_showers_of_other_cells_are_refused(recipe: Path) -> None:
+    from caloedge.fast_simulation.recipe import read_generator
+    from caloedge.fast_simulation.trainings import check_showers
+
+    library = open_library(recipe.parent / "training.h5")
+    with pytest.raises(BadData, match=r"training\.h5: holds showers of wsi; recipe 'tiny' names pbwo4: "):
+        check_showers(read_generator(recipe).model_copy(update={"geometry": "pbwo4"}), library)
