@@ -142,7 +142,7 @@ def machine(firmware_machine: Path, tmp_path: Path) -> Machine:
     return Machine(firmware_machine, tmp_path)
 
 
-TRAINS = "needs torch, brevitas, lightning; pip install 'caloedge[train]'"
+TRAINS = "needs torch, brevitas, lightning, zuko; pip install 'caloedge[train]'"
 TRAINING = {"train": ("x",), "export": ("x",), "run": ("x",), "tradeoff": ("x",), "reconstruct": ("x", "y")}
 """Verbs that train or evaluate float networks, with their arguments."""
 OTHER_VERBS = {
@@ -155,7 +155,7 @@ def test_the_firmware_machine_is_what_it_should_be(machine: Machine) -> None:
     code = (
         "import caloedge, importlib.util as u\n"
         "print(caloedge.__file__)\n"
-        "print([n for n in ('torch', 'brevitas', 'lightning', 'hls4ml', 'qonnx', 'onnxruntime') if u.find_spec(n)])"
+        "print([n for n in ('torch', 'brevitas', 'lightning', 'zuko', 'hls4ml', 'qonnx', 'onnxruntime') if u.find_spec(n)])"
     )
     done = subprocess.run([machine.programs / "python", "-I", "-c", code], capture_output=True, text=True, check=True)
     place, found = done.stdout.splitlines()
