@@ -174,7 +174,7 @@ class Role:
 
     loss: str
     """Name of a loss."""
-    lesson: Callable[..., tuple[NDArray[Any], NDArray[Any]]]
+    pairs: Callable[..., tuple[NDArray[Any], NDArray[Any]]]
     """(energy code, cell code, energies in MeV (N,), impact points in mm (N, 2), cells in MeV (N, C), generator of noise):
     inputs and targets of a network, both (N, …) float32."""
 

@@ -7,7 +7,7 @@ file could use. `recipe_check` and `training.preflight` go on with what needs th
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +28,9 @@ class StrictModel(BaseModel):
         """Return all fields that are not at their defaults under the names they had first, for the key of a training."""
         values = self.model_dump(exclude_defaults=True)
         return {_former_name(name, field): values[name] for name, field in type(self).model_fields.items() if name in values}
+
+
+Page = TypeVar("Page", bound=StrictModel)
 
 
 def renamed(name: str, former: str) -> AliasChoices:
@@ -314,12 +317,19 @@ def find_recipe(name: str | Path) -> Path:
 
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe; complaints name the file and the field. Its own plug-ins may lie beside it."""
+    recipe = read_page(path, Recipe, "caloedge/recipe.py")
+    look_beside(path.parent, recipe.plugins)
+    return recipe
+
+
+def read_page(path: Path, kind: type[Page], described_in: str) -> Page:
+    """Read and check a page of YAML as a model; complaints name the file, the field and where fields are described."""
     try:
         require_regular(path)
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise BadData(f"{path}: more than {MAX_RECIPE_BYTES >> 10} KiB; a recipe is a page of YAML")
         # Types are strict, as JSON's: `true` is no number, and "8" no integer.
-        recipe = Recipe.model_validate_json(json.dumps(parse(read_text(path))), strict=True)
+        return kind.model_validate_json(json.dumps(parse(read_text(path))), strict=True)
     except OSError as problem:
         raise BadData(f"{path}: cannot be read ({problem.strerror})") from None
     except Unclear as problem:
@@ -329,6 +339,4 @@ def read_recipe(path: Path) -> Recipe:
     except ValidationError as problem:
         first = problem.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BadData(f"{path}: {field}: {first['msg']}; see the fields in caloedge/recipe.py") from None
-    look_beside(path.parent, recipe.plugins)
-    return recipe
+        raise BadData(f"{path}: {field}: {first['msg']}; see the fields in {described_in}") from None

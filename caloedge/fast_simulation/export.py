@@ -20,10 +20,10 @@ from caloedge.catalog import Generator, find
 from caloedge.detector.crystals.geometry import describe, geometry
 from caloedge.errors import BadData, UserError
 from caloedge.fast_simulation.recipe import GeneratorRecipe
-from caloedge.fast_simulation.trainings import Showers, TrainedNetwork, keys
+from caloedge.fast_simulation.trainings import TrainedNetwork, TrainingShowers, keys
 from caloedge.fidelity.classifiers import trees_auc
 from caloedge.fidelity.features import features, table
-from caloedge.fidelity.showers import Showers as Sample
+from caloedge.fidelity.showers import Showers
 from caloedge.files import replacing_folder, sha256, write_text
 from caloedge.generation.trained import MANIFEST, Manifest, Predict, Sampler, Trained, open_trained, plain, read_manifest
 from caloedge.generative.layer_flow import LayerFlow
@@ -41,7 +41,7 @@ TOGETHER = 100
 
 
 def export(
-    recipe: GeneratorRecipe, path: Path, showers: Showers, networks: Mapping[str, TrainedNetwork], folder: Path
+    recipe: GeneratorRecipe, path: Path, showers: TrainingShowers, networks: Mapping[str, TrainedNetwork], folder: Path
 ) -> Trained:
     """Write the folder whole and return the generator opened from it."""
     refuse_foreign_files(recipe, folder)
@@ -66,7 +66,7 @@ def refuse_foreign_files(recipe: GeneratorRecipe, folder: Path) -> None:
         raise UserError(f"{folder}: holds {foreign[0]!r}, which is not part of a generator and would be lost; move it elsewhere")
 
 
-def is_there(recipe: GeneratorRecipe, path: Path, showers: Showers, folder: Path) -> bool:
+def is_there(recipe: GeneratorRecipe, path: Path, showers: TrainingShowers, folder: Path) -> bool:
     """Say whether a folder holds the generator of just this recipe and these trainings."""
     try:
         if (folder / GENERATOR_RECIPE).read_bytes() != path.read_bytes():
@@ -83,7 +83,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=1) + "\n"
 
 
-def role_width(network: nn.Module, showers: Showers) -> int:
+def role_width(network: nn.Module, showers: TrainingShowers) -> int:
     """Return how many numbers a network takes for one shower."""
     energies, cells = showers.codes
     told = 3 if cells.layout.by_impact else 1
@@ -116,7 +116,9 @@ def write_onnx(network: nn.Module, width: int, path: Path) -> None:
         )
 
 
-def _manifest(recipe: GeneratorRecipe, showers: Showers, networks: Mapping[str, TrainedNetwork], folder: Path) -> Manifest:
+def _manifest(
+    recipe: GeneratorRecipe, showers: TrainingShowers, networks: Mapping[str, TrainedNetwork], folder: Path
+) -> Manifest:
     energies, cells = showers.codes
     library = showers.library
     return Manifest(
@@ -134,7 +136,7 @@ def _manifest(recipe: GeneratorRecipe, showers: Showers, networks: Mapping[str, 
     )
 
 
-def choose_cuts(recipe: GeneratorRecipe, trained: Trained, showers: Showers) -> Sampler:
+def choose_cuts(recipe: GeneratorRecipe, trained: Trained, showers: TrainingShowers) -> Sampler:
     """Return the sampler with the cuts by which trees tell validation showers least from generated ones of the same particles.
 
     The cut on layers is chosen on layer energies alone, on all validation showers; that on cells then on all features.
@@ -148,16 +150,16 @@ def choose_cuts(recipe: GeneratorRecipe, trained: Trained, showers: Showers) -> 
     rows = slice(showers.n_training, showers.n_training + CHOICE_SHOWERS)
     energies_mev, impact_mm = showers.library.energies_mev[rows], showers.library.impact_mm[rows]
     where = trained.cells.layout
-    wanted = table(features(Sample(energies_mev, impact_mm, showers.cells_mev[rows]), where))
+    wanted = table(features(Showers(energies_mev, impact_mm, showers.cells_mev[rows]), where))
     aucs = {}
     with progress("choosing the cut of cells", len(recipe.cell_cuts) * len(energies_mev), 0) as advance:
         for cut in recipe.cell_cuts:
             found = draw(with_sampler(trained, cell_cut=cut), energies_mev, impact_mm, recipe.seed, advance)
-            aucs[cut] = trees_auc(wanted, table(features(Sample(energies_mev, impact_mm, found), where))).value
+            aucs[cut] = trees_auc(wanted, table(features(Showers(energies_mev, impact_mm, found), where))).value
     return with_sampler(trained, cell_cut=min(aucs, key=lambda cut: aucs[cut])).manifest.sampler
 
 
-def _choose_layer_cut(recipe: GeneratorRecipe, trained: Trained, showers: Showers) -> float:
+def _choose_layer_cut(recipe: GeneratorRecipe, trained: Trained, showers: TrainingShowers) -> float:
     rows = slice(showers.n_training, None)
     energies_mev, impact_mm = showers.library.energies_mev[rows], showers.library.impact_mm[rows]
     wanted = trained.cells.layers(showers.cells_mev[rows])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from caloedge.detector.crystals.library import ShowerLibrary, open_library
 from caloedge.errors import BadData
 from caloedge.extras import need
-from caloedge.fast_simulation.recipe import MOST_COMPARED, GeneratorRecipe, Showers, parametrised, read_generator
+from caloedge.fast_simulation.recipe import MOST_COMPARED, GeneratorRecipe, ShowerSource, parametrised, read_generator
 from caloedge.generation.trained import Trained, find_trained, open_trained
 from caloedge.production import Production, simulate
 from caloedge.progress import announce
@@ -19,8 +19,7 @@ from caloedge.reports import store
 if TYPE_CHECKING:
     from torch import nn
 
-    from caloedge.fast_simulation.trainings import Showers as TrainingShowers
-    from caloedge.fast_simulation.trainings import TrainedNetwork
+    from caloedge.fast_simulation.trainings import TrainedNetwork, TrainingShowers
     from caloedge.results import Report
     from caloedge.training.fit import Hardware
 
@@ -52,7 +51,7 @@ class Run:
 
     def library(self, what: str) -> ShowerLibrary:
         """Open the library of `training` or `test`; make it where the recipe says how, unless it is there."""
-        showers: Showers = getattr(self.recipe, what)
+        showers: ShowerSource = getattr(self.recipe, what)
         if showers.library:
             return open_library(self.path.parent / showers.library if Path(showers.library).suffix else showers.library)
         return made(self.recipe.production(showers), self.work / f"{what}.h5")
@@ -76,7 +75,7 @@ def made(production: Production, path: Path) -> ShowerLibrary:
 def rehearsal(recipe: GeneratorRecipe) -> GeneratorRecipe:
     """Return the recipe with few showers and one short epoch for each network."""
 
-    def few(showers: Showers) -> Showers:
+    def few(showers: ShowerSource) -> ShowerSource:
         return showers.model_copy(update={"showers": min(showers.showers, QUICK_SHOWERS)})
 
     networks = {}
@@ -130,7 +129,7 @@ def check(opened: Run) -> None:
 
 def train(opened: Run, hardware: Hardware) -> tuple[TrainingShowers, dict[str, TrainedNetwork]]:
     """Make the training showers and train what is not trained yet; return the networks by role."""
-    from caloedge.fast_simulation.trainings import Showers as TrainingShowers
+    from caloedge.fast_simulation.trainings import TrainingShowers
     from caloedge.fast_simulation.trainings import train as train_all
 
     check(opened)
@@ -145,7 +144,7 @@ def export(opened: Run, hardware: Hardware) -> tuple[Trained, dict[str, nn.Modul
     """
     from caloedge.fast_simulation.export import export as write
     from caloedge.fast_simulation.export import is_there
-    from caloedge.fast_simulation.trainings import Showers as TrainingShowers
+    from caloedge.fast_simulation.trainings import TrainingShowers
 
     check(opened)
     showers = TrainingShowers(opened.library("training"), opened.recipe)

@@ -1,25 +1,21 @@
 """The recipe of a trained generator: one YAML file that decides its showers, networks and trainings."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from caloedge.errors import BadData, UserError
-from caloedge.files import read_text, require_regular
-from caloedge.formats.plain_yaml import Unclear, parse
+from caloedge.errors import UserError
 from caloedge.generation.trained import Sampler
 from caloedge.production import Production
-from caloedge.recipe import GENERATOR_RECIPE, MAX_RECIPE_BYTES, MOST_EVENTS, MOST_SEED, Schedule, StrictModel
+from caloedge.recipe import GENERATOR_RECIPE, MOST_EVENTS, MOST_SEED, Schedule, StrictModel, read_page
 
 MOST_COMPARED = 10_000
 """Generated showers, and showers in each half of the test library."""
 
 
-class Showers(StrictModel):
+class ShowerSource(StrictModel):
     """Showers to be made by Geant4, or a library that is there."""
 
     seed: int = Field(default=1, ge=0, le=MOST_SEED)
@@ -49,9 +45,9 @@ class GeneratorRecipe(StrictModel):
     zero_below_mev: float = Field(gt=0)
     """Cells below it are empty."""
     seed: int = Field(ge=0, le=MOST_SEED)
-    training: Showers
+    training: ShowerSource
     """The last fifth is for validation."""
-    test: Showers
+    test: ShowerSource
     """Seen by no training and no choice."""
     layer_scale_mev: float = Field(gt=0)
     """Layers with far less energy are as good as empty."""
@@ -82,7 +78,7 @@ class GeneratorRecipe(StrictModel):
             raise ValueError("min_energy_gev is not below max_energy_gev; give a range")
         return self
 
-    def production(self, showers: Showers) -> Production:
+    def production(self, showers: ShowerSource) -> Production:
         """Return what makes the showers of training or test."""
         return Production(
             geometry=self.geometry,
@@ -118,18 +114,4 @@ def find_generator(name: str) -> Path | None:
 
 def read_generator(path: Path) -> GeneratorRecipe:
     """Read and check a recipe; complaints name the file and the field."""
-    try:
-        require_regular(path)
-        if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise BadData(f"{path}: more than {MAX_RECIPE_BYTES >> 10} KiB; a recipe is a page of YAML")
-        return GeneratorRecipe.model_validate_json(json.dumps(parse(read_text(path))), strict=True)
-    except OSError as problem:
-        raise BadData(f"{path}: cannot be read ({problem.strerror})") from None
-    except Unclear as problem:
-        raise BadData(f"{path}: {problem}") from None
-    except yaml.YAMLError as problem:
-        raise BadData(f"{path}: not YAML ({' '.join(str(problem).split())})") from None
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BadData(f"{path}: {field}: {first['msg']}; see the fields in caloedge/fast_simulation/recipe.py") from None
+    return read_page(path, GeneratorRecipe, "caloedge/fast_simulation/recipe.py")

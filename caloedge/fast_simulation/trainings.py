@@ -42,7 +42,7 @@ RECORD, WEIGHTS = "stage.json", "weights.pt"
 
 
 @dataclass(frozen=True)
-class Showers:
+class TrainingShowers:
     """The showers of training, with their codes, fitted on those that are not for validation."""
 
     library: ShowerLibrary
@@ -81,13 +81,13 @@ class TrainedNetwork:
     record: TrainingRecord
 
 
-def sample_of(showers: Showers, role: Role, _library: Any, split: str, events: int, seed: int) -> Sample[None]:
+def sample_of(showers: TrainingShowers, role: Role, _library: Any, split: str, events: int, seed: int) -> Sample[None]:
     """Return what a network learns from showers drawn at random, those of training or of validation."""
     generator = np.random.default_rng(seed)
     low, high = (0, showers.n_training) if split == "train" else (showers.n_training, len(showers.library))
     rows = generator.integers(low, high, events)
     library = showers.library
-    inputs, targets = role.lesson(
+    inputs, targets = role.pairs(
         *showers.codes, library.energies_mev[rows], library.impact_mm[rows], showers.cells_mev[rows], generator
     )
     return Sample(inputs, targets, None)
@@ -128,7 +128,7 @@ def check_showers(recipe: GeneratorRecipe, showers: ShowerLibrary) -> None:
         )
 
 
-def train(recipe: GeneratorRecipe, showers: Showers, folder: Path, hardware: Hardware) -> dict[str, TrainedNetwork]:
+def train(recipe: GeneratorRecipe, showers: TrainingShowers, folder: Path, hardware: Hardware) -> dict[str, TrainedNetwork]:
     """Train what is not finished in `folder`; return all networks by role."""
     check(recipe)
     check_showers(recipe, showers.library)
@@ -136,7 +136,9 @@ def train(recipe: GeneratorRecipe, showers: Showers, folder: Path, hardware: Har
     return {name: _train(recipe, name, role, showers, folder, hardware) for name, role in roles.items()}
 
 
-def _train(recipe: GeneratorRecipe, name: str, role: Role, showers: Showers, folder: Path, hardware: Hardware) -> TrainedNetwork:
+def _train(
+    recipe: GeneratorRecipe, name: str, role: Role, showers: TrainingShowers, folder: Path, hardware: Hardware
+) -> TrainedNetwork:
     of = recipe.networks[name]
     network, data, key = _planned(recipe, name, role, showers)
     place = folder / f"{name}-{key}"
@@ -162,13 +164,13 @@ def _train(recipe: GeneratorRecipe, name: str, role: Role, showers: Showers, fol
     return TrainedNetwork(network.eval(), record)
 
 
-def keys(recipe: GeneratorRecipe, showers: Showers) -> dict[str, str]:
+def keys(recipe: GeneratorRecipe, showers: TrainingShowers) -> dict[str, str]:
     """Return by role the digest of all that decides a training."""
     roles = find(Generator, recipe.generator).roles
     return {name: _planned(recipe, name, role, showers)[2] for name, role in roles.items()}
 
 
-def _planned(recipe: GeneratorRecipe, name: str, role: Role, showers: Showers) -> tuple[nn.Module, TrainingData, str]:
+def _planned(recipe: GeneratorRecipe, name: str, role: Role, showers: TrainingShowers) -> tuple[nn.Module, TrainingData, str]:
     of = recipe.networks[name]
     torch.manual_seed(recipe.seed)
     network = build(of.network, showers.codes[1].layout, of.options)

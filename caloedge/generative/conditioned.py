@@ -4,6 +4,7 @@ Axes: N shower, C cell, L layer, K condition.
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Conditions(nn.Module):
         return result
 
 
-class VelocityNetwork(nn.Module):
+class VelocityNetwork(nn.Module, ABC):
     """(N, C + L + K + 1) numbers, layer energies, conditions and time to velocities (N, C)."""
 
     def __init__(self, n_cells: int, n_layers: int, *, predicts: str = "x") -> None:
@@ -46,6 +47,6 @@ class VelocityNetwork(nn.Module):
             return found
         return (found - x) / (1 - told[:, -1:]).clamp(min=LEAST_LEFT)
 
+    @abstractmethod
     def numbers(self, x: Tensor, layers: Tensor, told: Tensor) -> Tensor:
         """Return the numbers (N, C) of the shower, or their velocity."""
-        raise NotImplementedError

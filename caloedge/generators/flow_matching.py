@@ -42,7 +42,7 @@ def _given(cells: Cells, energies_mev: NDArray[Any], layers_mev: NDArray[Any], t
     return np.concatenate([cells.code.channels(energies_mev, layers_mev), told], axis=1, dtype=np.float32)
 
 
-def layers_lesson(
+def layers_pairs(
     energies: EnergyCode,
     cells: Cells,
     energies_mev: NDArray[Any],
@@ -56,7 +56,7 @@ def layers_lesson(
     return np.concatenate([numbers, told], axis=1, dtype=np.float32), np.zeros((len(told), 1), np.float32)
 
 
-def cells_lesson(
+def cells_pairs(
     energies: EnergyCode,
     cells: Cells,
     energies_mev: NDArray[Any],
@@ -83,8 +83,8 @@ GENERATOR = Generator(
     source="a trained generator: its folder, or its name in ./models",
     batched=True,
     roles={
-        "layers": Role("negative_log_likelihood", layers_lesson),
-        "cells": Role("mean_squared_error", cells_lesson),
+        "layers": Role("negative_log_likelihood", layers_pairs),
+        "cells": Role("mean_squared_error", cells_pairs),
     },
     draw=draw,
 )

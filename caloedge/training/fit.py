@@ -39,7 +39,7 @@ with warnings.catch_warnings():
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
-Lesson = Task | TrainingData
+LearningTask = Task | TrainingData
 """What a network learns from."""
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
@@ -90,7 +90,7 @@ class EpochEvents(IterableDataset[Any]):
     """The batches of one epoch on one rank, made when they are asked for."""
 
     def __init__(
-        self, task: Lesson, library: Library, schedule: Schedule, stage: str, key: tuple[int, int], shard: tuple[int, int]
+        self, task: LearningTask, library: Library, schedule: Schedule, stage: str, key: tuple[int, int], shard: tuple[int, int]
     ) -> None:
         self.task, self.library, self.schedule, self.stage = task, library, schedule, stage
         self.key = key  # (seed, epoch)
@@ -115,7 +115,7 @@ class EpochEvents(IterableDataset[Any]):
         return sample, rng.permutation(len(sample.inputs))
 
 
-def steps_per_epoch(task: Lesson, library: Library, schedule: Schedule) -> int:
+def steps_per_epoch(task: LearningTask, library: Library, schedule: Schedule) -> int:
     """Return the number of batches in an epoch, the same for every epoch and rank."""
     probe = task.sample(library, "train", PROBE_EVENTS, 0)
     return max(1, int(len(probe.inputs) / PROBE_EVENTS * schedule.events_per_epoch / schedule.batch_size))
@@ -125,7 +125,7 @@ class Learner(lightning.LightningModule):
     """What Lightning trains: a network with its loss and its optimiser."""
 
     def __init__(
-        self, network: nn.Module, task: Lesson, schedule: Schedule, steps: int, distillation: Distillation | None
+        self, network: nn.Module, task: LearningTask, schedule: Schedule, steps: int, distillation: Distillation | None
     ) -> None:
         super().__init__()
         self.network, self.schedule, self.steps = network, schedule, steps
@@ -221,7 +221,7 @@ class _Keeper(Callback):
 
 def fit(
     network: nn.Module,
-    task: Lesson,
+    task: LearningTask,
     library: Library,
     schedule: Schedule,
     folder: Path,
@@ -284,22 +284,22 @@ def _take_average(network: nn.Module, checkpoint: Path) -> None:
     network.load_state_dict(mine)
 
 
-def valid_loss(network: nn.Module, task: Lesson, library: Library, stage: str, seed: int) -> float:
+def valid_loss(network: nn.Module, task: LearningTask, library: Library, stage: str, seed: int) -> float:
     """Return a network's loss on the events of validation."""
     return _loss_on(network.eval(), task, *_validation(task, library, stage, seed))
 
 
-def _validation(task: Lesson, library: Library, stage: str, seed: int) -> tuple[Tensor, Tensor]:
+def _validation(task: LearningTask, library: Library, stage: str, seed: int) -> tuple[Tensor, Tensor]:
     sample = task.sample(library, "valid", task.valid_events, seed)
     return torch.from_numpy(sample.inputs_of(stage)), torch.from_numpy(sample.targets)
 
 
-def _loss_on(network: nn.Module, task: Lesson, inputs: Tensor, targets: Tensor) -> float:
+def _loss_on(network: nn.Module, task: LearningTask, inputs: Tensor, targets: Tensor) -> float:
     return float(find(Loss, task.loss).function(predict(network, inputs).float(), targets))
 
 
 class _Epochs(lightning.LightningDataModule):
-    def __init__(self, task: Lesson, library: Library, schedule: Schedule, stage: str, seed: int, first_epoch: int) -> None:
+    def __init__(self, task: LearningTask, library: Library, schedule: Schedule, stage: str, seed: int, first_epoch: int) -> None:
         super().__init__()
         self.arguments, self.seed, self.first_epoch = (task, library, schedule, stage), seed, first_epoch
 

@@ -99,12 +99,12 @@ def test_a_shower_is_drawn_from_its_own_noise(folder: Path) -> None:
         assert abs(alone[0] - together[place]).sum() < 1e-2 * together[place].sum()
 
 
-def test_a_lesson_leads_from_noise_to_a_turned_shower(folder: Path) -> None:
-    from caloedge.generators.flow_matching import cells_lesson
+def test_training_pairs_lead_from_noise_to_a_turned_shower(folder: Path) -> None:
+    from caloedge.generators.flow_matching import cells_pairs
 
     trained, library = open_trained(folder), open_library(folder.parent / "recipe" / "training.h5")
     energies_mev, cells_mev, cells = library.energies_mev[:50], library.cells_mev[:50], trained.cells
-    points, velocities = cells_lesson(
+    points, velocities = cells_pairs(
         trained.energies, cells, energies_mev, library.impact_mm[:50], cells_mev, np.random.default_rng(1)
     )
     assert points.dtype == velocities.dtype == np.float32

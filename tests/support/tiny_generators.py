@@ -50,12 +50,12 @@ def write_generator(folder: Path) -> Path:
     from caloedge.artifact import TrainingRecord
     from caloedge.fast_simulation.export import export
     from caloedge.fast_simulation.recipe import read_generator
-    from caloedge.fast_simulation.trainings import Showers, TrainedNetwork
+    from caloedge.fast_simulation.trainings import TrainedNetwork, TrainingShowers
     from caloedge.generative.build import build
 
     path = write_recipe(folder / "recipe", RECIPE.replace("[0.0, 0.05]", "[0.05]").replace("[0.0, 0.2]", "[0.2]"))
     recipe = read_generator(path)
-    showers = Showers(open_library(path.parent / "training.h5"), recipe)
+    showers = TrainingShowers(open_library(path.parent / "training.h5"), recipe)
     record = TrainingRecord(parameters=1, epochs=1, windows_seen=1, seconds=1.0, train_loss=1.0, valid_loss=1.0, curve=())
     networks = {
         role: TrainedNetwork(build(of.network, showers.codes[1].layout, of.options).eval(), record)

@@ -752,14 +752,17 @@ def test_the_stock_executor_gives_the_same_events_in_calls_of_any_size() -> None
 
 
 def test_a_sum_that_is_exactly_zero_is_not_rounded_down(write: Run) -> None:
-    """0.4 and 0.7 of float32: as many products added as subtracted leave 1e-16, which decides nothing."""
-    weights = np.outer(np.where(np.arange(16) % 4 < 2, 1, -1), [1, 1, 1]) * f32(0.7)
+    """Multiples of 0.4 times 0.7 of float32 need 55 bits: sums that are zero leave 1e-15, which decides nothing."""
+    signs = np.where(np.arange(16) % 4 < 2, 1, -1)
+    weights = np.outer(signs, [1, 1, 1]) * f32(0.7)
     quant = helper.make_node(
         "Quant", ["relu", "step", "none", "bits"], ["y"], domain=QONNX, signed=1, narrow=0, rounding_mode="FLOOR"
     )
     nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("LeakyRelu", ["m"], ["relu"], alpha=0.125), quant]
     constants = {"w": weights.astype(np.float32), "step": f32([4, 1, 2]), "none": f32(0), "bits": f32(6)}
-    x = np.float64(f32(0.4)) * np.repeat(np.arange(-64, 64)[:, None], 16, axis=1)
+    multiples = np.random.default_rng(0).integers(-64, 64, (128, 16))
+    multiples[:, -1] = multiples[:, :-1] @ signs[:-1]  # closes the sum; terms of different sizes, so whatever the order
+    x = np.float64(f32(0.4)) * multiples
     plain = x @ weights.astype(np.float64)
     assert (plain != 0).any()
     assert not execute(write(nodes, {"x": ("N", 16)}, constants), {"x": x})["y"].any()
